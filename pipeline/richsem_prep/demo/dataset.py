@@ -1,0 +1,232 @@
+"""Writes the demo to disk: an LVIS-format detection split and an ImageNet-layout classification split."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from richsem_schemas.errors import SourceError
+
+from . import world
+
+DEMO_VERSION = 1
+"""Raised whenever the same seed would write other files than before."""
+
+TRAIN_ANNOTATIONS = Path("detection/annotations/lvis_demo_train.json")
+VAL_ANNOTATIONS = Path("detection/annotations/lvis_demo_val.json")
+TRAIN_PICTURES = Path("detection/train")
+VAL_PICTURES = Path("detection/val")
+CLASSIFICATION = Path("classification")
+CATEGORIES = Path("categories.json")
+
+_COMPLETE = "demo.json"
+_JPEG_QUALITY = 85
+
+# What each stream of randomness is for: the splits stay the same when one of them changes its size.
+_TRAIN_STREAM, _VAL_STREAM, _CLASSIFICATION_STREAM = 0, 1, 2
+
+
+def write_demo(root: Path, *, seed: int = 0, pictures_per_class: int = 10, val_instances_per_class: int = 14) -> None:
+    """Draw the whole demo and write it as the folder `root`, which appears only when complete.
+
+    A complete demo of the same version, seed and sizes is left as it is; another demo is replaced.
+
+    ```
+    root/
+      classification/NAME/NAME_0000.jpg   one object a picture, a folder a class (ImageNet layout)
+      detection/train/000000000001.jpg    scenes of 128x128 px with 1..6 objects
+      detection/val/...
+      detection/annotations/lvis_demo_{train,val}.json
+      categories.json                     the 96 classes, ids 1..96 in the order of the class folders
+      demo.json                           version and seed; written last
+    ```
+
+    Args:
+        root: folder to write; its parent is created.
+        seed: draws the pictures. What the classes are, and how frequent, is the same for every seed.
+        pictures_per_class: classification pictures for each of the 96 detection classes.
+        val_instances_per_class: mean instances of a class in val; rare classes get 5/7 of the frequent ones' share.
+
+    Raises:
+        ValueError: a size is smaller than 1.
+        SourceError: `root` holds something that is no demo.
+    """
+    if pictures_per_class < 1 or val_instances_per_class < 1:
+        raise ValueError(
+            f"pictures_per_class={pictures_per_class} and val_instances_per_class={val_instances_per_class} "
+            "must be at least 1"
+        )
+    recipe = {
+        "version": DEMO_VERSION,
+        "seed": seed,
+        "pictures_per_class": pictures_per_class,
+        "val_instances_per_class": val_instances_per_class,
+    }
+    root = root.absolute()
+    if _recipe_of(root) == recipe:
+        return
+    if root.exists() and _recipe_of(root) is None and (not root.is_dir() or any(root.iterdir())):
+        raise SourceError(f"{root} exists and is no demo; name an empty or a new folder for the demo")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    temporary = root.parent / f".{root.name}.{os.getpid()}.tmp"
+    try:
+        _write_all(temporary, seed, pictures_per_class, val_instances_per_class)
+        _write_json(temporary / _COMPLETE, recipe)
+        if root.exists():
+            shutil.rmtree(root)
+        temporary.rename(root)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_demo(root: Path) -> bool:
+    """Whether a complete demo of this version stands at `root`."""
+    recipe = _recipe_of(root)
+    return recipe is not None and recipe.get("version") == DEMO_VERSION
+
+
+def _recipe_of(root: Path) -> dict[str, Any] | None:
+    try:
+        recipe = json.loads((root / _COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) and "version" in recipe else None
+
+
+def _write_all(root: Path, seed: int, pictures_per_class: int, val_instances_per_class: int) -> None:
+    classes = world.assignment().detection
+    train_instances = [detection_class.instance_count for detection_class in classes]
+    # Flatter than train, so that the AP of a rare class stands on as much as that of a frequent one, nearly.
+    share = {"r": 5 / 6, "c": 1.0, "f": 7 / 6}
+    val_instances = [max(1, round(share[each.frequency] * val_instances_per_class)) for each in classes]
+
+    train_scenes = _plan_scenes(np.random.default_rng([seed, _TRAIN_STREAM]), train_instances)
+    val_scenes = _plan_scenes(np.random.default_rng([seed, _VAL_STREAM]), val_instances)
+    categories = _categories(classes, train_scenes)
+    # Image ids go on counting: no picture of val has the id of one of train.
+    train = _write_scenes(root / TRAIN_PICTURES, train_scenes, categories, first_id=1, stream=(seed, _TRAIN_STREAM))
+    first_val_id = len(train_scenes) + 1
+    val = _write_scenes(root / VAL_PICTURES, val_scenes, categories, first_id=first_val_id, stream=(seed, _VAL_STREAM))
+    (root / TRAIN_ANNOTATIONS).parent.mkdir(parents=True)
+    _write_json(root / TRAIN_ANNOTATIONS, train)
+    _write_json(root / VAL_ANNOTATIONS, val)
+    for category_id, detection_class in enumerate(classes, start=1):
+        folder = root / CLASSIFICATION / detection_class.name
+        folder.mkdir(parents=True)
+        for number in range(pictures_per_class):
+            rng = np.random.default_rng([seed, _CLASSIFICATION_STREAM, category_id, number])
+            picture = world.draw_picture(rng, detection_class.name)
+            _save_jpeg(picture.pixels, folder / f"{detection_class.name}_{number:04d}.jpg")
+    _write_json(root / CATEGORIES, categories)
+
+
+def _plan_scenes(rng: np.random.Generator, instance_counts: Sequence[int]) -> list[list[int]]:
+    """Deal all instances out to scenes of 1..6 objects: category ids (from 1), a list a scene."""
+    dealt = rng.permutation(np.repeat(np.arange(1, len(instance_counts) + 1), instance_counts)).tolist()
+    scenes = []
+    while dealt:
+        take = int(rng.integers(1, world.MAX_OBJECTS + 1))
+        scenes.append(dealt[:take])
+        del dealt[:take]
+    return scenes
+
+
+def _categories(classes: Sequence[world.DetectionClass], train_scenes: Iterable[Sequence[int]]) -> list[dict[str, Any]]:
+    """The LVIS category table; its counts are those of the training split, as in LVIS."""
+    image_counts = Counter(category_id for scene in train_scenes for category_id in set(scene))
+    table = []
+    for category_id, each in enumerate(classes, start=1):
+        texture, colour, shape = world.split_name(each.name)
+        table.append(
+            {
+                "id": category_id,
+                "name": each.name,
+                "synset": f"{each.name}.n.01",
+                "synonyms": [each.name],
+                "definition": f"a {texture} {shape} painted {colour}",
+                "frequency": each.frequency,
+                "image_count": image_counts[category_id],
+                "instance_count": each.instance_count,
+                "wnid": None,
+            }
+        )
+    return table
+
+
+def _write_scenes(
+    folder: Path,
+    scenes: Sequence[Sequence[int]],
+    categories: Sequence[dict[str, Any]],
+    *,
+    first_id: int,
+    stream: tuple[int, int],
+) -> dict[str, Any]:
+    """Draw the planned scenes into `folder`; returns their annotations in the LVIS v1 format."""
+    folder.mkdir(parents=True)
+    names = {category["id"]: category["name"] for category in categories}
+    image_records: list[dict[str, Any]] = []
+    annotation_records: list[dict[str, Any]] = []
+    for image_id, category_ids in enumerate(scenes, start=first_id):
+        scene = world.draw_scene(
+            np.random.default_rng([*stream, image_id]), [names[category_id] for category_id in category_ids]
+        )
+        file_name = f"{image_id:012d}.jpg"
+        _save_jpeg(scene.pixels, folder / file_name)
+        height, width = scene.pixels.shape[:2]
+        image_records.append(
+            {
+                "id": image_id,
+                "file_name": file_name,
+                # Where LVIS readers look: the last two parts are folder and file, as with COCO's.
+                "coco_url": f"http://demo.invalid/{folder.name}/{file_name}",
+                "height": height,
+                "width": width,
+                # Drawn by code, so every absent class is known to be absent.
+                "neg_category_ids": sorted(set(names) - set(category_ids)),
+                "not_exhaustive_category_ids": [],
+            }
+        )
+        for category_id, painted in zip(category_ids, scene.objects, strict=True):
+            annotation_records.append(_annotation(len(annotation_records) + 1, image_id, category_id, painted))
+    return {
+        "info": {"description": "RichSem's built-in demo, drawn by code", "version": str(DEMO_VERSION)},
+        "licenses": [],
+        "categories": list(categories),
+        "images": image_records,
+        "annotations": annotation_records,
+    }
+
+
+def _annotation(annotation_id: int, image_id: int, category_id: int, painted: world.SceneObject) -> dict[str, Any]:
+    left, top, right, bottom = painted.box_xyxy_px
+    polygon = painted.polygon_xy_px
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+        "area": round(_polygon_area(polygon), 1),
+        # A tenth of a pixel is finer than the drawing.
+        "segmentation": [[round(coordinate, 1) for coordinate in polygon.ravel().tolist()]],
+    }
+
+
+def _polygon_area(polygon_xy: NDArray[np.float32]) -> float:
+    """The shoelace formula; the slit of a ring cancels out, and so does what it encloses."""
+    x, y = polygon_xy.astype(np.float64).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _save_jpeg(pixels: NDArray[np.uint8], path: Path) -> None:
+    Image.fromarray(pixels).save(path, "JPEG", quality=_JPEG_QUALITY)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
