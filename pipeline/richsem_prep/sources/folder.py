@@ -1,0 +1,73 @@
+"""Any folder of pictures: the top-level folder is the class, and pictures outside of one have none."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from richsem_prep.sources.entry import Rejected, SourceEntry, printable
+from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
+from richsem_schemas.errors import SourceError
+
+_LAYOUT = "pictures, or folders of pictures, one folder a class"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
+
+NO_LABEL = 0
+"""The category id of pictures without a class: the vocabulary's row 0."""
+
+
+def folder_classes(root: Path) -> list[str]:
+    """Names of the top-level folders with at least one file at any depth, sorted; names as `printable` shows them.
+
+    Raises:
+        SourceError: ROOT is missing or empty, or a folder can't be listed.
+    """
+    folders = (entry.name for entry in scan_root(root, layout=_LAYOUT) if is_folder(entry))
+    return sorted({printable(folder) for folder in folders if _has_file(root, folder)})
+
+
+def list_folder(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
+    """List every file below ROOT as a picture, by the bytes of the names.
+
+    Hidden files are skipped; archives are rejected, not opened.
+
+    Args:
+        root: holds pictures and folders of pictures.
+        class_ids: category id of each top-level folder; one that is not there counts as without a label.
+
+    Raises:
+        SourceError: at once where ROOT is missing or empty; while listing where a folder can't be read; at the end
+            where there was not a single picture.
+    """
+    return _list_top(root, scan_root(root, layout=_LAYOUT), class_ids)
+
+
+def _list_top(
+    root: Path, entries: list[os.DirEntry[bytes]], class_ids: Mapping[str, int]
+) -> Iterator[SourceEntry | Rejected]:
+    is_empty = True
+    for item in _list_files(root, entries, class_ids):
+        checked = _reject_archive(item)
+        is_empty = is_empty and isinstance(checked, Rejected)
+        yield checked
+    if is_empty:
+        raise SourceError(f"{root} has no file that could be a picture; expected {_LAYOUT}. Point --root at it")
+
+
+def _list_files(
+    root: Path, entries: list[os.DirEntry[bytes]], class_ids: Mapping[str, int]
+) -> Iterator[SourceEntry | Rejected]:
+    for entry in entries:
+        if is_folder(entry):
+            yield from walk_files(root, entry.name, class_ids.get(printable(entry.name), NO_LABEL))
+        else:
+            yield file_entry(entry, entry.name, NO_LABEL)
+
+
+def _reject_archive(item: SourceEntry | Rejected) -> SourceEntry | Rejected:
+    if isinstance(item, SourceEntry) and item.name.lower().endswith(_ARCHIVES):
+        return Rejected(item.name, "an archive; unpack it")
+    return item
+
+
+def _has_file(root: Path, folder: bytes) -> bool:
+    return any(isinstance(_reject_archive(item), SourceEntry) for item in walk_files(root, folder, NO_LABEL))

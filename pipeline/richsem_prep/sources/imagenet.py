@@ -1,0 +1,168 @@
+"""ImageNet as people keep it: a folder per wnid, or a tar per wnid that is read in place."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from richsem_prep.sources.entry import Rejected, SourceEntry, open_regular, printable
+from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
+from richsem_prep.sources.walk import file_entry, first_names, is_folder, scan_root, walk_files
+from richsem_schemas.errors import PictureError, SourceError
+
+_LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
+_TAR = ".tar"
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassPlace:
+    """What ROOT has of one class: the file name of a folder or a tar, and things that can't be used."""
+
+    class_name: str
+    folder: bytes | None
+    tar: bytes | None
+    unusable: tuple[Rejected, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        return self.folder is not None or self.tar is not None
+
+
+def list_imagenet(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
+    """List the pictures of an ImageNet tree, by class name and then by the bytes of the file names.
+
+    Whatever else ROOT holds is ignored: ImageNet-21k has many more classes. Of a class that is both a folder and a tar
+    the folder counts. Every file counts as a picture, whatever its extension: broken ones are found when they are
+    decoded. One class at a time is in memory.
+
+    Args:
+        root: holds a folder or an uncompressed tar per class.
+        class_ids: category id of each class, by its folder's name (the wnid).
+
+    Raises:
+        SourceError: at once where ROOT is missing, empty, or has none of the classes; while listing where a folder
+            can't be read; at the end where there was not a single file.
+    """
+    places = _class_places(root, class_ids)
+    if not any(place.is_usable for place in places):
+        found = "; ".join(f"{rejected.name}: {rejected.reason}" for place in places[:3] for rejected in place.unusable)
+        found = found or f"found {first_names(scan_root(root, layout=_LAYOUT))}"
+        raise SourceError(
+            f"{root} has none of the {len(class_ids)} classes asked for; expected {_LAYOUT}; {found}. "
+            "Point --root at the folder that holds the classes"
+        )
+    return _list_places(root, places, class_ids)
+
+
+def absent_classes(root: Path, class_ids: Mapping[str, int]) -> list[str]:
+    """Names of the classes that ROOT has neither as a folder nor as an uncompressed tar, sorted.
+
+    Raises:
+        SourceError: ROOT is missing or empty.
+    """
+    present = {place.class_name for place in _class_places(root, class_ids) if place.is_usable}
+    return sorted(set(class_ids) - present)
+
+
+def _class_places(root: Path, class_ids: Mapping[str, int]) -> list[_ClassPlace]:
+    """Find the classes in ROOT with one scan; sorted by class name."""
+    by_class: dict[str, list[os.DirEntry[bytes]]] = {}
+    for entry in scan_root(root, layout=_LAYOUT):
+        class_name = _class_of(printable(entry.name), class_ids)
+        if class_name is not None:
+            by_class.setdefault(class_name, []).append(entry)
+    return [_class_place(class_name, by_class[class_name]) for class_name in sorted(by_class)]
+
+
+def _class_of(name: str, class_ids: Mapping[str, int]) -> str | None:
+    """The class that a name at the top of ROOT belongs to, if any."""
+    for suffix in ("", _TAR, *_COMPRESSED):
+        class_name = name.removesuffix(suffix)
+        if name.endswith(suffix) and class_name in class_ids:
+            return class_name
+    return None
+
+
+def _class_place(class_name: str, entries: list[os.DirEntry[bytes]]) -> _ClassPlace:
+    by_name = {printable(entry.name): entry for entry in entries}
+    folder = tar = None
+    if class_name in by_name and is_folder(by_name[class_name]):
+        folder = by_name.pop(class_name).name
+    elif class_name + _TAR in by_name and _is_file(by_name[class_name + _TAR]):
+        tar = by_name.pop(class_name + _TAR).name
+    used = folder or tar
+    unusable = tuple(Rejected(name, _why_unusable(name, used)) for name in sorted(by_name))
+    return _ClassPlace(class_name, folder, tar, unusable)
+
+
+def _is_file(entry: os.DirEntry[bytes]) -> bool:
+    return isinstance(file_entry(entry, entry.name, 0), SourceEntry)
+
+
+def _why_unusable(name: str, used: bytes | None) -> str:
+    if used is not None:
+        return f"{printable(used)} of the same class is used instead"
+    if name.endswith(_COMPRESSED):
+        return "a compressed archive; unpack it to a plain tar (gunzip, unxz, ...): members are read in place"
+    return f"neither a folder nor a tar; expected {_LAYOUT}"
+
+
+def _list_places(
+    root: Path, places: list[_ClassPlace], class_ids: Mapping[str, int]
+) -> Iterator[SourceEntry | Rejected]:
+    is_empty = True
+    for place in places:
+        yield from place.unusable
+        if not place.is_usable:
+            continue
+        for item in _list_class(root, place, class_ids[place.class_name]):
+            is_empty = is_empty and isinstance(item, Rejected)
+            yield item
+    if is_empty:
+        raise SourceError(f"{root} has folders of the classes asked for but no file in them; expected {_LAYOUT}")
+
+
+def _list_class(root: Path, place: _ClassPlace, category_id: int) -> Iterator[SourceEntry | Rejected]:
+    if place.folder is not None:
+        return walk_files(root, place.folder, category_id)
+    assert place.tar is not None  # unusable places are skipped
+    return _list_tar(root, place.tar, category_id)
+
+
+def _list_tar(root: Path, tar: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
+    """List a tar's pictures in the order a folder of the same files would have, what is rejected first."""
+    members: dict[bytes, TarMember] = {}
+    try:
+        with open_regular(os.path.join(os.fsencode(root), tar)) as descriptor:
+            for member in tar_members(descriptor):
+                yield from _add_member(members, tar, member)
+    except (TarDamageError, PictureError) as error:
+        yield Rejected(printable(tar), str(error))
+    for path in sorted(members, key=lambda path: path.split(b"/")):
+        member = members[path]
+        yield SourceEntry(_member_name(tar, path), tar, member.offset, member.size, category_id)
+
+
+def _add_member(members: dict[bytes, TarMember], tar: bytes, member: TarMember) -> Iterator[Rejected]:
+    """Take a member in, or say why not; of two with one name the later counts, as tar does when it unpacks."""
+    if member.kind == "folder":
+        return
+    parts = [part for part in member.name.split(b"/") if part not in {b"", b"."}]
+    if member.name.startswith(b"/") or b".." in parts or not parts:
+        yield Rejected(_member_name(tar, member.name), "unsafe member name: absolute, empty, or with `..`")
+        return
+    if any(part.startswith(b".") for part in parts):
+        return
+    path = b"/".join(parts)
+    if member.kind != "file":
+        yield Rejected(_member_name(tar, path), "not a regular file: a link, a device or a sparse file")
+        return
+    if path in members:
+        yield Rejected(_member_name(tar, path), "given twice in the archive; the last one counts, as when unpacked")
+        del members[path]
+    members[path] = member
+
+
+def _member_name(tar: bytes, member_name: bytes) -> str:
+    return printable(tar + b"/" + member_name)

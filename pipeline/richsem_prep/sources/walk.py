@@ -1,0 +1,127 @@
+"""Walk the folders of a source in one order on every machine: by the bytes of the names, folder by folder."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from richsem_prep.sources.entry import WHOLE_FILE, Rejected, SourceEntry, printable
+from richsem_schemas.errors import SourceError
+
+_DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
+_HIDDEN = b"."
+
+
+def scan_root(root: Path, *, layout: str) -> list[os.DirEntry[bytes]]:
+    """List the top level of a source, sorted, without hidden names.
+
+    Args:
+        root: the folder that the user named.
+        layout: what is expected in it, for the error.
+
+    Raises:
+        SourceError: `root` is missing, no folder, or empty.
+    """
+    if not root.exists():
+        raise SourceError(f"{root} doesn't exist; expected {layout}. Point --root at it")
+    if not root.is_dir():
+        raise SourceError(f"{root} is no folder; expected {layout}. Point --root at it")
+    entries = _scan(os.fsencode(root))
+    if not entries:
+        raise SourceError(f"{root} is empty; expected {layout}. Point --root at it")
+    return entries
+
+
+def walk_files(root: Path, folder: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
+    """List the files below a folder as pictures of one class, deeper folders included.
+
+    Links to folders are followed, each real folder once; hidden files are skipped; what is neither a file nor a folder
+    is rejected. One `stat` a file, memory for the names of the folders on the way.
+
+    Args:
+        root: the source.
+        folder: relative to `root`.
+        category_id: given to every entry.
+
+    Raises:
+        SourceError: a folder can't be listed.
+    """
+    visited = {_folder_identity(os.fsencode(root))}
+    pending: list[tuple[bytes, Iterator[os.DirEntry[bytes]]]] = []
+
+    def enter(path: bytes, folder: bytes) -> Iterator[Rejected]:
+        identity = _folder_identity(path)
+        if identity in visited:
+            yield Rejected(printable(folder), "a link to a folder that is already listed")
+            return
+        visited.add(identity)
+        pending.append((folder, iter(_scan(path))))
+
+    yield from enter(os.path.join(os.fsencode(root), folder), folder)
+    while pending:
+        parent, entries = pending[-1]
+        entry = next(entries, None)
+        if entry is None:
+            pending.pop()
+        elif is_folder(entry):
+            yield from enter(entry.path, parent + b"/" + entry.name)
+        else:
+            yield file_entry(entry, parent + b"/" + entry.name, category_id)
+
+
+def is_folder(entry: os.DirEntry[bytes]) -> bool:
+    """Tell whether an entry is a folder or a link to one; a link to nowhere is not."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in _DANGLING:
+            return False
+        raise _unreadable(entry.path, error) from error
+
+
+def file_entry(entry: os.DirEntry[bytes], file: bytes, category_id: int) -> SourceEntry | Rejected:
+    """Make the entry of one file, or reject what is no regular file.
+
+    Args:
+        entry: as `os.scandir` gave it.
+        file: its path relative to the source's root.
+        category_id: its class; 0 for none.
+
+    Raises:
+        SourceError: its size can't be read.
+    """
+    try:
+        if not entry.is_file():
+            return Rejected(printable(file), "a broken link" if entry.is_symlink() else "not a regular file")
+        size = entry.stat().st_size
+    except OSError as error:
+        if error.errno not in _DANGLING:
+            raise _unreadable(entry.path, error) from error
+        return Rejected(printable(file), "a broken link" if entry.is_symlink() else "vanished while it was listed")
+    return SourceEntry(printable(file), file, WHOLE_FILE, size, category_id)
+
+
+def first_names(entries: list[os.DirEntry[bytes]], count: int = 5) -> str:
+    """The first few names of a listing, for an error message."""
+    shown = ", ".join(printable(entry.name) for entry in entries[:count])
+    return shown + (", ..." if len(entries) > count else "")
+
+
+def _scan(path: bytes) -> list[os.DirEntry[bytes]]:
+    try:
+        with os.scandir(path) as entries:
+            return sorted((entry for entry in entries if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _folder_identity(path: bytes) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(path: bytes, error: OSError) -> SourceError:
+    return SourceError(f"{printable(path)} can't be listed: {error.strerror}; make it readable or move it out of ROOT")

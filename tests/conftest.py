@@ -1,0 +1,15 @@
+"""What several test folders share."""
+
+from pathlib import Path
+
+import pytest
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "imagenet-lvis-sample"
+
+
+@pytest.fixture(scope="session")
+def sample_pictures() -> Path:
+    """A folder of 160 real ImageNet pictures, one a class; tests that need it are skipped where it is absent."""
+    if not SAMPLE.is_dir():
+        pytest.skip(f"no real pictures at {SAMPLE}")
+    return SAMPLE
