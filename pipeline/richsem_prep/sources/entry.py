@@ -1,17 +1,9 @@
-"""What a source lists, and the one way its bytes are read."""
+"""What a source lists: pictures, and things that are none."""
 
-import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from richsem_schemas.errors import PictureError, SourceError
-from richsem_schemas.picture import MAX_PICTURE_BYTES, gunzip_picture
-
-WHOLE_FILE = -1
-"""The `offset` of an entry that is a file of its own."""
+from richsem_schemas.originals import Original, read_original
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +13,9 @@ class SourceEntry:
     Attributes:
         name: for people and for KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
             `n01440764.tar/n01440764_10.JPEG`; bytes that are no UTF-8 are shown as `\xff`.
-        file: the path of the file (or of the tar) relative to ROOT, as the file system's bytes; what is opened.
-        offset: of the member's data in the tar, in bytes; `WHOLE_FILE` where the file is the picture.
-        size: bytes when it was listed.
+        file: as in `Original`.
+        offset: as in `Original`.
+        size: as in `Original`.
         category_id: row of the vocabulary; 0 where the picture has no label.
     """
 
@@ -32,6 +24,11 @@ class SourceEntry:
     offset: int
     size: int
     category_id: int
+
+    @property
+    def original(self) -> Original:
+        """Where its bytes lie."""
+        return Original(self.file, self.offset, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,83 +40,5 @@ class Rejected:
 
 
 def read_entry(root: Path, entry: SourceEntry) -> bytes:
-    """Read one picture's bytes, gzip-compressed ones inflated.
-
-    Symlinks below `root` are followed wherever they point (people link their datasets), but only regular files are
-    read. An `OSError` is let through: a disk that fails is no broken picture.
-
-    Raises:
-        PictureError: truncated, larger than `MAX_PICTURE_BYTES`, damaged gzip data, or not a regular file.
-        SourceError: `entry.file` points outside of `root`.
-    """
-    path = _path_below(root, entry.file)
-    with open_regular(path) as descriptor:
-        if entry.offset == WHOLE_FILE:
-            data = _read_whole(descriptor)
-        else:
-            data = _read_range(descriptor, entry.offset, entry.size)
-    return gunzip_picture(data)
-
-
-def printable(name: bytes) -> str:
-    r"""Decode a file name for people; bytes that are no UTF-8 become `\xff`."""
-    return name.decode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def open_regular(path: bytes) -> Iterator[int]:
-    """Open a regular file for reading and yield its descriptor; a FIFO or a device neither hangs nor is read.
-
-    Raises:
-        PictureError: not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PictureError("not a regular file; only those are read")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def read_at(descriptor: int, offset: int, size: int) -> bytes:
-    """Read `size` bytes from `offset` on, fewer only where the file ends."""
-    parts: list[bytes] = []
-    while size > 0 and (part := os.pread(descriptor, size, offset)):
-        parts.append(part)
-        offset += len(part)
-        size -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _path_below(root: Path, file: bytes) -> bytes:
-    """Join a listed path to its root.
-
-    Raises:
-        SourceError: the path is empty, absolute, or climbs with `..`.
-    """
-    if not file or file.startswith(b"/") or b"\0" in file or b".." in file.split(b"/"):
-        raise SourceError(
-            f"{printable(file)!r} is no path below {root}; entries are relative and without `..`: list the source anew"
-        )
-    return os.path.join(os.fsencode(root), file)
-
-
-def _read_whole(descriptor: int) -> bytes:
-    # The file's size now, not when it was listed: it may have been replaced by a repaired copy.
-    size = os.fstat(descriptor).st_size
-    _check_bytes(size)
-    return read_at(descriptor, 0, size)
-
-
-def _read_range(descriptor: int, offset: int, size: int) -> bytes:
-    _check_bytes(size)
-    data = read_at(descriptor, offset, size)
-    if len(data) < size:
-        raise PictureError(f"truncated: {len(data):,} of {size:,} bytes are in the archive")
-    return data
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_PICTURE_BYTES:
-        raise PictureError(f"{size:,} bytes; a picture may have at most {MAX_PICTURE_BYTES:,}")
+    """Read one picture's bytes; `read_original` says how."""
+    return read_original(root, entry.original)

@@ -4,9 +4,10 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from richsem_prep.sources.entry import Rejected, SourceEntry, printable
+from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import printable
 
 _LAYOUT = "pictures, or folders of pictures, one folder a class"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")

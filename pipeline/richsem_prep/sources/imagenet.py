@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from richsem_prep.sources.entry import Rejected, SourceEntry, open_regular, printable
+from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
 from richsem_prep.sources.walk import file_entry, first_names, is_folder, scan_root, walk_files
 from richsem_schemas.errors import PictureError, SourceError
+from richsem_schemas.originals import open_regular, printable
 
 _LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
 _TAR = ".tar"

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from richsem_prep.sources.entry import printable, read_at
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.originals import printable, read_at
 
 _BLOCK = 512
 _END = bytes(_BLOCK)

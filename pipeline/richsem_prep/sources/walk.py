@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from richsem_prep.sources.entry import WHOLE_FILE, Rejected, SourceEntry, printable
+from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import WHOLE_FILE, printable
 
 _DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
 _HIDDEN = b"."

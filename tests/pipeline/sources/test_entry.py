@@ -6,9 +6,9 @@ import tarfile
 
 import pytest
 
-from richsem_prep.sources import WHOLE_FILE, SourceEntry, entry, read_entry
-from richsem_prep.sources.entry import printable
+from richsem_prep.sources import SourceEntry, entry, read_entry
 from richsem_schemas.errors import PictureError, SourceError
+from richsem_schemas.originals import WHOLE_FILE, printable
 
 
 def whole(file, size=0):

@@ -1,0 +1,290 @@
+"""The command line of `richsem-prep`; the only place that prints."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from richsem_schemas.errors import RichSemError
+
+app = typer.Typer(
+    name="richsem-prep",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Precompute CLIP region embeddings and soft labels, once, for every training run.
+
+[bold]From a folder of ImageNet classes to a cache:[/bold]
+
+  richsem-prep shard --dataset inet-lvis --root /data/imagenet21k --out caches/inet-lvis
+
+[bold]Then look at it:[/bold]
+
+  richsem-prep verify caches/inet-lvis
+  richsem-prep inspect caches/inet-lvis
+  richsem-prep view caches/inet-lvis --html views.html
+
+[bold]No data at hand?[/bold] --dataset demo draws its own, and --teacher demo comes with the package:
+
+  richsem-prep shard --dataset demo
+""",
+)
+
+_RUN = "What to do"
+_TEACHER = "Teacher"
+_VIEWS = "Views and labels"
+_CACHE = "Cache"
+_WORK = "Where the work happens"
+
+_Labels = Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")]
+_Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache.")]
+
+
+def run() -> None:
+    """Run the command line; mistakes of the user's are one line on standard error and exit code 1."""
+    errors = Console(stderr=True)
+    try:
+        app()
+    except RichSemError as error:
+        errors.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        errors.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted; finished shards are kept, the same command goes on from there")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def shard(
+    dataset: Annotated[
+        str,
+        typer.Option(help="inet-lvis, folder (any folder of pictures), or demo (drawn by code).", rich_help_panel=_RUN),
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Where the raw pictures lie. [default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the cache. [default: caches/DATASET]", rich_help_panel=_RUN)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Take only so many pictures, drawn at random.", rich_help_panel=_RUN)
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Begin the label set anew; the whole cache if its plan differs.", rich_help_panel=_RUN
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Rebuild shards whose quarantined pictures are readable now.", rich_help_panel=_RUN
+        ),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="MODEL:PRETRAINED with open_clip's names, MODEL:FILE, hf-hub:ORG/NAME, or demo. "
+            "[default: RN50:openai; demo for the demo]",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    region_encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="roi-align (the paper's; CLIP ResNets) or crop (any model). [default: roi-align where it can]",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    teacher_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Longer side of a view as the teacher sees it, pixels. [default: the view's own, as in the paper]",
+            rich_help_panel=_TEACHER,
+        ),
+    ] = None,
+    names: Annotated[
+        str, typer.Option(help="Class names in prompts: raw (as LVIS writes them) or clean.", rich_help_panel=_TEACHER)
+    ] = "raw",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32, fp16 or bf16. [default: fp16 on CUDA, else fp32]", rich_help_panel=_TEACHER),
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(help="Passes of crop views. [default: 1]", rich_help_panel=_VIEWS)
+    ] = None,
+    mosaics: Annotated[
+        int | None, typer.Option(help="Passes of mosaic views. [default: 4]", rich_help_panel=_VIEWS)
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Classes kept in each soft label.", rich_help_panel=_VIEWS)] = 64,
+    embeddings: Annotated[
+        str,
+        typer.Option(
+            help="float16, int8 or none. Without them the cache can't take another vocabulary or temperature.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = "float16",
+    labels: Annotated[
+        str | None, typer.Option(help="Name of the label set. [default: from the teacher]", rich_help_panel=_VIEWS)
+    ] = None,
+    pictures: Annotated[
+        str,
+        typer.Option(help="copy them into the cache, or reference them where they lie.", rich_help_panel=_CACHE),
+    ] = "copy",
+    max_side: Annotated[
+        int | None, typer.Option(help="Re-encode larger pictures to this longer side, pixels.", rich_help_panel=_CACHE)
+    ] = None,
+    samples_per_shard: Annotated[int, typer.Option(help="Pictures in a shard.", rich_help_panel=_CACHE)] = 1024,
+    seed: Annotated[int, typer.Option(help="Of the order and the views.", rich_help_panel=_CACHE)] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="[default: one a GPU, or one a core without]", rich_help_panel=_WORK)
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(help="ray, or inline: one worker in this process.", rich_help_panel=_WORK)
+    ] = "ray",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Join a Ray cluster, such as HOST:6379 or auto.", rich_help_panel=_WORK)
+    ] = None,
+    shard_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B", help="Make shards A to B-1 only; then `richsem-prep finish`.", rich_help_panel=_WORK
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, … [default: CUDA if there is one]", rich_help_panel=_WORK)
+    ] = None,
+) -> None:
+    """Make a cache, or go on with one: pictures, views, embeddings, soft labels.
+
+    The same command run again does what is missing. Another teacher or other views on the same OUT and seed add a
+    label set and touch no picture.
+
+    [bold]Examples[/bold]
+
+      richsem-prep shard --dataset inet-lvis                       # $RICHSEM_DATA/inet-lvis to caches/inet-lvis
+      richsem-prep shard --dataset inet-lvis --limit 2000          # a trial
+      richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai --region-encoder crop
+      richsem-prep shard --dataset folder --root pictures --teacher RN50-quickgelu:rn50.safetensors
+      richsem-prep shard --dataset demo --executor inline          # no Ray
+      richsem-prep shard --dataset inet-lvis --ray-address auto    # on a cluster
+      richsem-prep shard --dataset inet-lvis --shard-range 0:100   # one of several jobs; then `finish`
+    """
+    config = _shard_config(
+        dataset=dataset,
+        root=root,
+        out=out,
+        teacher=teacher,
+        region_encoder=region_encoder,
+        teacher_size=teacher_size,
+        crops=crops,
+        mosaics=mosaics,
+        top_k=top_k,
+        embeddings=embeddings,
+        labels=labels,
+        pictures=pictures,
+        max_side=max_side,
+        samples_per_shard=samples_per_shard,
+        seed=seed,
+        workers=workers,
+        executor=executor,
+        ray_address=ray_address,
+        shard_range=_parse_range(shard_range),
+        device=device,
+        precision=precision,
+        names=names,
+        limit=limit,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+    )
+    from richsem_prep import run as driver
+    from richsem_prep.console import ConsoleReporter, summary_table
+
+    errors = Console(stderr=True)
+    with ConsoleReporter(errors) as reporter:
+        summary = driver.shard(config, reporter)
+    Console().print(summary_table(summary))
+    if summary.failed:
+        raise RichSemError(
+            f"{len(summary.failed)} shards failed (see above); the rest is kept. Mend the cause and run the same "
+            "command again"
+        )
+    if not summary.complete:
+        typer.echo(f"Shards {shard_range} are done; when all are: richsem-prep finish {config.out}")
+
+
+def _shard_config(**options: Any) -> Any:
+    """Fill in the defaults of the dataset and of the environment, and validate."""
+    from richsem_prep.config import ShardConfig
+    from richsem_prep.datasets import preset
+
+    chosen = preset(options["dataset"])
+    data = Path(os.environ.get("RICHSEM_DATA", "data"))
+    options["root"] = (options["root"] or data / options["dataset"]).absolute()
+    options["out"] = (options["out"] or Path("caches") / options["dataset"]).absolute()
+    teacher = options["teacher"] = options["teacher"] or chosen.teacher
+    if options["teacher_size"] is None and teacher == chosen.teacher:
+        options["teacher_size"] = chosen.teacher_size
+    if options["crops"] is None:
+        options["crops"] = chosen.crops
+    if options["mosaics"] is None:
+        options["mosaics"] = chosen.mosaics
+    options["labels"] = options["labels"] or default_label_set(teacher)
+    try:
+        return ShardConfig(**options)
+    except ValidationError as error:
+        raise RichSemError("; ".join(_message(item) for item in error.errors())) from None
+
+
+def _message(error: Any) -> str:
+    option = "--" + str(error["loc"][0]).replace("_", "-") + f" {error['input']!r}: " if error["loc"] else ""
+    return option + error["msg"].removeprefix("Value error, ")
+
+
+def default_label_set(teacher: str) -> str:
+    """The label set's name where none is given: the teacher's, as a folder can be called."""
+    model, colon, pretrained = teacher.removeprefix("hf-hub:").removeprefix("local-dir:").partition(":")
+    text = f"{model}-{Path(pretrained).stem}" if colon else Path(model).name
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._+").replace("..", ".")[:100] or "labels"
+
+
+def _parse_range(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text)
+    if not match:
+        raise RichSemError(f"--shard-range {text!r} is not A:B; 0:10 makes shards 0 to 9")
+    return int(match[1]), int(match[2])
+
+
+@app.command()
+def finish(out: _Out, labels: _Labels = None) -> None:
+    """Write the manifests after runs with --shard-range, once every shard is there.
+
+    [bold]Example[/bold]
+
+      richsem-prep finish caches/inet-lvis
+    """
+    from richsem_prep.finish import finish_cache
+    from richsem_schemas.reader import find_layout
+
+    layout = find_layout(out)
+    sets = [labels] if labels else layout.label_sets()
+    for name in sets:
+        if name not in layout.label_sets():
+            raise RichSemError(f"{out} has no label set {name!r}; it has: {', '.join(layout.label_sets()) or 'none'}")
+    finish_cache(layout, sets)
+    typer.echo(f"{out} is finished: {', '.join(sets)}")

@@ -1,0 +1,58 @@
+"""What the user asks for, validated once."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
+
+from richsem_schemas.codec import Embeddings
+from richsem_schemas.layout import check_set_name
+
+DatasetChoice = Literal["inet-lvis", "folder", "demo"]
+MAX_SAMPLES_PER_SHARD = 100_000
+
+
+class ShardConfig(BaseModel, frozen=True, extra="forbid"):
+    """Options of `richsem-prep shard`, defaults of the dataset filled in."""
+
+    dataset: DatasetChoice
+    root: Path
+    out: Path
+    teacher: str
+    region_encoder: Literal["roi-align", "crop"] | None
+    teacher_size: Annotated[int, Field(ge=32, le=4096)] | None
+    crops: Annotated[int, Field(ge=0, le=1000)]
+    mosaics: Annotated[int, Field(ge=0, le=1000)]
+    top_k: PositiveInt
+    embeddings: Embeddings
+    labels: Annotated[str, AfterValidator(check_set_name)]
+    pictures: Literal["copy", "reference"]
+    max_side: Annotated[int, Field(ge=16)] | None
+    samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)]
+    seed: NonNegativeInt
+    workers: PositiveInt | None
+    executor: Literal["ray", "inline"]
+    ray_address: str | None
+    shard_range: tuple[NonNegativeInt, PositiveInt] | None
+    device: str | None
+    precision: Literal["fp32", "fp16", "bf16"] | None
+    names: Literal["raw", "clean"]
+    limit: PositiveInt | None
+    overwrite: bool
+    retry_failed: bool
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not self.crops and not self.mosaics:
+            raise ValueError("--crops 0 and --mosaics 0 together leave nothing to label; ask for at least one pass")
+        if self.max_side and self.pictures == "reference":
+            raise ValueError("--max-side re-encodes pictures, which --pictures reference leaves as they are; drop one")
+        if self.shard_range and self.shard_range[0] >= self.shard_range[1]:
+            raise ValueError("--shard-range A:B is empty; shards A to B-1 are made, so A must be below B")
+        if self.shard_range and (self.overwrite or self.retry_failed):
+            raise ValueError("--overwrite and --retry-failed need the whole OUT; drop --shard-range")
+        if self.ray_address and self.executor == "inline":
+            raise ValueError("--ray-address has no use with --executor inline; drop one")
+        if self.executor == "inline" and self.workers not in (None, 1):
+            raise ValueError(f"--executor inline is one worker, --workers {self.workers} needs --executor ray")
+        return self

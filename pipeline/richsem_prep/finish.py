@@ -1,0 +1,115 @@
+"""The last step: manifests, once every shard has its receipt."""
+
+from collections.abc import Sequence
+
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import (
+    CacheManifest,
+    Environment,
+    LabelManifest,
+    LabelSpec,
+    LabelsReceipt,
+    PicturesReceipt,
+    Plan,
+)
+from richsem_schemas.text_bank import hash_bytes
+
+
+def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
+    """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
+    label_set = layout.label_set(labels)
+    pictures = _valid_receipt(layout, shard, plan)
+    if pictures is None:
+        return False
+    try:
+        receipt = LabelsReceipt.read(label_set.receipt(shard))
+        return (
+            receipt.spec_fingerprint == spec.fingerprint
+            and label_set.tar(shard).stat().st_size == receipt.summary.tar.bytes
+            and label_set.index(shard).stat().st_size == receipt.summary.index.bytes
+        )
+    except (FileNotFoundError, CorruptCacheError):
+        return False
+
+
+def _valid_receipt(layout: CacheLayout, shard: int, plan: Plan) -> PicturesReceipt | None:
+    """The receipt of a shard's pictures; one that can't be trusted is removed, so that the shard is made again."""
+    path = layout.pictures_receipt(shard)
+    try:
+        receipt = PicturesReceipt.read(path)
+        if (
+            receipt.plan_fingerprint == plan.fingerprint
+            and layout.pictures_tar(shard).stat().st_size == receipt.summary.tar.bytes
+            and layout.pictures_index(shard).stat().st_size == receipt.summary.index.bytes
+        ):
+            return receipt
+    except (FileNotFoundError, CorruptCacheError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
+    """Write the manifests of the pictures and of some label sets.
+
+    Raises:
+        RichSemError: shards are missing; says which.
+    """
+    plan = Plan.read(layout.plan)
+    pictures = _pictures_receipts(layout, plan)
+    manifests = {name: _label_manifest(layout, name, plan) for name in label_sets}
+    CacheManifest(
+        plan=plan,
+        fingerprint=plan.fingerprint,
+        samples=sum(receipt.summary.samples for receipt in pictures),
+        quarantined=sum(receipt.summary.quarantined for receipt in pictures),
+        bytes=sum(receipt.summary.tar.bytes for receipt in pictures),
+        shards=tuple(receipt.summary for receipt in pictures),
+    ).write(layout.manifest)
+    for name, manifest in manifests.items():
+        manifest.write(layout.label_set(name).manifest)
+
+
+def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]:
+    missing = [shard for shard in range(plan.shards) if not layout.pictures_receipt(shard).is_file()]
+    _require_none_missing(layout, "pictures", missing, plan)
+    return [PicturesReceipt.read(layout.pictures_receipt(shard)) for shard in range(plan.shards)]
+
+
+def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest:
+    label_set = layout.label_set(name)
+    missing = [shard for shard in range(plan.shards) if not label_set.receipt(shard).is_file()]
+    _require_none_missing(layout, f"label set {name}", missing, plan)
+    spec = LabelSpec.read(label_set.spec)
+    receipts = [LabelsReceipt.read(label_set.receipt(shard)) for shard in range(plan.shards)]
+    for receipt in receipts:
+        if receipt.spec_fingerprint != spec.fingerprint:
+            raise RichSemError(
+                f"{label_set.receipt(receipt.summary.shard)} belongs to another spec than {label_set.spec}; "
+                "run the same `richsem-prep shard` again"
+            )
+    environments: list[Environment] = []
+    for receipt in receipts:
+        if receipt.environment not in environments:
+            environments.append(receipt.environment)
+    return LabelManifest(
+        name=name,
+        spec=spec,
+        fingerprint=spec.fingerprint,
+        text=hash_bytes(label_set.text.read_bytes()),
+        views=sum(receipt.summary.views for receipt in receipts),
+        regions=sum(receipt.summary.regions for receipt in receipts),
+        bytes=sum(receipt.summary.tar.bytes for receipt in receipts),
+        environments=tuple(environments),
+        shards=tuple(receipt.summary for receipt in receipts),
+    )
+
+
+def _require_none_missing(layout: CacheLayout, what: str, missing: list[int], plan: Plan) -> None:
+    if missing:
+        shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+        raise RichSemError(
+            f"{layout.out}: {len(missing)} of {plan.shards} shards of the {what} are missing ({shown}); "
+            "make them with `richsem-prep shard` and the same options, then finish"
+        )

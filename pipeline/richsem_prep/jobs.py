@@ -1,0 +1,84 @@
+"""One job at a time on the same shards of an OUT, held by locks that die with their process."""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from richsem_schemas.errors import RichSemError
+
+JOBS_FOLDER = ".jobs"
+
+
+@contextmanager
+def hold_job(out: Path, shards: range | None) -> Iterator[None]:
+    """Claim some shards of an OUT for this process; a killed process's claim ends with it.
+
+    Args:
+        out: the cache.
+        shards: what will be worked on; None is all.
+
+    Raises:
+        RichSemError: a living job holds some of the same shards.
+    """
+    folder = out / JOBS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = folder / f"{socket.gethostname()}-{os.getpid()}.json"
+    with (folder / "guard").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        for other in sorted(folder.glob("*.json")):
+            _check_other(out, other, shards)
+        held = claim.open("w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "shards": _bounds(shards)}, held)
+        held.flush()
+    try:
+        yield
+    finally:
+        claim.unlink(missing_ok=True)
+        held.close()
+
+
+@contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Wait until no other job writes the plan or the spec of this OUT."""
+    with (out / JOBS_FOLDER / "plan-guard").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def _check_other(out: Path, other: Path, shards: range | None) -> None:
+    try:
+        with other.open() as file:
+            if not _is_locked(file):
+                other.unlink(missing_ok=True)
+                return
+            holder = json.load(file)
+            theirs = holder["shards"]
+            description = f"process {holder['pid']} on {holder['host']}"
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        theirs, description = None, "another process"
+    mine = _bounds(shards)
+    if mine is None or theirs is None or (mine[0] < theirs[1] and theirs[0] < mine[1]):
+        raise RichSemError(
+            f"{out} is in use by {description}; wait for it, stop it, or share the work with "
+            "--shard-range (ranges must not overlap)"
+        )
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _bounds(shards: range | None) -> list[int] | None:
+    return None if shards is None else [shards.start, shards.stop]

@@ -1,0 +1,52 @@
+"""`--retry-failed`: rebuild the shards whose quarantined samples have become readable."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from richsem_prep.plan import planned_entries
+from richsem_prep.sources import SourceEntry, read_entry
+from richsem_schemas.errors import PictureError
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import Plan
+from richsem_schemas.picture import decode_picture
+
+
+def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Path, *, say: Callable[[str], None]) -> None:
+    """Take back the receipts of shards that would now hold more pictures, so that they are made again.
+
+    A shard's views change with its pictures, so its labels go in every label set, and with them the manifests.
+    """
+    mended = [shard for shard in range(plan.shards) if _has_mended_sample(layout, plan, shard, root)]
+    if not mended:
+        say("--retry-failed: no quarantined sample has become readable")
+        return
+    layout.manifest.unlink(missing_ok=True)
+    for labels in layout.label_sets():
+        label_set = layout.label_set(labels)
+        label_set.manifest.unlink(missing_ok=True)
+        for shard in mended:
+            label_set.receipt(shard).unlink(missing_ok=True)
+    for shard in mended:
+        layout.pictures_receipt(shard).unlink(missing_ok=True)
+    say(
+        f"--retry-failed: making {len(mended)} shard{'s' * (len(mended) > 1)} again; label sets "
+        f"{', '.join(layout.label_sets()) or 'none'} need a run of `richsem-prep shard` each"
+    )
+
+
+def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Path) -> bool:
+    path = layout.quarantine(shard)
+    if not path.is_file():
+        return False
+    entries = planned_entries(layout, plan, shard)
+    samples = [json.loads(line)["sample"] for line in path.read_bytes().splitlines()]
+    return any(_is_readable(root, entries[sample]) for sample in samples)
+
+
+def _is_readable(root: Path, entry: SourceEntry) -> bool:
+    try:
+        decode_picture(read_entry(root, entry))
+    except (PictureError, OSError):
+        return False
+    return True

@@ -1,0 +1,290 @@
+"""The driver of `richsem-prep shard`: plan, teacher, text, shards, manifests, in this order."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from richsem_prep.config import ShardConfig
+from richsem_prep.datasets import Source, open_source, preset
+from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
+from richsem_prep.finish import finish_cache, shard_is_done
+from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
+from richsem_prep.plan import freeze_listing
+from richsem_prep.progress import Progress
+from richsem_prep.retry import drop_mended_shards
+from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
+from richsem_prep.templates import text_spec
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
+from richsem_schemas.text_bank import write_text_bank
+
+if TYPE_CHECKING:
+    from richsem_prep.shard_task import ShardResult
+
+_PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", JOBS_FOLDER)
+"""Everything that this program writes into an OUT."""
+
+
+class Reporter(Protocol):
+    """Where a run says what it does."""
+
+    def say(self, message: str) -> None:
+        """One line that stays."""
+
+    def stage(self, name: str, total: int | None, unit: str) -> OnProgress:
+        """Begin a stage with a progress bar; returns what the counters are reported to."""
+
+    def shard_done(self, outcome: ShardOutcome) -> None:
+        """A shard was made or given up."""
+
+
+@dataclass
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        results: of the shards made in this run, by shard.
+        failed: shards given up, and why.
+        already: shards that were there before.
+        complete: whether every shard of the label set is there now.
+        start_seconds: until the first shard could begin: listing, Ray, teacher, text.
+        work_seconds: making shards.
+        workers: how many worked.
+    """
+
+    layout: CacheLayout
+    labels: str
+    results: "dict[int, ShardResult]" = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    already: int = 0
+    complete: bool = False
+    start_seconds: float = 0.0
+    work_seconds: float = 0.0
+    workers: int = 0
+
+
+def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
+    """Run `richsem-prep shard`.
+
+    Raises:
+        RichSemError: a mistake of the user's, or something that would fail every shard.
+    """
+    start = time.monotonic()
+    layout = CacheLayout(config.out, config.dataset)
+    _require_usable_out(config.out)
+    with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
+        with one_at_a_time(config.out):
+            plan, root = _prepare_plan(config, layout, reporter)
+        shards = _wanted_shards(config, plan)
+        _sweep(layout, config.labels, shards)
+        if config.retry_failed:
+            drop_mended_shards(layout, plan, root, say=reporter.say)
+        with closing(_make_executor(config, len(shards))) as executor:
+            reporter.say(f"starting {executor.workers} worker{'s' * (executor.workers > 1)}, teacher {config.teacher}")
+            description = executor.describe()
+            with one_at_a_time(config.out):
+                _prepare_label_set(config, layout.label_set(config.labels), plan, description, executor, reporter)
+            summary = RunSummary(layout, config.labels, workers=executor.workers)
+            summary.start_seconds = time.monotonic() - start
+            _make_shards(shards, plan, root, executor, reporter, summary)
+        if not config.shard_range and not summary.failed:
+            finish_cache(layout, [config.labels])
+            summary.complete = True
+    return summary
+
+
+def _make_shards(
+    shards: range, plan: Plan, root: Path, executor: Executor, reporter: Reporter, summary: RunSummary
+) -> None:
+    layout, labels = summary.layout, summary.labels
+    spec = LabelSpec.read(layout.label_set(labels).spec)
+    missing = [shard for shard in shards if not shard_is_done(layout, labels, shard, plan, spec)]
+    summary.already = len(shards) - len(missing)
+    if not missing:
+        return
+    start = time.monotonic()
+    on_progress = reporter.stage("shards", sum(map(plan.shard_samples, missing)), "images")
+    for outcome in executor.run(missing, layout, labels, root, on_progress):
+        reporter.shard_done(outcome)
+        if outcome.result is not None:
+            summary.results[outcome.shard] = outcome.result
+        elif outcome.failure is not None:
+            summary.failed[outcome.shard] = outcome.failure.message
+    summary.work_seconds = time.monotonic() - start
+
+
+def _require_usable_out(out: Path) -> None:
+    if out.is_file():
+        raise RichSemError(f"--out {out} is a file; name a folder")
+    strangers = sorted(path.name for path in out.iterdir() if path.name not in _PARTS) if out.is_dir() else []
+    if strangers and not (out / "plan" / "plan.json").is_file():
+        raise RichSemError(
+            f"--out {out} holds other things ({', '.join(strangers[:5])}) and no cache; name a new or empty folder"
+        )
+
+
+def _make_executor(config: ShardConfig, shards: int) -> Executor:
+    settings = _worker_settings(config)
+    if config.executor == "inline":
+        return InlineExecutor(settings)
+    from richsem_prep.ray_executor import RayExecutor  # noqa: PLC0415 - Ray is loaded when it is needed
+
+    return RayExecutor(settings, workers=config.workers, address=config.ray_address, max_workers=max(shards, 1))
+
+
+def _worker_settings(config: ShardConfig) -> WorkerSettings:
+    return WorkerSettings(
+        teacher=config.teacher,
+        region_encoder=config.region_encoder,
+        teacher_size=config.teacher_size,
+        device=config.device,
+        precision=config.precision,
+        decode_threads=min(os.cpu_count() or 1, MAX_DECODE_THREADS),
+    )
+
+
+def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> tuple[Plan, Path]:
+    """The plan of OUT, found there or made now, and where the originals lie."""
+    if config.overwrite:
+        _clear(config, layout, reporter)
+    if layout.plan.is_file():
+        plan = Plan.read(layout.plan)
+        _require_same_plan(config, layout, plan)
+        missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
+        if missing or plan.pictures == "reference" or config.retry_failed:
+            return plan, open_source(config.dataset, config.root).root
+        return plan, config.root
+    source = open_source(config.dataset, config.root)
+    if source.absent:
+        shown = ", ".join(source.absent[:5]) + (", …" if len(source.absent) > 5 else "")
+        known = len(source.class_ids)
+        reporter.say(f"{known - len(source.absent)} of {known} classes found in {config.root}; absent: {shown}")
+    return _freeze_plan(config, layout, source, reporter.stage("listing", None, "pictures")), source.root
+
+
+def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_progress: OnProgress) -> Plan:
+    listing = freeze_listing(layout, source.entries(), on_progress=lambda listed: on_progress(Progress(listed)))
+    plan = Plan(
+        dataset=config.dataset,
+        seed=config.seed,
+        listed=listing.listed,
+        samples=min(listing.listed, config.limit or listing.listed),
+        samples_per_shard=config.samples_per_shard,
+        limit=config.limit,
+        pictures=config.pictures,
+        max_side=config.max_side,
+        root=str(source.root) if config.pictures == "reference" else None,
+        vocabulary=source.vocabulary,
+        absent_classes=source.absent,
+        listing=listing.file,
+        rejected=listing.rejected,
+        listing_quarantine=listing.quarantine,
+    )
+    plan.write(layout.plan)
+    return plan
+
+
+def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> None:
+    wanted = plan.model_copy(
+        update={
+            field: getattr(config, field)
+            for field in ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
+        }
+    )
+    remedy = "Use another --out, ask for the same, or begin anew with --overwrite"
+    require_same(layout.plan, plan, wanted, remedy=remedy)
+
+
+def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None:
+    """Make room for `--overwrite`: the label set alone where the pictures fit, else the whole cache."""
+    try:
+        plan = Plan.read(layout.plan)
+        _require_same_plan(config, layout, plan)
+    except FileNotFoundError:
+        return
+    except RichSemError:
+        reporter.say(f"--overwrite: removing the cache in {config.out}")
+        for part in _PARTS:
+            if part != JOBS_FOLDER:
+                _remove(config.out / part)
+        return
+    reporter.say(f"--overwrite: removing label set {config.labels} of {config.out}; its pictures stay")
+    label_set = layout.label_set(config.labels)
+    for path in (label_set.folder, label_set.index(0).parent, label_set.receipt(0).parent):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _wanted_shards(config: ShardConfig, plan: Plan) -> range:
+    if config.shard_range is None:
+        return range(plan.shards)
+    first, last = config.shard_range
+    if first >= plan.shards:
+        raise RichSemError(
+            f"--shard-range {first}:{last} begins after the last shard; the plan has {plan.shards} "
+            f"(0:{plan.shards}) of {plan.samples_per_shard} samples"
+        )
+    return range(first, min(last, plan.shards))
+
+
+def _sweep(layout: CacheLayout, labels: str, shards: range) -> None:
+    """Remove what a killed run left under temporary names, of these shards alone: others may be at work."""
+    label_set = layout.label_set(labels)
+    folders = {path(0).parent for path in _files_of(layout, label_set)}
+    mine = {layout.shard_name(shard) for shard in shards}
+    for folder in folders:
+        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+            if path.name.removeprefix(".").partition(".")[0] in mine:
+                path.unlink(missing_ok=True)
+
+
+def _files_of(layout: CacheLayout, label_set: LabelSetLayout) -> tuple[Callable[[int], Path], ...]:
+    return (
+        layout.pictures_tar,
+        layout.pictures_index,
+        layout.pictures_receipt,
+        layout.quarantine,
+        label_set.tar,
+        label_set.index,
+        label_set.receipt,
+    )
+
+
+def _prepare_label_set(
+    config: ShardConfig,
+    label_set: LabelSetLayout,
+    plan: Plan,
+    description: WorkerDescription,
+    executor: Executor,
+    reporter: Reporter,
+) -> None:
+    """Write the label set's spec and text bank, or check that they are what this run asks for."""
+    spec = LabelSpec(
+        plan_fingerprint=plan.fingerprint,
+        teacher=description.teacher,
+        region_encoder=description.region_encoder,
+        precision=description.precision,
+        views=ViewsSpec(crops=config.crops, mosaics=config.mosaics, geometry=preset(config.dataset).geometry),
+        text=text_spec(plan.vocabulary, config.names),
+        embeddings=config.embeddings,
+        top_k=min(config.top_k, len(plan.vocabulary.class_names)),
+    )
+    if label_set.spec.is_file():
+        remedy = "Name another set with --labels, ask for the same, or begin the set anew with --overwrite"
+        require_same(label_set.spec, LabelSpec.read(label_set.spec), spec, remedy=remedy)
+    if not label_set.text.is_file():
+        on_progress = reporter.stage("text", len(plan.vocabulary.class_names), "classes")
+        write_text_bank(label_set, executor.text_bank(plan.vocabulary, config.names, on_progress))
+    spec.write(label_set.spec)

@@ -1,0 +1,76 @@
+"""The text bank: prompts, their means, and a cache of them, since a large vocabulary takes minutes."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from richsem_prep.teacher import Teacher
+from richsem_prep.templates import TEMPLATES, NamePolicy, prompted_name, prompts_of, text_spec
+from richsem_schemas.manifest import TeacherIdentity, TextSpec, Vocabulary
+from richsem_schemas.sealed_json import json_sha256, write_atomically
+from richsem_schemas.text_bank import NONE_NAME, TextBank
+
+
+def text_bank(
+    teacher: Teacher, vocabulary: Vocabulary, policy: NamePolicy, *, on_progress: Callable[[int, int], None]
+) -> TextBank:
+    """The text bank of a vocabulary, from the user's cache where it has been computed before.
+
+    Args:
+        teacher: its text tower.
+        vocabulary: row 0 is "none".
+        policy: how names are written.
+        on_progress: called with classes done and classes in all.
+    """
+    assert vocabulary.class_names[0] == NONE_NAME
+    names = tuple(prompted_name(name, policy) for name in vocabulary.class_names)
+    path = _cache_path(teacher.identity, text_spec(vocabulary, policy))
+    features = _read_cached(path, len(names), teacher.identity.embed_dim)
+    if features is None:
+        features = text_means(teacher, names, on_progress=on_progress)
+        _write_cached(path, features)
+    return TextBank(vocabulary.class_names, names, TEMPLATES, teacher.identity.logit_scale, features)
+
+
+@torch.inference_mode()
+def text_means(
+    teacher: Teacher, names: tuple[str, ...], *, on_progress: Callable[[int, int], None]
+) -> NDArray[np.float32]:
+    """[C, D] means of raw text embeddings over the templates, not normalised.
+
+    Source:
+        The reference averages raw embeddings and normalises when it uses them.
+    """
+    means = np.empty((len(names), teacher.identity.embed_dim), np.float32)
+    for row, name in enumerate(names):
+        features = teacher.encode_text(prompts_of(name, row))
+        means[row] = features.double().mean(dim=0).float().cpu().numpy()
+        on_progress(row + 1, len(names))
+    return means
+
+
+def _cache_path(identity: TeacherIdentity, spec: TextSpec) -> Path:
+    key = json_sha256([identity.weights_sha256, identity.model_config_sha256, spec.prompts_sha256])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "text" / f"{key}.npy"
+
+
+def _read_cached(path: Path, classes: int, dim: int) -> NDArray[np.float32] | None:
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return features if features.shape == (classes, dim) and features.dtype == np.float32 else None
+
+
+def _write_cached(path: Path, features: NDArray[np.float32]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError:
+        return  # A cache that can't be written costs time, not correctness.

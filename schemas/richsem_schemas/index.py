@@ -1,0 +1,111 @@
+"""Where each sample and view lies in its shard: one parquet file a shard, read lazily."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from richsem_schemas.errors import CorruptCacheError
+
+PICTURE_COLUMNS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("sample", pa.int32()),
+        ("category_id", pa.int32()),
+        ("name", pa.string()),
+        ("extension", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_size", pa.int64()),
+    ]
+)
+"""A row a picture. Offsets count bytes from the start of the tar to the member's data; where the cache refers to
+originals, `offset` is -1 and KEY.json says where the picture lies. Sizes in bytes, sides in pixels after rotation."""
+
+VIEW_COLUMNS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("sample", pa.int32()),
+        ("kind", pa.string()),
+        ("pass", pa.int32()),
+        ("tiles", pa.int32()),
+        ("regions", pa.int32()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+"""A row a view, in the order of the tar."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureRow:
+    """One row of `PICTURE_COLUMNS`."""
+
+    key: str
+    sample: int
+    category_id: int
+    name: str
+    extension: str
+    height: int
+    width: int
+    offset: int
+    size: int
+    json_offset: int
+    json_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRow:
+    """One row of `VIEW_COLUMNS`."""
+
+    key: str
+    sample: int
+    kind: str
+    pass_index: int
+    tiles: int
+    regions: int
+    offset: int
+    size: int
+
+    @property
+    def member(self) -> str:
+        """The view's extension in the tar."""
+        return f"{self.kind}-{self.pass_index}.npy"
+
+
+def index_bytes(rows: list[tuple], schema: pa.Schema) -> bytes:
+    """An index file for rows in the order of the schema's columns."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
+def read_picture_index(path: Path) -> list[PictureRow]:
+    """Rows of a shard's picture index, in the order of its tar."""
+    return [PictureRow(*row) for row in _read(path, PICTURE_COLUMNS)]
+
+
+def read_view_index(path: Path) -> list[ViewRow]:
+    """Rows of a shard's view index, in the order of its tar."""
+    return [ViewRow(*row) for row in _read(path, VIEW_COLUMNS)]
+
+
+def _read(path: Path, schema: pa.Schema) -> list[tuple]:
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise CorruptCacheError(f"{path}: not a readable index ({error})") from None
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise CorruptCacheError(f"{path}: its columns are not those of a version 1 index")
+    if any(column.null_count for column in table.columns):
+        raise CorruptCacheError(f"{path}: it has empty cells")
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -1,0 +1,329 @@
+"""What a cache is: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
+
+Every model is validated on reading, since a cache is untrusted input. Plans and specs are written before the work and
+hold what identifies it; manifests are written last and add what came of it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from richsem_schemas.codec import Embeddings, RecordLayout
+from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
+from richsem_schemas.layout import BLOCK_SAMPLES, FORMAT_VERSION, check_dataset_name, check_set_name
+from richsem_schemas.picture import ORIENTATION
+from richsem_schemas.render import RESAMPLING
+from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
+SetName = Annotated[str, AfterValidator(check_set_name)]
+
+
+class _Record(BaseModel, frozen=True, extra="forbid"):
+    """A sealed JSON file of the cache."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and validate.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CorruptCacheError: it isn't what was written, or not of this version.
+        """
+        value = read_sealed_json(path)
+        version = value.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise CorruptCacheError(
+                f"{path}: its format version is {version!r}, this program reads {FORMAT_VERSION}; "
+                "use the version of richsem that wrote it, or make the cache anew"
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CorruptCacheError(f"{path}: {where}: {first['msg']}") from None
+
+    def write(self, path: Path) -> None:
+        """Write, whole or not at all."""
+        write_sealed_json(path, self.model_dump(mode="json"))
+
+
+class FileHash(BaseModel, frozen=True, extra="forbid"):
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Vocabulary(BaseModel, frozen=True, extra="forbid"):
+    """The classes that `category_id` counts.
+
+    Attributes:
+        name: for people, such as `lvis-v1`.
+        class_names: row 0 is "none", the label of unlabelled pictures.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+
+class Plan(_Record):
+    """Which pictures a cache holds, and in which order; frozen before the first of them is read.
+
+    Attributes:
+        listed: pictures that the source lists.
+        samples: pictures that the cache takes, fewer with `--limit`.
+        root: where the originals lie; kept only where the cache refers to them.
+    """
+
+    format_version: Literal[1] = 1
+    dataset: DatasetName
+    seed: NonNegativeInt
+    listed: PositiveInt
+    samples: PositiveInt
+    samples_per_shard: PositiveInt
+    block_samples: Literal[64] = BLOCK_SAMPLES
+    limit: PositiveInt | None
+    pictures: Literal["copy", "reference"]
+    max_side: PositiveInt | None
+    orientation: Literal["exif-upright"] = ORIENTATION
+    root: str | None
+    vocabulary: Vocabulary
+    absent_classes: tuple[str, ...]
+    listing: FileHash
+    rejected: NonNegativeInt
+    listing_quarantine: FileHash | None
+
+    @property
+    def shards(self) -> int:
+        """How many shards the plan is cut into."""
+        return -(-self.samples // self.samples_per_shard)
+
+    def shard_samples(self, shard: int) -> int:
+        """How many samples a shard is planned to hold."""
+        return min(self.samples_per_shard, self.samples - shard * self.samples_per_shard)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies keys and pictures: two caches with the same one can share label sets."""
+        return json_sha256(
+            self.model_dump(mode="json", exclude={"root", "absent_classes", "listing_quarantine", "rejected"})
+        )
+
+
+class Environment(BaseModel, frozen=True, extra="forbid"):
+    """What computed a shard: within one environment the same plan gives the same bytes."""
+
+    device: str
+    torch_threads: PositiveInt
+    versions: dict[str, str]
+
+
+class ShardSummary(BaseModel, frozen=True, extra="forbid"):
+    """What a manifest says of one shard."""
+
+    shard: NonNegativeInt
+    samples: NonNegativeInt
+    regions: NonNegativeInt = 0
+    views: NonNegativeInt = 0
+    quarantined: NonNegativeInt = 0
+    tar: FileHash
+    index: FileHash
+
+
+class PicturesReceipt(_Record):
+    """The done-mark of a shard of pictures."""
+
+    format_version: Literal[1] = 1
+    plan_fingerprint: Sha256
+    summary: ShardSummary
+    quarantine: FileHash | None
+    seconds: dict[str, float]
+
+
+class LabelsReceipt(_Record):
+    """The done-mark of a shard of labels."""
+
+    format_version: Literal[1] = 1
+    spec_fingerprint: Sha256
+    summary: ShardSummary
+    seconds: dict[str, float]
+    environment: Environment
+
+
+class TeacherIdentity(BaseModel, frozen=True, extra="forbid"):
+    """Which network made the embeddings.
+
+    Attributes:
+        name: as given to `--teacher`, without the folder of a file.
+        weights_sha256: over names, shapes and bytes of all weights.
+        model_config_sha256: over open_clip's configuration of the architecture.
+        quick_gelu: the activation; the wrong one spoils a model silently.
+        mean: RGB, of pictures in 0..1.
+        std: RGB, of pictures in 0..1.
+        input_hw: the resolution the model was trained at, pixels.
+        interpolation: how `crop` regions are squashed to that resolution.
+        logit_scale: exponentiated.
+    """
+
+    name: str
+    weights_sha256: Sha256
+    model_config_sha256: Sha256
+    quick_gelu: bool
+    embed_dim: PositiveInt
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_hw: tuple[PositiveInt, PositiveInt]
+    interpolation: Literal["bicubic", "bilinear"]
+    logit_scale: PositiveFloat
+    logit_bias: float | None
+
+
+class RegionEncoderSpec(BaseModel, frozen=True, extra="forbid"):
+    """How a region of a view becomes an embedding.
+
+    Attributes:
+        kind: `roi-align` pools the trunk's last map, `crop` shows the region's pixels to the whole model.
+        teacher_size: longer side at which the teacher sees a view, pixels; None is the view's own size.
+        pooled_hw: RoIAlign's output, the attention pool's own size; None for `crop`.
+    """
+
+    kind: Literal["roi-align", "crop"]
+    teacher_size: PositiveInt | None
+    pooled_hw: tuple[PositiveInt, PositiveInt] | None
+
+
+class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
+    """The scales at which views are drawn, in pixels; the defaults are the reference's.
+
+    Attributes:
+        short_sides: the final short side is one of these.
+        longest_side: bound of the other side.
+        first_short_sides: short side before a random crop.
+        crop_sides: smallest and largest side of that crop.
+        mosaic_tile: each picture of a mosaic is fitted into a square of this side; the canvas has twice the side.
+    """
+
+    short_sides: tuple[PositiveInt, ...] = tuple(range(480, 801, 32))
+    longest_side: PositiveInt = 1333
+    first_short_sides: tuple[PositiveInt, ...] = (400, 500, 600)
+    crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
+    mosaic_tile: PositiveInt = 640
+
+
+class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
+    """Which views a label set holds: passes of each kind, and how they are drawn."""
+
+    crops: NonNegativeInt
+    mosaics: NonNegativeInt
+    windows: NonNegativeInt = 0
+    geometry: ViewGeometry
+    resampling: Literal["bilinear-antialiased"] = RESAMPLING
+
+
+class TextSpec(BaseModel, frozen=True, extra="forbid"):
+    """The text bank behind the soft labels."""
+
+    vocabulary: str
+    names: Literal["raw", "clean"]
+    classes: PositiveInt
+    templates: PositiveInt
+    prompts_sha256: Sha256
+
+
+class LabelSpec(_Record):
+    """What identifies a label set; the fingerprint is over all of it."""
+
+    format_version: Literal[1] = 1
+    plan_fingerprint: Sha256
+    teacher: TeacherIdentity
+    region_encoder: RegionEncoderSpec
+    precision: Literal["fp32", "fp16", "bf16"]
+    views: ViewsSpec
+    text: TextSpec
+    embeddings: Embeddings
+    top_k: PositiveInt
+
+    @property
+    def fingerprint(self) -> str:
+        """What a trainer compares."""
+        return json_sha256(self.model_dump(mode="json"))
+
+    @property
+    def record_layout(self) -> RecordLayout:
+        """How a view of this set is packed."""
+        return RecordLayout(self.embeddings, self.teacher.embed_dim, self.top_k)
+
+
+class TextManifest(_Record):
+    """The text bank on disk; its features lie beside it, raw float32 means [C, D]."""
+
+    format_version: Literal[1] = 1
+    class_names: tuple[str, ...]
+    prompted_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    logit_scale: PositiveFloat
+    features: FileHash
+
+
+class CacheManifest(_Record):
+    """A whole cache of pictures."""
+
+    format_version: Literal[1] = 1
+    plan: Plan
+    fingerprint: Sha256
+    samples: NonNegativeInt
+    quarantined: NonNegativeInt
+    bytes: NonNegativeInt
+    shards: tuple[ShardSummary, ...]
+
+
+class LabelManifest(_Record):
+    """A whole label set."""
+
+    format_version: Literal[1] = 1
+    name: SetName
+    spec: LabelSpec
+    fingerprint: Sha256
+    text: FileHash
+    views: NonNegativeInt
+    regions: NonNegativeInt
+    bytes: NonNegativeInt
+    environments: tuple[Environment, ...]
+    shards: tuple[ShardSummary, ...]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def require_same(
+    path: Path, found: _Model, wanted: _Model, *, ignore: frozenset[str] = frozenset(), remedy: str
+) -> None:
+    """Check that what stands at `path` is what a run asks for.
+
+    Raises:
+        ManifestMismatchError: names each field that differs, with both values.
+    """
+    differences = [
+        f"{field} is {here!r} there, {asked!r} here"
+        for field, here, asked in _differences("", found.model_dump(mode="json"), wanted.model_dump(mode="json"))
+        if field not in ignore
+    ]
+    if differences:
+        raise ManifestMismatchError(f"{path} holds something else: {'; '.join(differences)}. {remedy}")
+
+
+def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(f"{prefix}.{key}" if prefix else key, found.get(key), wanted.get(key))
+    elif found != wanted:
+        yield prefix, _brief(found), _brief(wanted)
+
+
+def _brief(value: Any) -> Any:
+    return f"{str(value)[:40]}…" if isinstance(value, list | str) and len(str(value)) > 40 else value

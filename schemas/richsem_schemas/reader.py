@@ -1,0 +1,181 @@
+"""Reading a cache: its manifests once, its shards lazily, one ranged read a block."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from richsem_schemas.codec import LabelledView, unpack_view
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan
+from richsem_schemas.originals import Original, read_original
+from richsem_schemas.picture import MAX_PICTURE_BYTES
+from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
+
+MAX_SIDECAR_BYTES = 2**20
+
+
+def find_layout(out: Path) -> CacheLayout:
+    """The layout of the cache in a folder, finished or not.
+
+    Raises:
+        RichSemError: there is none.
+    """
+    plan_path = out / "plan" / "plan.json"
+    try:
+        return CacheLayout(out, Plan.read(plan_path).dataset)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RichSemError(
+            f"{out} holds no cache ({plan_path} is missing); make one with `richsem-prep shard`"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A finished cache of pictures and its finished label sets."""
+
+    layout: CacheLayout
+    manifest: CacheManifest
+    label_sets: dict[str, LabelManifest]
+
+    def label_set(self, name: str | None) -> LabelManifest:
+        """A label set by name; None is the only one.
+
+        Raises:
+            RichSemError: there is none of that name, or several to choose from.
+        """
+        if name is None and len(self.label_sets) == 1:
+            return next(iter(self.label_sets.values()))
+        if name in self.label_sets:
+            return self.label_sets[name]
+        known = ", ".join(self.label_sets) or "none"
+        what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
+        raise RichSemError(f"{self.layout.out}: {what}; finished ones: {known}; choose one with --labels")
+
+    def text_bank(self, labels: str) -> TextBank:
+        """The text bank of a label set."""
+        return read_text_bank(self.layout.label_set(labels))
+
+
+def open_cache(out: Path) -> Cache:
+    """Open a finished cache.
+
+    Raises:
+        RichSemError: there is none, or it isn't finished.
+        CorruptCacheError: a manifest is damaged.
+    """
+    layout = find_layout(out)
+    if not layout.manifest.is_file():
+        raise RichSemError(
+            f"{out} is not finished: {layout.manifest} is missing; run the same `richsem-prep shard` again, "
+            "or `richsem-prep finish` after runs with --shard-range"
+        )
+    manifest = CacheManifest.read(layout.manifest)
+    sets = {}
+    for name in layout.label_sets():
+        path = layout.label_set(name).manifest
+        if path.is_file():
+            sets[name] = LabelManifest.read(path)
+    return Cache(layout, manifest, sets)
+
+
+def read_span(path: Path, offset: int, size: int) -> bytes:
+    """Read bytes from the middle of a file.
+
+    Raises:
+        CorruptCacheError: the file ends before.
+    """
+    with path.open("rb") as file:
+        data = os.pread(file.fileno(), size, offset)
+    if len(data) != size:
+        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there")
+    return data
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A sample as it stands in a picture shard.
+
+    Attributes:
+        row: where it lies.
+        sidecar: the content of KEY.json.
+        data: the picture's bytes.
+    """
+
+    row: PictureRow
+    sidecar: dict[str, Any]
+    data: bytes
+
+
+def read_pictures(
+    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Path | None
+) -> Iterator[StoredPicture]:
+    """Read samples of one shard, in the order of `rows`, each checked against its hash.
+
+    Args:
+        layout: the cache.
+        shard: number of the shard.
+        rows: of the shard's index.
+        root: where originals lie, for caches that refer to them.
+
+    Raises:
+        CorruptCacheError: bytes are missing or changed.
+    """
+    path = layout.pictures_tar(shard)
+    for row in rows:
+        sidecar = _read_sidecar(path, row)
+        if row.offset >= 0:
+            if not 0 <= row.size <= MAX_PICTURE_BYTES:
+                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit")
+            data = read_span(path, row.offset, row.size)
+        else:
+            data = _read_referenced(path, row, sidecar, root)
+        if hash_bytes(data).sha256 != sidecar.get("sha256"):
+            raise CorruptCacheError(f"{path}: the picture of {row.key} ({row.name}) is not the one that was cached")
+        yield StoredPicture(row, sidecar, data)
+
+
+def _read_sidecar(path: Path, row: PictureRow) -> dict[str, Any]:
+    if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
+        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
+    try:
+        sidecar = json.loads(read_span(path, row.json_offset, row.json_size))
+    except ValueError as error:
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error})") from None
+    if not isinstance(sidecar, dict):
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object")
+    return sidecar
+
+
+def _read_referenced(path: Path, row: PictureRow, sidecar: dict[str, Any], root: Path | None) -> bytes:
+    if root is None:
+        raise RichSemError(f"{path}: its pictures lie outside the cache; say where with --root")
+    try:
+        return read_original(root, Original.from_json(sidecar["original"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptCacheError(f"{path}: {row.key}.json doesn't say where its picture lies ({error})") from None
+
+
+def read_views(layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow]) -> Iterator[LabelledView]:
+    """Read views of one shard, in the order of `rows`.
+
+    Raises:
+        CorruptCacheError: bytes are missing or not a view.
+    """
+    path = layout.label_set(labels).tar(shard)
+    for row in rows:
+        yield unpack_view(read_span(path, row.offset, row.size), row.member)
+
+
+def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:
+    """The picture index of a shard."""
+    return read_picture_index(layout.pictures_index(shard))
+
+
+def view_rows(layout: CacheLayout, labels: str, shard: int) -> list[ViewRow]:
+    """The view index of a shard."""
+    return read_view_index(layout.label_set(labels).index(shard))

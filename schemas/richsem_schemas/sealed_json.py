@@ -1,0 +1,79 @@
+"""JSON files that carry their own checksum, in one canonical form, so that any changed byte shows."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from richsem_schemas.errors import CorruptCacheError
+
+MAX_JSON_BYTES = 256 * 2**20
+
+
+def canonical_json(value: object) -> bytes:
+    """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def json_sha256(value: object) -> str:
+    """SHA-256 of the canonical form, as hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` with its checksum, whole or not at all (temporary name, fsync, rename)."""
+    write_atomically(path, _spelling(value, json_sha256(value)))
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed_json` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptCacheError: the file is not byte for byte what was written.
+    """
+    data = path.read_bytes() if path.stat().st_size <= MAX_JSON_BYTES else b""
+    try:
+        value = json.loads(data)
+        value.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptCacheError(f"{path}: not a file of this cache ({error}); restore it or make it anew") from None
+    if _spelling(value, json_sha256(value)) != data:
+        raise CorruptCacheError(f"{path}: its bytes don't match its checksum; restore it or make it anew")
+    return dict(value)
+
+
+def _spelling(value: dict[str, Any], checksum: str) -> bytes:
+    """One line a field, so that people can read the file, and the checksum last."""
+    lines = [f"{json.dumps(key)}: {canonical_json(value[key]).decode()}" for key in sorted(value)]
+    return ("{\n" + ",\n".join([*lines, f'"checksum": "{checksum}"']) + "\n}\n").encode()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, fsync it, rename it into place, fsync the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        commit(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """A name beside `path` that no other process uses, and that a sweep recognises."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Make a finished, fsynced temporary file visible under its name, durably."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

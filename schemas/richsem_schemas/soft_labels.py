@@ -1,0 +1,94 @@
+"""From region embeddings to soft labels: the most probable classes and the mass of the rest.
+
+NumPy in float64, so that the same embedding gives the same label on every machine and number of threads.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class TopKSoftLabels:
+    """Truncated class distributions of R regions.
+
+    Attributes:
+        class_ids: [R, K] int32, most probable first, ties to the lower id.
+        log_probs: [R, K] float16; non-increasing to within one float16 step.
+        log_rest: [R] float32, log of the mass outside the K classes; -inf where K is the whole vocabulary.
+    """
+
+    class_ids: NDArray[np.int32]
+    log_probs: NDArray[np.float16]
+    log_rest: NDArray[np.float32]
+
+
+def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Each row divided by its L2 norm, in float64.
+
+    Args:
+        features: [N, D]; no row may be zero.
+    """
+    wide = features.astype(np.float64)
+    return wide / np.linalg.norm(wide, axis=-1, keepdims=True)
+
+
+def class_log_probs(
+    region_features: NDArray[np.floating], text_features: NDArray[np.floating], *, logit_scale: float
+) -> NDArray[np.float64]:
+    """CLIP's class distribution of each region: log-softmax of scaled cosines.
+
+    Args:
+        region_features: [R, D] embeddings, any norm.
+        text_features: [C, D] text means, any norm; for LVIS row = `category_id`.
+        logit_scale: multiplies the cosine; already exponentiated (~100).
+
+    Returns:
+        [R, C] log-probabilities.
+    """
+    logits_RC = logit_scale * (unit_rows(region_features) @ unit_rows(text_features).T)
+    peak = logits_RC.max(axis=1, keepdims=True, initial=-np.inf)
+    return np.asarray(logits_RC - peak - np.log(np.exp(logits_RC - peak).sum(axis=1, keepdims=True)))
+
+
+def top_k_soft_labels(log_probs_RC: NDArray[np.float64], *, top_k: int) -> TopKSoftLabels:
+    """Keep the `top_k` most probable classes of each region, and the log of the mass left out.
+
+    Args:
+        log_probs_RC: [R, C], rows summing to one in probability.
+        top_k: classes kept a region, 1 <= top_k <= C.
+
+    Returns:
+        Probabilities that sum to one with the rest within 1e-3.
+
+    Raises:
+        ValueError: `top_k` is out of range.
+
+    Source:
+        Ours; the paper distils the full distribution. The rest is kept, since for CLIP it can hold a third of the mass.
+    """
+    classes = log_probs_RC.shape[1]
+    if not 1 <= top_k <= classes:
+        raise ValueError(f"top_k is {top_k}, must be in 1..{classes} (the number of classes)")
+    order = np.argsort(-log_probs_RC, axis=1, kind="stable")
+    kept, left_out = order[:, :top_k], order[:, top_k:]
+    log_kept = np.take_along_axis(log_probs_RC, kept, axis=1)
+    with np.errstate(divide="ignore"):
+        log_rest = np.log(np.exp(np.take_along_axis(log_probs_RC, left_out, axis=1)).sum(axis=1))
+    return TopKSoftLabels(kept.astype(np.int32), _round_to_float16(log_kept), log_rest.astype(np.float32))
+
+
+def _round_to_float16(log_probs_RK: NDArray[np.float64]) -> NDArray[np.float16]:
+    """Round, handing each rounding error on to the next class, so that errors don't add up over equal probabilities."""
+    rounded = np.empty(log_probs_RK.shape, np.float16)
+    owed = np.zeros(len(log_probs_RK))
+    for k in range(log_probs_RK.shape[1]):
+        wanted = np.exp(log_probs_RK[:, k]) + owed
+        nearest = log_probs_RK[:, k].astype(np.float16)
+        step = np.spacing(np.abs(nearest)).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shifted = np.where(wanted > 0, np.log(wanted), -np.inf)
+        rounded[:, k] = np.clip(shifted, log_probs_RK[:, k] - step, np.minimum(log_probs_RK[:, k] + step, 0.0))
+        owed = wanted - np.exp(rounded[:, k].astype(np.float64))
+    return rounded

@@ -1,0 +1,71 @@
+"""The text side of a label set on disk: names, templates and raw feature means."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.layout import LabelSetLayout
+from richsem_schemas.manifest import FileHash, TextManifest
+from richsem_schemas.sealed_json import write_atomically
+
+NONE_NAME = "none"
+"""Row 0 of every vocabulary: the label of unlabelled pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextBank:
+    """One row a class.
+
+    Attributes:
+        class_names: row = `category_id`; row 0 is "none".
+        prompted_names: what stood in the templates, the same names under the `raw` policy.
+        templates: with `{}` for the name.
+        logit_scale: exponentiated.
+        features: [C, D] float32, means over the templates, not normalised.
+    """
+
+    class_names: tuple[str, ...]
+    prompted_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    logit_scale: float
+    features: NDArray[np.float32]
+
+
+def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
+    """Write features first, then the manifest that holds their hash."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(bank.features, dtype="<f4"), allow_pickle=False)
+    write_atomically(layout.text_features, buffer.getvalue())
+    TextManifest(
+        class_names=bank.class_names,
+        prompted_names=bank.prompted_names,
+        templates=bank.templates,
+        logit_scale=bank.logit_scale,
+        features=hash_bytes(buffer.getvalue()),
+    ).write(layout.text)
+
+
+def read_text_bank(layout: LabelSetLayout) -> TextBank:
+    """Read a label set's text bank.
+
+    Raises:
+        FileNotFoundError: it has none.
+        CorruptCacheError: it is not what was written.
+    """
+    manifest = TextManifest.read(layout.text)
+    data = layout.text_features.read_bytes()
+    if hash_bytes(data) != manifest.features:
+        raise CorruptCacheError(f"{layout.text_features}: its bytes don't match {layout.text}; make the set anew")
+    features = np.load(io.BytesIO(data), allow_pickle=False)
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != len(manifest.class_names):
+        raise CorruptCacheError(f"{layout.text_features}: not one float32 row a class; make the set anew")
+    return TextBank(manifest.class_names, manifest.prompted_names, manifest.templates, manifest.logit_scale, features)
+
+
+def hash_bytes(data: bytes) -> FileHash:
+    """Size and SHA-256 of a file's content."""
+    return FileHash(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,64 @@
+"""A view: the recipe of one training picture, and the regions in it that carry labels.
+
+One concept serves every dataset: a *crop* view has one tile and one region, a *mosaic* view up to four of each, a
+*window* view of a detection picture one tile and its visible ground-truth boxes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ViewKind = Literal["crop", "mosaic", "window"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window")
+
+PAD_VALUE = 114
+"""Grey level of the canvas where no tile lies, as in the reference's mosaics."""
+
+TILE_DTYPE = np.dtype(
+    [("sample", "<i4"), ("source_xyxy_px", "<f4", (4,)), ("paste_xyxy_px", "<i4", (4,)), ("flip", "<i4")]
+)
+"""One tile: the picture (its position in the shard), the rectangle taken from it (in pixels of the decoded picture),
+where it lands on the canvas, and whether it is mirrored left to right. 40 bytes."""
+
+REGION_DTYPE = np.dtype([("box_xyxy_px", "<f4", (4,)), ("tile", "<i4"), ("category_id", "<i4")])
+"""One region: its box on the canvas, the tile it shows, and its image-level or box label (0 = unlabelled). 24 bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The recipe of one training picture.
+
+    Attributes:
+        kind: crop, mosaic or window.
+        pass_index: which pass over the pictures the view belongs to, counted per kind from 0.
+        canvas_hw: height and width of the picture that `render_view` makes, in pixels.
+        tiles: [T] of `TILE_DTYPE`.
+        regions: [R] of `REGION_DTYPE`.
+    """
+
+    kind: ViewKind
+    pass_index: int
+    canvas_hw: tuple[int, int]
+    tiles: NDArray[np.void]
+    regions: NDArray[np.void]
+
+    @property
+    def member(self) -> str:
+        """The view's extension in a label shard, such as `mosaic-3.npy`."""
+        return f"{self.kind}-{self.pass_index}.npy"
+
+
+def parse_member(extension: str) -> tuple[ViewKind, int]:
+    """Read kind and pass back from a member's extension; the inverse of `View.member`.
+
+    Raises:
+        ValueError: the extension is not one that `View.member` writes.
+    """
+    stem, dot, suffix = extension.partition(".")
+    kind, dash, number = stem.partition("-")
+    for known in VIEW_KINDS:
+        if kind == known and dash and dot and suffix == "npy" and number.isdecimal() and str(int(number)) == number:
+            return known, int(number)
+    raise ValueError(f"{extension!r} is no view; expected KIND-PASS.npy with KIND one of {', '.join(VIEW_KINDS)}")
