@@ -1,0 +1,80 @@
+# From a machine with Python 3.11+ and make: everything else is installed into .venv.
+
+# Tried in this order; `make PYTHON=/path/to/python3 env` names one.
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.12 python3.11 python3 python3.13)
+BIN := .venv/bin
+READY := .venv/.ready
+
+# What lies on these paths would mix with the environment. The pinned torch is the one of the default index.
+unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND
+
+.PHONY: help env demo test lint requirements clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          set up, make the demo's cache, check it, and say which page to open"
+	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
+	@echo "make lint          set up, check format, style, types and imports"
+	@echo "make env           set up .venv with everything that the others need"
+	@echo "make requirements  pin the newest versions of all dependencies in requirements.txt"
+	@echo "make clean         remove .venv and what tools left behind; data/ and caches/ stay"
+
+env: $(READY)
+
+demo: env
+	$(BIN)/richsem-prep shard --dataset demo --root data/demo --out caches/demo --samples-per-shard 256
+	$(BIN)/richsem-prep verify caches/demo
+	$(BIN)/richsem-prep inspect caches/demo
+	$(BIN)/richsem-prep view caches/demo --html caches/demo.html
+	@echo "Open this page in a browser:"
+	@$(BIN)/python -c "import pathlib; print(pathlib.Path('caches/demo.html').resolve().as_uri())"
+
+test: env
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './caches/*' -prune -exec rm -rf {} +
+
+# pip only fetches uv: uv then picks builds of torch and torchvision that fit each other. Torch is large, so uv is
+# given time. uv doesn't read pip's configuration; where pip alone has been told of a mirror, uv is told of it too.
+$(READY): pyproject.toml requirements.txt | $(BIN)/python
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	PIP_USER=0 PIP_REQUIRE_HASHES=0 $(BIN)/python -m pip install --quiet 'uv>=0.5'
+	@export UV_HTTP_TIMEOUT="$${UV_HTTP_TIMEOUT:-300}"; \
+	mirror="$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}"; \
+	if [ -n "$$mirror" ] && [ -z "$$UV_DEFAULT_INDEX$$UV_INDEX_URL$$UV_INDEX$$UV_CONFIG_FILE" ] && \
+	  [ ! -e "$${XDG_CONFIG_HOME:-$$HOME/.config}/uv/uv.toml" ] && [ ! -e /etc/uv/uv.toml ]; then \
+	  export UV_DEFAULT_INDEX="$$mirror"; fi; \
+	echo "uv pip install --requirements requirements.txt --editable ."; \
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirements requirements.txt && \
+	UV_REQUIRE_HASHES=0 $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue; \
+	  found=$$python; \
+	  "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || continue; \
+	  echo "$$python -m venv .venv"; \
+	  exec "$$python" -m venv --clear .venv; \
+	done; \
+	if [ -n "$$found" ]; then \
+	  echo "$$found has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	else \
+	  echo "Python 3.11 or newer is needed, and none of these is: $(PYTHONS). Install one, or name it:" >&2; \
+	  echo "make PYTHON=/path/to/python3 env" >&2; \
+	fi; \
+	exit 1
+
+requirements: env
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \
+	  --generate-hashes --no-emit-index-url --no-header --output-file .venv/requirements.txt pyproject.toml
+	@echo '# Exact versions of what `make env` installs, with hashes; written by `make requirements`.' > requirements.txt
+	cat .venv/requirements.txt >> requirements.txt
