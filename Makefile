@@ -54,7 +54,7 @@ $(READY): pyproject.toml requirements.txt | $(BIN)/python
 	  export UV_DEFAULT_INDEX="$$mirror"; fi; \
 	echo "uv pip install --requirements requirements.txt --editable ."; \
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirements requirements.txt && \
-	UV_REQUIRE_HASHES=0 $(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	UV_REQUIRE_HASHES=0 $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
 $(BIN)/python:
