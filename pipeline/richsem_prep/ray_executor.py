@@ -74,7 +74,7 @@ class RayWorker:
         assert self._worker is not None
         return _as_value(lambda: self._worker.text_bank(vocabulary, names))  # type: ignore[union-attr, arg-type]
 
-    def open(self, layout: CacheLayout, labels: str, root: Path | None) -> None | Failure:
+    def open(self, layout: CacheLayout, labels: str, root: Path | None) -> Failure | None:
         """Get ready for a label set."""
         if self._worker is None:
             return self._not_started

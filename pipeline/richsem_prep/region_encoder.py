@@ -198,7 +198,8 @@ class _Forward:
 class Network(Protocol):
     """From normalised images to raw embeddings."""
 
-    def __call__(self, images_B3HW: Tensor, /) -> Tensor: ...
+    def __call__(self, images_B3HW: Tensor, /) -> Tensor:
+        """[B, D] or [R, D]."""
 
 
 def trunk(visual: "torch.nn.Module", images_B3HW: Tensor) -> Tensor:

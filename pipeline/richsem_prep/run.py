@@ -14,11 +14,11 @@ from richsem_prep.datasets import Source, open_source, preset
 from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
 from richsem_prep.finish import finish_cache, shard_is_done
 from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
+from richsem_prep.names import text_spec
 from richsem_prep.plan import freeze_listing
 from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
-from richsem_prep.templates import text_spec
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
@@ -277,7 +277,7 @@ def _prepare_label_set(
         region_encoder=description.region_encoder,
         precision=description.precision,
         views=ViewsSpec(crops=config.crops, mosaics=config.mosaics, geometry=preset(config.dataset).geometry),
-        text=text_spec(plan.vocabulary, config.names),
+        text=text_spec(plan.vocabulary, config.names, description.templates),
         embeddings=config.embeddings,
         top_k=min(config.top_k, len(plan.vocabulary.class_names)),
     )

@@ -38,4 +38,5 @@ class WorkerDescription:
     teacher: TeacherIdentity
     region_encoder: RegionEncoderSpec
     precision: Precision
+    templates: tuple[str, ...]
     environment: Environment

@@ -151,6 +151,7 @@ class StageClock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Count the block's seconds."""
         start = time.perf_counter()
         try:
             yield

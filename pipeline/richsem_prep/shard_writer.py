@@ -52,8 +52,13 @@ def open_tar(path: Path) -> Iterator[tuple[ShardTar, HashedFile]]:
     """A tar that becomes visible when the block ends well, and leaves nothing when it doesn't."""
     with hashed_file(path) as file:
         tar = ShardTar(file)
-        yield tar, file
-        tar.close()
+        try:
+            yield tar, file
+        except BaseException:
+            file.discard()
+            raise
+        finally:
+            tar.close()
 
 
 def write_index(path: Path, rows: list[tuple], schema: pa.Schema) -> FileHash:

@@ -203,8 +203,8 @@ def load_teacher(spec: TeacherSpec, *, device: torch.device) -> Teacher:
     model.eval().requires_grad_(False)
     identity = _identity(spec, model)
     model.to(device)
-    if device.type == "cuda":
-        model.visual.to(memory_format=torch.channels_last)
+    # Convolutions are up to twice as fast in this layout, on CPUs as on GPUs.
+    model.visual.to(memory_format=torch.channels_last)
     return Teacher(model, identity, tokenizer)
 
 

@@ -8,12 +8,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+from richsem_prep.names import NamePolicy, prompted_name, text_spec
 from richsem_prep.teacher import Teacher
-from richsem_prep.templates import TEMPLATES, NamePolicy, prompted_name, prompts_of, text_spec
 from richsem_schemas.manifest import TeacherIdentity, TextSpec, Vocabulary
 from richsem_schemas.sealed_json import json_sha256, write_atomically
 from richsem_schemas.text_bank import NONE_NAME, TextBank
+
+_BATCH_PROMPTS = 27
+
+TEMPLATES: tuple[str, ...] = ("{}.", *(template("{}") for template in OPENAI_IMAGENET_TEMPLATES))
+"""81: the bare name with a full stop, and OpenAI's 80 for ImageNet."""
+
+
+def prompts_of(name: str, row: int) -> list[str]:
+    """All prompts of one class; row 0 is the bare word "none", without templates, as in the reference."""
+    return [name] if row == 0 else [template.format(name) for template in TEMPLATES]
 
 
 def text_bank(
@@ -29,7 +40,7 @@ def text_bank(
     """
     assert vocabulary.class_names[0] == NONE_NAME
     names = tuple(prompted_name(name, policy) for name in vocabulary.class_names)
-    path = _cache_path(teacher.identity, text_spec(vocabulary, policy))
+    path = _cache_path(teacher.identity, text_spec(vocabulary, policy, TEMPLATES))
     features = _read_cached(path, len(names), teacher.identity.embed_dim)
     if features is None:
         features = text_means(teacher, names, on_progress=on_progress)
@@ -48,8 +59,10 @@ def text_means(
     """
     means = np.empty((len(names), teacher.identity.embed_dim), np.float32)
     for row, name in enumerate(names):
-        features = teacher.encode_text(prompts_of(name, row))
-        means[row] = features.double().mean(dim=0).float().cpu().numpy()
+        prompts = sorted(prompts_of(name, row), key=len)
+        # Prompts of about one length go together, since a batch costs what its longest prompt costs.
+        parts = [teacher.encode_text(prompts[i : i + _BATCH_PROMPTS]) for i in range(0, len(prompts), _BATCH_PROMPTS)]
+        means[row] = torch.cat(parts).double().mean(dim=0).float().cpu().numpy()
         on_progress(row + 1, len(names))
     return means
 

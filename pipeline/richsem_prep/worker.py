@@ -10,13 +10,13 @@ import PIL.features
 import torch
 import torchvision
 
+from richsem_prep.names import NamePolicy
 from richsem_prep.progress import Progress
 from richsem_prep.region_encoder import make_region_encoder
 from richsem_prep.settings import Precision, WorkerDescription, WorkerSettings
 from richsem_prep.shard_task import ShardInputs, ShardResult, run_shard
 from richsem_prep.teacher import load_teacher, parse_teacher
-from richsem_prep.templates import NamePolicy
-from richsem_prep.text import text_bank
+from richsem_prep.text import TEMPLATES, text_bank
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Environment, LabelSpec, Plan, Vocabulary
@@ -54,7 +54,7 @@ class Worker:
     def describe(self) -> WorkerDescription:
         """Teacher, encoder and environment, for the label set's spec."""
         environment = _environment(self._teacher.device)
-        return WorkerDescription(self._teacher.identity, self._encoder.spec, self._precision, environment)
+        return WorkerDescription(self._teacher.identity, self._encoder.spec, self._precision, TEMPLATES, environment)
 
     def text_bank(self, vocabulary: Vocabulary, policy: NamePolicy) -> TextBank:
         """The text bank of a vocabulary."""
@@ -62,7 +62,12 @@ class Worker:
         def count(done: int, _: int) -> None:
             self.progress.text_classes = done
 
-        return text_bank(self._teacher, vocabulary, policy, on_progress=count)
+        # No shard is being made yet, so all cores are free for it.
+        torch.set_num_threads(os.cpu_count() or 1)
+        try:
+            return text_bank(self._teacher, vocabulary, policy, on_progress=count)
+        finally:
+            torch.set_num_threads(TORCH_THREADS)
 
     def open(self, layout: CacheLayout, labels: str, root: Path | None) -> None:
         """Get ready for the shards of one label set.

@@ -1,0 +1,330 @@
+"""`richsem-prep inspect`: what a label set is, what it weighs, and what its soft labels say."""
+
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
+
+from richsem_schemas.codec import unpack_view
+from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import LabelManifest, LabelSpec, LabelsReceipt, Plan
+from richsem_schemas.reader import Cache, read_span, view_rows
+from richsem_schemas.soft_labels import TopKSoftLabels
+from richsem_schemas.text_bank import NONE_NAME
+
+CLASSES_SHOWN = 10
+REASONS_SHOWN = 10
+PROJECTED_PICTURES = 1_000_000
+
+_UNLABELLED = 0
+_FINGERPRINT_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How many regions carry a class as their hard label."""
+
+    name: str
+    regions: int
+
+
+@dataclass(frozen=True)
+class CacheStatistics:
+    """Figures of one label set and its pictures.
+
+    Attributes:
+        labels: name of the label set.
+        plan: of the cache.
+        spec: of the label set.
+        samples: good pictures.
+        views: by kind.
+        regions: by kind.
+        picture_bytes: of the tars of pictures.
+        label_bytes: of the tars of labels.
+        index_bytes: of the indexes of both.
+        total_bytes: of every file in OUT, other label sets included.
+        mean_entropy: nats, mean over regions, of the kept classes with the rest as one more class; 0 without regions.
+        mean_captured_mass: mean over regions of the kept classes' probability.
+        labelled_regions: regions with a hard label.
+        agreeing_regions: of those, the ones whose most probable class it is.
+        class_counts: regions by hard label, most frequent first, ties by the vocabulary's order; "none" left out.
+        quarantined: reasons and their counts, most frequent first.
+        seconds: by stage, summed over the set's shards.
+    """
+
+    labels: str
+    plan: Plan
+    spec: LabelSpec
+    samples: int
+    views: dict[str, int]
+    regions: dict[str, int]
+    picture_bytes: int
+    label_bytes: int
+    index_bytes: int
+    total_bytes: int
+    mean_entropy: float
+    mean_captured_mass: float
+    labelled_regions: int
+    agreeing_regions: int
+    class_counts: tuple[ClassCount, ...]
+    quarantined: tuple[tuple[str, int], ...]
+    seconds: dict[str, float]
+
+    @property
+    def bytes_a_region(self) -> float:
+        """Of the tars of labels."""
+        return self.label_bytes / max(sum(self.regions.values()), 1)
+
+    @property
+    def bytes_a_picture(self) -> float:
+        """Of the tars of pictures."""
+        return self.picture_bytes / max(self.samples, 1)
+
+    @property
+    def projected_bytes(self) -> float:
+        """Of pictures, this label set and their indexes, for a million pictures."""
+        return (self.picture_bytes + self.label_bytes + self.index_bytes) / max(self.samples, 1) * PROJECTED_PICTURES
+
+    @property
+    def top1_agreement(self) -> float | None:
+        """Share of labelled regions whose most probable class is their hard label; None without such regions."""
+        return self.agreeing_regions / self.labelled_regions if self.labelled_regions else None
+
+
+def inspect_label_set(
+    cache: Cache, name: str, *, on_progress: Callable[[int, int], None] | None = None
+) -> CacheStatistics:
+    """Read every view of a label set and count.
+
+    Args:
+        cache: a finished cache.
+        name: of a finished label set.
+        on_progress: called with shards done and shards in all.
+
+    Raises:
+        CorruptCacheError: a file is missing or damaged.
+    """
+    manifest, layout, plan = cache.label_sets[name], cache.layout, cache.manifest.plan
+    counts = _Counts(len(plan.vocabulary.class_names))
+    for done, summary in enumerate(manifest.shards, 1):
+        _count_shard(counts, layout, name, summary.shard)
+        if on_progress:
+            on_progress(done, len(manifest.shards))
+    regions = max(sum(counts.regions.values()), 1)
+    pictures = cache.manifest.shards
+    return CacheStatistics(
+        labels=name,
+        plan=plan,
+        spec=manifest.spec,
+        samples=cache.manifest.samples,
+        views=dict(counts.views),
+        regions=dict(counts.regions),
+        picture_bytes=cache.manifest.bytes,
+        label_bytes=manifest.bytes,
+        index_bytes=sum(shard.index.bytes for shard in (*pictures, *manifest.shards)),
+        total_bytes=_bytes_below(layout.out),
+        mean_entropy=counts.entropy / regions,
+        mean_captured_mass=counts.mass / regions,
+        labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
+        agreeing_regions=counts.agreeing,
+        class_counts=_class_counts(plan, counts.by_class),
+        quarantined=tuple(_quarantine_reasons(layout, plan).most_common()),
+        seconds=_stage_seconds(layout, manifest),
+    )
+
+
+class _Counts:
+    """Sums over the views read so far."""
+
+    def __init__(self, classes: int) -> None:
+        self.views: Counter[str] = Counter()
+        self.regions: Counter[str] = Counter()
+        self.by_class: NDArray[np.int64] = np.zeros(classes, np.int64)
+        self.agreeing = 0
+        self.entropy = 0.0
+        self.mass = 0.0
+
+
+def _count_shard(counts: _Counts, layout: CacheLayout, name: str, shard: int) -> None:
+    rows = view_rows(layout, name, shard)
+    path = layout.label_set(name).tar(shard)
+    data = memoryview(read_span(path, 0, path.stat().st_size))
+    categories, kept = [], []
+    for row in rows:
+        if not 0 <= row.offset <= row.offset + row.size <= len(data):
+            raise CorruptCacheError(f"{path}: cut short; run `richsem-prep verify {layout.out}`")
+        labelled = unpack_view(data[row.offset : row.offset + row.size], row.member)
+        counts.views[row.kind] += 1
+        counts.regions[row.kind] += len(labelled.view.regions)
+        categories.append(labelled.view.regions["category_id"])
+        kept.append(labelled.labels)
+    if not kept:
+        return
+    category_ids = np.concatenate(categories)
+    if len(category_ids) and not (0 <= category_ids.min() and category_ids.max() < len(counts.by_class)):
+        raise CorruptCacheError(f"{path}: a category_id is not in the vocabulary; run `richsem-prep verify`")
+    labels = TopKSoftLabels(
+        np.concatenate([item.class_ids for item in kept]),
+        np.concatenate([item.log_probs for item in kept]),
+        np.concatenate([item.log_rest for item in kept]),
+    )
+    counts.by_class += np.bincount(category_ids, minlength=len(counts.by_class))
+    is_labelled = category_ids != _UNLABELLED
+    counts.agreeing += int((labels.class_ids[:, 0] == category_ids)[is_labelled].sum())
+    counts.entropy += float(label_entropies(labels).sum())
+    counts.mass += float(np.exp(labels.log_probs.astype(np.float64)).sum())
+
+
+def label_entropies(labels: TopKSoftLabels) -> NDArray[np.float64]:
+    """[R] entropies in nats of the kept classes, with the rest as one more class: a lower bound of the full one."""
+    log_probs = np.concatenate([labels.log_probs, labels.log_rest[:, None]], axis=1).astype(np.float64)
+    probs = np.exp(log_probs)
+    # p log p is 0 at p = 0, where log p is -inf.
+    return -np.where(probs > 0, probs * np.where(probs > 0, log_probs, 0.0), 0.0).sum(axis=1)
+
+
+def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, ...]:
+    counts = zip(plan.vocabulary.class_names[_UNLABELLED + 1 :], by_class[_UNLABELLED + 1 :].tolist(), strict=True)
+    return tuple(sorted((ClassCount(name, regions) for name, regions in counts), key=lambda item: -item.regions))
+
+
+def _quarantine_reasons(layout: CacheLayout, plan: Plan) -> Counter[str]:
+    reasons: Counter[str] = Counter()
+    shards = (layout.quarantine(shard) for shard in range(plan.shards))
+    for path in (layout.listing_quarantine, *shards):
+        if path.is_file():
+            with path.open("rb") as file:
+                reasons.update(_reason(path, line) for line in file)
+    return reasons
+
+
+def _reason(path: Path, line: bytes) -> str:
+    try:
+        return str(json.loads(line)["reason"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CorruptCacheError(f"{path}: a line is no quarantined sample; run `richsem-prep verify`") from None
+
+
+def _stage_seconds(layout: CacheLayout, manifest: LabelManifest) -> dict[str, float]:
+    """From the receipts of the labels; where a shard's pictures were made with them, those seconds are among them."""
+    total: Counter[str] = Counter()
+    for summary in manifest.shards:
+        total.update(LabelsReceipt.read(layout.label_set(manifest.name).receipt(summary.shard)).seconds)
+    return dict(total)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes of the regular files below a folder; links are not followed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            status = os.lstat(os.path.join(parent, name))
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def statistics_table(statistics: CacheStatistics) -> Table:
+    """For people."""
+    table = Table(title=f"label set {statistics.labels}", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for section in (_identity_rows, _size_rows, _label_rows, _class_rows, _trouble_rows):
+        for name, value in section(statistics):
+            table.add_row(name, Text(printable_text(value)))
+        table.add_section()
+    return table
+
+
+def _identity_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
+    plan, spec = statistics.plan, statistics.spec
+    size = "the view's own size" if spec.region_encoder.teacher_size is None else f"{spec.region_encoder.teacher_size}"
+    limit = f" of {plan.listed:,} listed" if plan.samples != plan.listed else ""
+    yield "dataset", f"{plan.dataset}, {len(plan.vocabulary.class_names) - 1:,} classes of {plan.vocabulary.name}"
+    yield "plan", f"{plan.samples:,} samples{limit} in {plan.shards:,} shards of {plan.samples_per_shard:,}"
+    yield "seed", f"{plan.seed}"
+    yield "pictures", "copied" if plan.pictures == "copy" else f"referenced, in {plan.root}"
+    yield "teacher", f"{spec.teacher.name}, weights {spec.teacher.weights_sha256[:_FINGERPRINT_DIGITS]}"
+    yield "region encoder", f"{spec.region_encoder.kind}, teacher size {size}, {spec.precision}"
+    yield "text", f"{spec.text.classes:,} names ({spec.text.names}) in {spec.text.templates} templates"
+    yield (
+        "fingerprints",
+        (f"plan {plan.fingerprint[:_FINGERPRINT_DIGITS]}, labels {spec.fingerprint[:_FINGERPRINT_DIGITS]}"),
+    )
+
+
+def _size_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
+    yield "pictures", f"{statistics.samples:,}: {readable_bytes(statistics.picture_bytes)}"
+    yield "labels", readable_bytes(statistics.label_bytes)
+    yield "index", readable_bytes(statistics.index_bytes)
+    yield "everything in OUT", readable_bytes(statistics.total_bytes)
+    yield "bytes a picture", f"{statistics.bytes_a_picture:,.0f}"
+    yield "bytes a region", f"{statistics.bytes_a_region:,.0f} of labels"
+    yield "for 1 million pictures", f"{readable_bytes(statistics.projected_bytes)} of pictures, labels and index"
+
+
+def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
+    spec, regions = statistics.spec, sum(statistics.regions.values())
+    embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} x {spec.embeddings}"
+    yield "stored a region", f"top {spec.top_k} of {spec.text.classes:,} classes, {embeddings}"
+    for kind, views in sorted(statistics.views.items()):
+        passes = getattr(spec.views, {"crop": "crops", "mosaic": "mosaics"}.get(kind, "windows"))
+        shown = f"{passes} pass{'es' * (passes != 1)}: {views:,} views"
+        yield f"{kind} views", f"{shown}, {statistics.regions[kind]:,} regions"
+    if regions:
+        rest = f"top {spec.top_k} with the rest as one bucket"
+        yield "label entropy", f"{statistics.mean_entropy:.3f} nats, mean over regions; {rest}"
+        yield "captured mass", f"{statistics.mean_captured_mass:.1%}, mean over regions, in the top {spec.top_k}"
+    if statistics.top1_agreement is not None:
+        yield (
+            "top-1 is the hard label",
+            (f"{statistics.top1_agreement:.1%} of {statistics.labelled_regions:,} labelled regions"),
+        )
+
+
+def _class_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
+    present = [item for item in statistics.class_counts if item.regions]
+    unlabelled = sum(statistics.regions.values()) - statistics.labelled_regions
+    yield "classes with regions", f"{len(present):,} of {len(statistics.class_counts):,}"
+    yield "classes without", f"{len(statistics.class_counts) - len(present):,}"
+    yield "regions without a label", f"{unlabelled:,} ({NONE_NAME})"
+    if present:
+        yield "most frequent", _shown(present[:CLASSES_SHOWN])
+        yield "least frequent", _shown(present[::-1][:CLASSES_SHOWN])
+
+
+def _shown(counts: list[ClassCount]) -> str:
+    return ", ".join(f"{item.name} {item.regions:,}" for item in counts)
+
+
+def _trouble_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
+    yield "quarantined", f"{sum(count for _, count in statistics.quarantined):,}"
+    for reason, count in statistics.quarantined[:REASONS_SHOWN]:
+        yield f"  {count:,} times", reason
+    if (more := len(statistics.quarantined) - REASONS_SHOWN) > 0:
+        yield "  and", f"{more:,} other reasons"
+    seconds = ", ".join(f"{stage} {value:,.1f}" for stage, value in statistics.seconds.items())
+    yield "seconds by stage", f"{seconds}; summed over shards and threads"
+
+
+def readable_bytes(count: float) -> str:
+    """Bytes with the unit that leaves one to three digits before the point."""
+    unit = "B"
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if abs(count) < 1000 or unit == "PB":
+            break
+        count /= 1000
+    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+
+
+def printable_text(text: str) -> str:
+    r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
