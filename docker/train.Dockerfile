@@ -4,8 +4,8 @@
 
 FROM python:3.12-slim AS build
 RUN --mount=type=cache,target=/root/.cache/pip pip install "uv>=0.5"
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300
-RUN uv venv /opt/richsem
+ENV UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_HTTP_TIMEOUT=300
+RUN uv venv --python /usr/local/bin/python3.12 /opt/richsem
 WORKDIR /src
 # Dependencies change less often than code, so they are a layer of their own.
 COPY pyproject.toml requirements.txt ./
