@@ -108,7 +108,8 @@ class CacheLayout:
         folders = self.out / "labels"
         if not folders.is_dir():
             return []
-        return sorted(f.name for f in folders.iterdir() if _SET_NAME.fullmatch(f.name) and (f / "spec.json").is_file())
+        names = (folder.name for folder in folders.iterdir() if (folder / "spec.json").is_file())
+        return sorted(name for name in names if _SET_NAME.fullmatch(name) and ".." not in name)
 
 
 @dataclass(frozen=True)

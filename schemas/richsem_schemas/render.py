@@ -47,5 +47,5 @@ def _render_tile(view: View, index: int, pictures: Mapping[int, Image.Image]) ->
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Clip what float32 rounding moved past the border, and keep a sliver of area for PIL."""
     width, height = size
-    x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
-    return min(x1, width - 1e-3), min(y1, height - 1e-3), max(x2, x1 + 1e-3), max(y2, y1 + 1e-3)
+    x1, y1 = min(max(box[0], 0.0), width - 1e-3), min(max(box[1], 0.0), height - 1e-3)
+    return x1, y1, max(min(box[2], float(width)), x1 + 1e-3), max(min(box[3], float(height)), y1 + 1e-3)
