@@ -16,7 +16,7 @@ from richsem_schemas.errors import SourceError
 
 from . import world
 
-DEMO_VERSION = 1
+DEMO_VERSION = 2
 """Raised whenever the same seed would write other files than before."""
 
 TRAIN_ANNOTATIONS = Path("detection/annotations/lvis_demo_train.json")

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 TEXTURES = ("striped", "dotted", "plain")
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
@@ -47,6 +47,11 @@ _HUES_DEGREES = {"red": 0, "yellow": 54, "green": 115, "cyan": 180, "blue": 222,
 
 # Shapes are drawn this many times larger and averaged down: smooth edges.
 _SUPERSAMPLING = 4
+_PADDING = 3
+
+# Objects have a dark rim, so that their outline stands out from their texture.
+_RIM_COLOUR = (22, 20, 26)
+_RIM_BLUR = 0.08
 
 # The rest of the range, 0..7, is for the grain.
 _BRIGHTEST = 247
@@ -156,7 +161,7 @@ def draw_picture(rng: np.random.Generator, name: str | None, *, size: tuple[int,
     canvas = _draw_clutter(rng, (height, width))
     objects = []
     if name is not None:
-        radius = float(rng.uniform(0.27, 0.42)) * min(height, width)
+        radius = float(rng.uniform(0.29, 0.43)) * min(height, width)
         # The outer part of a picture is what crops and mosaics cut away: objects stay away from it.
         spread_x, spread_y = min(0.1 * width, width / 2 - radius), min(0.1 * height, height / 2 - radius)
         centre = (
@@ -234,7 +239,7 @@ def _paint_object(
 ) -> SceneObject:
     """Paint one object onto `canvas` in place, and say where it is."""
     texture, colour, shape = split_name(name)
-    angle, squeeze, squeezed_axis = rng.uniform((-0.4, 0.86, 0.0), (0.4, 1.0, 1.0)).tolist()
+    angle, squeeze, squeezed_axis = rng.uniform((-0.25, 0.86, 0.0), (0.25, 1.0, 1.0)).tolist()
     outline = _outline(shape) * ((1.0, squeeze) if squeezed_axis < 0.5 else (squeeze, 1.0))
     cosine, sine = math.cos(angle), math.sin(angle)
     polygon = outline @ np.array([[cosine, sine], [-sine, cosine]]) * radius + centre_xy
@@ -243,12 +248,19 @@ def _paint_object(
     left, top = np.floor(polygon.min(0)).astype(int).tolist()
     right, bottom = np.ceil(polygon.max(0)).astype(int).tolist()
 
+    # Room for the rim's blur, which takes what lies beyond the mask's border for more of the same.
+    left, top, right, bottom = left - _PADDING, top - _PADDING, right + _PADDING, bottom + _PADDING
+
     mask = Image.new("L", ((right - left) * _SUPERSAMPLING, (bottom - top) * _SUPERSAMPLING))
     path = (polygon - (left, top)) * _SUPERSAMPLING - 0.5
     ImageDraw.Draw(mask).polygon(path.ravel().tolist(), fill=255)
     mask = mask.reduce(_SUPERSAMPLING)
+    canvas.paste(_RIM_COLOUR, (left, top, right, bottom), mask)
+    # A blurred mask is full only well inside: 8 x blur - 7 x 255, saturating, leaves a dark rim of some width.
+    blurred = mask.filter(ImageFilter.BoxBlur(_RIM_BLUR * radius))
+    inside = ImageChops.add(blurred, blurred, scale=0.25, offset=-7 * 255)
     paint = _paint(rng, texture, colour, (bottom - top, right - left), radius)
-    canvas.paste(Image.fromarray(paint), (left, top), mask)
+    canvas.paste(Image.fromarray(paint), (left, top), inside)
 
     # Twice the coverage less one, saturating: what is left is covered by half and more.
     covered = ImageChops.add(mask, mask, offset=-255).getbbox()

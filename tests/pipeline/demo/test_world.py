@@ -21,39 +21,22 @@ def test_the_same_generator_state_draws_the_same_picture():
     np.testing.assert_array_equal(first.pixels, again.pixels)
 
 
-@pytest.mark.parametrize("name", world.NAMES)
-def test_boxes_are_tight_around_the_drawn_pixels_and_inside_the_picture(name):
-    for seed in range(3):
-        with_object = world.draw_picture(np.random.default_rng(seed), name, size=(120, 100))
-        (painted,) = with_object.objects
+@pytest.mark.parametrize("shape", world.SHAPES)
+def test_boxes_are_tight_around_the_drawn_pixels_and_inside_the_picture(shape):
+    names = [name for name in world.NAMES if name.endswith(shape)]
+    for seed, name in enumerate(names):
+        background = world.draw_picture(np.random.default_rng(seed), None, size=(120, 100))
+        drawn = world.draw_picture(np.random.default_rng(seed), name, size=(120, 100))
+        (painted,) = drawn.objects
         left, top, right, bottom = painted.box_xyxy_px
 
         assert 0 <= left < right <= 100
         assert 0 <= top < bottom <= 120
-        # Saturation tells the object from the muted background; its marks may be paler or darker than that.
-        inside = with_object.pixels[top:bottom, left:right].astype(int)
-        saturated = (inside.max(-1) - inside.min(-1)) > 75
-        columns, rows = np.flatnonzero(saturated.any(0)), np.flatnonzero(saturated.any(1))
-        slack = 0.22 * max(right - left, bottom - top)
-        assert columns[0] <= slack
-        assert columns[-1] >= right - left - 1 - slack
-        assert rows[0] <= slack
-        assert rows[-1] >= bottom - top - 1 - slack
-        outside = with_object.pixels.astype(int)
-        outside[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = 0
-        assert ((outside.max(-1) - outside.min(-1)) > 100).sum() == 0
-
-
-def test_boxes_of_plain_objects_are_tight_to_the_pixel():
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        scene = world.draw_scene(rng, [f"plain_red_{world.SHAPES[seed % 8]}"])
-        (painted,) = scene.objects
-        pixels = scene.pixels.astype(int)
-        red = (pixels[..., 0] - pixels[..., 1:].max(-1)) > 90
-        columns, rows = np.flatnonzero(red.any(0)), np.flatnonzero(red.any(1))
+        # The same generator state draws the same background first; only the grain, at most 7, differs besides.
+        changed = np.abs(drawn.pixels.astype(int) - background.pixels).max(-1) > 20
+        columns, rows = np.flatnonzero(changed.any(0)), np.flatnonzero(changed.any(1))
         found = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        np.testing.assert_allclose(painted.box_xyxy_px, found, atol=1)
+        np.testing.assert_allclose(painted.box_xyxy_px, found, atol=2)
 
 
 def test_outlines_fill_their_boxes():

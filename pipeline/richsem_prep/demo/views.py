@@ -1,0 +1,124 @@
+"""What the demo teacher is trained and measured on: views of fresh pictures, made by the code that makes caches.
+
+Every view here is drawn anew from the world, with the names of its regions beside it.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from richsem_prep import recipes
+from richsem_schemas.manifest import ViewGeometry
+from richsem_schemas.render import render_view
+from richsem_schemas.view import View
+
+from . import world
+
+GEOMETRY = ViewGeometry(
+    short_sides=tuple(range(96, 161, 8)),
+    longest_side=267,
+    first_short_sides=(80, 100, 120),
+    crop_sides=(77, 120),
+    mosaic_tile=128,
+)
+"""The reference's scales, divided by five: pictures of the demo are that much smaller than COCO's."""
+
+NONE_NAME = "none"
+"""What a picture of nothing but background is called; row 0 of every text bank."""
+
+_JPEG_QUALITY = 85
+_LEAST_VISIBLE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class NamedView:
+    """A rendered view and what its regions show.
+
+    Attributes:
+        picture: RGB.
+        boxes_xyxy_px: [R, 4] float32.
+        names: R class names, or "none".
+    """
+
+    picture: Image.Image
+    boxes_xyxy_px: NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+def whole_picture(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedView:
+    """A classification picture as drawn; its region is the whole of it.
+
+    Args:
+        rng: draws the picture.
+        name: its class, or "none".
+        jpeg: whether the picture goes through JPEG, as one of a dataset has.
+    """
+    scene = world.draw_picture(rng, None if name == NONE_NAME else name)
+    picture = _decoded(scene.pixels, jpeg=jpeg)
+    return NamedView(picture, np.array([(0, 0, *picture.size)], np.float32), (name,))
+
+
+def crop(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedView:
+    """A crop view of a fresh picture."""
+    picture = whole_picture(rng, name, jpeg=jpeg).picture
+    sample = recipes.Sample(0, (picture.height, picture.width), 0)
+    return _rendered(recipes.crop_view(sample, 0, GEOMETRY, rng), [picture], [name])
+
+
+def mosaic(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+    """A mosaic view of four fresh pictures."""
+    pictures = [whole_picture(rng, name, jpeg=jpeg).picture for name in names]
+    samples = [recipes.Sample(index, (picture.height, picture.width), 0) for index, picture in enumerate(pictures)]
+    return _rendered(recipes.mosaic_view(samples, 0, GEOMETRY, rng), pictures, names)
+
+
+def scene(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+    """A whole detection scene with its boxes."""
+    drawn = world.draw_scene(rng, names)
+    boxes = np.array([each.box_xyxy_px for each in drawn.objects], np.float32)
+    return NamedView(_decoded(drawn.pixels, jpeg=jpeg), boxes, tuple(names))
+
+
+def window(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+    """A detection scene as the detection augmentation shows it, with the boxes that are mostly in view.
+
+    May be left without regions.
+    """
+    whole = scene(rng, names, jpeg=jpeg)
+    cut = recipes.draw_crop((whole.picture.height, whole.picture.width), GEOMETRY, rng)
+    height, width = cut.out_hw
+    picture = whole.picture.resize((width, height), Image.Resampling.BILINEAR, box=cut.source_xyxy_px)
+    left, top, right, bottom = cut.source_xyxy_px
+    ratio = np.array([width / (right - left), height / (bottom - top)] * 2, np.float32)
+    boxes = (whole.boxes_xyxy_px - np.array([left, top] * 2, np.float32)) * ratio
+    if cut.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+    visible = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    kept = _areas(visible) >= _LEAST_VISIBLE * _areas(boxes)
+    return NamedView(picture, visible[kept], tuple(name for name, keep in zip(names, kept, strict=True) if keep))
+
+
+def _rendered(view: View, pictures: Sequence[Image.Image], names: Sequence[str]) -> NamedView:
+    picture = render_view(view, dict(enumerate(pictures)))
+    return NamedView(
+        picture, view.regions["box_xyxy_px"].copy(), tuple(names[tile] for tile in view.regions["tile"].tolist())
+    )
+
+
+def _areas(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    return np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
+
+
+def _decoded(pixels: NDArray[np.uint8], *, jpeg: bool) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    if not jpeg:
+        return picture
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return Image.open(buffer).convert("RGB")
