@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -288,3 +289,72 @@ def finish(out: _Out, labels: _Labels = None) -> None:
             raise RichSemError(f"{out} has no label set {name!r}; it has: {', '.join(layout.label_sets()) or 'none'}")
     finish_cache(layout, sets)
     typer.echo(f"{out} is finished: {', '.join(sets)}")
+
+
+@app.command()
+def verify(
+    out: _Out,
+    labels: Annotated[str | None, typer.Option(help="Check this label set alone. \\[default: all]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Shards checked at a time. \\[default: one a core]")
+    ] = None,
+) -> None:
+    """Check a whole cache: every byte against its hash, every member against the index, every value's range.
+
+    Exits with 1 where anything is wrong, and says what to do about it.
+
+    [bold]Example[/bold]
+
+      richsem-prep verify caches/inet-lvis
+    """
+    from richsem_prep.verify import bytes_bar, problem_lines, success_line, verify_cache
+
+    start = time.monotonic()
+    with bytes_bar(Console(stderr=True)) as on_progress:
+        verification = verify_cache(out, labels=labels, threads=threads, on_progress=on_progress)
+    for note in verification.notes:
+        typer.echo(f"note: {note}")
+    for line in problem_lines(out, verification):
+        typer.echo(line)
+    if verification.problems:
+        raise typer.Exit(1)
+    typer.echo(success_line(out, verification, seconds=time.monotonic() - start))
+
+
+@app.command()
+def inspect(out: _Out, labels: _Labels = None) -> None:
+    """Show what a label set is, what it weighs, and what its soft labels say.
+
+    [bold]Example[/bold]
+
+      richsem-prep inspect caches/inet-lvis
+    """
+    from richsem_prep.inspect_cache import inspect_label_set, statistics_table
+    from richsem_schemas.reader import open_cache
+
+    cache = open_cache(out)
+    Console().print(statistics_table(inspect_label_set(cache, cache.label_set(labels).name)))
+
+
+@app.command()
+def view(
+    out: _Out,
+    html: Annotated[Path, typer.Option(help="The page to write.")],
+    labels: _Labels = None,
+    views: Annotated[int, typer.Option(min=1, max=500, help="How many views to show.")] = 12,
+    root: Annotated[
+        Path | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
+    ] = None,
+) -> None:
+    """Write a page that shows views with their boxes and soft labels; one file, to open in any browser.
+
+    [bold]Example[/bold]
+
+      richsem-prep view caches/inet-lvis --html views.html
+    """
+    from richsem_prep.page import write_page
+    from richsem_schemas.reader import open_cache
+
+    cache = open_cache(out)
+    shown = write_page(cache, cache.label_set(labels).name, html, views=views, root=root)
+    typer.echo(f"{html}: {shown} views")

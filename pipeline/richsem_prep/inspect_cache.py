@@ -137,7 +137,7 @@ def inspect_label_set(
         labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
-        quarantined=tuple(_quarantine_reasons(layout, plan).most_common()),
+        quarantined=tuple(_quarantine_reasons(layout, len(pictures)).most_common()),
         seconds=_stage_seconds(layout, manifest),
     )
 
@@ -170,7 +170,7 @@ def _count_shard(counts: _Counts, layout: CacheLayout, name: str, shard: int) ->
     if not kept:
         return
     category_ids = np.concatenate(categories)
-    if len(category_ids) and not (0 <= category_ids.min() and category_ids.max() < len(counts.by_class)):
+    if len(category_ids) and not (category_ids.min() >= 0 and category_ids.max() < len(counts.by_class)):
         raise CorruptCacheError(f"{path}: a category_id is not in the vocabulary; run `richsem-prep verify`")
     labels = TopKSoftLabels(
         np.concatenate([item.class_ids for item in kept]),
@@ -197,10 +197,9 @@ def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, 
     return tuple(sorted((ClassCount(name, regions) for name, regions in counts), key=lambda item: -item.regions))
 
 
-def _quarantine_reasons(layout: CacheLayout, plan: Plan) -> Counter[str]:
+def _quarantine_reasons(layout: CacheLayout, shards: int) -> Counter[str]:
     reasons: Counter[str] = Counter()
-    shards = (layout.quarantine(shard) for shard in range(plan.shards))
-    for path in (layout.listing_quarantine, *shards):
+    for path in (layout.listing_quarantine, *map(layout.quarantine, range(shards))):
         if path.is_file():
             with path.open("rb") as file:
                 reasons.update(_reason(path, line) for line in file)
@@ -249,7 +248,8 @@ def _identity_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     size = "the view's own size" if spec.region_encoder.teacher_size is None else f"{spec.region_encoder.teacher_size}"
     limit = f" of {plan.listed:,} listed" if plan.samples != plan.listed else ""
     yield "dataset", f"{plan.dataset}, {len(plan.vocabulary.class_names) - 1:,} classes of {plan.vocabulary.name}"
-    yield "plan", f"{plan.samples:,} samples{limit} in {plan.shards:,} shards of {plan.samples_per_shard:,}"
+    shards = f"{plan.shards:,} shard{'s' * (plan.shards > 1)} of {plan.samples_per_shard:,}"
+    yield "plan", f"{plan.samples:,} samples{limit} in {shards}"
     yield "seed", f"{plan.seed}"
     yield "pictures", "copied" if plan.pictures == "copy" else f"referenced, in {plan.root}"
     yield "teacher", f"{spec.teacher.name}, weights {spec.teacher.weights_sha256[:_FINGERPRINT_DIGITS]}"
@@ -308,7 +308,7 @@ def _shown(counts: list[ClassCount]) -> str:
 def _trouble_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     yield "quarantined", f"{sum(count for _, count in statistics.quarantined):,}"
     for reason, count in statistics.quarantined[:REASONS_SHOWN]:
-        yield f"  {count:,} times", reason
+        yield f"  {count:,} time{'s' * (count > 1)}", reason
     if (more := len(statistics.quarantined) - REASONS_SHOWN) > 0:
         yield "  and", f"{more:,} other reasons"
     seconds = ", ".join(f"{stage} {value:,.1f}" for stage, value in statistics.seconds.items())

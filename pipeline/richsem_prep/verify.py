@@ -9,13 +9,17 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from richsem_prep.inspect_cache import printable_text, readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
 from richsem_prep.verify_shard import (
@@ -42,6 +46,9 @@ from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_THREADS = 16
+
+MAX_PROBLEMS_SHOWN = 50
+"""Lines printed; a cache that is broken all over has one a file."""
 
 _SHARD_FILE = re.compile(r"(?P<folder>.+)/(?P<stem>[A-Za-z0-9_-]+)\.(?:tar|parquet|jsonl?)")
 _NUMBER = re.compile(r".+-(\d{6,9})")
@@ -222,6 +229,7 @@ class _Verifier:
     def run(self, threads: int) -> Verification:
         """Check the cache's own files, then the shards, some at a time."""
         cache, plan = self.cache, self.cache.plan
+        cache.done.add(cache.sizes.get(cache.relative(cache.layout.plan), 0))
         self._check_strangers()
         manifest = self._check_manifest()
         self._check_listing()
@@ -470,3 +478,33 @@ def _text_problems(bank: TextBank, spec: LabelSpec, plan: Plan) -> Iterator[str]
         norms = np.linalg.norm(bank.features.astype(np.float64), axis=1)
     if not (np.isfinite(norms) & (norms > 0)).all():
         yield "its features have rows that are zero or no numbers"
+
+
+def problem_lines(out: Path, verification: Verification) -> Iterator[str]:
+    """What is wrong, a line a problem, the first of them."""
+    problems = verification.problems
+    for problem in problems[:MAX_PROBLEMS_SHOWN]:
+        yield printable_text(f"{out / problem.path}: {problem.message}; {problem.remedy}")
+    files = len({problem.path for problem in problems})
+    if problems:
+        more = f", {len(problems) - MAX_PROBLEMS_SHOWN:,} of them not shown" * (len(problems) > MAX_PROBLEMS_SHOWN)
+        yield (
+            f"{out}: {len(problems):,} problem{'s' * (len(problems) > 1)} in {files:,} file{'s' * (files > 1)}{more}"
+        )
+
+
+def success_line(out: Path, verification: Verification, *, seconds: float) -> str:
+    """What was found to be right."""
+    v, sets = verification, len(verification.label_sets)
+    counts = f"{v.files:,} files, {v.pictures:,} pictures, {v.views:,} views and {v.regions:,} regions"
+    rate = f"{readable_bytes(v.bytes)} in {seconds:.1f} s, {v.bytes / 1e6 / max(seconds, 1e-9):,.0f} MB/s"
+    return f"{out} is whole: {counts} in {sets} label set{'s' * (sets != 1)}; {rate}"
+
+
+@contextmanager
+def bytes_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over bytes; a log gets none."""
+    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -136,6 +136,7 @@ class HashingReader:
         self._file = file
         self._done = done
         self._digest = hashlib.sha256()
+        self._uncounted = 0
         self.position = 0
 
     def read(self, size: int) -> bytes:
@@ -143,8 +144,10 @@ class HashingReader:
         data = self._file.read(size)
         self._digest.update(data)
         self.position += len(data)
-        if len(data) >= _BLOCK:
-            self._done.add(len(data))
+        self._uncounted += len(data)
+        if self._uncounted >= _CHUNK or len(data) < size:
+            self._done.add(self._uncounted)
+            self._uncounted = 0
         return data
 
     def drain(self) -> None:
