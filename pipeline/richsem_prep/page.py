@@ -333,7 +333,7 @@ header p b{color:var(--ink)}
 h2{font-size:18px;font-weight:650;margin:30px 0 14px}
 article{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 18px 18px;min-width:0}
 h3{font-size:14px;font-weight:600;margin:0 0 12px}
-h3 span{color:var(--soft);font-weight:400;font-size:13px;margin-left:6px}
+h3 span{display:inline-block;color:var(--soft);font-weight:400;font-size:13px}
 section{display:grid;gap:20px;margin-bottom:36px}
 section h2{grid-column:1/-1;margin-bottom:-6px}
 .cards{grid-template-columns:repeat(auto-fill,minmax(min(350px,100%),1fr))}

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 from richsem_prep.cli import app
 from richsem_prep.shard_writer import open_tar, write_index
 from richsem_prep.verify import verify_cache
-from richsem_prep.verify_views import ShardPictures, geometry_problems
+from richsem_prep.verify_views import ShardPictures, are_unsorted, geometry_problems
 from richsem_schemas.codec import LabelledView, pack_view, unpack_view
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS
 from richsem_schemas.manifest import CacheManifest, LabelManifest, LabelSpec, LabelsReceipt, PicturesReceipt
 from richsem_schemas.reader import picture_rows, read_pictures, view_rows
 from richsem_schemas.sealed_json import canonical_json
-from richsem_schemas.soft_labels import TopKSoftLabels
+from richsem_schemas.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
 
 
@@ -370,6 +370,16 @@ def test_wrong_values_with_right_hashes_are_found(cache, change, message):
     problems = problems_of(cache)
     assert any(message in problem.message for problem in problems), problems
     assert paths_of(problems) == {f"labels/{LABELS}/folder-000000.tar"}
+
+
+def test_no_label_that_we_write_counts_as_unsorted():
+    rng = np.random.default_rng(1)
+    for spread in (0, 1e-3, 0.3, 2, 8):
+        logits = rng.standard_normal((2_000, 97)) * spread
+        log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        stored = top_k_soft_labels(log_probs, top_k=64).log_probs.astype(np.float64)
+        assert not are_unsorted(stored).any()
+        assert spread < 2 or are_unsorted(stored[:, ::-1]).all()
 
 
 def test_a_class_twice_in_a_soft_label_is_found(cache):
