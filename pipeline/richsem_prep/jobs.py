@@ -58,11 +58,11 @@ def _check_other(out: Path, other: Path, shards: range | None) -> None:
                 other.unlink(missing_ok=True)
                 return
             holder = json.load(file)
-            theirs = holder["shards"]
+            theirs = None if holder["shards"] is None else (int(holder["shards"][0]), int(holder["shards"][1]))
             description = f"process {holder['pid']} on {holder['host']}"
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):
         theirs, description = None, "another process"
     mine = _bounds(shards)
     if mine is None or theirs is None or (mine[0] < theirs[1] and theirs[0] < mine[1]):
@@ -80,5 +80,5 @@ def _is_locked(file: IO[str]) -> bool:
     return False
 
 
-def _bounds(shards: range | None) -> list[int] | None:
-    return None if shards is None else [shards.start, shards.stop]
+def _bounds(shards: range | None) -> tuple[int, int] | None:
+    return None if shards is None else (shards.start, shards.stop)

@@ -7,6 +7,7 @@ from richsem_schemas.sealed_json import json_sha256
 
 NamePolicy = Literal["raw", "clean"]
 
+
 def prompted_name(name: str, policy: NamePolicy) -> str:
     """What stands in the templates for a class name.
 

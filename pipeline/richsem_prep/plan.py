@@ -1,5 +1,6 @@
 """The plan: the source's listing, frozen on disk, and the seeded order in which shards are cut from it."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -65,6 +66,7 @@ def freeze_listing(
         rejected = quarantine.lines
         if not rejected:
             quarantine.discard()
+            layout.listing_quarantine.unlink(missing_ok=True)
     return Listing(listed, rejected, listing.hash(), quarantine.hash() if rejected else None)
 
 
@@ -111,15 +113,21 @@ def _entry(row: dict) -> SourceEntry:
 
 @contextmanager
 def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatchFileReader]:
-    try:
-        # Mapped and closed for each shard, so that pages of a long listing don't pile up in the process.
-        with pa.memory_map(str(layout.listing)) as source:
-            reader = pa.ipc.open_file(source)
-            if layout.listing.stat().st_size != plan.listing.bytes or reader.schema != _COLUMNS:
-                raise CorruptCacheError(f"{layout.listing}: not the listing that the plan was made from")
-            yield reader
-    except pa.ArrowInvalid as error:
-        raise CorruptCacheError(f"{layout.listing}: damaged ({error})") from None
+    _require_intact(layout.listing, plan.listing)
+    # Mapped and closed for each shard, so that pages of a long listing don't pile up in the process.
+    with pa.memory_map(str(layout.listing)) as source:
+        yield pa.ipc.open_file(source)
+
+
+@functools.lru_cache(maxsize=4)
+def _require_intact(path: Path, expected: FileHash) -> None:
+    """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected.sha256:
+        raise CorruptCacheError(
+            f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
+        )
 
 
 class HashedFile:

@@ -27,6 +27,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _START_SECONDS = 600.0
 """How long a worker may wait for a place in the cluster."""
 
+_COUNTERS = "counters"
+
 _LOST = Failure("its worker was lost (killed, or out of memory)", fatal=False)
 
 
@@ -102,7 +104,7 @@ class RayExecutor:
     Args:
         settings: of each worker.
         workers: how many; None is one a GPU, or one a core where there are none.
-        address: of a running cluster; None starts one here, for this run alone, on the loopback interface.
+        address: of a running cluster; None starts one here, for this run alone.
         max_workers: never more than this; shards to be made, say.
 
     Raises:
@@ -146,12 +148,13 @@ class RayExecutor:
         # Half a core at most is reserved, so that two workers on two cores leave Ray room to breathe.
         options: dict[str, Any] = {
             "num_cpus": min(0.5, self._cpus / (2 * self.workers)),
-            "max_concurrency": 2,
             "scheduling_strategy": "SPREAD",
+            # Counters are answered beside the work, which itself stays one call after the other.
+            "concurrency_groups": {_COUNTERS: 1},
         }
         if self._gpus:
             options["num_gpus"] = min(1.0, int(10_000 * self._gpus / self.workers) / 10_000)
-        return self._ray.remote(RayWorker).options(**options).remote()
+        return self._ray.remote(**options)(RayWorker).remote()
 
     def describe(self) -> WorkerDescription:
         """Start the workers; what the first of them is."""
@@ -176,7 +179,7 @@ class RayExecutor:
         """Have the first worker make the text bank."""
         bank = self._actors[0].text_bank.remote(vocabulary, names)
         while not self._ray.wait([bank], timeout=POLL_SECONDS)[0]:
-            _report(self._ray, [self._actors[0].progress.remote()], on_progress)
+            _report(self._ray, [self._actors[0].progress.options(concurrency_group=_COUNTERS).remote()], on_progress)
         return self._value(bank)
 
     def run(
@@ -266,7 +269,7 @@ class _Counters:
         self._next = time.monotonic() + POLL_SECONDS
         for actor in actors:
             if actor not in self._asked:
-                self._asked[actor] = actor.progress.remote()
+                self._asked[actor] = actor.progress.options(concurrency_group=_COUNTERS).remote()
         if self._latest:
             self._on_progress(_sum(list(self._latest.values())))
 

@@ -146,7 +146,7 @@ class CropEncoder:
         filter_ = _RESAMPLING[self._teacher.identity.interpolation]
         images = np.empty((len(boxes_xyxy_px), height, width, 3), np.uint8)
         for index, box in enumerate(boxes_xyxy_px * ratio):
-            images[index] = seen.crop(whole_pixels(box, seen.size)).resize((width, height), filter_)
+            images[index] = np.asarray(seen.crop(whole_pixels(box, seen.size)).resize((width, height), filter_))
         return PreparedView(images, boxes_xyxy_px)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:

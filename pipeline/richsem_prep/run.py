@@ -145,7 +145,7 @@ def _worker_settings(config: ShardConfig) -> WorkerSettings:
         teacher_size=config.teacher_size,
         device=config.device,
         precision=config.precision,
-        decode_threads=min(os.cpu_count() or 1, MAX_DECODE_THREADS),
+        decode_threads=min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS),
     )
 
 

@@ -248,7 +248,7 @@ def _identity(spec: TeacherSpec, model: nn.Module) -> TeacherIdentity:
         std=tuple(preprocess["std"]),
         input_hw=tuple(size) if isinstance(size, tuple | list) else (size, size),
         interpolation="bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic",
-        logit_scale=float(model.logit_scale.exp().item()),  # type: ignore[union-attr, operator]
+        logit_scale=float(model.logit_scale.exp().item()),  # type: ignore[operator]
         logit_bias=None if bias is None else float(bias.item()),
     )
 

@@ -63,7 +63,7 @@ class Worker:
             self.progress.text_classes = done
 
         # No shard is being made yet, so all cores are free for it.
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         try:
             return text_bank(self._teacher, vocabulary, policy, on_progress=count)
         finally:

@@ -10,6 +10,7 @@ the end of each region, every part a multiple of 8 bytes:
 
 import functools
 import io
+import tokenize
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,7 +167,7 @@ def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
         )
         labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
         return LabelledView(view, labels, _embeddings(regions))
-    except (ValueError, KeyError, IndexError, TypeError, SyntaxError) as error:
+    except (ValueError, LookupError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise CorruptCacheError(f"{member}: not a packed view ({error})") from None
 
 

@@ -100,12 +100,12 @@ def read_view_index(path: Path) -> list[ViewRow]:
 def _read(path: Path, schema: pa.Schema) -> list[tuple]:
     try:
         table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        if table.schema.names != schema.names or table.schema.types != schema.types:
+            raise ValueError("its columns are not those of a version 1 index")
+        if any(column.null_count for column in table.columns):
+            raise ValueError("it has empty cells")
+        return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptCacheError(f"{path}: not a readable index ({error})") from None
-    if table.schema.names != schema.names or table.schema.types != schema.types:
-        raise CorruptCacheError(f"{path}: its columns are not those of a version 1 index")
-    if any(column.null_count for column in table.columns):
-        raise CorruptCacheError(f"{path}: it has empty cells")
-    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -8,13 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from richsem_schemas.codec import Embeddings, RecordLayout
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
-from richsem_schemas.layout import BLOCK_SAMPLES, FORMAT_VERSION, check_dataset_name, check_set_name
-from richsem_schemas.picture import ORIENTATION
-from richsem_schemas.render import RESAMPLING
+from richsem_schemas.layout import FORMAT_VERSION, check_dataset_name, check_set_name
 from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -22,8 +29,10 @@ DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
 SetName = Annotated[str, AfterValidator(check_set_name)]
 
 
-class _Record(BaseModel, frozen=True, extra="forbid"):
+class _Record(BaseModel):
     """A sealed JSON file of the cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -86,11 +95,11 @@ class Plan(_Record):
     listed: PositiveInt
     samples: PositiveInt
     samples_per_shard: PositiveInt
-    block_samples: Literal[64] = BLOCK_SAMPLES
+    block_samples: Literal[64] = 64
     limit: PositiveInt | None
     pictures: Literal["copy", "reference"]
     max_side: PositiveInt | None
-    orientation: Literal["exif-upright"] = ORIENTATION
+    orientation: Literal["exif-upright"] = "exif-upright"
     root: str | None
     vocabulary: Vocabulary
     absent_classes: tuple[str, ...]
@@ -222,7 +231,7 @@ class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
     mosaics: NonNegativeInt
     windows: NonNegativeInt = 0
     geometry: ViewGeometry
-    resampling: Literal["bilinear-antialiased"] = RESAMPLING
+    resampling: Literal["bilinear-antialiased"] = "bilinear-antialiased"
 
 
 class TextSpec(BaseModel, frozen=True, extra="forbid"):
@@ -322,8 +331,18 @@ def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, An
         for key in sorted(found.keys() | wanted.keys()):
             yield from _differences(f"{prefix}.{key}" if prefix else key, found.get(key), wanted.get(key))
     elif found != wanted:
-        yield prefix, _brief(found), _brief(wanted)
+        yield prefix, *_brief(found, wanted)
 
 
-def _brief(value: Any) -> Any:
-    return f"{str(value)[:40]}…" if isinstance(value, list | str) and len(str(value)) > 40 else value
+_SHOWN = 40
+
+
+def _brief(here: Any, there: Any) -> tuple[Any, Any]:
+    """Both values, long ones cut to where they begin to differ."""
+    texts = str(here), str(there)
+    if max(map(len, texts)) <= _SHOWN:
+        return here, there
+    same = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(same - _SHOWN // 4, 0)
+    cut = [("…" if start else "") + text[start : start + _SHOWN] + "…" * (len(text) > start + _SHOWN) for text in texts]
+    return cut[0], cut[1]

@@ -24,15 +24,16 @@ def permuted(positions: NDArray[np.integer], *, size: int, seed: int) -> NDArray
     Raises:
         ValueError: a position lies outside the range.
     """
-    values = np.asarray(positions, dtype=np.uint64)
-    if values.size and int(values.max()) >= size:
-        raise ValueError(f"position {int(values.max())} is not below size {size}")
+    signed = np.asarray(positions)
+    if signed.size and not 0 <= int(signed.min()) <= int(signed.max()) < size:
+        raise ValueError(f"positions {int(signed.min())}..{int(signed.max())} are not all in 0..{size - 1}")
+    values = signed.astype(np.uint64).reshape(-1)
     half_bits = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
-    keys = np.random.SeedSequence([seed, size]).generate_state(_ROUNDS, np.uint64)
+    keys = np.random.SeedSequence([seed, size]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
     result = _feistel(values, half_bits, keys)
     while (outside := result >= size).any():
         result[outside] = _feistel(result[outside], half_bits, keys)
-    return result.astype(np.int64)
+    return result.astype(np.int64).reshape(signed.shape)
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: np.uint64, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -37,9 +37,10 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data)
         value.pop("checksum")
+        unchanged = _spelling(value, json_sha256(value)) == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptCacheError(f"{path}: not a file of this cache ({error}); restore it or make it anew") from None
-    if _spelling(value, json_sha256(value)) != data:
+    if not unchanged:
         raise CorruptCacheError(f"{path}: its bytes don't match its checksum; restore it or make it anew")
     return dict(value)
 

@@ -60,10 +60,23 @@ def read_text_bank(layout: LabelSetLayout) -> TextBank:
     data = layout.text_features.read_bytes()
     if hash_bytes(data) != manifest.features:
         raise CorruptCacheError(f"{layout.text_features}: its bytes don't match {layout.text}; make the set anew")
-    features = np.load(io.BytesIO(data), allow_pickle=False)
-    if features.dtype != np.float32 or features.ndim != 2 or len(features) != len(manifest.class_names):
-        raise CorruptCacheError(f"{layout.text_features}: not one float32 row a class; make the set anew")
+    features = _parse_features(data, layout, classes=len(manifest.class_names))
+    if len(manifest.prompted_names) != len(manifest.class_names):
+        raise CorruptCacheError(f"{layout.text}: not one prompted name a class; make the set anew")
     return TextBank(manifest.class_names, manifest.prompted_names, manifest.templates, manifest.logit_scale, features)
+
+
+def _parse_features(data: bytes, layout: LabelSetLayout, *, classes: int) -> NDArray[np.float32]:
+    """Read a float32 matrix of `classes` rows, with the very header that `np.save` gives it."""
+    header_bytes = 10 + int.from_bytes(data[8:10], "little")
+    dim, surplus = divmod(len(data) - header_bytes, 4 * max(classes, 1))
+    buffer = io.BytesIO()
+    if dim > 0 and not surplus:
+        features = np.frombuffer(data, "<f4", offset=header_bytes).reshape(classes, dim)
+        np.save(buffer, features, allow_pickle=False)
+    if buffer.getvalue() != data:
+        raise CorruptCacheError(f"{layout.text_features}: not one float32 row a class; make the set anew")
+    return features
 
 
 def hash_bytes(data: bytes) -> FileHash:

@@ -282,15 +282,15 @@ def test_a_changed_original_is_noticed(resnet, tmp_path):
 
 def test_max_side_re_encodes_larger_pictures_only(resnet, tmp_path):
     root = tmp_path / "data"
-    root.mkdir()
-    (root / "large.jpg").write_bytes(jpeg(0, (300, 200)))
-    (root / "small.jpg").write_bytes(jpeg(1, (50, 60)))
+    (root / "class").mkdir(parents=True)
+    (root / "class" / "large.jpg").write_bytes(jpeg(0, (300, 200)))
+    (root / "class" / "small.jpg").write_bytes(jpeg(1, (50, 60)))
     shard(root, tmp_path / "c", resnet, max_side=120)
     cache = open_cache(tmp_path / "c")
     stored = {s.row.name: s for s in read_pictures(cache.layout, 0, picture_rows(cache.layout, 0), root=None)}
-    assert stored["small.jpg"].data == (root / "small.jpg").read_bytes()
-    assert (stored["large.jpg"].row.height, stored["large.jpg"].row.width) == (120, 80)
-    assert decode_picture(stored["large.jpg"].data).size == (80, 120)
+    assert stored["class/small.jpg"].data == (root / "class/small.jpg").read_bytes()
+    assert (stored["class/large.jpg"].row.height, stored["class/large.jpg"].row.width) == (120, 80)
+    assert decode_picture(stored["class/large.jpg"].data).size == (80, 120)
 
 
 def test_retry_failed_rebuilds_shards_whose_pictures_were_mended(resnet, tmp_path):
@@ -318,9 +318,9 @@ def test_few_pictures_make_a_cache(resnet, tmp_path, count):
 
 
 def test_a_cache_where_every_picture_is_bad_is_finished_and_empty(resnet, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "a.jpg").write_bytes(b"")
-    (tmp_path / "data" / "b.txt").write_text("no picture")
+    (tmp_path / "data" / "class").mkdir(parents=True)
+    (tmp_path / "data" / "class" / "a.jpg").write_bytes(b"")
+    (tmp_path / "data" / "class" / "b.txt").write_text("no picture")
     shard(tmp_path / "data", tmp_path / "c", resnet)
     manifest = open_cache(tmp_path / "c").manifest
     assert (manifest.samples, manifest.quarantined) == (0, 2)
@@ -330,7 +330,7 @@ def test_a_source_that_vanishes_fails_its_shard_and_keeps_the_rest(resnet, tmp_p
     root = write_pictures(tmp_path / "data", 20)
     out = tmp_path / "c"
     shard(root, out, resnet, samples_per_shard=10, shard_range=(0, 1))
-    missing = [p for p in root.rglob("*.jpg")]
+    missing = list(root.rglob("*.jpg"))
     kept = {row.name for row in picture_rows(open_layout(out), 0)}
     victim = next(p for p in missing if str(p.relative_to(root)) not in kept)
     content = victim.read_bytes()

@@ -150,7 +150,6 @@ def test_without_rejected_things_there_is_no_quarantine(layout):
     assert not layout.listing_quarantine.exists()
 
 
-@pytest.mark.xfail(reason="a discarded quarantine leaves the old one in place")
 def test_a_listing_without_rejected_things_replaces_one_that_had_some(layout):
     # A first start was killed between its listing and its plan; the source was repaired; a second one lists anew.
     freeze(layout, [*plain(5), Rejected("a", "b")])

@@ -100,7 +100,7 @@ def test_openai_weights_are_quick_gelu_under_both_names():
 
 def test_a_file_must_say_its_activation(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "w.pt")
-    with pytest.raises(TeacherError, match="RN50-quickgelu:.*RN50-gelu:"):
+    with pytest.raises(TeacherError, match=r"RN50-quickgelu:.*RN50-gelu:"):
         parse_teacher(f"RN50:{tmp_path / 'w.pt'}")
     assert parse_teacher(f"RN50-gelu:{tmp_path / 'w.pt'}").model == "RN50"
     assert parse_teacher(f"RN50-quickgelu:{tmp_path / 'w.pt'}").model == "RN50-quickgelu"
@@ -125,7 +125,7 @@ def test_a_tag_trained_with_gelu_is_refused_under_a_quick_gelu_name():
 
 def test_a_torchscript_archive_is_refused_with_the_recipe(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "RN50.pt")
-    with pytest.raises(TeacherError, match="TorchScript archive.*convert it once"):
+    with pytest.raises(TeacherError, match=r"TorchScript archive.*convert it once"):
         parse_teacher(f"RN50-quickgelu:{tmp_path / 'RN50.pt'}")
 
 

@@ -63,7 +63,6 @@ def test_the_shape_of_the_positions_is_kept():
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.xfail(raises=TypeError, reason="cycle walking assigns into a NumPy scalar")
 @pytest.mark.parametrize("size", [1, 2, 5, 1_000])
 def test_a_single_position_without_axes_is_looked_up(size):
     expected = permuted(np.array([size - 1]), size=size, seed=1)[0]

@@ -94,7 +94,6 @@ def test_every_truncation_is_found(sealed):
             read_sealed_json(sealed)
 
 
-@pytest.mark.xfail(raises=ValueError, reason="1e-05 with its - replaced by a digit is infinite")
 def test_every_byte_replaced_by_any_other_is_found(sealed, monkeypatch):
     data = sealed.read_bytes()
     damaged = bytearray(data)

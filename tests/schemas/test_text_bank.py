@@ -130,7 +130,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.xfail(reason="np.load stands outside of any `try`, and allocates what the header claims")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_features_whose_hash_fits_are_a_corrupt_cache(layout, name):
     hand_made(layout, HOSTILE[name])

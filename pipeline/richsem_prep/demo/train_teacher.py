@@ -66,20 +66,24 @@ class TrainingRecipe:
     """How long and on what the teacher is trained. The second phase is the one that sees RoIAlign."""
 
     seed: int = 0
-    squash_steps: int = 560
+    pool_pictures: int = 6000
+    pool_scenes: int = 900
+    squash_steps: int = 500
     region_steps: int = 400
-    squashed_pictures: int = 16
-    squashed_crops: int = 12
-    squashed_mosaics: int = 3
-    squashed_windows: int = 6
-    region_crops: int = 8
-    region_mosaics: int = 5
-    region_windows: int = 5
+    squashed_pictures: int = 48
+    squashed_crops: int = 24
+    squashed_mosaics: int = 12
+    squashed_windows: int = 8
+    region_crops: int = 14
+    region_mosaics: int = 10
+    region_scenes: int = 8
     none_share: float = 0.04
     """Of the pictures, how many show background only and are called "none"."""
     lr: float = 3e-3
     region_lr: float = 1.5e-3
     weight_decay: float = 0.02
+    words_weight: float = 0.5
+    """Of the loss that reads texture, colour and shape off an embedding, of either tower, by one linear layer."""
 
 
 def train(recipe: TrainingRecipe, *, on_step: Callable[[int, float], None]) -> nn.Module:
@@ -94,23 +98,24 @@ def train(recipe: TrainingRecipe, *, on_step: Callable[[int, float], None]) -> n
     """
     torch.manual_seed(recipe.seed)
     model = _new_model().to(memory_format=torch.channels_last)
+    words = nn.Linear(MODEL_CFG["embed_dim"], len(WORDS))
     tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CFG["text_cfg"]["context_length"])
     rng = np.random.default_rng([recipe.seed, 0xC11B])
-    names = trained_names()
+    pool = draw_pool(rng, recipe)
     model.train()
-    for step, optimizer in _schedule(model, recipe):
+    for step, optimizer in _schedule(nn.ModuleList([model, words]), recipe):
         pool_regions = step >= recipe.squash_steps
         if pool_regions:
             # Statistics of squashed pictures and of whole canvases differ; both are used with the former.
             _freeze_batch_norm(model)
-        squashed = _draw_squashed(rng, names, recipe, fewer=pool_regions)
+        squashed = _some_squashed(rng, pool, recipe, fewer=pool_regions)
         image_features = model.encode_image(_normalised([_squash(view) for view in squashed]))  # type: ignore[operator]
         shown = [name for view in squashed for name in view.names]
         if pool_regions:
-            canvases = _draw_canvases(rng, names, recipe)
+            canvases = _some_canvases(rng, pool, recipe)
             image_features = torch.cat([image_features, _pool_regions(model, canvases)])
             shown += [name for view in canvases for name in view.names]
-        loss = captions_loss(model, image_features, shown, [views.NONE_NAME, *names], tokenizer, rng)
+        loss = captions_loss(model, words, image_features, shown, tokenizer, rng, words_weight=recipe.words_weight)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -119,6 +124,25 @@ def train(recipe: TrainingRecipe, *, on_step: Callable[[int, float], None]) -> n
             model.logit_scale.clamp_(max=math.log(_MAX_LOGIT_SCALE))  # type: ignore[operator]
         on_step(step, loss.item())
     return model.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Pictures and scenes drawn beforehand, since drawing takes longer than learning from them; views vary them."""
+
+    pictures: Sequence[views.NamedView]
+    scenes: Sequence[views.NamedView]
+
+
+def draw_pool(rng: np.random.Generator, recipe: TrainingRecipe) -> Pool:
+    """Draw what training shows: every trained name about equally often, and background."""
+    names = trained_names()
+    shown = [names[index] for index in rng.integers(0, len(names), recipe.pool_pictures).tolist()]
+    for index in np.flatnonzero(rng.random(recipe.pool_pictures) < recipe.none_share).tolist():
+        shown[index] = views.NONE_NAME
+    pictures = [views.whole_picture(rng, name, jpeg=True) for name in shown]
+    scenes = [views.scene(rng, _scene_names(rng, names), jpeg=True) for _ in range(recipe.pool_scenes)]
+    return Pool(pictures, scenes)
 
 
 def trained_names() -> list[str]:
@@ -138,43 +162,52 @@ def caption(rng: np.random.Generator, name: str) -> str:
     return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(written)
 
 
+WORDS = (views.NONE_NAME, *world.TEXTURES, *world.COLOURS, *world.SHAPES)
+"""What the linear layer tells: nothing there, or one of each kind of word."""
+
+
 def captions_loss(
     model: nn.Module,
+    words: nn.Linear,
     image_features_ND: Tensor,
     shown: Sequence[str],
-    names: Sequence[str],
     tokenizer: Callable[[list[str]], Tensor],
     rng: np.random.Generator,
+    *,
+    words_weight: float,
 ) -> Tensor:
-    """The contrastive loss against captions of whole names, and against captions that say one word of them.
+    """The contrastive loss against one caption of every trained name, and a loss on the words of the names.
 
-    There is a caption for every name in every batch: pictures that differ in one word only are what teaches that
-    word, and few of them meet in a batch. One-word captions ("a photo of a star.") teach it sooner, and that names
-    compose.
+    The second reads the words off the embeddings of pictures and captions by one linear layer for both, which is
+    thrown away afterwards. It teaches a short training that names compose, and what each word looks like.
 
     Args:
         model: its text tower and logit scale.
+        words: from an embedding to a logit for each of `WORDS`.
         image_features_ND: raw embeddings of the pictures.
-        shown: N names, of `names`.
-        names: every name that training shows.
+        shown: N names, "none" among them.
         tokenizer: of the model.
         rng: draws the prompts.
+        words_weight: of the second loss.
     """
-    vocabularies = [list(names), *(list(words) for words in (world.TEXTURES, world.COLOURS, world.SHAPES))]
-    captions = tokenizer([caption(rng, text) for vocabulary in vocabularies for text in vocabulary])
-    text_features = model.encode_text(captions)  # type: ignore[operator]
-    of_names, *of_words = text_features.split([len(vocabulary) for vocabulary in vocabularies])
-    scale = model.logit_scale.exp()  # type: ignore[operator]
+    names = [views.NONE_NAME, *trained_names()]
+    text_features_CD = model.encode_text(tokenizer([caption(rng, name) for name in names]))  # type: ignore[operator]
     labels = torch.tensor([names.index(name) for name in shown])
-    loss = contrastive_loss(image_features_ND, of_names, labels, scale)
-    objects = [index for index, name in enumerate(shown) if name != views.NONE_NAME]
-    words_shown = zip(*(world.split_name(shown[index]) for index in objects), strict=True)
-    for vocabulary, features, words in zip(vocabularies[1:], of_words, words_shown, strict=True):
-        word_labels = torch.tensor([vocabulary.index(word) for word in words])
-        # Towards the captions only: nearly all of a word's many images would share its target.
-        similarity = functional.normalize(image_features_ND[objects], dim=-1) @ functional.normalize(features, dim=-1).T
-        loss = loss + functional.cross_entropy(scale * similarity, word_labels) / len(of_words)
-    return loss
+    scale = model.logit_scale.exp()  # type: ignore[operator]
+    loss = contrastive_loss(image_features_ND, text_features_CD, labels, scale)
+    of_words = words_loss(words, image_features_ND, shown) + words_loss(words, text_features_CD, names)
+    return loss + words_weight * of_words
+
+
+def words_loss(words: nn.Linear, features_ND: Tensor, names: Sequence[str]) -> Tensor:
+    """Binary cross-entropy of the words of each name, read off its embedding; summed over words, a mean over names."""
+    told_ND = torch.zeros(len(names), len(WORDS))
+    for row, name in enumerate(names):
+        for word in (name,) if name == views.NONE_NAME else world.split_name(name):
+            told_ND[row, WORDS.index(word)] = 1
+    scaled = functional.normalize(features_ND, dim=-1) * _FIRST_LOGIT_SCALE
+    logits = words(scaled)
+    return functional.binary_cross_entropy_with_logits(logits, told_ND, reduction="sum") / len(names)
 
 
 def contrastive_loss(
@@ -255,36 +288,31 @@ def _freeze_batch_norm(model: nn.Module) -> None:
             module.eval()
 
 
-def _draw_squashed(
-    rng: np.random.Generator, names: Sequence[str], recipe: TrainingRecipe, *, fewer: bool
+def _some_squashed(
+    rng: np.random.Generator, pool: Pool, recipe: TrainingRecipe, *, fewer: bool
 ) -> list[views.NamedView]:
     share = 2 if fewer else 1
-    pictures = [
-        views.whole_picture(rng, _some_name(rng, names, recipe)) for _ in range(recipe.squashed_pictures // share)
-    ]
-    crops = [views.crop(rng, _some_name(rng, names, recipe)) for _ in range(recipe.squashed_crops // share)]
-    mosaics = [views.mosaic(rng, _four_names(rng, names, recipe)) for _ in range(recipe.squashed_mosaics // share)]
-    windows = [views.window(rng, _scene_names(rng, names)) for _ in range(recipe.squashed_windows // share)]
+    pictures = _some(rng, pool.pictures, recipe.squashed_pictures // share)
+    crops = [views.crop_of(rng, view) for view in _some(rng, pool.pictures, recipe.squashed_crops // share)]
+    mosaics = _some_mosaics(rng, pool, recipe.squashed_mosaics // share)
+    windows = [views.window_of(rng, view) for view in _some(rng, pool.scenes, recipe.squashed_windows // share)]
     return [*pictures, *crops, *mosaics, *windows]
 
 
-def _draw_canvases(rng: np.random.Generator, names: Sequence[str], recipe: TrainingRecipe) -> list[views.NamedView]:
-    crops = [views.crop(rng, _some_name(rng, names, recipe)) for _ in range(recipe.region_crops)]
-    mosaics = [views.mosaic(rng, _four_names(rng, names, recipe)) for _ in range(recipe.region_mosaics)]
+def _some_canvases(rng: np.random.Generator, pool: Pool, recipe: TrainingRecipe) -> list[views.NamedView]:
+    crops = [views.crop_of(rng, view) for view in _some(rng, pool.pictures, recipe.region_crops)]
+    mosaics = _some_mosaics(rng, pool, recipe.region_mosaics)
+    scenes = _some(rng, pool.scenes, recipe.region_scenes)
     # Whole scenes and windows by turns.
-    windows = [
-        (views.window if number % 2 else views.scene)(rng, _scene_names(rng, names))
-        for number in range(recipe.region_windows)
-    ]
-    return [*crops, *mosaics, *windows]
+    return [*crops, *mosaics, *(views.window_of(rng, view) for view in scenes[::2]), *scenes[1::2]]
 
 
-def _some_name(rng: np.random.Generator, names: Sequence[str], recipe: TrainingRecipe) -> str:
-    return views.NONE_NAME if rng.random() < recipe.none_share else names[int(rng.integers(len(names)))]
+def _some(rng: np.random.Generator, items: Sequence[views.NamedView], count: int) -> list[views.NamedView]:
+    return [items[index] for index in rng.integers(0, len(items), count).tolist()]
 
 
-def _four_names(rng: np.random.Generator, names: Sequence[str], recipe: TrainingRecipe) -> list[str]:
-    return [_some_name(rng, names, recipe) for _ in range(4)]
+def _some_mosaics(rng: np.random.Generator, pool: Pool, count: int) -> list[views.NamedView]:
+    return [views.mosaic_of(rng, _some(rng, pool.pictures, 4)) for _ in range(count)]
 
 
 def _scene_names(rng: np.random.Generator, names: Sequence[str]) -> list[str]:

@@ -64,16 +64,25 @@ def whole_picture(rng: np.random.Generator, name: str, *, jpeg: bool = False) ->
 
 def crop(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedView:
     """A crop view of a fresh picture."""
-    picture = whole_picture(rng, name, jpeg=jpeg).picture
-    sample = recipes.Sample(0, (picture.height, picture.width), 0)
-    return _rendered(recipes.crop_view(sample, 0, GEOMETRY, rng), [picture], [name])
+    return crop_of(rng, whole_picture(rng, name, jpeg=jpeg))
+
+
+def crop_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
+    """A crop view of a picture."""
+    sample = recipes.Sample(0, (whole.picture.height, whole.picture.width), 0)
+    return _rendered(recipes.crop_view(sample, 0, GEOMETRY, rng), [whole.picture], whole.names)
 
 
 def mosaic(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
     """A mosaic view of four fresh pictures."""
-    pictures = [whole_picture(rng, name, jpeg=jpeg).picture for name in names]
+    return mosaic_of(rng, [whole_picture(rng, name, jpeg=jpeg) for name in names])
+
+
+def mosaic_of(rng: np.random.Generator, wholes: Sequence[NamedView]) -> NamedView:
+    """A mosaic view of four pictures."""
+    pictures = [whole.picture for whole in wholes]
     samples = [recipes.Sample(index, (picture.height, picture.width), 0) for index, picture in enumerate(pictures)]
-    return _rendered(recipes.mosaic_view(samples, 0, GEOMETRY, rng), pictures, names)
+    return _rendered(recipes.mosaic_view(samples, 0, GEOMETRY, rng), pictures, [whole.names[0] for whole in wholes])
 
 
 def scene(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
@@ -84,11 +93,15 @@ def scene(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False)
 
 
 def window(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+    """A fresh detection scene as the detection augmentation shows it."""
+    return window_of(rng, scene(rng, names, jpeg=jpeg))
+
+
+def window_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
     """A detection scene as the detection augmentation shows it, with the boxes that are mostly in view.
 
     May be left without regions.
     """
-    whole = scene(rng, names, jpeg=jpeg)
     cut = recipes.draw_crop((whole.picture.height, whole.picture.width), GEOMETRY, rng)
     height, width = cut.out_hw
     picture = whole.picture.resize((width, height), Image.Resampling.BILINEAR, box=cut.source_xyxy_px)
@@ -100,7 +113,7 @@ def window(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False
         boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
     visible = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
     kept = _areas(visible) >= _LEAST_VISIBLE * _areas(boxes)
-    return NamedView(picture, visible[kept], tuple(name for name, keep in zip(names, kept, strict=True) if keep))
+    return NamedView(picture, visible[kept], tuple(name for name, keep in zip(whole.names, kept, strict=True) if keep))
 
 
 def _rendered(view: View, pictures: Sequence[Image.Image], names: Sequence[str]) -> NamedView:
