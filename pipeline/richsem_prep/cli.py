@@ -75,10 +75,10 @@ def shard(
     ],
     root: Annotated[
         Path | None,
-        typer.Option(help="Where the raw pictures lie. [default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
+        typer.Option(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the cache. [default: caches/DATASET]", rich_help_panel=_RUN)
+        Path | None, typer.Option(help="Folder of the cache. \\[default: caches/DATASET]", rich_help_panel=_RUN)
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Take only so many pictures, drawn at random.", rich_help_panel=_RUN)
@@ -99,21 +99,21 @@ def shard(
         str | None,
         typer.Option(
             help="MODEL:PRETRAINED with open_clip's names, MODEL:FILE, hf-hub:ORG/NAME, or demo. "
-            "[default: RN50:openai; demo for the demo]",
+            "\\[default: RN50:openai; demo for the demo]",
             rich_help_panel=_TEACHER,
         ),
     ] = None,
     region_encoder: Annotated[
         str | None,
         typer.Option(
-            help="roi-align (the paper's; CLIP ResNets) or crop (any model). [default: roi-align where it can]",
+            help="roi-align (the paper's; CLIP ResNets) or crop (any model). \\[default: roi-align where it can]",
             rich_help_panel=_TEACHER,
         ),
     ] = None,
     teacher_size: Annotated[
         int | None,
         typer.Option(
-            help="Longer side of a view as the teacher sees it, pixels. [default: the view's own, as in the paper]",
+            help="Longer side of a view as the teacher sees it, pixels. \\[default: the view's own, as in the paper]",
             rich_help_panel=_TEACHER,
         ),
     ] = None,
@@ -122,13 +122,13 @@ def shard(
     ] = "raw",
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, fp16 or bf16. [default: fp16 on CUDA, else fp32]", rich_help_panel=_TEACHER),
+        typer.Option(help="fp32, fp16 or bf16. \\[default: fp16 on CUDA, else fp32]", rich_help_panel=_TEACHER),
     ] = None,
     crops: Annotated[
-        int | None, typer.Option(help="Passes of crop views. [default: 1]", rich_help_panel=_VIEWS)
+        int | None, typer.Option(help="Passes of crop views. \\[default: 1]", rich_help_panel=_VIEWS)
     ] = None,
     mosaics: Annotated[
-        int | None, typer.Option(help="Passes of mosaic views. [default: 4]", rich_help_panel=_VIEWS)
+        int | None, typer.Option(help="Passes of mosaic views. \\[default: 4]", rich_help_panel=_VIEWS)
     ] = None,
     top_k: Annotated[int, typer.Option(help="Classes kept in each soft label.", rich_help_panel=_VIEWS)] = 64,
     embeddings: Annotated[
@@ -139,7 +139,7 @@ def shard(
         ),
     ] = "float16",
     labels: Annotated[
-        str | None, typer.Option(help="Name of the label set. [default: from the teacher]", rich_help_panel=_VIEWS)
+        str | None, typer.Option(help="Name of the label set. \\[default: from the teacher]", rich_help_panel=_VIEWS)
     ] = None,
     pictures: Annotated[
         str,
@@ -151,7 +151,7 @@ def shard(
     samples_per_shard: Annotated[int, typer.Option(help="Pictures in a shard.", rich_help_panel=_CACHE)] = 1024,
     seed: Annotated[int, typer.Option(help="Of the order and the views.", rich_help_panel=_CACHE)] = 0,
     workers: Annotated[
-        int | None, typer.Option(help="[default: one a GPU, or one a core without]", rich_help_panel=_WORK)
+        int | None, typer.Option(help="\\[default: one a GPU, or one a core without]", rich_help_panel=_WORK)
     ] = None,
     executor: Annotated[
         str, typer.Option(help="ray, or inline: one worker in this process.", rich_help_panel=_WORK)
@@ -166,7 +166,7 @@ def shard(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, … [default: CUDA if there is one]", rich_help_panel=_WORK)
+        str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]", rich_help_panel=_WORK)
     ] = None,
 ) -> None:
     """Make a cache, or go on with one: pictures, views, embeddings, soft labels.
@@ -279,16 +279,18 @@ def finish(out: _Out, labels: _Labels = None) -> None:
 
       richsem-prep finish caches/inet-lvis
     """
-    from richsem_prep.finish import finish_cache
+    from richsem_prep.finish import finish_cache, finished_sets
     from richsem_schemas.reader import find_layout
 
     layout = find_layout(out)
-    sets = [labels] if labels else layout.label_sets()
-    for name in sets:
-        if name not in layout.label_sets():
-            raise RichSemError(f"{out} has no label set {name!r}; it has: {', '.join(layout.label_sets()) or 'none'}")
+    begun = layout.label_sets()
+    if labels is not None and labels not in begun:
+        raise RichSemError(f"{out} has no label set {labels!r}; it has: {', '.join(begun) or 'none'}")
+    sets = [labels] if labels else finished_sets(layout) or begun
     finish_cache(layout, sets)
     typer.echo(f"{out} is finished: {', '.join(sets)}")
+    if labels is None and (unfinished := sorted(set(begun) - set(sets))):
+        typer.echo(f"not finished yet: {', '.join(unfinished)}")
 
 
 @app.command()

@@ -74,7 +74,24 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
 def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]:
     missing = [shard for shard in range(plan.shards) if not layout.pictures_receipt(shard).is_file()]
     _require_none_missing(layout, "pictures", missing, plan)
-    return [PicturesReceipt.read(layout.pictures_receipt(shard)) for shard in range(plan.shards)]
+    receipts = [PicturesReceipt.read(layout.pictures_receipt(shard)) for shard in range(plan.shards)]
+    for receipt in receipts:
+        if receipt.plan_fingerprint != plan.fingerprint:
+            raise RichSemError(
+                f"{layout.pictures_receipt(receipt.summary.shard)} belongs to another plan than {layout.plan}; "
+                "delete it and run the same `richsem-prep shard` again"
+            )
+    return receipts
+
+
+def finished_sets(layout: CacheLayout) -> list[str]:
+    """Label sets of which every shard is there."""
+    plan = Plan.read(layout.plan)
+    return [
+        name
+        for name in layout.label_sets()
+        if all(layout.label_set(name).receipt(shard).is_file() for shard in range(plan.shards))
+    ]
 
 
 def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest:

@@ -122,8 +122,11 @@ def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatc
 @functools.lru_cache(maxsize=4)
 def _require_intact(path: Path, expected: FileHash) -> None:
     """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        digest = "missing"
     if digest != expected.sha256:
         raise CorruptCacheError(
             f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"

@@ -40,8 +40,11 @@ def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Path) 
     if not path.is_file():
         return False
     entries = planned_entries(layout, plan, shard)
-    samples = [json.loads(line)["sample"] for line in path.read_bytes().splitlines()]
-    return any(_is_readable(root, entries[sample]) for sample in samples)
+    try:
+        bad = [entries[json.loads(line)["sample"]] for line in path.read_bytes().splitlines()]
+    except (ValueError, LookupError, TypeError):
+        return True  # Not what was written; making the shard anew mends it.
+    return any(_is_readable(root, entry) for entry in bad)
 
 
 def _is_readable(root: Path, entry: SourceEntry) -> bool:

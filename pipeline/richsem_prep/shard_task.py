@@ -401,7 +401,7 @@ def _keep_pictures(shard: int, inputs: ShardInputs, progress: Progress, clock: S
             index=write_index(layout.pictures_index(shard), rows, PICTURE_COLUMNS),
         ),
         quarantine=_write_quarantine(shard, layout, bad),
-        seconds=clock.rounded(),
+        seconds={stage: seconds for stage, seconds in clock.rounded().items() if stage in {"read", "decode"}},
     ).write(layout.pictures_receipt(shard))
 
 

@@ -17,12 +17,16 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
 from richsem_schemas.codec import Embeddings, RecordLayout
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.layout import FORMAT_VERSION, check_dataset_name, check_set_name
 from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+
+MAX_SAMPLES = 2**31
+"""Pictures that a plan may list, far beyond any dataset; a forged plan must not keep a reader busy."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
@@ -106,6 +110,12 @@ class Plan(_Record):
     listing: FileHash
     rejected: NonNegativeInt
     listing_quarantine: FileHash | None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.samples > self.listed or self.listed > MAX_SAMPLES:
+            raise ValueError(f"{self.samples} samples of {self.listed} listed pictures; at most {MAX_SAMPLES} are")
+        return self
 
     @property
     def shards(self) -> int:

@@ -135,7 +135,10 @@ def read_pictures(
         else:
             data = _read_referenced(path, row, sidecar, root)
         if hash_bytes(data).sha256 != sidecar.get("sha256"):
-            raise CorruptCacheError(f"{path}: the picture of {row.key} ({row.name}) is not the one that was cached")
+            raise CorruptCacheError(
+                f"{path}: the picture of {row.key} ({row.name}) is not the one that was cached; delete "
+                f"{layout.pictures_receipt(shard)} and run `richsem-prep shard` again to make the shard anew"
+            )
         yield StoredPicture(row, sidecar, data)
 
 

@@ -10,6 +10,8 @@ from richsem_schemas.errors import CorruptCacheError
 
 MAX_JSON_BYTES = 256 * 2**20
 
+_REMEDY = "restore it, or delete it and run the command that made it again"
+
 
 def canonical_json(value: object) -> bytes:
     """The one spelling of a JSON value: sorted keys, no spaces, ASCII, no NaN."""
@@ -39,9 +41,9 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         value.pop("checksum")
         unchanged = _spelling(value, json_sha256(value)) == data
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptCacheError(f"{path}: not a file of this cache ({error}); restore it or make it anew") from None
+        raise CorruptCacheError(f"{path}: damaged ({error}); {_REMEDY}") from None
     if not unchanged:
-        raise CorruptCacheError(f"{path}: its bytes don't match its checksum; restore it or make it anew")
+        raise CorruptCacheError(f"{path}: its bytes don't match its checksum; {_REMEDY}")
     return dict(value)
 
 

@@ -15,7 +15,7 @@ class TopKSoftLabels:
 
     Attributes:
         class_ids: [R, K] int32, most probable first, ties to the lower id.
-        log_probs: [R, K] float16; non-increasing to within one float16 step.
+        log_probs: [R, K] float16; non-increasing to within two float16 steps.
         log_rest: [R] float32, log of the mass outside the K classes; -inf where K is the whole vocabulary.
     """
 
