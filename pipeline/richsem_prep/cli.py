@@ -184,7 +184,7 @@ def shard(
       richsem-prep shard --dataset inet-lvis --ray-address auto    # on a cluster
       richsem-prep shard --dataset inet-lvis --shard-range 0:100   # one of several jobs; then `finish`
     """
-    config = _shard_config(
+    config = shard_config(
         dataset=dataset,
         root=root,
         out=out,
@@ -227,7 +227,7 @@ def shard(
         typer.echo(f"Shards {shard_range} are done; when all are: richsem-prep finish {config.out}")
 
 
-def _shard_config(**options: Any) -> Any:
+def shard_config(**options: Any) -> Any:
     """Fill in the defaults of the dataset and of the environment, and validate."""
     from richsem_prep.config import ShardConfig
     from richsem_prep.datasets import preset

@@ -42,7 +42,7 @@ class Worker:
         self.progress = Progress()
         self._teacher = load_teacher(parse_teacher(settings.teacher), device=device)
         self._precision: Precision = settings.precision or ("fp16" if device.type == "cuda" else "fp32")
-        self._encoder = make_region_encoder(
+        self.encoder = make_region_encoder(
             self._teacher,
             kind=settings.region_encoder,
             teacher_size=settings.teacher_size,
@@ -54,7 +54,7 @@ class Worker:
     def describe(self) -> WorkerDescription:
         """Teacher, encoder and environment, for the label set's spec."""
         environment = _environment(self._teacher.device)
-        return WorkerDescription(self._teacher.identity, self._encoder.spec, self._precision, TEMPLATES, environment)
+        return WorkerDescription(self._teacher.identity, self.encoder.spec, self._precision, TEMPLATES, environment)
 
     def text_bank(self, vocabulary: Vocabulary, policy: NamePolicy) -> TextBank:
         """The text bank of a vocabulary."""
@@ -97,7 +97,7 @@ class Worker:
     def run(self, shard: int) -> ShardResult:
         """Make one shard."""
         assert self._inputs is not None
-        return run_shard(shard, self._inputs, self._encoder, self.progress)
+        return run_shard(shard, self._inputs, self.encoder, self.progress)
 
 
 def _device(name: str | None) -> torch.device:

@@ -26,7 +26,7 @@ def permuted(positions: NDArray[np.integer], *, size: int, seed: int) -> NDArray
     """
     signed = np.asarray(positions)
     if signed.size and not 0 <= int(signed.min()) <= int(signed.max()) < size:
-        raise ValueError(f"positions {int(signed.min())}..{int(signed.max())} are not all below size {size} and at least 0")
+        raise ValueError(f"positions {int(signed.min())}..{int(signed.max())} are not all in 0..size-1, size is {size}")
     values = signed.astype(np.uint64).reshape(-1)
     half_bits = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     keys = np.random.SeedSequence([seed, size]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from richsem_prep import datasets
 from richsem_prep import run as driver
-from richsem_prep.cli import _shard_config as make_config
 from richsem_prep.cli import default_label_set
+from richsem_prep.cli import shard_config as make_config
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows

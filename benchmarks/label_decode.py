@@ -1,0 +1,49 @@
+"""Decoding a view's labels over decoding its pictures.
+
+    python benchmarks/label_decode.py CACHE --json benchmarks/results/label_decode.json
+
+For each view of the first shard: `unpack_view` against `decode_picture` of its tiles, both from bytes in memory.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from common import median_seconds, report
+
+from richsem_schemas.codec import unpack_view
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_span, view_rows
+
+
+def main(
+    cache: Annotated[Path, typer.Argument()],
+    labels: Annotated[str | None, typer.Option()] = None,
+    repeats: Annotated[int, typer.Option()] = 5,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Measure all views of the first shard."""
+    opened = open_cache(cache)
+    layout, name = opened.layout, opened.label_set(labels).name
+    pictures = {p.row.sample: p.data for p in read_pictures(layout, 0, picture_rows(layout, 0), root=None)}
+    tar = layout.label_set(name).tar(0)
+    packed = [(read_span(tar, row.offset, row.size), row.member) for row in view_rows(layout, name, 0)]
+    views = [unpack_view(*item).view for item in packed]
+    label_seconds = median_seconds(lambda: [unpack_view(*item) for item in packed], repeats) / len(packed)
+    tiles = [int(sample) for view in views for sample in view.tiles["sample"]]
+    picture_seconds = median_seconds(lambda: [decode_picture(pictures[tile]) for tile in tiles], repeats) / len(packed)
+    report(
+        "label-decode",
+        {
+            "views": len(packed),
+            "tiles_a_view": len(tiles) / len(packed),
+            "label_microseconds_a_view": label_seconds * 1e6,
+            "picture_microseconds_a_view": picture_seconds * 1e6,
+            "ratio": label_seconds / picture_seconds,
+        },
+        json,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
