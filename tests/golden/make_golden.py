@@ -1,0 +1,246 @@
+"""Make the golden cache: `python tests/golden/make_golden.py`, only for a new format version.
+
+Nine small pictures, one of them broken, in two shards; three label sets, one a way to store embeddings. The code is the
+pipeline's own but for the teacher, which sees a region as 4x4 colours and knows classes by their colour. A second run
+on the same versions of Pillow, NumPy and Arrow changes no byte.
+"""
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from richsem_prep.finish import finish_cache
+from richsem_prep.plan import freeze_listing
+from richsem_prep.progress import Progress
+from richsem_prep.region_encoder import PreparedView
+from richsem_prep.shard_task import ShardInputs, run_shard
+from richsem_prep.sources import folder_classes, list_folder
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import (
+    Environment,
+    LabelSpec,
+    LabelsReceipt,
+    PicturesReceipt,
+    Plan,
+    RegionEncoderSpec,
+    TeacherIdentity,
+    TextSpec,
+    ViewGeometry,
+    ViewsSpec,
+    Vocabulary,
+)
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.render import render_view
+from richsem_schemas.sealed_json import json_sha256
+from richsem_schemas.text_bank import TextBank, write_text_bank
+
+HERE = Path(__file__).parent
+CACHE = HERE / "cache"
+RENDERED = HERE / "000000-00000.mosaic-0.png"
+"""One view, rendered from the cache."""
+
+LABEL_SETS = {"float16": "float16", "int8": "int8", "none": "none"}
+"""Storage of embeddings by the name of the label set."""
+
+DIM = 16
+TOP_K = 4
+LOGIT_SCALE = 5.0
+SAMPLES_PER_SHARD = 5
+SEED = 57
+"""Puts the broken picture into the middle of the first shard."""
+
+COLOURS = {
+    "blue": (40, 60, 200),
+    "green": (40, 170, 60),
+    "red": (210, 40, 40),
+    "white": (240, 240, 240),
+    "yellow": (230, 210, 40),
+}
+GREY = (90, 90, 90)
+NAMES = ("none", *COLOURS)
+TEMPLATES = ("{}.", "a {} thing.")
+GEOMETRY = ViewGeometry(
+    short_sides=(32, 40), longest_side=66, first_short_sides=(28, 36), crop_sides=(20, 32), mosaic_tile=48
+)
+ENCODER = RegionEncoderSpec(kind="crop", teacher_size=None, pooled_hw=None)
+
+PICTURES = (
+    # name, width, height, EXIF orientation
+    ("blue/flat.png", 48, 40, 1),
+    ("green/a.jpg", 40, 50, 1),
+    ("green/b.jpg", 50, 40, 1),
+    ("red/a.jpg", 50, 38, 1),
+    ("red/with space.jpg", 44, 44, 1),
+    ("white/a.jpg", 36, 50, 1),
+    ("yellow/rotated.jpg", 50, 40, 6),
+    ("unlabelled.jpg", 42, 48, 1),
+)
+
+
+def draw_pictures(root: Path) -> None:
+    """Blotches around each class's colour; a broken picture and an archive among them."""
+    for number, (name, width, height, orientation) in enumerate(PICTURES):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = np.array(COLOURS.get(path.parent.name, GREY))
+        blotches = np.random.default_rng(number).integers(-60, 61, (4, 4, 3))
+        blotches = np.clip(colour + blotches, 0, 255).astype(np.uint8)
+        flat = path.suffix == ".png"
+        filtering = Image.Resampling.NEAREST if flat else Image.Resampling.BICUBIC
+        picture = Image.fromarray(blotches).resize((width, height), filtering)
+        exif = Image.Exif()
+        exif[274] = orientation
+        options = {} if flat else {"quality": 85, "exif": exif}
+        picture.save(path, **options)
+    (root / "red" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (root / "archive.zip").write_bytes(b"PK")
+
+
+class ColourEncoder:
+    """A teacher that needs no network: a region's 4x4 mean colours through a fixed random matrix."""
+
+    spec = ENCODER
+
+    def prepare(self, picture: Image.Image, boxes_xyxy_px: np.ndarray) -> PreparedView:
+        """Cut each region and shrink it to 4x4."""
+        boxes = [tuple(box) for box in boxes_xyxy_px.tolist()]
+        small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
+        return PreparedView(np.stack(small), boxes_xyxy_px)
+
+    def encode(self, views: Iterable[PreparedView]) -> Iterator[np.ndarray]:
+        """[R, D] unit rows of each view."""
+        for view in views:
+            yield unit(project(view.images))
+
+
+def project(images_R443: np.ndarray) -> np.ndarray:
+    """[R, 4, 4, 3] colours 0..255 to [R, D]."""
+    matrix = np.random.default_rng(0).standard_normal((48, DIM))
+    return (images_R443.reshape(-1, 48) / 127.5 - 1) @ matrix
+
+
+def unit(features_RD: np.ndarray) -> np.ndarray:
+    """Rows of norm 1."""
+    return (features_RD / np.linalg.norm(features_RD, axis=1, keepdims=True)).astype(np.float32)
+
+
+def text_bank() -> TextBank:
+    """Each class is its flat colour."""
+    colours = np.array([GREY, *COLOURS.values()], np.float64)
+    features = project(np.broadcast_to(colours[:, None, None], (len(NAMES), 4, 4, 3))).astype(np.float32)
+    return TextBank(NAMES, NAMES, TEMPLATES, LOGIT_SCALE, features)
+
+
+def make_plan(layout: CacheLayout, root: Path) -> Plan:
+    """List the pictures and freeze the plan."""
+    assert ("none", *folder_classes(root)) == NAMES
+    listing = freeze_listing(layout, list_folder(root, {n: i for i, n in enumerate(NAMES)}), on_progress=lambda _: None)
+    plan = Plan(
+        dataset="golden",
+        seed=SEED,
+        listed=listing.listed,
+        samples=listing.listed,
+        samples_per_shard=SAMPLES_PER_SHARD,
+        limit=None,
+        pictures="copy",
+        max_side=None,
+        root=None,
+        vocabulary=Vocabulary(name="folders", class_names=NAMES),
+        absent_classes=(),
+        listing=listing.file,
+        rejected=listing.rejected,
+        listing_quarantine=listing.quarantine,
+    )
+    plan.write(layout.plan)
+    return plan
+
+
+def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
+    """A label set's spec; the teacher's hashes are made up."""
+    teacher = TeacherIdentity(
+        name="golden-colours",
+        weights_sha256="0" * 64,
+        model_config_sha256="1" * 64,
+        quick_gelu=False,
+        embed_dim=DIM,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        input_hw=(4, 4),
+        interpolation="bicubic",
+        logit_scale=LOGIT_SCALE,
+        logit_bias=None,
+    )
+    text = TextSpec(
+        vocabulary="folders",
+        names="raw",
+        classes=len(NAMES),
+        templates=len(TEMPLATES),
+        prompts_sha256=json_sha256([list(NAMES), list(TEMPLATES)]),
+    )
+    return LabelSpec(
+        plan_fingerprint=plan.fingerprint,
+        teacher=teacher,
+        region_encoder=ENCODER,
+        precision="fp32",
+        views=ViewsSpec(crops=1, mosaics=1, geometry=GEOMETRY),
+        text=text,
+        embeddings=embeddings,
+        top_k=TOP_K,
+    )
+
+
+def make_label_set(layout: CacheLayout, name: str, plan: Plan, root: Path) -> None:
+    """Make all shards of a label set, and the pictures where they are missing."""
+    label_set = layout.label_set(name)
+    spec, text = make_spec(plan, LABEL_SETS[name]), text_bank()
+    write_text_bank(label_set, text)
+    spec.write(label_set.spec)
+    environment = Environment(device="none", torch_threads=1, versions={"richsem": "0.1.0"})
+    inputs = ShardInputs(layout, name, plan, spec, text, root, 1, environment)
+    for shard in range(plan.shards):
+        run_shard(shard, inputs, ColourEncoder(), Progress())
+        forget_seconds(layout, name, shard)
+
+
+def forget_seconds(layout: CacheLayout, name: str, shard: int) -> None:
+    """Durations differ from run to run; here they are zero."""
+    for kind, path in (
+        (PicturesReceipt, layout.pictures_receipt(shard)),
+        (LabelsReceipt, layout.label_set(name).receipt(shard)),
+    ):
+        receipt = kind.read(path)
+        receipt.model_copy(update={"seconds": dict.fromkeys(receipt.seconds, 0.0)}).write(path)
+
+
+def render(layout: CacheLayout) -> Image.Image:
+    """Render the view that `RENDERED` names, from the cache alone."""
+    key, member = RENDERED.stem.split(".")
+    (row,) = [row for row in view_rows(layout, "float16", 0) if row.key == key and row.member == f"{member}.npy"]
+    (labelled,) = read_views(layout, "float16", 0, [row])
+    stored = read_pictures(layout, 0, picture_rows(layout, 0), root=None)
+    return render_view(labelled.view, {picture.row.sample: decode_picture(picture.data) for picture in stored})
+
+
+def main() -> None:
+    """Make everything anew."""
+    shutil.rmtree(CACHE, ignore_errors=True)
+    layout = CacheLayout(CACHE, "golden")
+    with tempfile.TemporaryDirectory() as folder:
+        draw_pictures(Path(folder))
+        plan = make_plan(layout, Path(folder))
+        for name in LABEL_SETS:
+            make_label_set(layout, name, plan, Path(folder))
+    finish_cache(layout, list(LABEL_SETS))
+    buffer = io.BytesIO()
+    render(layout).save(buffer, "PNG", optimize=True)
+    RENDERED.write_bytes(buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The golden cache against the program that writes and verifies caches; see also tests/schemas/test_golden.py."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from richsem_prep.plan import planned_entries
+from richsem_prep.recipes import Sample, block_views
+from richsem_prep.shard_writer import open_tar
+from richsem_prep.verify import verify_cache
+from richsem_schemas.reader import open_cache, picture_rows, read_views, view_rows
+
+CACHE = Path(__file__).parents[1] / "golden" / "cache"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return open_cache(CACHE)
+
+
+def test_verify_finds_nothing_wrong_in_the_golden_cache():
+    found = verify_cache(CACHE, threads=1)
+    assert (found.problems, found.notes) == ((), ())
+    assert (found.pictures, found.views, found.regions) == (8, 30, 48)
+
+
+def test_the_golden_plan_still_gives_the_same_pictures_in_the_same_order(golden):
+    plan = golden.manifest.plan
+    names = [[entry.name for entry in planned_entries(golden.layout, plan, shard)] for shard in range(plan.shards)]
+    assert names == [
+        ["blue/flat.png", "green/a.jpg", "red/broken.jpg", "yellow/rotated.jpg", "white/a.jpg"],
+        ["unlabelled.jpg", "green/b.jpg", "red/a.jpg", "red/with space.jpg"],
+    ]
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_the_same_seed_still_draws_the_golden_views(golden, shard):
+    rows = view_rows(golden.layout, "none", shard)
+    written = {
+        (row.sample, row.member): labelled.view
+        for row, labelled in zip(rows, read_views(golden.layout, "none", shard, rows), strict=True)
+    }
+    samples = [
+        Sample(row.sample, (row.height, row.width), row.category_id) for row in picture_rows(golden.layout, shard)
+    ]
+    views = golden.label_sets["none"].spec.views
+    drawn = list(block_views(samples, views, seed=golden.manifest.plan.seed, shard=shard, first_sample=0))
+    assert len(drawn) == len(written)
+    for view in drawn:
+        expected = written[int(view.tiles["sample"][0]), view.member]
+        assert view.canvas_hw == expected.canvas_hw
+        assert view.tiles.tobytes() == expected.tiles.tobytes()
+        assert view.regions.tobytes() == expected.regions.tobytes()
+
+
+@pytest.mark.parametrize("folder", ["pictures", "labels/float16", "labels/int8", "labels/none"])
+def test_todays_tar_writer_writes_the_golden_tars_byte_for_byte(folder, tmp_path):
+    golden_tar = CACHE / folder / "golden-000000.tar"
+    samples = {}
+    with tarfile.open(golden_tar) as tar:
+        for member in tar:
+            key, _, extension = member.name.partition(".")
+            samples.setdefault(key, {})[extension] = tar.extractfile(member).read()
+    with open_tar(tmp_path / "again.tar") as (tar, _):
+        for key, members in samples.items():
+            tar.add(key, members)
+    assert (tmp_path / "again.tar").read_bytes() == golden_tar.read_bytes()

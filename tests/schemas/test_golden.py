@@ -1,0 +1,228 @@
+"""The golden cache pins the format: today's code reads what was written then.
+
+If a test of this file must change, `FORMAT_VERSION` must change with it, and a new golden cache be made beside the old.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from richsem_schemas.codec import pack_view, unpack_view
+from richsem_schemas.layout import FORMAT_VERSION
+from richsem_schemas.picture import decode_picture, picture_extension
+from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.render import render_view
+from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CACHE = GOLDEN / "cache"
+SHA256_OF_THE_FILES = "783e721c35bf8933cf77a41dad79f5f8d3b97b46f018b4ac19a3be7355368041"
+PLAN_FINGERPRINT = "46e4061385f34b8fa7ac4a1cd1b5d3dc67034effd045b37fb2d16e429535de63"
+KEYS = {0: ["000000-00000", "000000-00001", "000000-00003", "000000-00004"], 1: [f"000001-0000{n}" for n in range(4)]}
+MOSAIC = "000000-00000.mosaic-0"
+SETS = ["float16", "int8", "none"]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return open_cache(CACHE)
+
+
+def labelled_views(golden, labels, shard):
+    rows = view_rows(golden.layout, labels, shard)
+    return dict(
+        zip((f"{row.key}.{row.kind}-{row.pass_index}" for row in rows), read_views(golden.layout, labels, shard, rows),
+            strict=True)
+    )  # fmt: skip
+
+
+def decoded(golden, shard):
+    stored = read_pictures(golden.layout, shard, picture_rows(golden.layout, shard), root=None)
+    return {picture.row.sample: decode_picture(picture.data) for picture in stored}
+
+
+def test_if_this_test_must_change_the_format_version_must_change():
+    digest = hashlib.sha256()
+    for path in sorted(path for path in CACHE.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(CACHE).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    assert (FORMAT_VERSION, digest.hexdigest()) == (1, SHA256_OF_THE_FILES)
+
+
+def test_todays_reader_opens_the_golden_cache(golden):
+    plan = golden.manifest.plan
+    assert (plan.dataset, plan.seed, plan.shards, plan.samples_per_shard) == ("golden", 57, 2, 5)
+    assert (golden.manifest.samples, golden.manifest.quarantined, plan.rejected) == (8, 1, 1)
+    assert plan.fingerprint == golden.manifest.fingerprint == PLAN_FINGERPRINT
+    assert plan.vocabulary.class_names == ("none", "blue", "green", "red", "white", "yellow")
+    assert list(golden.label_sets) == SETS
+    assert {(item.views, item.regions) for item in golden.label_sets.values()} == {(10, 16)}
+
+
+def test_fingerprints_of_specs_are_still_computed_the_same_way(golden):
+    assert {name: item.spec.fingerprint for name, item in golden.label_sets.items()} == {
+        "float16": "569c4f01a8ccfb6b2cab425555950a389f2bbde6428ce9904e44c3f5f2cc5dd8",
+        "int8": "2441a2ea4d3f32be89ef8eccb1703f1af2f4f4b82ee772244737ac0548de9824",
+        "none": "2415bdd401f305c1f8bc878e23ecc025c35d85ba2b844d786f2f44b32cb3ab7c",
+    }
+    assert all(item.spec.fingerprint == item.fingerprint for item in golden.label_sets.values())
+
+
+def test_keys_stand_in_the_order_of_the_samples_without_the_quarantined_one(golden):
+    for shard, keys in KEYS.items():
+        assert [row.key for row in picture_rows(golden.layout, shard)] == keys
+    quarantined = (CACHE / "quarantine" / "golden-000000.jsonl").read_text()
+    assert '"key":"000000-00002"' in quarantined
+    assert '"name":"red/broken.jpg"' in quarantined
+
+
+@pytest.mark.parametrize("labels", SETS)
+def test_views_stand_under_the_key_of_their_first_tile_in_order(golden, labels):
+    for shard, keys in KEYS.items():
+        members = list(labelled_views(golden, labels, shard))
+        assert members == sorted([*(f"{key}.crop-0" for key in keys), f"{keys[0]}.mosaic-0"])
+
+
+def test_pictures_are_what_the_index_says(golden):
+    rows = picture_rows(golden.layout, 0)
+    assert [(r.name, r.category_id, r.extension, r.height, r.width) for r in rows] == [
+        ("blue/flat.png", 1, "png", 40, 48),
+        ("green/a.jpg", 2, "jpg", 50, 40),
+        ("yellow/rotated.jpg", 5, "jpg", 50, 40),
+        ("white/a.jpg", 4, "jpg", 50, 36),
+    ]
+    for stored in read_pictures(golden.layout, 0, rows, root=None):
+        assert picture_extension(stored.data) == stored.row.extension
+        assert decode_picture(stored.data).size == (stored.row.width, stored.row.height)
+
+
+def test_an_exif_rotation_is_applied(golden):
+    (row,) = [row for row in picture_rows(golden.layout, 0) if row.name == "yellow/rotated.jpg"]
+    (stored,) = read_pictures(golden.layout, 0, [row], root=None)
+    assert Image.open(io.BytesIO(stored.data)).size == (50, 40)
+    assert (row.width, row.height) == (40, 50)
+
+
+def test_an_unlabelled_picture_has_category_0(golden):
+    rows = {row.name: row for row in picture_rows(golden.layout, 1)}
+    assert rows["unlabelled.jpg"].category_id == 0
+
+
+def test_the_mosaic_is_the_one_that_was_written(golden):
+    labelled = labelled_views(golden, "float16", 0)[MOSAIC]
+    view = labelled.view
+    assert (view.kind, view.pass_index, view.canvas_hw) == ("mosaic", 0, (96, 96))
+    assert view.tiles["sample"].tolist() == [0, 1, 4, 3]
+    assert view.tiles["source_xyxy_px"].tolist() == np.float32(
+        [
+            [0, 0, 48, 40],
+            [3.3333333, 1.1111112, 33.796295, 26.666666],
+            [3, 1, 29, 24.333334],
+            [0, 0, 40, 41.666668],
+        ]
+    ).tolist()  # fmt: skip
+    boxes = [[1, 16, 49, 56], [49, 16, 96, 56], [5, 56, 49, 96], [49, 56, 87, 96]]
+    assert view.tiles["paste_xyxy_px"].tolist() == boxes
+    assert view.tiles["flip"].tolist() == [0, 0, 0, 1]
+    assert view.regions["box_xyxy_px"].tolist() == boxes
+    assert view.regions["tile"].tolist() == [0, 1, 2, 3]
+    assert view.regions["category_id"].tolist() == [1, 2, 4, 5]
+
+
+def test_its_soft_labels_are_the_ones_that_were_written(golden):
+    labels = labelled_views(golden, "float16", 0)[MOSAIC].labels
+    assert labels.class_ids.tolist() == [[1, 2, 0, 4], [2, 1, 0, 3], [4, 5, 1, 3], [5, 3, 4, 0]]
+    assert labels.log_probs.dtype == np.float16
+    assert labels.log_probs.tolist() == [
+        [-0.389892578125, -1.291015625, -3.181640625, -5.28515625],
+        [-0.2205810546875, -2.30859375, -2.337890625, -6.9296875],
+        [-0.03741455078125, -3.396484375, -6.44921875, -6.6953125],
+        [-0.1544189453125, -2.611328125, -2.6875, -6.828125],
+    ]
+    assert labels.log_rest.tolist() == [
+        -6.6417436599731445,
+        -6.820618152618408,
+        -7.794610500335693,
+        -7.637526512145996,
+    ]
+
+
+def test_its_embeddings_are_the_ones_that_were_written(golden):
+    written = [
+        -0.437744140625, 0.1983642578125, 0.280029296875, 0.30712890625, -0.11700439453125, -0.23095703125,
+        0.192626953125, -0.048828125, -0.1595458984375, 0.41064453125, 0.1651611328125, 0.0059356689453125,
+        -0.222412109375, 0.09246826171875, -0.45166015625, 0.0797119140625,
+    ]  # fmt: skip
+    assert labelled_views(golden, "float16", 0)[MOSAIC].embeddings[0].tolist() == written
+    int8 = labelled_views(golden, "int8", 0)[MOSAIC].embeddings[0]
+    scale = np.float32(0.003556276671588421)
+    codes = [-123, 56, 79, 86, -33, -65, 54, -14, -45, 115, 46, 2, -63, 26, -127, 22]
+    assert int8.tolist() == (np.float32(codes) * scale).tolist()
+    assert labelled_views(golden, "none", 0)[MOSAIC].embeddings is None
+
+
+@pytest.mark.parametrize("labels", ["float16", "int8"])
+def test_soft_labels_can_be_regenerated_from_the_embeddings(golden, labels):
+    bank = golden.text_bank(labels)
+    for labelled in labelled_views(golden, labels, 0).values():
+        log_probs_RC = class_log_probs(labelled.embeddings, bank.features, logit_scale=bank.logit_scale)
+        again = top_k_soft_labels(log_probs_RC, top_k=4)
+        assert again.class_ids.tolist() == labelled.labels.class_ids.tolist()
+        # A last digit of float64 may differ between builds of NumPy, and flip a rounding to float16.
+        np.testing.assert_allclose(again.log_probs, labelled.labels.log_probs, rtol=2**-10)
+        np.testing.assert_allclose(again.log_rest, labelled.labels.log_rest, rtol=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["float16", "none"])
+def test_todays_writer_packs_the_golden_views_to_the_same_bytes(golden, labels):
+    layout = golden.label_sets[labels].spec.record_layout
+    path = golden.layout.label_set(labels).tar(0)
+    for row in view_rows(golden.layout, labels, 0):
+        data = path.read_bytes()[row.offset : row.offset + row.size]
+        labelled = unpack_view(data, row.member)
+        assert pack_view(labelled.view, labelled.embeddings, labelled.labels, layout) == data
+
+
+def test_the_mosaic_renders_to_the_committed_picture(golden):
+    rendered = render_view(labelled_views(golden, "float16", 0)[MOSAIC].view, decoded(golden, 0))
+    expected = np.asarray(Image.open(GOLDEN / f"{MOSAIC}.png")).astype(int)
+    # Versions of the JPEG decoder differ by a level or two.
+    assert np.abs(np.asarray(rendered).astype(int) - expected).mean() < 2
+
+
+def test_every_view_renders_to_its_canvas(golden):
+    for shard in KEYS:
+        pictures = decoded(golden, shard)
+        for labelled in labelled_views(golden, "none", shard).values():
+            height, width = labelled.view.canvas_hw
+            assert render_view(labelled.view, pictures).size == (width, height)
+
+
+def read_by_webdataset(path):
+    return list(webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False).decode("rgb8"))
+
+
+@pytest.mark.parametrize("shard", [0, 1])
+def test_plain_webdataset_reads_the_pictures(golden, shard):
+    samples = read_by_webdataset(golden.layout.pictures_tar(shard))
+    assert [sample["__key__"] for sample in samples] == KEYS[shard]
+    for sample, row in zip(samples, picture_rows(golden.layout, shard), strict=True):
+        assert sample["json"]["name"] == row.name
+        assert sample[row.extension].dtype == np.uint8
+
+
+@pytest.mark.parametrize("labels", SETS)
+@pytest.mark.parametrize("shard", [0, 1])
+def test_plain_webdataset_reads_the_labels(golden, labels, shard):
+    samples = {sample["__key__"]: sample for sample in read_by_webdataset(golden.layout.label_set(labels).tar(shard))}
+    assert list(samples) == KEYS[shard]
+    for name, labelled in labelled_views(golden, labels, shard).items():
+        key, member = name.split(".")
+        record = samples[key][f"{member}.npy"]
+        assert record.shape == ()
+        assert record["regions"]["class_ids"].tolist() == labelled.labels.class_ids.tolist()
+        assert record["canvas_hw"].tolist() == list(labelled.view.canvas_hw)
