@@ -23,7 +23,7 @@ app = typer.Typer(
 
 [bold]From a folder of ImageNet classes to a cache:[/bold]
 
-  richsem-prep shard --dataset inet-lvis --root /data/imagenet21k --out caches/inet-lvis
+  richsem-prep shard --dataset inet-lvis --root /data/imagenet21k
 
 [bold]Then look at it:[/bold]
 
@@ -171,18 +171,23 @@ def shard(
 ) -> None:
     """Make a cache, or go on with one: pictures, views, embeddings, soft labels.
 
-    The same command run again does what is missing. Another teacher or other views on the same OUT and seed add a
-    label set and touch no picture.
+    The same command run again does what is missing. Another teacher or other
+    views, under another --labels name, add a label set and touch no picture.
 
     [bold]Examples[/bold]
 
-      richsem-prep shard --dataset inet-lvis                       # $RICHSEM_DATA/inet-lvis to caches/inet-lvis
-      richsem-prep shard --dataset inet-lvis --limit 2000          # a trial
-      richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai --region-encoder crop
-      richsem-prep shard --dataset folder --root pictures --teacher RN50-quickgelu:rn50.safetensors
-      richsem-prep shard --dataset demo --executor inline          # no Ray
-      richsem-prep shard --dataset inet-lvis --ray-address auto    # on a cluster
-      richsem-prep shard --dataset inet-lvis --shard-range 0:100   # one of several jobs; then `finish`
+      From $RICHSEM_DATA/inet-lvis to caches/inet-lvis; then a trial:
+      richsem-prep shard --dataset inet-lvis
+      richsem-prep shard --dataset inet-lvis --limit 2000 --out caches/trial
+
+      Another teacher on the same pictures, by open_clip's name or a file:
+      richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai
+      richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt
+
+      Without Ray; on a cluster; as one of several jobs, then `finish`:
+      richsem-prep shard --dataset demo --executor inline
+      richsem-prep shard --dataset inet-lvis --ray-address auto
+      richsem-prep shard --dataset inet-lvis --shard-range 0:100
     """
     config = shard_config(
         dataset=dataset,

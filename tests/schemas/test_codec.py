@@ -1,6 +1,5 @@
 import io
 import random
-import time
 import tracemalloc
 
 import numpy as np
@@ -299,17 +298,14 @@ UNTOKENIZABLE = {
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, *UNTOKENIZABLE])
-def test_hostile_headers_are_refused_quickly_and_in_little_memory(name):
+def test_hostile_headers_are_refused_in_little_memory(name):
     data = npy((HOSTILE | UNTOKENIZABLE)[name]) + bytes(256)
     tracemalloc.start()
-    start = time.perf_counter()
     try:
         refuse(data)
-        seconds = time.perf_counter() - start
         assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
     finally:
         tracemalloc.stop()
-    assert seconds < 1
 
 
 @pytest.mark.parametrize(

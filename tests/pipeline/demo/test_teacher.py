@@ -105,7 +105,9 @@ def test_a_few_steps_of_training_run_and_repeat(tmp_path):
         squashed_windows=2,
         region_crops=1,
         region_mosaics=1,
-        region_windows=2,
+        region_scenes=2,
+        pool_pictures=12,
+        pool_scenes=3,
     )
     losses: list[list[float]] = [[], []]
 
