@@ -1,8 +1,8 @@
 """From the regions of rendered views to embeddings, in two ways: pooled from the trunk's map, or shown as pictures.
 
 Each encoder has two halves: `prepare` makes arrays from pixels on the CPU, in any thread; `encode` runs the network
-over a stream of them, in fixed batches whose last one is padded, so that a view's embedding depends on nothing but
-its shard.
+over a stream of them, in batches that the stream alone decides, so that a view's embedding depends on nothing but its
+shard.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +93,7 @@ class RoiAlignEncoder:
         return PreparedView(np.asarray(seen)[None], boxes_xyxy_px * ratio)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
-        """Batches of consecutive views of equal size."""
+        """Batches of consecutive views of equal size: mosaics go together, crops mostly alone."""
         batch: list[PreparedView] = []
         for view in views:
             if batch and (view.images.shape != batch[0].images.shape or len(batch) == self._batch_size(batch[0])):
@@ -109,7 +109,6 @@ class RoiAlignEncoder:
 
     def _encode_batch(self, batch: Sequence[PreparedView]) -> list[NDArray[np.float32]]:
         images = np.concatenate([view.images for view in batch])
-        images = padded(images, self._batch_size(batch[0]))
         boxes = [torch.from_numpy(view.boxes_xyxy_px) for view in batch]
         features = self._forward(lambda pixels: self._pool(pixels, boxes), images)
         return np.split(features, np.cumsum([len(box) for box in boxes])[:-1])
@@ -150,7 +149,7 @@ class CropEncoder:
         return PreparedView(images, boxes_xyxy_px)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
-        """Batches of consecutive regions, across views."""
+        """Batches of consecutive regions, across views; the last one is padded, so that all are of one size."""
         batch_size = self._forward.batch_size(*self._teacher.identity.input_hw)
         waiting: list[NDArray[np.uint8]] = []
         counts: list[int] = []
