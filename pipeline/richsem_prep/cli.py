@@ -1,5 +1,6 @@
 """The command line of `richsem-prep`; the only place that prints."""
 
+import io
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
 
@@ -19,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="""Precompute CLIP region embeddings and soft labels, once, for every training run.
 
 [bold]From a folder of ImageNet classes to a cache:[/bold]
@@ -49,22 +52,23 @@ _Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache."
 
 def run() -> None:
     """Run the command line; mistakes of the user's are one line on standard error and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     errors = Console(stderr=True)
     try:
         app()
-    except RichSemError as error:
-        errors.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except OSError as error:
-        errors.print(f"[bold red]error:[/bold red] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+    except (RichSemError, OSError) as error:
+        errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("interrupted; finished shards are kept, the same command goes on from there")
         sys.exit(130)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+def _printable(text: str) -> str:
+    """Control characters as escapes: names are anybody's, and a terminal obeys."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @app.command()
@@ -238,7 +242,7 @@ def shard_config(**options: Any) -> Any:
     from richsem_prep.datasets import preset
 
     chosen = preset(options["dataset"])
-    data = Path(os.environ.get("RICHSEM_DATA", "data"))
+    data = Path(os.environ.get("RICHSEM_DATA") or "data")
     options["root"] = (options["root"] or data / options["dataset"]).absolute()
     options["out"] = (options["out"] or Path("caches") / options["dataset"]).absolute()
     teacher = options["teacher"] = options["teacher"] or chosen.teacher

@@ -7,9 +7,9 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveI
 
 from richsem_schemas.codec import Embeddings
 from richsem_schemas.layout import check_set_name
+from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD
 
 DatasetChoice = Literal["inet-lvis", "folder", "demo"]
-MAX_SAMPLES_PER_SHARD = 100_000
 
 
 class ShardConfig(BaseModel, frozen=True, extra="forbid"):

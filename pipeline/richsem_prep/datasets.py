@@ -16,7 +16,7 @@ from richsem_prep.sources import (
     list_imagenet,
 )
 from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories, lvis_categories
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.errors import RichSemError, SourceError
 from richsem_schemas.manifest import ViewGeometry, Vocabulary
 from richsem_schemas.text_bank import NONE_NAME
 
@@ -108,10 +108,17 @@ def open_source(dataset: str, root: Path) -> Source:
     if dataset == "demo":
         if not is_demo(root):
             write_demo(root)
-        ids = {category["name"]: category["id"] for category in json.loads((root / CATEGORIES).read_bytes())}
+        ids = _demo_class_ids(root)
         names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
         return Source(Vocabulary(name="demo", class_names=names), (), root / CLASSIFICATION, ids, True)
     return _open_folder(root)
+
+
+def _demo_class_ids(root: Path) -> dict[str, int]:
+    try:
+        return {category["name"]: int(category["id"]) for category in json.loads((root / CATEGORIES).read_bytes())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{root / CATEGORIES} is damaged ({error}); delete {root}, it is drawn again") from None
 
 
 def _open_folder(root: Path) -> Source:

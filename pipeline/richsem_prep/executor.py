@@ -79,7 +79,7 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, RichSemError):
         return Failure(str(error), fatal=True)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Failure(f"no space left for {error.filename or 'the shard'}: {error.strerror}", fatal=True)
+        return Failure(f"{error.strerror}: free some and run the same command again, finished shards are kept", True)
     return Failure(f"{type(error).__name__}: {error}", fatal=False)
 
 
@@ -123,6 +123,8 @@ class InlineExecutor:
                     return ShardOutcome(shard, self._worker.run(shard), None)
             except Exception as error:
                 failure = failure_of(error)
+                if isinstance(error, RichSemError):
+                    raise
                 if failure.fatal:
                     raise RichSemError(failure.message) from error
         return ShardOutcome(shard, None, failure)

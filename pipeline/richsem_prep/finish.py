@@ -1,18 +1,21 @@
 """The last step: manifests, once every shard has its receipt."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import (
     CacheManifest,
     Environment,
+    FileHash,
     LabelManifest,
     LabelSpec,
     LabelsReceipt,
     PicturesReceipt,
     Plan,
 )
+from richsem_schemas.reader import read_plan
 from richsem_schemas.text_bank import hash_bytes
 
 
@@ -56,7 +59,7 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
     Raises:
         RichSemError: shards are missing; says which.
     """
-    plan = Plan.read(layout.plan)
+    plan = read_plan(layout)
     pictures = _pictures_receipts(layout, plan)
     manifests = {name: _label_manifest(layout, name, plan) for name in label_sets}
     CacheManifest(
@@ -76,6 +79,8 @@ def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]
     _require_none_missing(layout, "pictures", missing, plan)
     receipts = [PicturesReceipt.read(layout.pictures_receipt(shard)) for shard in range(plan.shards)]
     for receipt in receipts:
+        _require_whole(layout.pictures_tar(receipt.summary.shard), receipt.summary.tar)
+        _require_whole(layout.pictures_index(receipt.summary.shard), receipt.summary.index)
         if receipt.plan_fingerprint != plan.fingerprint:
             raise RichSemError(
                 f"{layout.pictures_receipt(receipt.summary.shard)} belongs to another plan than {layout.plan}; "
@@ -86,7 +91,7 @@ def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]
 
 def finished_sets(layout: CacheLayout) -> list[str]:
     """Label sets of which every shard is there."""
-    plan = Plan.read(layout.plan)
+    plan = read_plan(layout)
     return [
         name
         for name in layout.label_sets()
@@ -101,6 +106,8 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
     spec = LabelSpec.read(label_set.spec)
     receipts = [LabelsReceipt.read(label_set.receipt(shard)) for shard in range(plan.shards)]
     for receipt in receipts:
+        _require_whole(label_set.tar(receipt.summary.shard), receipt.summary.tar)
+        _require_whole(label_set.index(receipt.summary.shard), receipt.summary.index)
         if receipt.spec_fingerprint != spec.fingerprint:
             raise RichSemError(
                 f"{label_set.receipt(receipt.summary.shard)} belongs to another spec than {label_set.spec}; "
@@ -121,6 +128,15 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
         environments=tuple(environments),
         shards=tuple(receipt.summary for receipt in receipts),
     )
+
+
+def _require_whole(path: Path, expected: FileHash) -> None:
+    size = path.stat().st_size if path.is_file() else 0
+    if size != expected.bytes:
+        raise CorruptCacheError(
+            f"{path}: has {size} bytes, its receipt says {expected.bytes}; run the same `richsem-prep shard` again, "
+            "which makes the shard anew"
+        )
 
 
 def _require_none_missing(layout: CacheLayout, what: str, missing: list[int], plan: Plan) -> None:

@@ -26,12 +26,16 @@ def hold_job(out: Path, shards: range | None) -> Iterator[None]:
         RichSemError: a living job holds some of the same shards.
     """
     folder = out / JOBS_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RichSemError(f"--out {out} can't be made: {error.strerror}; name another folder") from error
     claim = folder / f"{socket.gethostname()}-{os.getpid()}.json"
     with (folder / "guard").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         for other in sorted(folder.glob("*.json")):
-            _check_other(out, other, shards)
+            if other.is_file():
+                _check_other(out, other, shards)
         held = claim.open("w")
         fcntl.flock(held, fcntl.LOCK_EX)
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "shards": _bounds(shards)}, held)

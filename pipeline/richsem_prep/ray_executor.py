@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _START_SECONDS = 600.0
 """How long a worker may wait for a place in the cluster."""
 
+_CONNECT_SECONDS = 10.0
+
 _COUNTERS = "counters"
 
 _LOST = Failure("its worker was lost (killed, or out of memory)", fatal=False)
@@ -45,6 +48,17 @@ def _before_ray_starts(address: str | None) -> None:
             f"--ray-address {address}: no token to join the cluster with. Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "
             "to the token that the cluster was started with; see docs/clusters.md"
         )
+
+
+def _require_answer(address: str) -> None:
+    """Ray would wait for minutes for a cluster that isn't there."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RichSemError(f"--ray-address {address}: nothing answers there ({error}); is the cluster up?") from error
 
 
 def _default_token() -> Path:
@@ -136,6 +150,7 @@ class RayExecutor:
                 "_node_ip_address": "127.0.0.1",
             }
         else:
+            _require_answer(address)
             options["address"] = address
         try:
             self._ray.init(**options)

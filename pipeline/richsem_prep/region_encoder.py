@@ -21,6 +21,7 @@ from richsem_prep.settings import Precision
 from richsem_prep.teacher import DTYPES, Teacher
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.manifest import RegionEncoderSpec
+from richsem_schemas.view import PAD_VALUE
 
 TRUNK_STRIDE = 32
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -90,7 +91,7 @@ class RoiAlignEncoder:
         """The view at the teacher's size, and its boxes there."""
         seen = scaled_to(picture, self.spec.teacher_size)
         ratio = np.array([seen.width / picture.width, seen.height / picture.height] * 2, np.float32)
-        return PreparedView(np.asarray(seen)[None], boxes_xyxy_px * ratio)
+        return PreparedView(np.asarray(at_least(seen, TRUNK_STRIDE))[None], boxes_xyxy_px * ratio)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
         """Batches of consecutive views of equal size: mosaics go together, crops mostly alone."""
@@ -216,6 +217,16 @@ def scaled_to(picture: Image.Image, longer_side: int | None) -> Image.Image:
     ratio = longer_side / max(picture.size)
     size = (max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1))
     return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def at_least(picture: Image.Image, side: int) -> Image.Image:
+    """The picture, padded at the right and the bottom where a side is shorter, so that the trunk has a map at all."""
+    size = (max(picture.width, side), max(picture.height, side))
+    if size == picture.size:
+        return picture
+    padded_picture = Image.new("RGB", size, (PAD_VALUE,) * 3)
+    padded_picture.paste(picture)
+    return padded_picture
 
 
 def whole_pixels(box_xyxy: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:

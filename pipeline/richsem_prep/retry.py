@@ -42,7 +42,7 @@ def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Path) 
     entries = planned_entries(layout, plan, shard)
     try:
         bad = [entries[json.loads(line)["sample"]] for line in path.read_bytes().splitlines()]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return True  # Not what was written; making the shard anew mends it.
     return any(_is_readable(root, entry) for entry in bad)
 

@@ -1,10 +1,9 @@
 """The driver of `richsem-prep shard`: plan, teacher, text, shards, manifests, in this order."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,15 +18,17 @@ from richsem_prep.plan import freeze_listing
 from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
-from richsem_schemas.text_bank import write_text_bank
+from richsem_schemas.reader import read_plan
+from richsem_schemas.text_bank import read_text_bank, write_text_bank
 
 if TYPE_CHECKING:
     from richsem_prep.shard_task import ShardResult
 
-_PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", JOBS_FOLDER)
+_PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine")
+_SUFFIXES = (".json", ".jsonl", ".tar", ".parquet", ".arrow", ".npy", ".tmp")
 """Everything that this program writes into an OUT."""
 
 
@@ -77,7 +78,7 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
     """
     start = time.monotonic()
     layout = CacheLayout(config.out, config.dataset)
-    _require_usable_out(config.out)
+    _require_usable_out(config.out, config.root)
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):
             plan, root = _prepare_plan(config, layout, reporter)
@@ -119,11 +120,20 @@ def _make_shards(
     summary.work_seconds = time.monotonic() - start
 
 
-def _require_usable_out(out: Path) -> None:
-    if out.is_file():
-        raise RichSemError(f"--out {out} is a file; name a folder")
-    strangers = sorted(path.name for path in out.iterdir() if path.name not in _PARTS) if out.is_dir() else []
-    if strangers and not (out / "plan" / "plan.json").is_file():
+def _require_usable_out(out: Path, root: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise RichSemError(f"--out {out} is no folder; name one")
+    try:
+        os.fsencode(out).decode()
+    except UnicodeDecodeError:
+        raise RichSemError(f"--out {str(out)!r} has a name that is no UTF-8; name another") from None
+    inner, outer = sorted((out.resolve(), root.resolve()), key=lambda path: len(path.parts), reverse=True)
+    if inner.is_relative_to(outer):
+        raise RichSemError(f"--out {out} and --root {root} lie in each other; a cache needs a folder of its own")
+    if not out.is_dir() or (out / "plan" / "plan.json").is_file() or (out / "plan" / "listing.arrow").is_file():
+        return
+    strangers = sorted(path.name for path in out.iterdir() if path.name != JOBS_FOLDER)
+    if strangers:
         raise RichSemError(
             f"--out {out} holds other things ({', '.join(strangers[:5])}) and no cache; name a new or empty folder"
         )
@@ -153,8 +163,10 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
     """The plan of OUT, found there or made now, and where the originals lie."""
     if config.overwrite:
         _clear(config, layout, reporter)
-    if layout.plan.is_file():
-        plan = Plan.read(layout.plan)
+    for leftover in layout.plan.parent.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+    if layout.plan.exists():
+        plan = read_plan(layout)
         _require_same_plan(config, layout, plan)
         missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
         if missing or plan.pictures == "reference" or config.retry_failed:
@@ -204,15 +216,14 @@ def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> 
 def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None:
     """Make room for `--overwrite`: the label set alone where the pictures fit, else the whole cache."""
     try:
-        plan = Plan.read(layout.plan)
+        plan = read_plan(layout)
         _require_same_plan(config, layout, plan)
     except FileNotFoundError:
         return
     except RichSemError:
         reporter.say(f"--overwrite: removing the cache in {config.out}")
         for part in _PARTS:
-            if part != JOBS_FOLDER:
-                _remove(config.out / part)
+            _remove(config.out / part)
         return
     reporter.say(f"--overwrite: removing label set {config.labels} of {config.out}; its pictures stay")
     label_set = layout.label_set(config.labels)
@@ -221,10 +232,15 @@ def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Remove a file, or what this program wrote into a folder; anything else in it stays."""
+    if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
+        return
+    for item in path.iterdir():
+        if item.is_dir() or item.suffix in _SUFFIXES:
+            _remove(item)
+    with suppress(OSError):
+        path.rmdir()
 
 
 def _wanted_shards(config: ShardConfig, plan: Plan) -> range:
@@ -284,7 +300,9 @@ def _prepare_label_set(
     if label_set.spec.is_file():
         remedy = "Name another set with --labels, ask for the same, or begin the set anew with --overwrite"
         require_same(label_set.spec, LabelSpec.read(label_set.spec), spec, remedy=remedy)
-    if not label_set.text.is_file():
+    try:
+        read_text_bank(label_set)
+    except (FileNotFoundError, CorruptCacheError):
         on_progress = reporter.stage("text", len(plan.vocabulary.class_names), "classes")
         write_text_bank(label_set, executor.text_bank(plan.vocabulary, config.names, on_progress))
     spec.write(label_set.spec)

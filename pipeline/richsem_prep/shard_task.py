@@ -27,7 +27,7 @@ from richsem_prep.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.shard_writer import ShardTar, open_tar, write_index
 from richsem_prep.sources import SourceEntry, read_entry
 from richsem_schemas.codec import pack_view, stored_embeddings
-from richsem_schemas.errors import PictureError
+from richsem_schemas.errors import CorruptCacheError, PictureError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS, PictureRow
 from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.manifest import (
@@ -222,8 +222,18 @@ class _ShardTask:
 
     def load_cached(self) -> Iterator[LoadedPicture]:
         """Read and decode the shard's cached pictures, in order."""
+        self._require_intact_index()
         rows = picture_rows(self.inputs.layout, self.shard)
         return ordered_map(self.pool, self._load_cached, rows, ahead=BLOCK_SAMPLES)
+
+    def _require_intact_index(self) -> None:
+        layout = self.inputs.layout
+        index, receipt = layout.pictures_index(self.shard), layout.pictures_receipt(self.shard)
+        if hash_bytes(index.read_bytes()) != PicturesReceipt.read(receipt).summary.index:
+            raise CorruptCacheError(
+                f"{index}: its bytes don't match {receipt}; delete that receipt and run the same command again, "
+                "which makes the shard anew"
+            )
 
     def _load_cached(self, row: PictureRow) -> LoadedPicture:
         with self.clock("read"):

@@ -1,6 +1,6 @@
 """The text bank: prompts, their means, and a cache of them, since a large vocabulary takes minutes."""
 
-import io
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +17,7 @@ from richsem_schemas.sealed_json import json_sha256, write_atomically
 from richsem_schemas.text_bank import NONE_NAME, TextBank
 
 _BATCH_PROMPTS = 27
+_DIGEST_BYTES = 32
 
 TEMPLATES: tuple[str, ...] = ("{}.", *(template("{}") for template in OPENAI_IMAGENET_TEMPLATES))
 """81: the bare name with a full stop, and OpenAI's 80 for ImageNet."""
@@ -69,21 +70,24 @@ def text_means(
 
 def _cache_path(identity: TeacherIdentity, spec: TextSpec) -> Path:
     key = json_sha256([identity.weights_sha256, identity.model_config_sha256, spec.prompts_sha256])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "text" / f"{key}.npy"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "text" / f"{key}.f32"
 
 
 def _read_cached(path: Path, classes: int, dim: int) -> NDArray[np.float32] | None:
+    """Features, unless the file isn't what was written: float32 rows, then their SHA-256."""
     try:
-        features = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        data = path.read_bytes()
+    except OSError:
         return None
-    return features if features.shape == (classes, dim) and features.dtype == np.float32 else None
+    rows, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+    if hashlib.sha256(rows).digest() != digest or len(rows) != 4 * classes * dim:
+        return None
+    return np.frombuffer(rows, "<f4").reshape(classes, dim)
 
 
 def _write_cached(path: Path, features: NDArray[np.float32]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, features, allow_pickle=False)
+    rows = features.astype("<f4").tobytes()
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, rows + hashlib.sha256(rows).digest())
     except OSError:
         return  # A cache that can't be written costs time, not correctness.

@@ -25,8 +25,11 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.layout import FORMAT_VERSION, check_dataset_name, check_set_name
 from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
 
-MAX_SAMPLES = 2**31
-"""Pictures that a plan may list, far beyond any dataset; a forged plan must not keep a reader busy."""
+MAX_SAMPLES_PER_SHARD = 100_000
+"""As many as a key's five digits can count."""
+
+MIN_LISTING_BYTES = 28
+"""Bytes that a picture takes in a listing at least; a forged plan must not keep a reader busy."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
@@ -58,7 +61,8 @@ class _Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise CorruptCacheError(f"{path}: {where}: {first['msg']}") from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise CorruptCacheError(f"{path}: {where + ': ' if where else ''}{reason}") from None
 
     def write(self, path: Path) -> None:
         """Write, whole or not at all."""
@@ -98,7 +102,7 @@ class Plan(_Record):
     seed: NonNegativeInt
     listed: PositiveInt
     samples: PositiveInt
-    samples_per_shard: PositiveInt
+    samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)]
     block_samples: Literal[64] = 64
     limit: PositiveInt | None
     pictures: Literal["copy", "reference"]
@@ -113,8 +117,10 @@ class Plan(_Record):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        if self.samples > self.listed or self.listed > MAX_SAMPLES:
-            raise ValueError(f"{self.samples} samples of {self.listed} listed pictures; at most {MAX_SAMPLES} are")
+        if self.samples > self.listed or self.listed * MIN_LISTING_BYTES > self.listing.bytes:
+            raise ValueError(
+                f"{self.samples} samples of {self.listed} pictures in {self.listing.bytes} bytes of listing"
+            )
         return self
 
     @property

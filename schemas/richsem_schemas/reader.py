@@ -34,6 +34,23 @@ def find_layout(out: Path) -> CacheLayout:
         ) from None
 
 
+def read_plan(layout: CacheLayout) -> Plan:
+    """The plan of a cache.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorruptCacheError: it is damaged, or its listing isn't there in full.
+    """
+    plan = Plan.read(layout.plan)
+    size = layout.listing.stat().st_size if layout.listing.is_file() else 0
+    if size != plan.listing.bytes:
+        raise CorruptCacheError(
+            f"{layout.listing}: has {size} bytes, {layout.plan} says {plan.listing.bytes}; restore it, or begin anew "
+            "with --overwrite"
+        )
+    return plan
+
+
 @dataclass(frozen=True)
 class Cache:
     """A finished cache of pictures and its finished label sets."""
@@ -80,6 +97,8 @@ def open_cache(out: Path) -> Cache:
         path = layout.label_set(name).manifest
         if path.is_file():
             sets[name] = LabelManifest.read(path)
+            if sets[name].name != name:
+                raise CorruptCacheError(f"{path}: is the manifest of {sets[name].name!r}; put it back where it belongs")
     return Cache(layout, manifest, sets)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptCacheError: the file is not byte for byte what was written.
     """
-    data = path.read_bytes() if path.stat().st_size <= MAX_JSON_BYTES else b""
+    status = path.stat()
+    # A FIFO in its place would be waited for, a giant be read.
+    usable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_JSON_BYTES
+    data = path.read_bytes() if usable else b""
     try:
         value = json.loads(data)
         value.pop("checksum")

@@ -184,7 +184,6 @@ def quarantined(out):
     return [json.loads(line) for path in out.glob("quarantine/*.jsonl") for line in path.read_text().splitlines()]
 
 
-@pytest.mark.xfail(strict=True, reason="a view thinner than the trunk's stride fails its whole shard (RuntimeError)")
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 400)])
 def test_very_thin_pictures_are_labelled(resnet, tmp_path, size):
     root = write_pictures(tmp_path / "data", 3)
@@ -194,9 +193,6 @@ def test_very_thin_pictures_are_labelled(resnet, tmp_path, size):
     assert open_cache(tmp_path / "c").manifest.samples == 4
 
 
-@pytest.mark.xfail(
-    strict=True, reason="--teacher-size 32 is allowed, and fails every shard with a picture that is no square"
-)
 def test_the_smallest_teacher_size_works(resnet, tmp_path):
     root = write_pictures(tmp_path / "data", 3)
     assert shard(root, tmp_path / "c", resnet, teacher_size=32)[0].complete
@@ -276,9 +272,6 @@ def test_real_pictures_in_the_imagenet_layout_need_not_be_all_classes(sample_pic
     assert not verify_cache(tmp_path / "c").problems
 
 
-@pytest.mark.xfail(
-    strict=True, reason="--overwrite removes OUT/pictures, also where it is the user's own folder of originals"
-)
 def test_originals_inside_of_out_survive_overwrite(resnet, tmp_path):
     root = write_pictures(tmp_path / "data" / "pictures", 4)
     before = sorted(root.rglob("*.jpg"))
@@ -288,22 +281,17 @@ def test_originals_inside_of_out_survive_overwrite(resnet, tmp_path):
     assert sorted(root.rglob("*.jpg")) == before
 
 
-@pytest.mark.xfail(strict=True, reason="a cache below ROOT is listed as a class of the next one")
 def test_a_cache_inside_of_root_is_no_class_of_the_next(resnet, tmp_path):
     root = write_pictures(tmp_path / "data", 4)
-    shard(root, root / "first", resnet)
-    summary, refusal = attempt(root, root / "second", resnet)
-    assert summary or "--out" in refusal
-    if summary:
-        assert "first" not in open_cache(root / "second").manifest.plan.vocabulary.class_names
+    for out in (root / "first", root / "class_0", root, tmp_path):
+        summary, refusal = attempt(root, out, resnet)
+        assert summary is None
+        assert "--out" in refusal
 
 
-@pytest.mark.xfail(
-    strict=True, reason="pyarrow.memory_map takes no path with bytes that are no UTF-8: every shard fails"
-)
 def test_an_out_whose_name_is_no_utf8_is_made_or_refused(resnet, tmp_path):
     root = write_pictures(tmp_path / "data", 4)
-    summary, refusal = attempt(root, os.fsdecode(os.fsencode(tmp_path) + b"/c\xff"), resnet)
+    summary, refusal = attempt(root, Path(os.fsdecode(os.fsencode(tmp_path) + b"/c\xff")), resnet)
     assert summary.complete if summary else "--out" in refusal
 
 
@@ -416,7 +404,6 @@ def test_a_damaged_listing_stops_the_run_where_it_is_needed(source, resnet, cach
         shard(source, cache, resnet)
 
 
-@pytest.mark.xfail(strict=True, reason="a finished label set is called complete with a text bank that can't be read")
 @pytest.mark.parametrize("damage", sorted(DAMAGE))
 def test_a_damaged_text_bank_is_mended_or_named(source, resnet, cache, damage):
     DAMAGE[damage](cache / "labels" / "resnet" / "text" / "features.npy")
@@ -424,14 +411,12 @@ def test_a_damaged_text_bank_is_mended_or_named(source, resnet, cache, damage):
     assert "features.npy" in refusal if refusal else not verify_cache(cache).problems
 
 
-@pytest.mark.xfail(strict=True, reason="a new label set trusts the picture index unchecked; the error blames the tar")
 def test_a_new_label_set_notices_a_changed_picture_index(source, vit, cache):
     flip(cache / "index" / "pictures" / "folder-000001.parquet")
     with pytest.raises(CorruptCacheError, match=r"folder-000001\.parquet"):
         shard(source, cache, vit)
 
 
-@pytest.mark.xfail(strict=True, reason="finish looks at receipts alone, not at the length of what they speak of")
 @pytest.mark.parametrize("name", ["pictures/folder-000001.tar", "labels/resnet/folder-000001.tar"])
 def test_finish_notices_a_shard_that_is_cut_or_gone(cache, command, name):  # noqa: F811
     (cache / name).unlink()
@@ -522,13 +507,11 @@ def test_a_forged_cache_hangs_nothing_and_writes_nothing(cache, tmp_path, comman
     assert not Path("/tmp/pwned").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="inspect looks a set up by the name its manifest claims: KeyError")
 def test_a_set_that_claims_another_name_is_inspected_or_refused(cache, tmp_path, command):  # noqa: F811
     edit(cache, "labels/resnet/manifest.json", lambda v: v.update(name="other"))
     each_command(command, cache, tmp_path / "page.html")
 
 
-@pytest.mark.xfail(strict=True, reason="2^31 shards of one sample are counted one by one", raises=BaseException)
 @pytest.mark.timeout(20)
 def test_a_plan_of_billions_of_shards_hangs_nothing(cache):
     script = f"from richsem_prep.cli import run; import sys; sys.argv = ['x', 'finish', {str(cache)!r}]; run()"
@@ -537,7 +520,6 @@ def test_a_plan_of_billions_of_shards_hangs_nothing(cache):
     assert done.returncode == 1
 
 
-@pytest.mark.xfail(strict=True, reason="JSON files are opened without asking what they are: a FIFO blocks for ever")
 @pytest.mark.parametrize("name", ["plan/plan.json", "receipts/pictures/folder-000001.json", ".jobs/other.json"])
 def test_a_fifo_in_a_cache_hangs_nothing(cache, source, name):
     (cache / name).unlink(missing_ok=True)
@@ -563,14 +545,12 @@ def test_a_broken_quarantine_file_has_its_shard_made_again(source, made, resnet,
     assert tar_hashes(cache) == tar_hashes(made)
 
 
-@pytest.mark.xfail(strict=True, reason="json.loads raises RecursionError on deep nesting, which retry doesn't expect")
 def test_a_deeply_nested_quarantine_file_has_its_shard_made_again(source, resnet, cache):
     (path,) = (cache / "quarantine").glob("folder-*")
     path.write_bytes(b"[" * 100_000)
     assert shard(source, cache, resnet, retry_failed=True)[0].complete
 
 
-@pytest.mark.xfail(strict=True, reason="np.load of a zip raises BadZipFile, or gives an NpzFile without a shape")
 @pytest.mark.parametrize(
     "spoil", [lambda path: path.write_bytes(b"PK\x03\x04" + bytes(60)), lambda path: np.savez(path.open("wb"), a=1)]
 )
@@ -578,12 +558,11 @@ def test_a_spoilt_cache_of_text_is_made_anew(resnet, tmp_path, monkeypatch, spoi
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     root = write_pictures(tmp_path / "data", 2)
     shard(root, tmp_path / "first", resnet)
-    (path,) = (tmp_path / "xdg").rglob("*.npy")
+    (path,) = (tmp_path / "xdg").rglob("*.f32")
     spoil(path)
     assert shard(root, tmp_path / "second", resnet)[0].complete
 
 
-@pytest.mark.xfail(strict=True, reason="categories.json of a demo is parsed unguarded: JSONDecodeError, TypeError")
 @pytest.mark.parametrize("content", ["{", "[1]", '[{"name": 1}]'])
 def test_a_damaged_demo_is_named(resnet, tmp_path, content):
     from richsem_prep.demo.dataset import DEMO_VERSION

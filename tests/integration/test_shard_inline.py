@@ -364,7 +364,7 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half_done(pictures, resnet,
         return real(self, data)
 
     monkeypatch.setattr(plan.HashedFile, "write", full)
-    with pytest.raises(RichSemError, match="no space left"):
+    with pytest.raises(RichSemError, match="No space left"):
         shard(pictures, tmp_path / "c", resnet)
     assert not list((tmp_path / "c").rglob("*.tmp"))
     assert not list((tmp_path / "c").rglob("*.tar"))
