@@ -61,9 +61,6 @@ def run() -> None:
     except (RichSemError, OSError) as error:
         errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("interrupted; finished shards are kept, the same command goes on from there")
-        sys.exit(130)
 
 
 def _printable(text: str) -> str:
@@ -224,8 +221,12 @@ def shard(
     from richsem_prep.console import ConsoleReporter, summary_table
 
     errors = Console(stderr=True)
-    with ConsoleReporter(errors) as reporter:
-        summary = driver.shard(config, reporter)
+    try:
+        with ConsoleReporter(errors) as reporter:
+            summary = driver.shard(config, reporter)
+    except KeyboardInterrupt:
+        errors.print("interrupted; finished shards are kept, the same command goes on from there")
+        raise typer.Exit(130) from None
     Console().print(summary_table(summary))
     if summary.failed:
         raise RichSemError(

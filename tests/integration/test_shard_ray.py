@@ -71,6 +71,7 @@ def test_two_workers_one_of_them_killed_give_the_bytes_of_one_inline(source, res
     same_cache(tmp_path / "c", undisturbed)
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_bytes_of_two(source, resnet, undisturbed, tmp_path):
     code, output = run(*arguments(source, tmp_path / "c", resnet, "--workers", "1"))
     assert code == 0, output
@@ -89,7 +90,9 @@ def test_a_killed_driver_is_resumed_to_the_same_bytes(source, resnet, undisturbe
     same_cache(out, undisturbed)
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.7, 1.5])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(0.1, marks=pytest.mark.slow), 0.7, pytest.param(1.5, marks=pytest.mark.slow)]
+)
 def test_an_inline_run_killed_at_any_moment_is_resumed_to_the_same_bytes(
     source, resnet, undisturbed, tmp_path, seconds
 ):
