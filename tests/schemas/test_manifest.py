@@ -20,9 +20,9 @@ from richsem_schemas.manifest import (
 from richsem_schemas.sealed_json import write_sealed_json
 
 A, B = "a" * 64, "b" * 64
-PLAN_FINGERPRINT = "81e9dc84f43c6e776f7286b01491944c02d3c3c4374b9dbe9ee169b38600a17b"
+PLAN_FINGERPRINT = "f5632221c9006bb5bc7463c98d247f5f3ad450646c8bb6f0f3599f22754571a1"
 SPEC_FINGERPRINT = "f2b277cce67f5dda57eea5cd82544bcb5bd96141a2ae5f43c8e0f47eaee0837b"
-HASH, OTHER_HASH = FileHash(bytes=10, sha256=A), FileHash(bytes=10, sha256=B)
+HASH, OTHER_HASH = FileHash(bytes=10**9, sha256=A), FileHash(bytes=10**9, sha256=B)
 
 
 def plan(**changes):
