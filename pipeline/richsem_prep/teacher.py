@@ -14,7 +14,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config
+from open_clip.factory import get_model_config, load_state_dict
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ def _is_torchscript(path: str) -> bool:
 
 def _holds_openai_buffers(path: str) -> bool:
     try:
-        return "input_resolution" in open_clip.load_state_dict(path)
+        return "input_resolution" in load_state_dict(path)
     except Exception:
         return False
 

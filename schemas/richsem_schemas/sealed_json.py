@@ -11,7 +11,7 @@ from richsem_schemas.errors import CorruptCacheError
 
 MAX_JSON_BYTES = 256 * 2**20
 
-_REMEDY = "restore it, or delete it and run the command that made it again"
+_REMEDY = "restore it, or delete it and run the command that made it, which makes it anew"
 
 
 def canonical_json(value: object) -> bytes:

@@ -70,11 +70,12 @@ def _parse_features(data: bytes, layout: LabelSetLayout, *, classes: int) -> NDA
     """Read a float32 matrix of `classes` rows, with the very header that `np.save` gives it."""
     header_bytes = 10 + int.from_bytes(data[8:10], "little")
     dim, surplus = divmod(len(data) - header_bytes, 4 * max(classes, 1))
+    if dim <= 0 or surplus:
+        header_bytes, dim = len(data), 0
+    features = np.frombuffer(data[header_bytes:], "<f4").reshape(-1, max(dim, 1))
     buffer = io.BytesIO()
-    if dim > 0 and not surplus:
-        features = np.frombuffer(data, "<f4", offset=header_bytes).reshape(classes, dim)
-        np.save(buffer, features, allow_pickle=False)
-    if buffer.getvalue() != data:
+    np.save(buffer, features, allow_pickle=False)
+    if buffer.getvalue() != data or len(features) != classes:
         raise CorruptCacheError(f"{layout.text_features}: not one float32 row a class; make the set anew")
     return features
 

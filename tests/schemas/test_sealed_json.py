@@ -19,8 +19,6 @@ from richsem_schemas.sealed_json import (
     write_sealed_json,
 )
 
-INFINITE = pytest.mark.xfail(raises=ValueError, reason="the checksum is computed outside of the `try`")
-
 VALUE = {
     "name": 'größe\n"quoted" \\ \udcff',
     "count": 14_000_000,
@@ -140,9 +138,9 @@ def test_other_spellings_and_additions_are_found(sealed, change):
         b"3",
         b'"text"',
         b'{"checksum": 3}',
-        pytest.param(b'{"a": NaN, "checksum": "x"}', marks=INFINITE),
-        pytest.param(b'{"a": -Infinity, "checksum": "x"}', marks=INFINITE),
-        pytest.param(b'{"a": 1e999, "checksum": "x"}', marks=INFINITE),
+        b'{"a": NaN, "checksum": "x"}',
+        b'{"a": -Infinity, "checksum": "x"}',
+        b'{"a": 1e999, "checksum": "x"}',
         b'{"a": ' + b"9" * 5_000 + b', "checksum": "x"}',
         b'{"a": ' + b"[" * 900 + b"]" * 900 + b', "checksum": "x"}',
         b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b', "checksum": "x"}',

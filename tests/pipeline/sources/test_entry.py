@@ -6,7 +6,8 @@ import tarfile
 
 import pytest
 
-from richsem_prep.sources import SourceEntry, entry, read_entry
+from richsem_prep.sources import SourceEntry, read_entry
+from richsem_schemas import originals
 from richsem_schemas.errors import PictureError, SourceError
 from richsem_schemas.originals import WHOLE_FILE, printable
 
@@ -62,7 +63,7 @@ def test_names_of_any_bytes_read_back(tmp_path):
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(entry, "MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr(originals, "MAX_PICTURE_BYTES", 10)
     (tmp_path / "large").write_bytes(bytes(11))
     with pytest.raises(PictureError, match="11 bytes"):
         read_entry(tmp_path, whole(b"large"))
