@@ -21,8 +21,8 @@ from richsem_schemas.originals import printable
 from richsem_schemas.permutation import permuted
 from richsem_schemas.sealed_json import canonical_json, commit, temporary_path
 
-LISTING_BATCH = 65_536
-"""Rows of the listing that are written at a time, and so held in memory."""
+LISTING_BATCH = 1_024
+"""Rows of the listing that are written and read at a time: a shard's rows lie anywhere, so batches are small."""
 
 _COLUMNS = pa.schema(
     [
@@ -114,8 +114,8 @@ def _entry(row: dict) -> SourceEntry:
 @contextmanager
 def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatchFileReader]:
     _require_intact(layout.listing, plan.listing)
-    # Mapped and closed for each shard, so that pages of a long listing don't pile up in the process.
-    with pa.memory_map(str(layout.listing)) as source:
+    # Read rather than mapped: pages touched at random would pile up to hundreds of MiB for a long listing.
+    with pa.OSFile(str(layout.listing)) as source:
         yield pa.ipc.open_file(source)
 
 
