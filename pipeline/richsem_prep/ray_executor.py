@@ -32,6 +32,9 @@ _CONNECT_SECONDS = 10.0
 
 _COUNTERS = "counters"
 
+_LOCAL_TOKEN = secrets.token_hex(32)
+"""Fresh for each process; Ray reads it once, so a second local run in the same process has the same."""
+
 _LOST = Failure("its worker was lost (killed, or out of memory)", fatal=False)
 
 
@@ -42,7 +45,7 @@ def _before_ray_starts(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ["RAY_AUTH_MODE"] = "token"
     if address is None:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _LOCAL_TOKEN
     elif not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _default_token().is_file()):
         raise RichSemError(
             f"--ray-address {address}: no token to join the cluster with. Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "
