@@ -1,6 +1,5 @@
 """What a run shows: a live bar on a terminal, a line now and then in a log, tables at the end."""
 
-import sys
 import time
 
 from rich.console import Console
@@ -142,8 +141,3 @@ def _stage_seconds(summary: RunSummary) -> dict[str, float]:
         for stage, seconds in result.seconds.items():
             total[stage] = total.get(stage, 0.0) + seconds
     return total
-
-
-def stderr_console() -> Console:
-    """For progress and errors, so that standard output stays clean."""
-    return Console(file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
 from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
+from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.sources import (
     Rejected,
     SourceEntry,
@@ -42,21 +43,10 @@ class Preset:
     geometry: ViewGeometry = field(default_factory=ViewGeometry)
 
 
-DEMO_GEOMETRY = ViewGeometry(
-    short_sides=tuple(range(96, 161, 8)),
-    longest_side=267,
-    first_short_sides=(80, 100, 120),
-    crop_sides=(77, 120),
-    mosaic_tile=128,
-)
-"""The reference's scales divided by five, for the demo's small pictures."""
-
 PRESETS: dict[str, Preset] = {
     "inet-lvis": Preset("ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid"),
     "folder": Preset("any folder of pictures; a class is a folder's name"),
-    "demo": Preset(
-        "drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=DEMO_GEOMETRY
-    ),
+    "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
 }
 
 

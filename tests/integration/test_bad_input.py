@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from richsem_prep import datasets
+from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.verify import verify_cache
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_pictures
@@ -46,7 +47,7 @@ def attempt(root, out, teacher, **options):
 def _small_views():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("folder", "inet-lvis"):
-            patch.setitem(datasets.PRESETS, name, datasets.Preset("small", geometry=datasets.DEMO_GEOMETRY))
+            patch.setitem(datasets.PRESETS, name, datasets.Preset("small", geometry=GEOMETRY))
         yield
 
 

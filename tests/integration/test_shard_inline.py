@@ -13,6 +13,7 @@ from richsem_prep import datasets
 from richsem_prep import run as driver
 from richsem_prep.cli import default_label_set
 from richsem_prep.cli import shard_config as make_config
+from richsem_prep.demo.views import GEOMETRY
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
@@ -70,7 +71,7 @@ def shard(root, out, teacher, **options):
 def _small_views():
     """Views at a fifth of their size, since what is tested here doesn't depend on it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=datasets.DEMO_GEOMETRY))
+        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
         yield
 
 
