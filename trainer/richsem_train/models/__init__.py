@@ -1,0 +1,1 @@
+"""The detector: a DINO with a text classifier and a semantic branch."""

@@ -1,0 +1,104 @@
+"""What a batch is made of, from the data to the losses."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+Supervision = Literal["labelled", "unlabelled", "pseudo"]
+"""How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """The teacher's belief about G boxes, in one of three forms.
+
+    Attributes:
+        embeddings_GD: float32 unit-norm region embeddings; with the text bank they give the whole distribution.
+        class_ids_GK: int64 rows of the vocabulary, most probable first.
+        log_probs_GK: float32.
+        log_rest_G: float32, log of the mass outside the K classes; -inf where there is none.
+    """
+
+    embeddings_GD: Tensor | None = None
+    class_ids_GK: Tensor | None = None
+    log_probs_GK: Tensor | None = None
+    log_rest_G: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The truth about one picture of a batch.
+
+    Attributes:
+        boxes_cxcywh_norm: float32 [G, 4], relative to the picture without padding.
+        labels: int64 [G], rows of the vocabulary; 0 where there is no label.
+        image_id: of the annotations; negative for views of a cache.
+        image_hw: height and width in the batch without padding, pixels.
+        original_hw: of the picture as decoded (of the canvas for views), pixels; boxes are predicted in these.
+        supervision: how the classes of its boxes are taught.
+        soft_labels: of the G boxes; None where there are none.
+        is_hard: the semantic branch learns `labels` as if they were soft; for comparisons.
+    """
+
+    boxes_cxcywh_norm: Tensor
+    labels: Tensor
+    image_id: int
+    image_hw: tuple[int, int]
+    original_hw: tuple[int, int]
+    supervision: Supervision = "labelled"
+    soft_labels: SoftLabels | None = None
+    is_hard: bool = False
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return _moved(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pictures side by side, padded at the right and the bottom.
+
+    Attributes:
+        pixels_B3HW: uint8 RGB, 0 where padded.
+        padding_mask_BHW: bool, True where padded.
+        targets: one a picture.
+        names: of the pictures, for messages.
+    """
+
+    pixels_B3HW: Tensor
+    padding_mask_BHW: Tensor
+    targets: tuple[Target, ...]
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(
+            self,
+            pixels_B3HW=self.pixels_B3HW.to(device, non_blocking=True),
+            padding_mask_BHW=self.padding_mask_BHW.to(device, non_blocking=True),
+            targets=tuple(target.to(device) for target in self.targets),
+        )
+
+    def pin_memory(self) -> Self:
+        """Page-locked, for copies that don't block; called by the DataLoader."""
+        return replace(
+            self, pixels_B3HW=self.pixels_B3HW.pin_memory(), padding_mask_BHW=self.padding_mask_BHW.pin_memory()
+        )
+
+
+_Record = TypeVar("_Record", "SoftLabels", "Target")
+
+
+def _moved(record: _Record, device: torch.device) -> _Record:
+    moved = {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
+        for name, value in vars(record).items()
+        if isinstance(value, Tensor | SoftLabels)
+    }
+    return replace(record, **moved)
