@@ -1,7 +1,7 @@
 """What a batch is made of, from the data to the losses."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,16 +15,16 @@ class SoftLabels:
     """The teacher's belief about G boxes, in one of three forms.
 
     Attributes:
-        embeddings_GD: float32 unit-norm region embeddings; with the text bank they give the whole distribution.
-        class_ids_GK: int64 rows of the vocabulary, most probable first.
-        log_probs_GK: float32.
-        log_rest_G: float32, log of the mass outside the K classes; -inf where there is none.
+        embeddings: float32 [G, D], unit-norm region embeddings; with the text bank they give the whole distribution.
+        class_ids: int64 [G, K], rows of the vocabulary, most probable first.
+        log_probs: float32 [G, K].
+        log_rest: float32 [G], log of the mass outside the K classes; -inf where there is none.
     """
 
-    embeddings_GD: Tensor | None = None
-    class_ids_GK: Tensor | None = None
-    log_probs_GK: Tensor | None = None
-    log_rest_G: Tensor | None = None
+    embeddings: Tensor | None = None
+    class_ids: Tensor | None = None
+    log_probs: Tensor | None = None
+    log_rest: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
@@ -65,14 +65,14 @@ class Batch:
     """Pictures side by side, padded at the right and the bottom.
 
     Attributes:
-        pixels_B3HW: uint8 RGB, 0 where padded.
-        padding_mask_BHW: bool, True where padded.
+        pixels: uint8 [B, 3, H, W] RGB, 0 where padded.
+        padding_mask: bool [B, H, W], True where padded.
         targets: one a picture.
         names: of the pictures, for messages.
     """
 
-    pixels_B3HW: Tensor
-    padding_mask_BHW: Tensor
+    pixels: Tensor
+    padding_mask: Tensor
     targets: tuple[Target, ...]
     names: tuple[str, ...]
 
@@ -80,23 +80,21 @@ class Batch:
         """The same on another device."""
         return replace(
             self,
-            pixels_B3HW=self.pixels_B3HW.to(device, non_blocking=True),
-            padding_mask_BHW=self.padding_mask_BHW.to(device, non_blocking=True),
+            pixels=self.pixels.to(device, non_blocking=True),
+            padding_mask=self.padding_mask.to(device, non_blocking=True),
             targets=tuple(target.to(device) for target in self.targets),
         )
 
     def pin_memory(self) -> Self:
         """Page-locked, for copies that don't block; called by the DataLoader."""
-        return replace(
-            self, pixels_B3HW=self.pixels_B3HW.pin_memory(), padding_mask_BHW=self.padding_mask_BHW.pin_memory()
-        )
+        return replace(self, pixels=self.pixels.pin_memory(), padding_mask=self.padding_mask.pin_memory())
 
 
-_Record = TypeVar("_Record", "SoftLabels", "Target")
+_Record = TypeVar("_Record", SoftLabels, Target)
 
 
 def _moved(record: _Record, device: torch.device) -> _Record:
-    moved = {
+    moved: dict[str, Any] = {
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
         for name, value in vars(record).items()
         if isinstance(value, Tensor | SoftLabels)
