@@ -1,7 +1,7 @@
 """What a batch is made of, from the data to the losses."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class SoftLabels:
     log_probs: Tensor | None = None
     log_rest: Tensor | None = None
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "SoftLabels":
         """The same on another device."""
         return _moved(self, device)
 
@@ -55,7 +55,7 @@ class Target:
     soft_labels: SoftLabels | None = None
     is_hard: bool = False
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Target":
         """The same on another device."""
         return _moved(self, device)
 
@@ -76,7 +76,7 @@ class Batch:
     targets: tuple[Target, ...]
     names: tuple[str, ...]
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
         return replace(
             self,
@@ -85,7 +85,7 @@ class Batch:
             targets=tuple(target.to(device) for target in self.targets),
         )
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "Batch":
         """Page-locked, for copies that don't block; called by the DataLoader."""
         return replace(self, pixels=self.pixels.pin_memory(), padding_mask=self.padding_mask.pin_memory())
 
