@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_prep.inspect_cache import readable_bytes
-from richsem_prep.verify_views import ShardPictures, geometry_problems
 from richsem_schemas.codec import LabelledView
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.index import PictureRow, ViewRow
@@ -26,6 +25,7 @@ from richsem_schemas.reader import Cache, picture_rows, read_pictures, read_view
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.view import VIEW_KINDS, ViewKind
+from richsem_schemas.view_checks import ShardPictures, geometry_problems
 
 CLASSES_SHOWN = 5
 COLOURS = 8

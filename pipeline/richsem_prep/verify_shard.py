@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow.parquet as pq
 
-from richsem_prep.verify_views import ShardPictures, view_problems
 from richsem_schemas.codec import LabelledView, unpack_view
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
@@ -34,6 +33,7 @@ from richsem_schemas.picture import MAX_PICTURE_BYTES
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.view import VIEW_KINDS
+from richsem_schemas.view_checks import ShardPictures, view_problems
 
 MAX_PROBLEMS_A_FILE = 20
 """More than that of one file tell nothing new."""

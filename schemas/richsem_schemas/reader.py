@@ -1,8 +1,9 @@
 """Reading a cache: its manifests once, its shards lazily, one ranged read a block."""
 
+import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from richsem_schemas.picture import MAX_PICTURE_BYTES
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
+
+MAX_VIEWS_SPAN_BYTES = 2**30
+"""Most bytes that the views of one block may take; a forged index must not fill the memory."""
 
 
 def find_layout(out: Path) -> CacheLayout:
@@ -78,8 +82,12 @@ class Cache:
         return read_text_bank(self.layout.label_set(labels))
 
 
-def open_cache(out: Path) -> Cache:
+def open_cache(out: Path, *, only: str | None = None) -> Cache:
     """Open a finished cache.
+
+    Args:
+        out: its folder.
+        only: leaves out the manifests of all label sets but this one; those of many shards take time and memory.
 
     Raises:
         RichSemError: there is none, or it isn't finished.
@@ -93,7 +101,7 @@ def open_cache(out: Path) -> Cache:
         )
     manifest = CacheManifest.read(layout.manifest)
     sets = {}
-    for name in layout.label_sets():
+    for name in layout.label_sets() if only is None else {only}.intersection(layout.label_sets()):
         path = layout.label_set(name).manifest
         if path.is_file():
             sets[name] = LabelManifest.read(path)
@@ -115,6 +123,66 @@ def read_span(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
+ReadRange = Callable[[int, int], bytes]
+"""Reads `size` bytes from `offset` of a shard; raises `CorruptCacheError` where they aren't all there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A part of a shard in memory, read at once.
+
+    Attributes:
+        path: the shard.
+        start: offset of the first byte.
+        data: the bytes.
+    """
+
+    path: Path
+    start: int
+    data: bytes
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the shard, by their offset in it.
+
+        Raises:
+            CorruptCacheError: they lie outside of the span.
+        """
+        first = offset - self.start
+        if not 0 <= first <= first + size <= len(self.data):
+            raise CorruptCacheError(f"{self.path}: bytes {offset}..{offset + size} lie outside of their block")
+        return self.data[first : first + size]
+
+
+def read_pictures_span(layout: CacheLayout, shard: int, rows: Sequence[PictureRow]) -> Span:
+    """Read what lies between the first and the last of some samples of a shard, in one read.
+
+    Raises:
+        CorruptCacheError: bytes are missing, or their number is implausible.
+    """
+    members = [(row.json_offset, row.json_size) for row in rows]
+    members += [(row.offset, row.size) for row in rows if row.offset >= 0]
+    return _read_hull(layout.pictures_tar(shard), members, limit=len(rows) * (MAX_PICTURE_BYTES + MAX_SIDECAR_BYTES))
+
+
+def read_views_span(layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow]) -> Span:
+    """Read what lies between the first and the last of some views of a shard, in one read.
+
+    Raises:
+        CorruptCacheError: bytes are missing, or their number is implausible.
+    """
+    members = [(row.offset, row.size) for row in rows]
+    return _read_hull(layout.label_set(labels).tar(shard), members, limit=MAX_VIEWS_SPAN_BYTES)
+
+
+def _read_hull(path: Path, members: list[tuple[int, int]], *, limit: int) -> Span:
+    """Read the smallest range that covers all (offset, size)."""
+    start = min((offset for offset, _ in members), default=0)
+    end = max((offset + size for offset, size in members), default=0)
+    if not (0 <= start <= end <= start + limit) or any(size < 0 for _, size in members):
+        raise CorruptCacheError(f"{path}: its index claims bytes {start}..{end} for one block; make the shard anew")
+    return Span(path, start, read_span(path, start, end - start))
+
+
 @dataclass(frozen=True)
 class StoredPicture:
     """A sample as it stands in a picture shard.
@@ -131,7 +199,7 @@ class StoredPicture:
 
 
 def read_pictures(
-    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Path | None
+    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Path | None, span: Span | None = None
 ) -> Iterator[StoredPicture]:
     """Read samples of one shard, in the order of `rows`, each checked against its hash.
 
@@ -140,17 +208,19 @@ def read_pictures(
         shard: number of the shard.
         rows: of the shard's index.
         root: where originals lie, for caches that refer to them.
+        span: the part of the shard that holds the rows, where it has been read already.
 
     Raises:
         CorruptCacheError: bytes are missing or changed.
     """
     path = layout.pictures_tar(shard)
+    read = functools.partial(read_span, path) if span is None else span.read
     for row in rows:
-        sidecar = _read_sidecar(path, row)
+        sidecar = _read_sidecar(path, row, read)
         if row.offset >= 0:
             if not 0 <= row.size <= MAX_PICTURE_BYTES:
                 raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit")
-            data = read_span(path, row.offset, row.size)
+            data = read(row.offset, row.size)
         else:
             data = _read_referenced(path, row, sidecar, root)
         if hash_bytes(data).sha256 != sidecar.get("sha256"):
@@ -161,11 +231,11 @@ def read_pictures(
         yield StoredPicture(row, sidecar, data)
 
 
-def _read_sidecar(path: Path, row: PictureRow) -> dict[str, Any]:
+def _read_sidecar(path: Path, row: PictureRow, read: ReadRange) -> dict[str, Any]:
     if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
         raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
     try:
-        sidecar = json.loads(read_span(path, row.json_offset, row.json_size))
+        sidecar = json.loads(read(row.json_offset, row.json_size))
     except ValueError as error:
         raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error})") from None
     if not isinstance(sidecar, dict):
@@ -182,15 +252,25 @@ def _read_referenced(path: Path, row: PictureRow, sidecar: dict[str, Any], root:
         raise CorruptCacheError(f"{path}: {row.key}.json doesn't say where its picture lies ({error})") from None
 
 
-def read_views(layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow]) -> Iterator[LabelledView]:
+def read_views(
+    layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow], *, span: Span | None = None
+) -> Iterator[LabelledView]:
     """Read views of one shard, in the order of `rows`.
+
+    Args:
+        layout: the cache.
+        labels: name of the label set.
+        shard: number of the shard.
+        rows: of the shard's index.
+        span: the part of the shard that holds the rows, where it has been read already.
 
     Raises:
         CorruptCacheError: bytes are missing or not a view.
     """
     path = layout.label_set(labels).tar(shard)
+    read = functools.partial(read_span, path) if span is None else span.read
     for row in rows:
-        yield unpack_view(read_span(path, row.offset, row.size), row.member)
+        yield unpack_view(read(row.offset, row.size), row.member)
 
 
 def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from richsem_prep.cli import app
 from richsem_prep.shard_writer import open_tar, write_index
 from richsem_prep.verify import verify_cache
-from richsem_prep.verify_views import ShardPictures, are_unsorted, geometry_problems
 from richsem_schemas.codec import LabelledView, pack_view, unpack_view
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS
@@ -22,6 +21,7 @@ from richsem_schemas.reader import picture_rows, read_pictures, view_rows
 from richsem_schemas.sealed_json import canonical_json
 from richsem_schemas.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.view_checks import ShardPictures, are_unsorted, geometry_problems
 
 
 def problems_of(cache, **options):
