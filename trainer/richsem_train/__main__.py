@@ -1,19 +1,28 @@
-"""Entry point of `richsem-train`: the trainer comes with the next release."""
+"""Entry point of `richsem-train`: checks that its extra is installed before anything heavy is imported."""
 
 import importlib.util
 import sys
 
-_NEEDED = {"torch": "torch", "torchvision": "torchvision", "lvis": "lvis"}
+_NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "lvis": "lvis",
+    "hotcoco": "hotcoco",
+    "timm": "timm",
+    "scipy": "scipy",
+    "yaml": "pyyaml",
+    "safetensors": "safetensors",
+}
 
 
 def main() -> None:
-    """Say what is missing: the extra, or the trainer itself."""
+    """Run the command line."""
     missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
         sys.exit(f"richsem-train needs {', '.join(missing)}; install with: pip install 'richsem[train]'")
-    sys.exit(
-        "richsem-train comes with the next release; `richsem-prep` works today and makes the caches that it will stream"
-    )
+    from richsem_train.cli import run
+
+    run()
 
 
 if __name__ == "__main__":

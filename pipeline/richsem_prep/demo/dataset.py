@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from richsem_schemas.errors import SourceError
 
 from . import world
 
-DEMO_VERSION = 2
+DEMO_VERSION = 3
 """Raised whenever the same seed would write other files than before."""
 
 TRAIN_ANNOTATIONS = Path("detection/annotations/lvis_demo_train.json")
@@ -25,6 +26,7 @@ TRAIN_PICTURES = Path("detection/train")
 VAL_PICTURES = Path("detection/val")
 CLASSIFICATION = Path("classification")
 CATEGORIES = Path("categories.json")
+BACKBONE = Path("backbone.safetensors")
 
 _COMPLETE = "demo.json"
 _JPEG_QUALITY = 85
@@ -45,6 +47,7 @@ def write_demo(root: Path, *, seed: int = 0, pictures_per_class: int = 10, val_i
       detection/val/...
       detection/annotations/lvis_demo_{train,val}.json
       categories.json                     the 96 classes, ids 1..96 in the order of the class folders
+      backbone.safetensors                weights for a detector's backbone: the demo teacher's convolutions
       demo.json                           version and seed; written last
     ```
 
@@ -125,6 +128,18 @@ def _write_all(root: Path, seed: int, pictures_per_class: int, val_instances_per
             picture = world.draw_picture(rng, detection_class.name)
             _save_jpeg(picture.pixels, folder / f"{detection_class.name}_{number:04d}.jpg")
     _write_json(root / CATEGORIES, categories)
+    _write_backbone(root / BACKBONE)
+
+
+def _write_backbone(path: Path) -> None:
+    """The teacher's convolutions under their own names, without its attention pool."""
+    weights = load_file(Path(__file__).parent / "teacher" / "open_clip_model.safetensors")
+    trunk = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name.startswith("visual.") and not name.startswith("visual.attnpool.")
+    }
+    save_file(trunk, path)
 
 
 def _plan_scenes(rng: np.random.Generator, instance_counts: Sequence[int]) -> list[list[int]]:

@@ -148,3 +148,16 @@ def _digest(root):
         if path.is_file():
             digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def test_the_backbone_is_the_teacher_without_its_attention_pool(demo):
+    from safetensors.numpy import load_file
+
+    from richsem_prep.demo import TEACHER_DIR
+
+    teacher = load_file(TEACHER_DIR / "open_clip_model.safetensors")
+    backbone = load_file(demo / dataset.BACKBONE)
+
+    left_out = {name for name in teacher if name not in backbone and name.startswith("visual.")}
+    assert {name.split(".")[1] for name in left_out} == {"attnpool"}
+    assert all(np.array_equal(backbone[name], teacher[name]) for name in backbone)

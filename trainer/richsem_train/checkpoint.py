@@ -1,0 +1,187 @@
+"""Checkpoints: written whole or not at all, read without running anything that they hold."""
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.sealed_json import commit, temporary_path
+from richsem_train.config import TrainConfig, parse_config
+
+CHECKPOINT_VERSION = 1
+_METADATA_KEY = "richsem"
+
+
+@dataclass(frozen=True, eq=False)
+class ModelInfo:
+    """What is needed to build a detector again, and to name what it finds.
+
+    Attributes:
+        config: of the run that trained it.
+        class_names: row = category_id; rows that are no category are empty.
+        frequencies: `r`, `c`, `f`, or empty.
+        text_dim: width of the text bank; 0 without one.
+        logit_scale: of the text bank; 0 without one.
+    """
+
+    config: TrainConfig
+    class_names: tuple[str, ...]
+    frequencies: tuple[str, ...]
+    text_dim: int
+    logit_scale: float
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "config": self.config.model_dump(mode="json"),
+            "class_names": list(self.class_names),
+            "frequencies": list(self.frequencies),
+            "text_dim": self.text_dim,
+            "logit_scale": self.logit_scale,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], path: Path) -> "ModelInfo":
+        """Read `to_json` back.
+
+        Raises:
+            RichSemError: it is something else, or of another version.
+        """
+        if value.get("version") != CHECKPOINT_VERSION:
+            raise RichSemError(
+                f"{path}: its version is {value.get('version')!r}, this program reads {CHECKPOINT_VERSION}; use the "
+                "version of richsem that wrote it"
+            )
+        try:
+            return cls(
+                parse_config(value["config"], source=str(path)),
+                tuple(map(str, value["class_names"])),
+                tuple(map(str, value["frequencies"])),
+                int(value["text_dim"]),
+                float(value["logit_scale"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A detector, and where its training stands.
+
+    Attributes:
+        info: how to build it.
+        model: its weights.
+        averaged: the averaged ones, where the run keeps them.
+        optimiser: state of the optimiser; empty in exported weights.
+        step: steps taken.
+        best_ap: of the evaluations so far.
+    """
+
+    info: ModelInfo
+    model: dict[str, Tensor]
+    averaged: dict[str, Tensor] | None = None
+    optimiser: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    best_ap: float = -1.0
+
+    @property
+    def inference_weights(self) -> dict[str, Tensor]:
+        """The weights to detect with: the averaged ones where there are any."""
+        return self.averaged if self.averaged is not None else self.model
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write to a temporary name, fsync, rename: a kill leaves the old file or the new one."""
+    content = {
+        "info": json.dumps(checkpoint.info.to_json()),
+        "model": checkpoint.model,
+        "averaged": checkpoint.averaged,
+        "optimiser": checkpoint.optimiser,
+        "step": checkpoint.step,
+        "best_ap": checkpoint.best_ap,
+    }
+    with _written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def export_weights(path: Path, info: ModelInfo, weights: Mapping[str, Tensor]) -> None:
+    """Write inference weights as safetensors, whole or not at all, with what is needed to build the detector."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with _written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(info.to_json())})
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name that becomes `path`, durably, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        commit(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, or weights that `export_weights` wrote.
+
+    Raises:
+        RichSemError: no such file, damaged, or something else.
+    """
+    if not path.is_file():
+        raise RichSemError(f"{path}: there is no such checkpoint; runs keep theirs in OUT/checkpoints/")
+    return _load_exported(path) if path.suffix == ".safetensors" else _load_saved(path)
+
+
+def _load_saved(path: Path) -> Checkpoint:
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise RichSemError(
+            f"{path}: not a readable checkpoint of richsem-train ({' '.join(str(error).split())[:200]}); is it cut "
+            "short, or another program's? Published DINO weights are read by start_from=FILE"
+        ) from None
+    if not isinstance(value, dict) or not {"info", "model", "step"} <= value.keys():
+        raise RichSemError(
+            f"{path}: no checkpoint of richsem-train; published DINO weights are read by `eval FILE --config NAME` "
+            "and by start_from=FILE"
+        )
+    try:
+        info = ModelInfo.from_json(json.loads(value["info"]), path)
+    except (ValueError, TypeError) as error:
+        raise RichSemError(f"{path}: not what this program writes ({error})") from None
+    return Checkpoint(
+        info,
+        value["model"],
+        value.get("averaged"),
+        value.get("optimiser") or {},
+        int(value["step"]),
+        float(value.get("best_ap", -1.0)),
+    )
+
+
+def _load_exported(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        value = json.loads(metadata.get(_METADATA_KEY, "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RichSemError(f"{path}: no readable safetensors file ({error})") from None
+    if not isinstance(value, dict):
+        raise RichSemError(f"{path}: safetensors of another program; expected what `richsem-train export` writes")
+    return Checkpoint(ModelInfo.from_json(value, path), weights)

@@ -1,0 +1,200 @@
+"""The command line of `richsem-train`; the only place that prints."""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from richsem_schemas.errors import RichSemError
+
+app = typer.Typer(
+    name="richsem-train",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+STOPPED = 143
+"""Exit code after SIGTERM, as the shell has it; Ctrl-C is 130."""
+
+_Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the config; may be given several times."),
+]
+_Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")]
+_Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.")]
+_Config = Annotated[
+    str | None, typer.Option("--config", help="For checkpoints of other programs: the config to build the model from.")
+]
+
+
+def run() -> None:
+    """Run the command line; mistakes of the user's are one line on standard error and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    errors = Console(stderr=True)
+    try:
+        app()
+    except (RichSemError, OSError) as error:
+        errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """Control characters as escapes: names are anybody's, and a terminal obeys."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+@app.callback(invoke_without_command=True)
+def train(
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Option(help="One that comes with the package, or a YAML file. \\[default: richsem_r50_inet_lvis]"),
+    ] = None,
+    changes: _Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run: checkpoints, log, results. \\[default: runs/CONFIG]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in OUT from its last checkpoint.")
+    ] = False,
+    device: _Device = None,
+    list_configs: Annotated[
+        bool, typer.Option("--list-configs", help="Name the configs that come with the package.")
+    ] = False,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the config as it would be used.")] = False,
+) -> None:
+    """Train a DINO detector that learns CLIP's semantics from a cache.
+
+    [bold]Examples[/bold]
+
+      The paper's ResNet-50, from $RICHSEM_DATA/lvis and caches/inet-lvis:
+      richsem-train
+      torchrun --nproc-per-node 8 -m richsem_train
+
+      Another config, another value, a folder of its own; then go on with it:
+      richsem-train --config demo --set schedule.epochs=4 --out runs/trial
+      richsem-train --config demo --set schedule.epochs=4 --out runs/trial --resume
+
+      Then use it:
+      richsem-train eval runs/trial/checkpoints/best.pt
+      richsem-train predict runs/trial/checkpoints/best.pt *.jpg --out seen
+      richsem-train export runs/trial/checkpoints/best.pt
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from richsem_train.config import DEFAULT_CONFIG, builtin_configs, config_yaml, load_config
+
+    if list_configs:
+        for name, path in builtin_configs().items():
+            typer.echo(f"{name:28} {_first_comment(path)}")
+        return
+    wanted = load_config(config or DEFAULT_CONFIG, changes or [])
+    if show_config:
+        typer.echo(config_yaml(wanted), nl=False)
+        return
+    from richsem_train import run as driver
+    from richsem_train.console import ConsoleReporter
+
+    console = Console(stderr=True)
+    with ConsoleReporter(console) as reporter:
+        ended = driver.train(
+            wanted, out or Path("runs") / wanted.name, resume=resume, device=device, reporter=reporter
+        )
+    if ended.stopped_by is not None:
+        raise typer.Exit(130 if ended.stopped_by == "SIGINT" else STOPPED)
+    if ended.table is not None:
+        Console().print(ended.table)
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: _Checkpoint,
+    config: _Config = None,
+    changes: _Changes = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the detections in this folder.")] = None,
+    device: _Device = None,
+) -> None:
+    """Score a checkpoint on the val split of its config.
+
+    [bold]Examples[/bold]
+
+      richsem-train eval runs/demo/checkpoints/best.pt
+      richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
+    """
+    from richsem_train import run as driver
+    from richsem_train.console import ConsoleReporter
+
+    with ConsoleReporter(Console(stderr=True)) as reporter:
+        table = driver.evaluate(
+            checkpoint, config=config, changes=changes or [], out=out, device=device, reporter=reporter
+        )
+    if table is not None:
+        Console().print(table)
+
+
+@app.command()
+def predict(
+    checkpoint: _Checkpoint,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures with boxes, and predictions.json.")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score that is drawn.")] = 0.3,
+    config: _Config = None,
+    changes: _Changes = None,
+    device: _Device = None,
+) -> None:
+    """Detect objects: pictures with boxes, names and scores, rare classes in a colour of their own; JSON too.
+
+    [bold]Example[/bold]
+
+      richsem-train predict runs/demo/checkpoints/best.pt photo.jpg --out seen
+    """
+    from richsem_train import run as driver
+    from richsem_train.console import ConsoleReporter
+
+    with ConsoleReporter(Console(stderr=True)) as reporter:
+        outcome = driver.predict(
+            checkpoint,
+            images,
+            out,
+            threshold=threshold,
+            config=config,
+            changes=changes or [],
+            device=device,
+            reporter=reporter,
+        )
+    typer.echo(outcome.line)
+    if outcome.failed:
+        raise RichSemError(f"{outcome.failed} pictures couldn't be read (see above); the rest is in {out}")
+
+
+@app.command()
+def export(
+    checkpoint: _Checkpoint,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. \\[default: beside it, NAME.safetensors]")
+    ] = None,
+) -> None:
+    """Write inference weights as safetensors: averaged ones where there are any, without the semantic branch.
+
+    [bold]Example[/bold]
+
+      richsem-train export runs/demo/checkpoints/best.pt
+    """
+    from richsem_train import run as driver
+
+    path = out or checkpoint.with_suffix(".safetensors")
+    written = driver.export(checkpoint, path)
+    typer.echo(f"{path}: {written.tensors} tensors, {written.parameters:,} parameters, {os.path.getsize(path):,} bytes")

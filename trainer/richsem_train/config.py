@@ -1,0 +1,456 @@
+"""What a run is: read from YAML, changed by `--set`, validated once, then trusted."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.targets import Supervision
+
+DEFAULT_CONFIG = "richsem_r50_inet_lvis"
+_BASE = "base"
+_MAX_CONFIG_BYTES = 2**20
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Levels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Rgb = tuple[float, float, float]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(_Section):
+    """The network that makes the feature maps.
+
+    Attributes:
+        name: `resnet50` and its like (torchvision), `timm:NAME`, or `clip-resnet` (CLIP's own, for small students).
+        weights: `imagenet1k` (torchvision's or timm's pretrained ones), a file, or null for random ones.
+        out_strides: strides of the maps that are used.
+        frozen_stages: how many stages stay as they are, the stem being the first.
+        frozen_norm: batch norms stay as they are (ResNets).
+        pixel_mean: RGB, of pictures in 0..1.
+        pixel_std: RGB, of pictures in 0..1.
+    """
+
+    name: str = "resnet50"
+    weights: str | None = "imagenet1k"
+    out_strides: Levels = (8, 16, 32)
+    frozen_stages: NonNegativeInt = 2
+    frozen_norm: bool = True
+    pixel_mean: Rgb = (0.485, 0.456, 0.406)
+    pixel_std: Rgb = (0.229, 0.224, 0.225)
+
+
+class DenoisingConfig(_Section):
+    """Contrastive denoising: noised copies of the truth as extra queries.
+
+    Attributes:
+        queries: how many in all; divided by the most boxes in a picture it gives the number of groups. 0 is none.
+        label_noise: share of labels that are changed, halved as in DINO.
+        box_noise: how far corners move, in half sides.
+    """
+
+    queries: NonNegativeInt = 100
+    label_noise: Fraction = 0.5
+    box_noise: NonNegativeFloat = 1.0
+
+
+class ModelConfig(_Section):
+    """The detector.
+
+    Attributes:
+        classifier: of the decoder's queries: `text` (scaled cosines with the text bank) or `linear`.
+        encoder_classifier: of the encoder's proposals; the reference's baseline has `linear` and `text`.
+        semantic_branch: the head that learns soft labels and is dropped at inference.
+        deformable_attention: `torch`, `torch-checkpoint`, `triton`, or `auto`.
+    """
+
+    backbone: BackboneConfig = BackboneConfig()
+    hidden_dim: PositiveInt = 256
+    feature_levels: PositiveInt = 4
+    encoder_layers: PositiveInt = 6
+    decoder_layers: PositiveInt = 6
+    heads: PositiveInt = 8
+    points: PositiveInt = 4
+    ffn_dim: PositiveInt = 2048
+    queries: PositiveInt = 900
+    dropout: Fraction = 0.0
+    classifier: Literal["text", "linear"] = "text"
+    encoder_classifier: Literal["text", "linear"] = "text"
+    semantic_branch: bool = True
+    denoising: DenoisingConfig = DenoisingConfig()
+    deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the model can't be built without a text bank."""
+        return self.semantic_branch or "text" in (self.classifier, self.encoder_classifier)
+
+
+class MatcherConfig(_Section):
+    """Costs of the Hungarian matching."""
+
+    class_cost: NonNegativeFloat = 2.0
+    bbox_cost: NonNegativeFloat = 5.0
+    giou_cost: NonNegativeFloat = 2.0
+
+
+class LossConfig(_Section):
+    """Weights of the losses.
+
+    Attributes:
+        soft_weight: of the KL divergence between teacher and semantic branch.
+        tail: what top-k labels say of the classes they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
+            away.
+        federated: categories that a step's class loss sees; null is all of them.
+        pseudo_threshold: probability from which on a class is a pseudo label.
+    """
+
+    class_weight: NonNegativeFloat = 1.0
+    bbox_weight: NonNegativeFloat = 5.0
+    giou_weight: NonNegativeFloat = 2.0
+    soft_weight: NonNegativeFloat = 0.5
+    tail: Literal["bucket", "uniform", "renormalise"] = "bucket"
+    federated: PositiveInt | None = 50
+    pseudo_threshold: Fraction = 0.05
+    matcher: MatcherConfig = MatcherConfig()
+
+
+class SplitConfig(_Section):
+    """Annotations of a split, and the folder that its pictures lie in."""
+
+    annotations: Path
+    images: Path
+
+
+class AugmentationConfig(_Section):
+    """DETR's training augmentation, sizes in pixels: mirror; then resize, or resize, crop and resize."""
+
+    short_sides: Levels = tuple(range(480, 801, 32))
+    longest_side: PositiveInt = 1333
+    first_short_sides: Levels = (400, 500, 600)
+    crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
+    flip: bool = True
+
+
+class EvaluationConfig(_Section):
+    """How the detector is scored, and how large it sees a picture then (and in `predict`).
+
+    Attributes:
+        every_epochs: also after the last epoch.
+        batch_size: pictures at a time, a rank.
+    """
+
+    every_epochs: PositiveInt = 1
+    batch_size: PositiveInt = 1
+    detections: PositiveInt = 300
+    short_side: PositiveInt = 800
+    longest_side: PositiveInt = 1333
+
+
+class DetectionConfig(_Section):
+    """The detection data.
+
+    Attributes:
+        format: of the annotations; decides the metric, too.
+        repeat_threshold: share of pictures below which a category's pictures are repeated; null repeats none.
+        labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`.
+        on_damage: what a missing or broken picture does to the run.
+    """
+
+    format: Literal["lvis", "coco"] = "lvis"
+    train: SplitConfig
+    val: SplitConfig
+    repeat_threshold: NonNegativeFloat | None = 0.001
+    augmentation: AugmentationConfig = AugmentationConfig()
+    labels: Literal["cache", "hard", "none"] = "none"
+    on_damage: Literal["stop", "skip"] = "stop"
+
+
+class TextConfig(_Section):
+    """The text bank: that of a label set of a cache.
+
+    Attributes:
+        labels: its name; null where the cache has one label set only.
+    """
+
+    cache: Path
+    labels: str | None = None
+
+
+class ExtraConfig(_Section):
+    """The extra data: views of a cache, as many batches as of detection data.
+
+    Attributes:
+        label_set: its name; null where the cache has one only.
+        teacher: refuse a label set of another teacher than this name; null takes any.
+        labels: from the stored `topk`, from the `embedding` (exact), or the `hard` labels, for comparison.
+        views: `mosaics` or `crops` as stored, or `free-mosaics` composed of stored crops.
+        supervision: of their classes: `labelled`, `unlabelled`, or `pseudo` labels of the teacher.
+        lanes: independent sequences of blocks that a batch is drawn from.
+        root: where the pictures lie, for a cache that refers to them.
+        on_damage: whether a damaged part of the cache stops the run or is replaced and counted.
+    """
+
+    cache: Path
+    label_set: str | None = None
+    teacher: str | None = None
+    labels: Literal["topk", "embedding", "hard"] = "embedding"
+    views: Literal["mosaics", "crops", "free-mosaics"] = "mosaics"
+    supervision: Supervision = "labelled"
+    lanes: PositiveInt = 64
+    root: Path | None = None
+    on_damage: Literal["stop", "skip"] = "stop"
+
+
+class ScheduleConfig(_Section):
+    """How long, how fast.
+
+    Attributes:
+        epochs: over the detection data; extra batches come on top, one for each.
+        global_batch_size: pictures a step, over all ranks.
+        accumulate: parts that a rank's share of the batch is cut into, for less memory.
+        lr_drops: epochs after which the learning rate falls to a tenth.
+        warmup_steps: over which the learning rate rises linearly from 0.
+        clip_norm: of the gradient; null doesn't clip.
+        ema: decay of the averaged weights that are scored and exported; null keeps none.
+        precision: of backbone and transformer; boxes, cosines and losses are always fp32.
+    """
+
+    epochs: PositiveInt = 24
+    global_batch_size: PositiveInt = 16
+    accumulate: PositiveInt = 1
+    lr: PositiveFloat = 1e-4
+    backbone_lr: NonNegativeFloat = 1e-5
+    weight_decay: NonNegativeFloat = 1e-4
+    lr_drops: tuple[PositiveInt, ...] = (20,)
+    warmup_steps: NonNegativeInt = 0
+    clip_norm: PositiveFloat | None = 0.1
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+
+
+class LogConfig(_Section):
+    """What is kept of a run.
+
+    Attributes:
+        every_steps: between two lines of the log.
+        checkpoint_every_steps: between two checkpoints, besides one an epoch.
+        wandb: name of a Weights & Biases project; null is none.
+    """
+
+    every_steps: PositiveInt = 20
+    checkpoint_every_steps: PositiveInt = 1000
+    tensorboard: bool = True
+    wandb: str | None = None
+
+
+class TrainConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        data: folder that relative paths of data start from; null is `$RICHSEM_DATA`, or `data`.
+        start_from: a checkpoint whose weights the model starts with, a published one included.
+        workers: loader processes a rank, for each kind of data.
+    """
+
+    name: str
+    seed: NonNegativeInt = 0
+    workers: NonNegativeInt = 4
+    data: Path | None = None
+    start_from: Path | None = None
+    detection: DetectionConfig
+    text: TextConfig | None = None
+    extra: ExtraConfig | None = None
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        soft = (self.extra is not None and self.extra.labels != "hard") or self.detection.labels == "cache"
+        if self.model.needs_text and self.text is None and self.extra is None:
+            raise ValueError("the model needs a text bank; name a cache with text.cache, or one as extra.cache")
+        if not self.model.semantic_branch and (soft or self.detection.labels == "hard") and self.loss.soft_weight:
+            raise ValueError(
+                "there are labels for the semantic branch, and model.semantic_branch is false; set it to true, "
+                "or loss.soft_weight to 0"
+            )
+        if self.model.hidden_dim % self.model.heads:
+            raise ValueError(
+                f"model.hidden_dim {self.model.hidden_dim} is no multiple of model.heads {self.model.heads}"
+            )
+        if self.model.hidden_dim % 32:
+            raise ValueError(f"model.hidden_dim {self.model.hidden_dim} is no multiple of 32, the neck's groups")
+        if self.model.feature_levels < len(self.model.backbone.out_strides):
+            raise ValueError("model.feature_levels is fewer than the maps in model.backbone.out_strides")
+        if self.schedule.global_batch_size % self.schedule.accumulate:
+            raise ValueError("schedule.accumulate doesn't divide schedule.global_batch_size")
+        return self
+
+
+def builtin_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = resources.files("richsem_train") / "configs"
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.yaml"))}
+
+
+def load_config(name_or_file: str, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read a config and apply `--set` changes.
+
+    Args:
+        name_or_file: one of `builtin_configs`, or the path of a YAML file.
+        changes: `KEY=VALUE` with dots in KEY and YAML in VALUE, such as `extra.labels=topk`.
+
+    Raises:
+        RichSemError: no such config, no YAML, an unknown key (with the nearest known one), or a bad value.
+    """
+    values = _read_yaml(_config_path(name_or_file))
+    for change in changes:
+        _apply(values, change)
+    return parse_config(values, source=name_or_file)
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """Validate what a YAML file or a checkpoint holds.
+
+    Raises:
+        RichSemError: an unknown key, or a bad value.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors()]
+        raise RichSemError(f"{source}: {'; '.join(problems)}") from None
+
+
+def config_yaml(config: TrainConfig) -> str:
+    """The whole config as YAML, to be read by `load_config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields, with dots, in which two configs differ."""
+    ours, theirs = dict(_flat("", one.model_dump(mode="json"))), dict(_flat("", other.model_dump(mode="json")))
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    }
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, part)
+    else:
+        yield prefix, value
+
+
+def _config_path(name_or_file: str) -> Path:
+    known = builtin_configs()
+    if name_or_file in known:
+        return known[name_or_file]
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    raise RichSemError(
+        f"--config {name_or_file!r} is neither a file nor one of {', '.join(known)}{_nearest(name_or_file, known)}"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """A file's values over those of its `base`."""
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise RichSemError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes; that is no config")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise RichSemError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise RichSemError(f"{path}: no config; expected keys such as `detection:` and `model:`")
+    base = values.pop(_BASE, None)
+    if base is None:
+        return values
+    known = builtin_configs()
+    if base not in known or known[base] == path:
+        raise RichSemError(f"{path}: its base {base!r} is none of {', '.join(known)}")
+    return _merged(_read_yaml(known[base]), values)
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RichSemError(f"--set {change!r} is not KEY=VALUE; such as --set extra.labels=topk")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RichSemError(f"--set {change!r}: the value is no YAML ({' '.join(str(error).split())})") from None
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = dict(inner) if isinstance(inner, dict) else {}
+        values = values[parent]
+    values[last] = value
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {where}{_nearest(where, known_keys())}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (got {item['input']!r})" if where else message
+
+
+def known_keys() -> list[str]:
+    """Every key of a config, with dots."""
+    return list(_keys("", TrainConfig))
+
+
+def _keys(prefix: str, section: type[BaseModel]) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections(field.annotation):
+            yield from _keys(f"{prefix}{name}.", inner)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    kinds = [annotation, *getattr(annotation, "__args__", ())]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        # The right word under another section is found by its last part.
+        by_last = {candidate.rpartition(".")[2]: candidate for candidate in names}
+        close = [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1)]
+    return f"; did you mean {close[0]}?" if close else ""

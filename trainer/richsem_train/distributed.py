@@ -1,0 +1,97 @@
+"""Ranks: one process a device, started by torchrun, or one process alone."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from richsem_schemas.errors import RichSemError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: 0 writes checkpoints, logs and results.
+        world_size: how many there are.
+        device: this one's.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.world_size == 1
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over all ranks, on each of them."""
+        if not self.is_alone:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if not self.is_alone:
+            dist.barrier()
+
+
+@contextmanager
+def join_ranks(device: str | None) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; alone without it.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`; None is CUDA where there is one. Under torchrun with CUDA each process takes
+            the device of its local rank.
+
+    Raises:
+        RichSemError: the device isn't there.
+    """
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), alone=world_size == 1)
+    if world_size == 1:
+        yield Ranks(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(rank, world_size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str | None, *, local_rank: int = 0, alone: bool = True) -> torch.device:
+    """The device to work on.
+
+    Raises:
+        RichSemError: there is none of that name.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise RichSemError(f"--device {name!r} is no device; use cpu, cuda, or cuda:1") from None
+    if device.type not in ("cpu", "cuda"):
+        raise RichSemError(f"--device {name!r} is not supported; use cpu, cuda, or cuda:1")
+    if device.type == "cpu":
+        return device
+    count = torch.cuda.device_count()
+    index = local_rank if not alone or device.index is None else device.index
+    if index >= count:
+        raise RichSemError(
+            f"CUDA device {index} is asked for, there are {count}; use --device cpu, or start as many processes a node "
+            "as it has devices"
+        )
+    return torch.device("cuda", index)

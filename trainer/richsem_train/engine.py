@@ -1,0 +1,245 @@
+"""One training step: a batch through the detector and its losses, and the weights moved."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.config import DenoisingConfig, ScheduleConfig
+from richsem_train.distributed import Ranks
+from richsem_train.losses.criterion import Criterion
+from richsem_train.losses.matcher import NonFiniteError
+from richsem_train.models.denoising import DenoisingQueries, draw_denoising
+from richsem_train.models.dino import Dino
+from richsem_train.optimiser import average_weights, set_learning_rate
+from richsem_train.targets import Batch
+
+
+class NonFiniteLossError(RichSemError):
+    """The loss is no number any more; the message says what was in the batch."""
+
+
+class DetectorLosses(nn.Module):
+    """Detector and losses as one module, so that DDP sees every use of a parameter."""
+
+    def __init__(self, detector: Dino, criterion: Criterion, *, precision: str, normalise: "Normalise") -> None:
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.normalise = normalise
+        self._precision = precision
+
+    def forward(
+        self, batch: Batch, denoising: DenoisingQueries | None, num_boxes: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of a batch.
+
+        Args:
+            batch: on the detector's device.
+            denoising: noised queries; None without objects or without denoising.
+            num_boxes: what sums over boxes are divided by: all boxes of the step over the number of ranks.
+            generator: of the federated draws.
+        """
+        images = self.normalise(batch)
+        with autocast(images.device, self._precision):
+            outputs = self.detector(images, batch.padding_mask, denoising)
+        return self.criterion(
+            outputs,
+            batch.targets,
+            denoising,
+            num_boxes=num_boxes,
+            generator=generator,
+            semantic_logits=self.detector.semantic_logits,
+        )
+
+
+class Normalise(nn.Module):
+    """From uint8 pixels to what the backbone takes; padding becomes 0, as in DETR."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Float32 [B, 3, H, W]."""
+        pixels = (batch.pixels.float() / 255 - self.mean) / self.std
+        return pixels.masked_fill(batch.padding_mask[:, None], 0)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Bfloat16 where asked for; whatever needs the digits is float32 inside."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        loss: the weighted sum.
+        losses: weighted and unreduced over ranks, by name; [] each.
+        grad_norm: before clipping.
+        lr: of all but the backbone.
+    """
+
+    loss: float
+    losses: dict[str, Tensor]
+    grad_norm: Tensor
+    lr: float
+
+
+class Trainer:
+    """Takes steps. All randomness of a step is a function of (seed, step, rank)."""
+
+    def __init__(
+        self,
+        detector_losses: DetectorLosses,
+        optimiser: AdamW,
+        averaged: nn.Module | None,
+        *,
+        schedule: ScheduleConfig,
+        denoising: DenoisingConfig,
+        ranks: Ranks,
+        seed: int,
+    ) -> None:
+        self.detector_losses = detector_losses
+        self.optimiser = optimiser
+        self.averaged = averaged
+        self._parallel = detector_losses if ranks.is_alone else _parallel(detector_losses, ranks)
+        self._trained = [parameter for parameter in detector_losses.parameters() if parameter.requires_grad]
+        self._schedule = schedule
+        self._denoising = denoising
+        self._ranks = ranks
+        self._seed = seed
+
+    def step(self, step: int, epoch: int, batch: Batch) -> StepResult:
+        """Learn from this rank's share of a batch.
+
+        Raises:
+            NonFiniteLossError: the loss is not finite; no weight was changed.
+        """
+        lr = set_learning_rate(
+            self.optimiser,
+            step=step,
+            epoch=epoch,
+            lr_drops=self._schedule.lr_drops,
+            warmup_steps=self._schedule.warmup_steps,
+        )
+        generator = self._step_generator(step)
+        num_boxes = self._num_boxes(batch)
+        self.detector_losses.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        summed: dict[str, Tensor] = {}
+        parts = split_batch(batch, self._schedule.accumulate)
+        for number, part in enumerate(parts, start=1):
+            with self._unsynchronised() if number < len(parts) else nullcontext():
+                losses = self._weighted_losses(step, part, num_boxes, generator)
+                torch.stack(list(losses.values())).sum().backward()
+            for name, loss in losses.items():
+                summed[name] = summed.get(name, 0) + loss.detach()
+        grad_norm = self._clip()
+        self.optimiser.step()
+        if self.averaged is not None:
+            assert self._schedule.ema is not None
+            average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema)
+        return StepResult(float(torch.stack(list(summed.values())).sum()), summed, grad_norm, lr)
+
+    def _step_generator(self, step: int) -> torch.Generator:
+        sequence = np.random.SeedSequence([self._seed, step, self._ranks.rank])
+        drawn, dropped = sequence.generate_state(2, np.uint64).tolist()
+        # Dropout and drop path know nothing but the global generators.
+        torch.manual_seed(dropped >> 1)
+        return torch.Generator().manual_seed(drawn >> 1)
+
+    def _num_boxes(self, batch: Batch) -> float:
+        count = torch.tensor(float(sum(len(target.labels) for target in batch.targets)), device=self._ranks.device)
+        return max(float(self._ranks.sum(count)) / self._ranks.world_size, 1.0)
+
+    def _weighted_losses(
+        self, step: int, part: Batch, num_boxes: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        on_device = part.to(self._ranks.device)
+        denoising = draw_denoising(
+            on_device.targets,
+            dn_queries=self._denoising.queries,
+            label_noise=self._denoising.label_noise,
+            box_noise=self._denoising.box_noise,
+            num_classes=self.detector_losses.detector.num_classes,
+            generator=generator,
+        )
+        try:
+            losses = self._parallel(on_device, denoising, num_boxes, generator)
+        except NonFiniteError as error:
+            raise _non_finite(step, part, str(error)) from None
+        weights = self.detector_losses.criterion.weights
+        weighted = {name: loss * weights[name] for name, loss in losses.items()}
+        if not math.isfinite(float(torch.stack(list(weighted.values())).sum())):
+            values = {name: float(loss) for name, loss in losses.items()}
+            bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+            raise _non_finite(step, part, bad or "the sum of the losses")
+        return weighted
+
+    def _unsynchronised(self) -> AbstractContextManager[object]:
+        return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
+
+    def _clip(self) -> Tensor:
+        limit = math.inf if self._schedule.clip_norm is None else self._schedule.clip_norm
+        return nn.utils.clip_grad_norm_(self._trained, limit)
+
+
+def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataParallel:
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch into parts of consecutive pictures, as equal as can be."""
+    if parts == 1:
+        return [batch]
+    bounds = np.linspace(0, len(batch.targets), parts + 1).round().astype(int).tolist()
+    return [
+        replace(
+            batch,
+            pixels=batch.pixels[start:stop],
+            padding_mask=batch.padding_mask[start:stop],
+            targets=batch.targets[start:stop],
+            names=batch.names[start:stop],
+        )
+        for start, stop in _spans(bounds)
+    ]
+
+
+def _spans(bounds: list[int]) -> Iterator[tuple[int, int]]:
+    return ((start, stop) for start, stop in zip(bounds, bounds[1:], strict=False) if start < stop)
+
+
+def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
+    pictures = "; ".join(
+        f"{name} ({target.image_hw[1]}x{target.image_hw[0]} px, {len(target.labels)} boxes, labels "
+        f"{sorted(set(target.labels.tolist()))[:8]})"
+        for name, target in zip(batch.names, batch.targets, strict=True)
+    )
+    return NonFiniteLossError(
+        f"the loss is not finite at step {step}: {what}. In the batch: {pictures}. No weight was changed; lower "
+        "schedule.lr, clip gradients, or use fp32, and go on from the last checkpoint with --resume"
+    )
+
+
+def mean_over_ranks(losses: Mapping[str, Tensor], ranks: Ranks) -> dict[str, float]:
+    """Losses by name, averaged over the ranks."""
+    stacked = torch.stack([loss.float() for loss in losses.values()])
+    means = (ranks.sum(stacked) / ranks.world_size).tolist()
+    return dict(zip(losses, means, strict=True))

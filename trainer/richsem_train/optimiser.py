@@ -1,0 +1,57 @@
+"""AdamW with a slower backbone, a learning rate that is a function of the step, and averaged weights."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+
+def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_decay: float) -> AdamW:
+    """AdamW in two groups, the backbone the second; frozen parameters are left out.
+
+    Source:
+        The reference: 1e-4, 1e-5 for the backbone, weight decay 1e-4 on all parameters.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return AdamW(
+        [
+            {"params": [parameter for name, parameter in named if not _is_backbone(name)], "base_lr": lr},
+            {"params": [parameter for name, parameter in named if _is_backbone(name)], "base_lr": backbone_lr},
+        ],
+        lr=lr,
+        weight_decay=weight_decay,
+    )
+
+
+def _is_backbone(name: str) -> bool:
+    return name.startswith("backbone.")
+
+
+def set_learning_rate(
+    optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequence[int], warmup_steps: int
+) -> float:
+    """Set the learning rate of a step; returns that of the first group.
+
+    Args:
+        optimiser: of `make_optimiser`.
+        step: about to be taken, from 0.
+        epoch: that it belongs to, from 0.
+        lr_drops: epochs from which on the rate is a tenth of what it was.
+        warmup_steps: over which it rises linearly.
+    """
+    factor = 0.1 ** sum(epoch >= drop for drop in lr_drops)
+    if step < warmup_steps:
+        factor *= (step + 1) / warmup_steps
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return float(optimiser.param_groups[0]["lr"])
+
+
+@torch.no_grad()
+def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float) -> None:
+    """Move averaged weights towards the model's: a * decay + m * (1 - decay); buffers are copied."""
+    ours, theirs = list(averaged.parameters()), list(model.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    for buffer, other in zip(averaged.buffers(), model.buffers(), strict=True):
+        buffer.copy_(other)
