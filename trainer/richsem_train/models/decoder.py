@@ -1,0 +1,190 @@
+"""Queries that look at the memory and at each other, and move their boxes as they go."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from richsem_train.models.deformable_attention import Backend, DeformableAttention
+from richsem_train.models.heads import MLP, BoxHead
+
+_QUERY_TEMPERATURE = 10_000
+
+
+def sine_embedding_of_boxes(boxes_cxcywh: Tensor, width: int) -> Tensor:
+    """Sines and cosines of a box's numbers.
+
+    Args:
+        boxes_cxcywh: [..., 4].
+        width: features a number, even.
+
+    Returns:
+        [..., 4 * width], in the order y, x, w, h; even features are sines, odd ones cosines.
+
+    Source:
+        Liu et al. 2022, DAB-DETR (arXiv 2201.12329); the order is the published weights'.
+    """
+    frequency = torch.arange(width // 2, device=boxes_cxcywh.device, dtype=boxes_cxcywh.dtype) * 2 / width
+    angles = 2 * math.pi * boxes_cxcywh[..., [1, 0, 2, 3], None] / _QUERY_TEMPERATURE**frequency
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the memory, a feed-forward network; normed after each.
+
+    Args:
+        hidden_dim: width E.
+        levels: maps attended to.
+        heads: attention heads, of both attentions.
+        points: sampled points a head and level.
+        ffn_dim: inner width of the feed-forward network.
+        dropout: probability, training only.
+        backend: of the deformable attention.
+    """
+
+    def __init__(
+        self, hidden_dim: int, *, levels: int, heads: int, points: int, ffn_dim: int, dropout: float, backend: Backend
+    ) -> None:
+        super().__init__()
+        self.cross_attn = DeformableAttention(hidden_dim, levels=levels, heads=heads, points=points, backend=backend)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.self_attn = nn.MultiheadAttention(hidden_dim, heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, hidden_dim)
+        self.norm3 = nn.LayerNorm(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        queries_BQE: Tensor,
+        position_BQE: Tensor,
+        reference_boxes_BQL4: Tensor,
+        memory_BSE: Tensor,
+        spatial_shapes: tuple[tuple[int, int], ...],
+        padding_mask_BS: Tensor,
+        attention_mask_QQ: Tensor | None,
+    ) -> Tensor:
+        """Queries [B, Q, E] after this layer.
+
+        Args:
+            queries_BQE: contents.
+            position_BQE: where each query's box is.
+            reference_boxes_BQL4: cxcywh relative to each level's padded map.
+            memory_BSE: of the encoder.
+            spatial_shapes: height and width of each level.
+            padding_mask_BS: True where padded.
+            attention_mask_QQ: True where a query (row) must not see another (column).
+        """
+        placed = queries_BQE + position_BQE
+        attended, _ = self.self_attn(placed, placed, queries_BQE, attn_mask=attention_mask_QQ, need_weights=False)
+        queries_BQE = self.norm2(queries_BQE + self.dropout(attended))
+        looked = self.cross_attn(
+            queries_BQE + position_BQE, reference_boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS
+        )
+        queries_BQE = self.norm1(queries_BQE + self.dropout(looked))
+        inner = self.dropout(functional.relu(self.linear1(queries_BQE)))
+        output_BQE: Tensor = self.norm3(queries_BQE + self.dropout(self.linear2(inner)))
+        return output_BQE
+
+
+class DecoderOutputs(NamedTuple):
+    """What the heads work on.
+
+    Attributes:
+        hidden: [layers, B, Q, E], the normed output of each layer.
+        references: [layers, B, Q, 4], cxcywh in [0, 1]: the boxes that each layer's head moves. The first are the
+            anchors; the later ones carry gradients into the layer before (look forward twice).
+    """
+
+    hidden: Tensor
+    references: Tensor
+
+
+class Decoder(nn.Module):
+    """A stack of `DecoderLayer` with iterative refinement; the arguments are theirs, and one switch.
+
+    Args:
+        hidden_dim: width E.
+        layers: number of layers.
+        levels: maps attended to.
+        heads: attention heads.
+        points: sampled points a head and level.
+        ffn_dim: inner width of the feed-forward networks.
+        dropout: probability, training only.
+        backend: of the deformable attention.
+        padded_query_positions: embed boxes relative to the padded batch, as the reference does; otherwise relative
+            to the picture, so that a picture's detections don't depend on the size of its neighbours. Without
+            padding there is no difference, so published weights work with either.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        *,
+        layers: int,
+        levels: int,
+        heads: int,
+        points: int,
+        ffn_dim: int,
+        dropout: float,
+        backend: Backend,
+        padded_query_positions: bool,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                hidden_dim, levels=levels, heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout, backend=backend
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.ref_point_head = MLP([2 * hidden_dim, hidden_dim, hidden_dim])
+        self._features_a_number = hidden_dim // 2
+        self._padded_query_positions = padded_query_positions
+
+    def forward(
+        self,
+        queries_BQE: Tensor,
+        anchors_BQ4: Tensor,
+        memory_BSE: Tensor,
+        spatial_shapes: tuple[tuple[int, int], ...],
+        valid_ratios_BL2: Tensor,
+        padding_mask_BS: Tensor,
+        *,
+        attention_mask_QQ: Tensor | None,
+        box_head: BoxHead,
+    ) -> DecoderOutputs:
+        """All layers, each starting from the boxes of the one before.
+
+        Args:
+            queries_BQE: contents.
+            anchors_BQ4: cxcywh in [0, 1], relative to the picture without padding; without gradient.
+            memory_BSE: of the encoder.
+            spatial_shapes: height and width of each level.
+            valid_ratios_BL2: share of each level's width and height that is picture.
+            padding_mask_BS: True where padded.
+            attention_mask_QQ: True where a query (row) must not see another (column).
+            box_head: moves the boxes; here it sees the output before the norm, in the heads after it.
+        """
+        ratios_BL4 = torch.cat([valid_ratios_BL2, valid_ratios_BL2], dim=-1)
+        boxes = anchors_BQ4
+        hidden, references = [], [anchors_BQ4]
+        for layer in self.layers:
+            boxes_BQL4 = boxes[:, :, None] * ratios_BL4[:, None]
+            position = self._query_position(boxes_BQL4[:, :, 0] if self._padded_query_positions else boxes)
+            queries_BQE = layer(
+                queries_BQE, position, boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS, attention_mask_QQ
+            )
+            hidden.append(self.norm(queries_BQE))
+            if len(hidden) < len(self.layers):
+                refined = box_head.refine(queries_BQE, boxes)
+                references.append(refined)
+                boxes = refined.detach()
+        return DecoderOutputs(torch.stack(hidden), torch.stack(references))
+
+    def _query_position(self, boxes_BQ4: Tensor) -> Tensor:
+        position: Tensor = self.ref_point_head(sine_embedding_of_boxes(boxes_BQ4, self._features_a_number))
+        return position

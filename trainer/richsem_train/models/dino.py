@@ -1,0 +1,302 @@
+"""The detector: DINO with a vocabulary of names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.models.decoder import Decoder
+from richsem_train.models.deformable_attention import Backend
+from richsem_train.models.denoising import DenoisingQueries
+from richsem_train.models.encoder import Encoder
+from richsem_train.models.heads import (
+    BoxHead,
+    LinearClassifier,
+    PictureDetections,
+    TextBank,
+    TextClassifier,
+    detections,
+)
+from richsem_train.models.neck import Neck
+from richsem_train.models.transformer import Anchors, Transformer
+
+ClassifierKind = Literal["text", "linear"]
+
+_SEMANTIC_KEY = "class_embed.clip_visual_proj."
+
+
+@dataclass(frozen=True, eq=False)
+class DinoOutputs:
+    """What the detector says of a batch; layers are the decoder's, the last one is final.
+
+    Attributes:
+        pred_logits: float32 [L, B, Q, C].
+        pred_boxes: float32 [L, B, Q, 4], cxcywh in [0, 1], relative to the picture without padding.
+        hidden: [B, Q, E], normed queries of the final layer.
+        encoder_logits: float32 [B, Q, C] of the chosen proposals.
+        encoder_boxes: float32 [B, Q, 4] of the chosen proposals.
+        dn_logits: float32 [L, B, N, C]; this and what follows is of the denoising queries, None without any.
+        dn_boxes: float32 [L, B, N, 4].
+        dn_hidden: [B, N, E].
+    """
+
+    pred_logits: Tensor
+    pred_boxes: Tensor
+    hidden: Tensor
+    encoder_logits: Tensor
+    encoder_boxes: Tensor
+    dn_logits: Tensor | None = None
+    dn_boxes: Tensor | None = None
+    dn_hidden: Tensor | None = None
+
+
+class Dino(nn.Module):
+    """DINO-DETR, two-stage, with contrastive denoising and RichSem's classifier and semantic branch.
+
+    Parameters are named as in published checkpoints (see `published`); heads that those repeat for each decoder layer
+    stand here once, under the name of layer 0.
+
+    Args:
+        backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`.
+        hidden_dim: width E of the transformer.
+        feature_levels: levels of the neck.
+        encoder_layers: at least 1.
+        decoder_layers: at least 1.
+        heads: attention heads.
+        points: sampled points a head and level.
+        ffn_dim: inner width of the feed-forward networks.
+        queries: matching queries a picture.
+        num_classes: rows C of the vocabulary.
+        dropout: probability, training only.
+        classifier: of the decoder.
+        encoder_classifier: of the encoder's proposals.
+        text_features_CD: raw text means, row = class; needed where a classifier is `text`.
+        logit_scale: multiplies cosines; already exponentiated (~100).
+        semantic_branch: the projection trained by soft labels; needs the text classifier.
+        label_embedding: contents of denoising queries are the `classifier`'s (its rows, or its projected names), or an
+            `embedding` of their own, as in plain DINO.
+        deformable_backend: see `deformable_attention`.
+        padded_query_positions: see `Decoder`; True is the reference's behaviour.
+
+    Raises:
+        RichSemError: the vocabulary is missing or doesn't fit, or a semantic branch beside a linear classifier.
+
+    Source:
+        Zhang et al. 2022 (arXiv 2203.03605); Meng et al. 2023 (arXiv 2310.12152). Differs: see `Transformer` and
+        `Decoder`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        hidden_dim: int,
+        feature_levels: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        heads: int,
+        points: int,
+        ffn_dim: int,
+        queries: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        classifier: ClassifierKind = "text",
+        encoder_classifier: ClassifierKind = "text",
+        text_features_CD: Tensor | None = None,
+        logit_scale: float | None = None,
+        semantic_branch: bool = True,
+        label_embedding: Literal["classifier", "embedding"] = "classifier",
+        deformable_backend: Backend = "torch",
+        padded_query_positions: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_vocabulary(text_features_CD, logit_scale, num_classes, needed="text" in (classifier, encoder_classifier))
+        if semantic_branch and classifier != "text":
+            raise RichSemError(
+                f"a semantic branch learns cosines with names, and the classifier is {classifier!r}; "
+                "use the text classifier, or no semantic branch"
+            )
+        self.num_classes = num_classes
+        self.text_features: Tensor | None
+        self.logit_scale: Tensor | None
+        self.register_buffer("text_features", None if text_features_CD is None else text_features_CD.detach().clone())
+        self.register_buffer("logit_scale", None if logit_scale is None else torch.tensor(float(logit_scale)))
+        text_dim = 0 if text_features_CD is None else text_features_CD.shape[1]
+        layer: dict[str, Any] = {
+            "levels": feature_levels,
+            "heads": heads,
+            "points": points,
+            "ffn_dim": ffn_dim,
+            "dropout": dropout,
+            "backend": deformable_backend,
+        }
+        self.backbone = nn.Sequential(backbone)
+        self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
+        self.transformer = Transformer(
+            Encoder(hidden_dim, layers=encoder_layers, **layer),
+            Decoder(hidden_dim, layers=decoder_layers, padded_query_positions=padded_query_positions, **layer),
+            hidden_dim=hidden_dim,
+            levels=feature_levels,
+            queries=queries,
+            enc_out_class_embed=TextClassifier(hidden_dim, text_dim, embeds_labels=False, semantic_branch=False)
+            if encoder_classifier == "text"
+            else LinearClassifier(hidden_dim, num_classes),
+        )
+        self.bbox_embed = nn.ModuleList([BoxHead(hidden_dim)])
+        self.class_embed: nn.ModuleList | TextClassifier = (
+            TextClassifier(
+                hidden_dim, text_dim, embeds_labels=label_embedding == "classifier", semantic_branch=semantic_branch
+            )
+            if classifier == "text"
+            else nn.ModuleList([LinearClassifier(hidden_dim, num_classes)])
+        )
+        # One row more than classes: plain DINO's size, whose last row no label uses.
+        self.label_enc = nn.Embedding(num_classes + 1, hidden_dim) if label_embedding == "embedding" else None
+
+    def forward(
+        self, images_B3HW: Tensor, padding_mask_BHW: Tensor, denoising: DenoisingQueries | None = None
+    ) -> DinoOutputs:
+        """Detect.
+
+        Args:
+            images_B3HW: normalised pixels, 0 where padded.
+            padding_mask_BHW: bool, True where padded.
+            denoising: drawn from the batch's targets; None at inference and for batches without objects.
+        """
+        text = self.text_bank()
+        outputs = self.transformer(
+            self.input_proj(self.backbone(images_B3HW), padding_mask_BHW),
+            denoising=denoising,
+            denoising_contents_BNE=None if denoising is None else self._denoising_contents(denoising, text),
+            box_head=self._box_head,
+            text=text,
+        )
+        hidden_LBQE = outputs.hidden
+        if self.training:
+            hidden_LBQE = hidden_LBQE + self._nothing_of_unused_heads()
+        logits_LBQC = self._classifier.logits(hidden_LBQE, text)
+        boxes_LBQ4 = self._box_head.refine(hidden_LBQE, outputs.references)
+        return _split(logits_LBQC, boxes_LBQ4, hidden_LBQE[-1], outputs.anchors, denoising)
+
+    def semantic_logits(self, hidden_NE: Tensor) -> Tensor:
+        """What the semantic branch says of queries.
+
+        Args:
+            hidden_NE: normed queries of the final decoder layer.
+
+        Returns:
+            float32 [N, C], scaled cosines.
+
+        Raises:
+            RichSemError: the detector has no semantic branch.
+        """
+        head, text = self._classifier, self.text_bank()
+        if not self.has_semantic_branch or not isinstance(head, TextClassifier) or text is None:
+            raise RichSemError(
+                "the detector has no semantic branch to learn soft labels; set model.semantic_branch=true"
+            )
+        return head.semantic_logits(hidden_NE, text)
+
+    @property
+    def has_semantic_branch(self) -> bool:
+        """Whether soft labels can be learnt."""
+        return isinstance(self.class_embed, TextClassifier) and self.class_embed.clip_visual_proj is not None
+
+    def text_bank(self) -> TextBank | None:
+        """The vocabulary; None where all classifiers are linear and none was given."""
+        if self.text_features is None or self.logit_scale is None:
+            return None
+        return TextBank.of(self.text_features, self.logit_scale)
+
+    def detections(
+        self,
+        outputs: DinoOutputs,
+        original_hw: Sequence[tuple[int, int]],
+        *,
+        vocabulary_C: Tensor | None = None,
+        keep: int = 300,
+    ) -> list[PictureDetections]:
+        """What is found in each picture; see `heads.detections`."""
+        return detections(
+            outputs.pred_logits[-1], outputs.pred_boxes[-1], original_hw, vocabulary_C=vocabulary_C, keep=keep
+        )
+
+    def inference_state_dict(self) -> dict[str, Tensor]:
+        """The state without the semantic branch: that of the same detector built with `semantic_branch=False`."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith(_SEMANTIC_KEY)}
+
+    @property
+    def _classifier(self) -> LinearClassifier | TextClassifier:
+        head = self.class_embed if isinstance(self.class_embed, TextClassifier) else self.class_embed[0]
+        assert isinstance(head, LinearClassifier | TextClassifier)
+        return head
+
+    @property
+    def _box_head(self) -> BoxHead:
+        head = self.bbox_embed[0]
+        assert isinstance(head, BoxHead)
+        return head
+
+    def _denoising_contents(self, denoising: DenoisingQueries, text: TextBank | None) -> Tensor:
+        contents_BNE: Tensor = (
+            self._classifier.label_embeddings(denoising.labels, text)
+            if self.label_enc is None
+            else self.label_enc(denoising.labels)
+        )
+        return contents_BNE.masked_fill(denoising.padding[..., None], 0)
+
+    def _nothing_of_unused_heads(self) -> Tensor:
+        """Zero, with a gradient to the heads that only some batches use.
+
+        Distributed training waits for a gradient of every parameter: of the label embedding in a batch without
+        objects, of the semantic branch in one without soft labels.
+        """
+        heads: list[nn.Module | None] = [self.label_enc]
+        if isinstance(self.class_embed, TextClassifier):
+            heads += [self.class_embed.label_proj, self.class_embed.clip_visual_proj]
+        weights = [parameter for head in heads if head is not None for parameter in head.parameters()]
+        nothing = self.transformer.level_embed.new_zeros(())
+        for weight in weights:
+            nothing = nothing + 0 * weight.sum()
+        return nothing
+
+
+def _check_vocabulary(
+    text_features_CD: Tensor | None, logit_scale: float | None, num_classes: int, *, needed: bool
+) -> None:
+    if needed and (text_features_CD is None or logit_scale is None):
+        raise RichSemError("a text classifier needs text features and their logit scale; give a label set of a cache")
+    if text_features_CD is not None and text_features_CD.shape[0] != num_classes:
+        raise RichSemError(
+            f"the text features have {text_features_CD.shape[0]} rows and the detector {num_classes} classes; "
+            "rows are category ids, so both must be equal"
+        )
+
+
+def _split(
+    logits_LBXC: Tensor,
+    boxes_LBX4: Tensor,
+    hidden_BXE: Tensor,
+    anchors: Anchors,
+    denoising: DenoisingQueries | None,
+) -> DinoOutputs:
+    """Denoising queries, which come first, apart from the matching ones."""
+    count = 0 if denoising is None else denoising.count
+    matching = DinoOutputs(
+        pred_logits=logits_LBXC[:, :, count:],
+        pred_boxes=boxes_LBX4[:, :, count:],
+        hidden=hidden_BXE[:, count:],
+        encoder_logits=anchors.logits,
+        encoder_boxes=anchors.boxes,
+    )
+    if denoising is None:
+        return matching
+    return replace(
+        matching,
+        dn_logits=logits_LBXC[:, :, :count],
+        dn_boxes=boxes_LBX4[:, :, :count],
+        dn_hidden=hidden_BXE[:, :count],
+    )

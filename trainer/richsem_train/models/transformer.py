@@ -1,0 +1,195 @@
+"""Encoder, choice of anchors, decoder: from the neck's levels to boxes and normed queries."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from richsem_train.models.decoder import Decoder
+from richsem_train.models.deformable_attention import DeformableAttention
+from richsem_train.models.denoising import DenoisingQueries
+from richsem_train.models.encoder import Encoder, valid_ratios
+from richsem_train.models.heads import BoxHead, LinearClassifier, TextBank, TextClassifier
+from richsem_train.models.neck import FeatureLevel
+from richsem_train.models.query_selection import (
+    at_least_tokens,
+    best_tokens,
+    encoder_proposals,
+    gathered,
+    token_chunks,
+)
+
+
+class Tokens(NamedTuple):
+    """All levels laid end to end.
+
+    Attributes:
+        content: [B, S, E].
+        position: [B, S, E], with the level's embedding.
+        padding: bool [B, S], True where padded.
+        spatial_shapes: height and width of each level.
+        valid_ratios: [B, L, 2], share of each level's width and height that is picture.
+    """
+
+    content: Tensor
+    position: Tensor
+    padding: Tensor
+    spatial_shapes: tuple[tuple[int, int], ...]
+    valid_ratios: Tensor
+
+
+class Anchors(NamedTuple):
+    """What the encoder proposes: [B, Q, C] logits, and [B, Q, 4] boxes cxcywh in [0, 1], both with gradient."""
+
+    logits: Tensor
+    boxes: Tensor
+
+
+class TransformerOutputs(NamedTuple):
+    """What the heads work on; denoising queries come first.
+
+    Attributes:
+        hidden: [layers, B, N + Q, E], normed.
+        references: [layers, B, N + Q, 4], the boxes that each layer's head moves.
+        anchors: of the Q matching queries.
+    """
+
+    hidden: Tensor
+    references: Tensor
+    anchors: Anchors
+
+
+class Transformer(nn.Module):
+    """DINO's transformer with mixed query selection.
+
+    Contents of queries are learnt and belong to no picture, their anchors are the encoder's best proposals. Named as
+    in published checkpoints.
+
+    Args:
+        encoder: of the levels.
+        decoder: of the queries.
+        hidden_dim: width E.
+        levels: number of levels.
+        queries: matching queries a picture.
+        enc_out_class_embed: ranks the proposals; not shared with the decoder.
+
+    Source:
+        Zhang et al. 2022, DINO (arXiv 2203.03605). Differs: padding and proposals at the very rim are chosen only
+        where nothing else is left, so that a picture's queries don't depend on its neighbours in the batch.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        *,
+        hidden_dim: int,
+        levels: int,
+        queries: int,
+        enc_out_class_embed: LinearClassifier | TextClassifier,
+    ) -> None:
+        super().__init__()
+        self.queries = queries
+        self.level_embed = nn.Parameter(torch.empty(levels, hidden_dim))
+        self.tgt_embed = nn.Embedding(queries, hidden_dim)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.enc_output = nn.Linear(hidden_dim, hidden_dim)
+        self.enc_output_norm = nn.LayerNorm(hidden_dim)
+        self._reset_parameters()
+        self.enc_out_class_embed = enc_out_class_embed
+        self.enc_out_bbox_embed = BoxHead(hidden_dim)
+
+    def _reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+    def forward(
+        self,
+        levels: Sequence[FeatureLevel],
+        *,
+        denoising: DenoisingQueries | None,
+        denoising_contents_BNE: Tensor | None,
+        box_head: BoxHead,
+        text: TextBank | None,
+    ) -> TransformerOutputs:
+        """Encode, choose, decode.
+
+        Args:
+            levels: of the neck, finest first.
+            denoising: boxes and groups of the denoising queries.
+            denoising_contents_BNE: their contents.
+            box_head: of the decoder.
+            text: the vocabulary, where the encoder's classifier needs it.
+        """
+        tokens = self._flatten(levels)
+        memory_BSE = self.encoder(
+            tokens.content, tokens.position, tokens.spatial_shapes, tokens.valid_ratios, tokens.padding
+        )
+        anchors = self._choose_anchors(memory_BSE, [level.padding_mask for level in levels], text)
+        contents, boxes = self.tgt_embed.weight.expand(len(memory_BSE), -1, -1), anchors.boxes.detach()
+        mask = None
+        if denoising is not None:
+            assert denoising_contents_BNE is not None
+            contents = torch.cat([denoising_contents_BNE.to(contents), contents], dim=1)
+            boxes = torch.cat([denoising.boxes.to(boxes), boxes], dim=1)
+            mask = denoising.attention_mask(self.queries)
+        hidden, references = self.decoder(
+            contents,
+            boxes,
+            memory_BSE,
+            tokens.spatial_shapes,
+            tokens.valid_ratios,
+            tokens.padding,
+            attention_mask_QQ=mask,
+            box_head=box_head,
+        )
+        return TransformerOutputs(hidden, references, anchors)
+
+    def _flatten(self, levels: Sequence[FeatureLevel]) -> Tokens:
+        positions = [
+            _as_tokens(level.position) + embedding_E
+            for level, embedding_E in zip(levels, self.level_embed, strict=True)
+        ]
+        ratios_dtype = torch.promote_types(levels[0].map.dtype, torch.float32)
+        return Tokens(
+            content=torch.cat([_as_tokens(level.map) for level in levels], dim=1),
+            position=torch.cat(positions, dim=1),
+            padding=torch.cat([level.padding_mask.flatten(1) for level in levels], dim=1),
+            spatial_shapes=tuple((level.map.shape[-2], level.map.shape[-1]) for level in levels),
+            valid_ratios=valid_ratios([level.padding_mask for level in levels], ratios_dtype),
+        )
+
+    def _choose_anchors(self, memory_BSE: Tensor, padding_masks: list[Tensor], text: TextBank | None) -> Anchors:
+        proposals_BS4, valid_BS = encoder_proposals(padding_masks, torch.promote_types(memory_BSE.dtype, torch.float32))
+        memory_BSE, proposals_BS4, valid_BS = at_least_tokens(memory_BSE, proposals_BS4, valid_BS, self.queries)
+        memory_BSE = memory_BSE.masked_fill(~valid_BS[..., None], 0)
+        chosen_BQ = best_tokens(self._objectness(memory_BSE, text), valid_BS, self.queries)
+        features_BQE = self._encoder_features(gathered(memory_BSE, chosen_BQ))
+        return Anchors(
+            logits=self.enc_out_class_embed.logits(features_BQE, text),
+            boxes=self.enc_out_bbox_embed.propose(features_BQE, gathered(proposals_BS4, chosen_BQ)),
+        )
+
+    @torch.no_grad()
+    def _objectness(self, memory_BSE: Tensor, text: TextBank | None) -> Tensor:
+        """The best logit of each token [B, S]; only ranks, so the chosen ones are computed again with gradient."""
+        scores = [
+            self.enc_out_class_embed.logits(self._encoder_features(chunk), text).amax(dim=-1)
+            for chunk in token_chunks(memory_BSE)
+        ]
+        return torch.cat(scores, dim=1)
+
+    def _encoder_features(self, memory_BXE: Tensor) -> Tensor:
+        features_BXE: Tensor = self.enc_output_norm(self.enc_output(memory_BXE))
+        return features_BXE
+
+
+def _as_tokens(map_BEhw: Tensor) -> Tensor:
+    return map_BEhw.flatten(2).transpose(1, 2)
