@@ -1,0 +1,107 @@
+"""A backbone's weights from a file, whoever wrote it and under whatever prefix."""
+
+import argparse
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from richsem_schemas.errors import RichSemError
+
+_WRAPPERS = ("model", "state_dict", "ema_model", "teacher")
+"""Under which training scripts store the weights inside of their checkpoints."""
+
+_SHOWN = 5
+
+
+def load_weights(body: nn.Module, path: Path) -> None:
+    """Copy a file's weights into a network; what else the file holds, a classifier say, is left alone.
+
+    Keys may stand under any prefix: torchvision's own, a detector's `backbone.0.body.`, CLIP's `visual.`.
+
+    Raises:
+        RichSemError: no such file, not a file of weights, or weights missing or of another shape.
+    """
+    found = read_state(path)
+    wanted = body.state_dict()
+    renamed = _best_match(found, wanted)
+    missing = sorted(set(wanted) - set(renamed) - {key for key in wanted if key.endswith("num_batches_tracked")})
+    if missing:
+        raise RichSemError(
+            f"{path}: {len(missing)} of the backbone's {len(wanted)} weights are missing: {_some(missing)}; "
+            f"the file has {_some(found)}; give the weights of this very architecture"
+        )
+    other = [
+        f"{key} is {tuple(renamed[key].shape)} instead of {tuple(weight.shape)}"
+        for key, weight in wanted.items()
+        if key in renamed and renamed[key].shape != weight.shape
+    ]
+    if other:
+        raise RichSemError(
+            f"{path}: weights of another shape: {_some(other)}; give the weights of this very architecture"
+        )
+    body.load_state_dict(renamed, strict=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or of a PyTorch checkpoint, which may run no code on loading.
+
+    Raises:
+        RichSemError: no such file, or nothing in it that can be read safely.
+    """
+    if not path.is_file():
+        raise RichSemError(f"{path}: there is no such file of weights; give a .pth or .safetensors file")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    except (OSError, RuntimeError, EOFError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+        raise RichSemError(
+            f"{path}: is not a file of weights that can be read without running its code: {str(error)[:300]}; "
+            "save the state dict alone, best as .safetensors"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+            break
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise RichSemError(f"{path}: holds no weights; its keys are {_some(state)}")
+    return tensors
+
+
+def _read_checkpoint(path: Path) -> dict[str, object]:
+    # Published checkpoints of DETR's descendants hold the arguments of their training.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(loaded, dict):
+        raise TypeError(f"it holds a {type(loaded).__name__} instead of a state dict")
+    return loaded
+
+
+def _best_match(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The wanted keys' tensors, taken under that prefix of the file which has most of them."""
+    candidates = [
+        {key: found[prefix + name] for key, name in names.items() if prefix + name in found}
+        for names in ({key: key for key in wanted}, {key: _as_timm_stores(key) for key in wanted})
+        for prefix in _prefixes(found, next(iter(names.values())))
+    ]
+    return max(candidates, key=len, default={})
+
+
+def _prefixes(found: Iterable[str], name: str) -> list[str]:
+    ends = [key.removesuffix(name) for key in found if key.endswith(name)]
+    return [prefix for prefix in ends if not prefix or prefix.endswith(".")]
+
+
+def _as_timm_stores(key: str) -> str:
+    """`layers_0.blocks...`, a stage as a list of features names it, is `layers.0.blocks...` in the whole network."""
+    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key)
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")

@@ -1,0 +1,50 @@
+"""Batch norm whose statistics and scales never change."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with everything a buffer: `weight`, `bias`, `running_mean`, `running_var`, as in published detectors.
+
+    Unlike torchvision's it keeps the type of a bfloat16 map; under autocast that one returns float32.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, features_BCHW: Tensor) -> Tensor:
+        """Scale and shift each channel."""
+        return functional.batch_norm(
+            features_BCHW, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Weights of an unfrozen norm count their batches.
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def frozen_batch_norms(module: nn.Module) -> nn.Module:
+    """The module, each `nn.BatchNorm2d` in it (or it itself) replaced by a frozen one with the same numbers."""
+    # Not of a subclass: those may do more, an activation in timm's.
+    if type(module) is nn.BatchNorm2d:
+        frozen = FrozenBatchNorm2d(module.num_features, module.eps)
+        frozen.load_state_dict(module.state_dict())
+        return frozen
+    for name, child in module.named_children():
+        module.add_module(name, frozen_batch_norms(child))
+    return module
