@@ -1,0 +1,154 @@
+"""Weights published by DINO and RichSem, under the names of their checkpoints."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.models.backbone_weights import read_state
+from richsem_train.models.dino import Dino
+
+_WRAPPERS = re.compile(r"^(module\.|detr\.)+")
+_VOCABULARY = ("text_features", "logit_scale")
+_SHOWN = 8
+
+_LEFT_OUT = {
+    "repeated for each layer": re.compile(
+        r"(bbox_embed|class_embed)\.[1-9]\d*\.|transformer\.decoder\.(bbox_embed|class_embed)\.|transformer\.label_enc\."
+    ),
+    "the CLIP teacher": re.compile(r"(transformer\.enc_out_)?class_embed\.(clip\.|logit_scale$)"),
+    "segmentation": re.compile(r"(mask_head|bbox_attention|mask_branch|controller|mask_embed)\."),
+    "counters of batch norms": re.compile(r".*\.num_batches_tracked$"),
+    "classification head of the backbone": re.compile(r"backbone\.0\.body\.(fc|head)\."),
+}
+"""Parts of published checkpoints that the detector has once, elsewhere, or not at all."""
+
+_HEADS = re.compile(r"class_embed\.|transformer\.enc_out_class_embed\.|label_enc\.")
+"""Depend on the classifier and the semantic branch; a detector with other ones learns its own."""
+
+_REPEATED_HEAD = re.compile(r"(bbox_embed|class_embed)\.[1-9]\d*\.(.+)")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a checkpoint.
+
+    Attributes:
+        loaded: names of the weights that the detector took.
+        skipped: names in the file, by the reason why they were left out.
+        missing: names of the detector that the file has not; they keep what they started with.
+    """
+
+    loaded: tuple[str, ...]
+    skipped: Mapping[str, tuple[str, ...]]
+    missing: tuple[str, ...]
+
+    def summary(self) -> str:
+        """For the log, a line."""
+        parts = [f"{len(self.loaded)} weights loaded"]
+        parts += [f"{len(names)} skipped ({reason})" for reason, names in self.skipped.items()]
+        if self.missing:
+            parts.append(f"{len(self.missing)} missing, left as initialised: {_some(self.missing)}")
+        return "; ".join(parts)
+
+
+def load_published(model: Dino, path: Path) -> LoadReport:
+    """Give a detector the weights of a published checkpoint of DINO or RichSem.
+
+    Text features and logit scale never come from the file: they are the detector's own. Heads of another classifier
+    are left out, those that the file lacks are reported; everything else must be there and fit.
+
+    Args:
+        model: built for the checkpoint's architecture.
+        path: a checkpoint or a state dict of PyTorch, or a safetensors file. It is read without running its code.
+
+    Raises:
+        RichSemError: the file can't be read safely, or is of another architecture, number of classes or width; the
+            detector is left as it was.
+    """
+    found = {_WRAPPERS.sub("", key): tensor for key, tensor in read_state(path).items()}
+    wanted = {key: tensor for key, tensor in model.state_dict().items() if key not in _VOCABULARY}
+    chosen = {key: tensor for key, tensor in found.items() if key in wanted}
+    skipped = _left_out(found.keys() - chosen.keys())
+    missing = sorted(wanted.keys() - chosen.keys())
+    _check_repeated_heads(found, path)
+    _check_architecture(skipped.pop("unknown", ()), missing, path)
+    _check_shapes(chosen, wanted, path)
+    _check_logit_scale(model, found, path)
+    model.load_state_dict(chosen, strict=False)
+    return LoadReport(tuple(sorted(chosen)), skipped, tuple(missing))
+
+
+def _left_out(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    by_reason: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_reason.setdefault(_reason(name), []).append(name)
+    return {reason: tuple(group) for reason, group in by_reason.items()}
+
+
+def _reason(name: str) -> str:
+    for reason, pattern in _LEFT_OUT.items():
+        if pattern.match(name):
+            return reason
+    return "heads that this detector has not" if _HEADS.match(name) else "unknown"
+
+
+def _check_repeated_heads(found: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in found.items():
+        repeated = _REPEATED_HEAD.fullmatch(name)
+        if repeated is None:
+            continue
+        first = found.get(f"{repeated[1]}.0.{repeated[2]}")
+        if first is None or not torch.equal(first, tensor):
+            raise RichSemError(
+                f"{path}: {name} differs from that of layer 0; this detector's layers share their heads, so give a "
+                "checkpoint trained with dec_pred_bbox_embed_share and dec_pred_class_embed_share"
+            )
+
+
+def _check_architecture(unknown: Iterable[str], missing: Iterable[str], path: Path) -> None:
+    lacking = [name for name in missing if not _HEADS.match(name)]
+    problems = []
+    if lacking:
+        problems.append(f"it lacks {_some(lacking)}")
+    if unknown:
+        problems.append(f"the detector has no place for {_some(unknown)}")
+    if problems:
+        raise RichSemError(
+            f"{path}: of another architecture: {'; '.join(problems)}; choose the config with its backbone, levels "
+            "and numbers of layers"
+        )
+
+
+def _check_shapes(chosen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    other = [
+        f"{name} is {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
+        for name, tensor in chosen.items()
+        if tensor.shape != wanted[name].shape
+    ]
+    if other:
+        raise RichSemError(
+            f"{path}: of another width or number of classes: {_some(other)}; choose the config that it was trained with"
+        )
+
+
+def _check_logit_scale(model: Dino, found: Mapping[str, Tensor], path: Path) -> None:
+    logarithm, ours = found.get("class_embed.logit_scale"), model.logit_scale
+    if logarithm is None or ours is None:
+        return
+    theirs = float(logarithm.double().exp())
+    # float16 checkpoints of CLIP hold 4.605 as 4.6055.
+    if abs(theirs - float(ours)) > 0.01 * float(ours):
+        raise RichSemError(
+            f"{path}: trained with a teacher of logit scale {theirs:.4g}, the text bank's is {float(ours):.4g}; give "
+            "the label set of that teacher"
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
