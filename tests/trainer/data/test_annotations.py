@@ -1,0 +1,320 @@
+import builtins
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from richsem_schemas.errors import SourceError
+from richsem_train.data.annotations import Category, check_vocabulary, read_annotations
+
+COCO128 = Path(__file__).parents[4] / "shared" / "data" / "coco128"
+
+
+@pytest.fixture(scope="module")
+def coco128() -> Path:
+    if not COCO128.is_dir():
+        pytest.skip(f"no real pictures at {COCO128}")
+    return COCO128
+
+
+def image(image_id=1, **changes):
+    record = {"id": image_id, "file_name": f"{image_id}.png", "height": 40, "width": 60}
+    return {key: value for key, value in (record | changes).items() if value is not None}
+
+
+def annotation(annotation_id=1, **changes):
+    record = {"id": annotation_id, "image_id": 1, "category_id": 1, "bbox": [10.0, 10.0, 20.0, 20.0], "area": 400.0}
+    return {key: value for key, value in (record | changes).items() if value is not None}
+
+
+def category(category_id=1, name="cat", **changes):
+    return {"id": category_id, "name": name} | changes
+
+
+def content(images=None, annotations=None, categories=None):
+    return {
+        "images": [image()] if images is None else images,
+        "annotations": [annotation()] if annotations is None else annotations,
+        "categories": [category()] if categories is None else categories,
+    }
+
+
+def written(folder, dataset):
+    path = folder / "annotations.json"
+    path.write_text(dataset if isinstance(dataset, str) else json.dumps(dataset))
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "pictures"
+    for name in ("1.png", "2.png", "train2017/1.png", "val2017/2.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60, 40)).save(folder / name)
+    return folder
+
+
+def read(root, dataset, file_format="coco"):
+    return read_annotations(written(root.parent, dataset), root, file_format=file_format)
+
+
+def boxes_of(data):
+    return data.boxes_xywh_px.tolist()
+
+
+@pytest.mark.parametrize("file_format", ["lvis", "coco"])
+def test_boxes_are_grouped_by_picture_in_the_order_of_the_file(root, file_format):
+    annotations = [
+        annotation(1, image_id=2, bbox=[0, 0, 1, 1]),
+        annotation(2, image_id=1, bbox=[0, 0, 2, 2], category_id=7),
+        annotation(3, image_id=2, bbox=[0, 0, 3.5, 3]),
+    ]
+    data = read(root, content([image(2), image(1)], annotations, [category(7, "dog"), category()]), file_format)
+    assert data.image_ids.tolist() == [2, 1]
+    assert data.offsets.tolist() == [0, 2, 3]
+    assert boxes_of(data) == [[0, 0, 1, 1], [0, 0, 3.5, 3], [0, 0, 2, 2]]
+    assert data.category_ids.tolist() == [1, 1, 7]
+    assert data.boxes_xywh_px.dtype == np.float32
+    assert data.hws_px.tolist() == [[40, 60], [40, 60]]
+    assert [category.id for category in data.categories] == [1, 7]
+    assert data.num_rows == 8
+    assert data.problem_lines() == []
+    boxes, ids = data.objects(1)
+    assert boxes.tolist() == [[0, 0, 2, 2]]
+    assert ids.tolist() == [7]
+
+
+def test_pictures_without_boxes_stay(root):
+    data = read(root, content([image(1), image(2)], []), "lvis")
+    assert len(data) == 2
+    assert data.offsets.tolist() == [0, 0, 0]
+    assert data.objects(1)[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("file_format", ["lvis", "coco"])
+def test_segmentations_are_not_needed_and_not_read(root, file_format):
+    data = read(root, content(annotations=[annotation(segmentation="nonsense"), annotation(2)]), file_format)
+    assert len(data.category_ids) == 2
+
+
+def test_boxes_that_cannot_be_learned_from_are_left_out_or_clipped_and_counted(root):
+    boxes = {
+        "zero": [5, 5, 0, 5],
+        "negative": [5, 5, -3, 5],
+        "nan": [float("nan"), 5, 5, 5],
+        "infinite": [5, 5, float("inf"), 5],
+        "right of the picture": [61, 5, 5, 5],
+        "at its very border": [60, 5, 5, 5],
+        "above": [5, -9, 5, 9],
+        "reaching out": [-10, 30, 20, 20],
+        "rounded": [59.5, 5, 0.9, 5],
+        "good": [1, 2, 3, 4],
+    }
+    records = [annotation(number, bbox=box) for number, box in enumerate(boxes.values())]
+    data = read(root, content(annotations=[*records, annotation(99, iscrowd=1)]))
+    assert boxes_of(data) == [[0, 30, 10, 10], [59.5, 5, 0.5, 5], [1, 2, 3, 4]]
+    assert data.problem_lines() == [
+        "1 crowd regions left out",
+        "2 boxes with NaN or infinite numbers left out",
+        "2 boxes of zero or negative size left out",
+        "3 boxes outside of their picture left out",
+        "1 boxes clipped by more than a pixel",
+    ]
+
+
+def test_boxes_of_astronomic_size_are_clipped_without_overflow(root):
+    with np.errstate(all="raise"):
+        data = read(root, content(annotations=[annotation(bbox=[-1e300, -1e300, 1e305, 1e305])]))
+    assert boxes_of(data) == [[0, 0, 60, 40]]
+
+
+def test_counts_of_the_file_are_kept(root):
+    categories = [category(1, "a", image_count=300, frequency="f"), category(3, "b", image_count=0, frequency="r")]
+    data = read(root, content(categories=categories), "lvis")
+    assert data.categories == (Category(1, "a", "f", 300), Category(3, "b", "r", 0))
+    assert data.image_counts(5).tolist() == [0, 300, 0, 0, 0]
+
+
+@pytest.mark.parametrize("given", [{}, {"image_count": 0}, {"image_count": None}, {"image_count": "3"}])
+def test_counts_are_of_pictures_where_the_file_has_none(root, given):
+    annotations = [annotation(1), annotation(2), annotation(3, image_id=2), annotation(4, category_id=2, iscrowd=1)]
+    categories = [category(1, "a", **given), category(2, "b", **given)]
+    data = read(root, content([image(1), image(2)], annotations, categories))
+    assert data.categories == (Category(1, "a", None, 2), Category(2, "b", None, 0))
+
+
+def test_pictures_of_lvis_are_found_in_both_folders_of_coco(root):
+    images = [
+        image(1, file_name=None, coco_url="http://images.cocodataset.org/train2017/1.png"),
+        image(2, file_name=None, coco_url="http://images.cocodataset.org/val2017/2.png"),
+    ]
+    data = read(root, content(images), "lvis")
+    assert data.files == ("train2017/1.png", "val2017/2.png")
+    assert data.path(1) == root / "val2017" / "2.png"
+
+
+def test_pictures_of_lvis_are_found_where_the_root_is_their_very_folder(root):
+    images = [image(1, file_name=None, coco_url="http://images.cocodataset.org/train2017/1.png")]
+    path = written(root.parent, content(images))
+    assert read_annotations(path, root / "train2017").files == ("1.png",)
+
+
+def test_file_name_goes_before_coco_url(root):
+    images = [image(1, file_name="1.png", coco_url="http://images.cocodataset.org/train2017/1.png")]
+    assert read(root, content(images), "lvis").files == ("1.png",)
+
+
+def test_a_missing_picture_is_named_with_each_rule(root):
+    images = [image(1), image(77, coco_url="http://host/val2017/77.png")]
+    images[0]["coco_url"] = "http://host/train2017/1.png"
+    with pytest.raises(SourceError) as caught:
+        read(root, content(images), "lvis")
+    for part in ("77.png (its file_name)", "val2017/77.png (the last two parts of its coco_url)", str(root)):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../1.png", "/etc/passwd", "a/../../1.png", "a//b.png", "", "a/./b", "x\0.png", 3])
+def test_names_cannot_leave_the_folder_of_the_pictures(root, name):
+    with pytest.raises(SourceError, match="stays in the folder"):
+        read(root, content([image(1), image(2, file_name=name)]))
+
+
+def test_the_end_of_a_url_cannot_leave_the_folder_of_the_pictures(root):
+    with pytest.raises(SourceError, match="stays in the folder"):
+        read(root, content([image(1, file_name=None, coco_url="http://host/../1.png")]))
+
+
+def test_a_picture_without_any_name_is_refused(root):
+    with pytest.raises(SourceError, match="`file_name` or a `coco_url`"):
+        read(root, content([image(1, file_name=None)]))
+
+
+def test_a_missing_folder_of_pictures_is_named(root):
+    with pytest.raises(SourceError, match="no such folder"):
+        read_annotations(written(root.parent, content()), root / "absent")
+
+
+BROKEN = {
+    "not JSON": ("{", "not a JSON file"),
+    "empty": ("", "not a JSON file"),
+    "deep": ("[" * 100_000, "not a JSON file"),
+    "a list": ([], "holds a list|not in the LVIS format"),
+    "no images": ({"annotations": [], "categories": []}, "images"),
+    "images of a wrong type": ({"images": {}, "annotations": [], "categories": []}, "`images` is of type dict"),
+    "empty images": (content(images=[]), "lists no pictures"),
+    "no categories": (content(annotations=[], categories=[]), "lists no categories"),
+    "a picture without id": (content([image(None)]), "id"),
+    "a picture twice": (content([image(), image()]), "image id 1 stands there more than once"),
+    "a picture without height": (content([image(height=None)]), "`height` of images\\[0\\] must be an integer"),
+    "a flat picture": (content([image(height=0)]), "height 0"),
+    "an enormous picture": (content([image(width=2**40)]), "width 1099511627776"),
+    "an id as text": (content([image("1"), image(2)]), "`id` of images\\[0\\] must be an integer; it is '1'"),
+    "a huge id": (content([image(10**30)]), "`id` of images\\[0\\] must be an integer"),
+    "a box of three": (
+        content(annotations=[annotation(), annotation(2, bbox=[1, 2, 3])]),
+        "`bbox` of annotations\\[1\\]",
+    ),
+    "a box of text": (content(annotations=[annotation(bbox=["1", "2", "3", "4"])]), "must be a list of 4 numbers"),
+    "a box of null": (content(annotations=[annotation(bbox=[1, 2, None, 4])]), "must be a list of 4 numbers"),
+    "no box": (content(annotations=[annotation(bbox=None)]), "it is none"),
+    "a wrong crowd flag": (content(annotations=[annotation(iscrowd="no")]), "`iscrowd` .* must be a number"),
+    "a box of no picture": (content(annotations=[annotation(image_id=5)]), "1 annotations .* image_id 5"),
+    "no image_id": (content(annotations=[annotation(image_id=None)]), "image_id"),
+    "a record that is none": (content(annotations=[3]), "annotations\\[0\\] is of type int|not in the LVIS format"),
+    "unknown categories": (
+        content(annotations=[annotation(n, category_id=n) for n in (1, 5, 9)]),
+        "2 categories that `categories` doesn't list: 5, 9",
+    ),
+    "category 0": (content(categories=[category(0), category()]), "category id 0"),
+    "an enormous category": (content(categories=[category(10**9), category()]), "category id 1000000000"),
+    "a category twice": (content(categories=[category(), category()]), "category id 1 stands there more than once"),
+    "a nameless category": (content(categories=[{"id": 1}]), "categories\\[0\\] has the name None"),
+    "a wrong frequency": (content(categories=[category(frequency="often")]), "frequency 'often'"),
+}
+
+
+@pytest.mark.parametrize("file_format", ["lvis", "coco"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_gives_one_clear_error(root, name, file_format):
+    dataset, message = BROKEN[name]
+    with pytest.raises(SourceError, match=message) as caught:
+        read(root, dataset, file_format)
+    assert "annotations.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("file_format", ["lvis", "coco"])
+def test_a_missing_file_is_named(root, file_format):
+    with pytest.raises(SourceError, match=r"absent\.json.*No such file"):
+        read_annotations(root / "absent.json", root, file_format=file_format)
+
+
+def test_a_compressed_file_is_refused(root):
+    path = root.parent / "annotations.json"
+    path.write_bytes(b"\x1f\x8b\x08" + bytes(50))
+    with pytest.raises(SourceError, match="compressed"):
+        read_annotations(path, root)
+
+
+def test_missing_libraries_of_opencv_are_named_with_the_remedy(root, monkeypatch):
+    real_import = builtins.__import__
+
+    def without_libgl(name, *arguments, **keywords):
+        if name == "lvis":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+        return real_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_libgl)
+    with pytest.raises(SourceError, match=r"libGL\.so\.1.*apt-get install libgl1"):
+        read(root, content(), "lvis")
+    assert len(read(root, content(), "coco")) == 1
+
+
+def test_reading_lvis_leaves_logging_alone(root):
+    before = list(logging.getLogger().handlers), logging.getLogger().level
+    read(root, content(), "lvis")
+    assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+
+
+def test_a_vocabulary_that_fits_passes_even_with_more_classes(root):
+    data = read(root, content(categories=[category(1, "cat"), category(3, "dog")]))
+    check_vocabulary(data, ["none", "cat", "other", "dog", "more"])
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused_by_name(root):
+    data = read(root, content(categories=[category(1, "cat"), category(2, "dog"), category(9, "hen")]))
+    with pytest.raises(SourceError, match="2 is 'dog' here, 'wolf' there; 9 is 'hen' here, no row there"):
+        check_vocabulary(data, ["none", "cat", "wolf"])
+
+
+def test_real_files_in_both_formats_hold_the_same_boxes(coco128):
+    lvis = read_annotations(coco128 / "annotations/lvis_style_train.json", coco128)
+    coco = read_annotations(coco128 / "annotations/instances_train2017.json", coco128 / "train2017", file_format="coco")
+    assert (len(lvis), len(coco)) == (128, 128)
+    assert (lvis.num_rows, coco.num_rows) == (1204, 91)
+    assert coco.problem_lines() == ["10 crowd regions left out"]
+    # Two of COCO's boxes are of the one category that LVIS doesn't have.
+    assert len(coco.category_ids) - len(lvis.category_ids) == 2
+    assert {tuple(box) for box in boxes_of(lvis)} <= {tuple(box) for box in boxes_of(coco)}
+
+
+def test_real_boxes_equal_those_of_pycocotools(coco128, capsys):
+    from pycocotools.coco import COCO
+
+    path = coco128 / "annotations/instances_train2017.json"
+    data = read_annotations(path, coco128 / "train2017", file_format="coco")
+    oracle = COCO(path)
+    capsys.readouterr()
+    for index, image_id in enumerate(data.image_ids.tolist()):
+        records = oracle.loadAnns(oracle.getAnnIds(image_id, iscrowd=False))
+        boxes, ids = data.objects(index)
+        np.testing.assert_allclose(boxes.reshape(-1, 4), np.reshape([r["bbox"] for r in records], (-1, 4)), atol=0.02)
+        assert ids.tolist() == [record["category_id"] for record in records]
+    assert {c.name: c.image_count for c in data.categories} == {
+        record["name"]: len(
+            {a["image_id"] for a in oracle.anns.values() if a["category_id"] == id_ and not a["iscrowd"]}
+        )
+        for id_, record in oracle.cats.items()
+    }

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as oracle
+
+from richsem_prep import recipes
+from richsem_train.data.transforms import Augmentation, augment, crop, draw_crop, flip, resize, resized_hw
+
+SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+
+
+@pytest.fixture
+def picture():
+    noise = np.random.default_rng(0).integers(0, 256, (47, 83, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.fixture
+def boxes():
+    return np.array([[0, 0, 83, 47], [10.5, 3.25, 40, 30], [70, 40, 80, 45], [1, 1, 2, 2]], np.float32)
+
+
+def tv(boxes, image):
+    return tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=(image.height, image.width))
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_flip_equals_torchvision(picture, boxes):
+    image, flipped = flip(picture, boxes)
+    assert_same(image, oracle.horizontal_flip(picture))
+    np.testing.assert_allclose(flipped, oracle.horizontal_flip(tv(boxes, picture)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("out_hw", [(94, 166), (20, 35), (47, 83), (50, 30)])
+def test_resize_equals_torchvision(picture, boxes, out_hw):
+    image, resized = resize(picture, boxes, out_hw)
+    assert_same(image, oracle.resize(picture, list(out_hw), antialias=True))
+    np.testing.assert_allclose(resized, oracle.resize(tv(boxes, picture), list(out_hw)).numpy(), rtol=1e-5)
+    assert resized.dtype == np.float32
+
+
+def test_crop_equals_torchvision(picture, boxes):
+    image, cropped, kept = crop(picture, boxes, (9, 4, 59, 34))
+    assert_same(image, oracle.crop(picture, 4, 9, 30, 50))
+    theirs = oracle.clamp_bounding_boxes(oracle.crop(tv(boxes, picture), 4, 9, 30, 50)).numpy()
+    assert kept.tolist() == [0, 1]
+    np.testing.assert_allclose(cropped, theirs[kept], atol=1e-5)
+
+
+def test_a_box_that_only_touches_the_crop_is_dropped(picture):
+    touching = np.array([[0, 0, 10, 10], [50, 0, 60, 10], [49.5, 0, 60, 10]], np.float32)
+    _, cropped, kept = crop(picture, touching, (10, 0, 50, 47))
+    assert kept.tolist() == [2]
+    assert cropped.tolist() == [[39.5, 0, 40, 10]]
+
+
+def test_pictures_without_boxes_pass_through(picture):
+    none = np.zeros((0, 4), np.float32)
+    result = augment(picture, none, Augmentation(), np.random.default_rng(0))
+    assert result.boxes_xyxy_px.shape == (0, 4)
+    assert result.kept.shape == (0,)
+
+
+@given(SIZES, st.integers(1, 900), st.none() | st.integers(1, 1500))
+def test_resized_sizes_equal_those_of_the_caches_views(hw, short_side, longest_side):
+    assert resized_hw(hw, short_side, longest_side) == recipes.resized_hw(hw, short_side, longest_side)
+
+
+@pytest.mark.parametrize(
+    ("hw", "expected"), [((480, 640), (800, 1066)), ((640, 480), (1066, 800)), ((427, 640), (800, 1199))]
+)
+def test_usual_sizes_of_coco_are_resized_as_detr_does(hw, expected):
+    assert resized_hw(hw, 800, 1333) == expected
+
+
+def test_a_long_picture_is_limited_by_its_long_side():
+    assert resized_hw((100, 400), 800, 1333) == (333, 1332)
+
+
+@given(SIZES, st.integers(0, 10_000))
+def test_crops_lie_inside_with_sides_in_range(hw, seed):
+    left, top, right, bottom = draw_crop(hw, (384, 600), np.random.default_rng(seed))
+    assert 0 <= left < right <= hw[1]
+    assert 0 <= top < bottom <= hw[0]
+    assert min(384, hw[1]) <= right - left <= 600
+    assert min(384, hw[0]) <= bottom - top <= 600
+
+
+def draw_many(picture, augmentation, count=400):
+    boxes = np.array([[5, 5, 60, 40]], np.float32)
+    return [augment(picture, boxes, augmentation, np.random.default_rng([seed, 9])) for seed in range(count)]
+
+
+def test_augmentation_draws_every_short_side(picture):
+    sizes = Augmentation(short_sides=(24, 32, 40), longest_side=90, first_short_sides=(30,), crop_sides=(16, 28))
+    results = draw_many(picture, sizes)
+    assert {min(result.image.size) for result in results} == {24, 32, 40}
+    assert max(max(result.image.size) for result in results) <= 90
+
+
+def test_half_of_the_pictures_are_cropped(picture):
+    sizes = Augmentation(short_sides=(32,), longest_side=200, first_short_sides=(30,), crop_sides=(16, 28))
+    whole = sum(result.image.size == (56, 32) for result in draw_many(picture, sizes))
+    assert 160 < whole < 240
+
+
+def test_without_first_sides_nothing_is_cropped(picture):
+    sizes = Augmentation(short_sides=(32,), longest_side=200, first_short_sides=())
+    assert {result.image.size for result in draw_many(picture, sizes, 60)} == {(56, 32)}
+
+
+def test_half_of_the_pictures_are_mirrored_unless_told_otherwise(picture):
+    same_size = {"short_sides": (47,), "first_short_sides": ()}
+    untouched = [np.array_equal(r.image, picture) for r in draw_many(picture, Augmentation(**same_size))]
+    assert 160 < sum(untouched) < 240
+    assert all(np.array_equal(r.image, picture) for r in draw_many(picture, Augmentation(**same_size, flip=False), 40))
+
+
+def test_boxes_follow_their_object_through_everything():
+    """A bright rectangle on black is where its box says, whatever was drawn."""
+    pixels = np.zeros((100, 150, 3), np.uint8)
+    pixels[30:70, 40:110] = 255
+    sizes = Augmentation(short_sides=(80, 120), longest_side=300, first_short_sides=(90, 110), crop_sides=(50, 90))
+    for seed in range(60):
+        result = augment(
+            Image.fromarray(pixels), np.array([[40, 30, 110, 70]], np.float32), sizes, np.random.default_rng(seed)
+        )
+        bright = np.asarray(result.image)[..., 0] > 127
+        if not result.kept.size:
+            assert bright.mean() < 0.01
+            continue
+        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+        seen = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+        np.testing.assert_allclose(result.boxes_xyxy_px[0], seen, atol=1.6)
+
+
+def test_the_same_generator_gives_the_same_picture(picture, boxes):
+    first, second = (augment(picture, boxes, Augmentation(), np.random.default_rng(5)) for _ in range(2))
+    assert_same(first.image, second.image)
+    assert_same(first.boxes_xyxy_px, second.boxes_xyxy_px)
