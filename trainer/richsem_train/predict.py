@@ -1,0 +1,155 @@
+"""Pictures in, pictures with boxes and a JSON file out; what finds the boxes is a callable."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from richsem_schemas.errors import PictureError
+from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
+from richsem_schemas.sealed_json import write_atomically
+from richsem_train.detections import PictureDetections
+from richsem_train.pictures import draw_detections
+
+PREDICTIONS = "predictions.json"
+
+_JPEG_QUALITY = 92
+_LONGEST_NAME = 120
+_LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
+"""Such pictures are drawn as PNG, others as JPEG."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did.
+
+    Attributes:
+        pictures: files written, in the order of the paths, without `predictions.json`.
+        failed: paths that could not be read or decoded, and why.
+    """
+
+    pictures: tuple[Path, ...]
+    failed: tuple[tuple[Path, str], ...]
+
+
+def predict(
+    paths: Sequence[Path],
+    detect: Callable[[Image.Image], PictureDetections],
+    out: Path,
+    *,
+    names: Mapping[int, str],
+    frequencies: Mapping[int, str] | None = None,
+    score_threshold: float = 0.3,
+    most: int = 30,
+    on_picture: Callable[[Path, str | None], None] = lambda _path, _problem: None,
+) -> Predicted:
+    """Find and draw the objects of each picture.
+
+    Writes `out/NAME.jpg` (or `.png` for pictures of lossless formats) a picture, `NAME-2` where two have one name, and
+    at the end `out/predictions.json` with all that was found, also below the threshold. Each file is written whole or
+    not at all; files of these names are replaced.
+
+    Args:
+        paths: picture files; one that can't be used is left out and reported, the others go on.
+        detect: finds the objects of an upright RGB picture, in its pixels.
+        out: a folder, made if absent; nothing is written elsewhere.
+        names: by category id.
+        frequencies: "r", "c" or "f" by category id, if known.
+        score_threshold: worse detections are not drawn.
+        most: how many detections are drawn at most.
+        on_picture: called after each path, with the reason where it failed.
+
+    Raises:
+        OSError: `out` can't be written.
+    """
+    output_names = name_outputs(paths)
+    records, pictures, failed = [], [], []
+    for path, output_name in zip(paths, output_names, strict=True):
+        try:
+            image = _read(path)
+        except (PictureError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            failed.append((path, reason))
+            on_picture(path, reason)
+            continue
+        found = detect(image)
+        drawn = draw_detections(
+            image, found, names=names, frequencies=frequencies, score_threshold=score_threshold, most=most
+        )
+        write_atomically(out / output_name, _encoded(drawn, output_name))
+        pictures.append(out / output_name)
+        records.append(_record(path, output_name, image, found, names, frequencies or {}))
+        on_picture(path, None)
+    report = {
+        "pictures": records,
+        "failed": [{"source": str(path), "reason": reason} for path, reason in failed],
+    }
+    text = json.dumps(report, indent=1, allow_nan=False)
+    write_atomically(out / PREDICTIONS, (text + "\n").encode())
+    return Predicted(tuple(pictures), tuple(failed))
+
+
+def name_outputs(paths: Sequence[Path]) -> list[str]:
+    """A plain file name for each path, no two alike even where case doesn't count, none leading out of its folder."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        stem = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME] or "picture"
+        extension = "png" if path.suffix.lower() in _LOSSLESS else "jpg"
+        name, copy = f"{stem}.{extension}", 1
+        while name.lower() in taken:
+            copy += 1
+            name = f"{stem}-{copy}.{extension}"
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _read(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise PictureError("a folder or a device, not a picture file" if path.exists() else "no such file")
+    size = path.stat().st_size
+    if size > MAX_PICTURE_BYTES:
+        raise PictureError(f"{size:,} bytes; at most {MAX_PICTURE_BYTES:,} are read")
+    return decode_picture(gunzip_picture(path.read_bytes()))
+
+
+def _encoded(image: Image.Image, name: str) -> bytes:
+    buffer = io.BytesIO()
+    if name.endswith(".png"):
+        image.save(buffer, "PNG")
+    else:
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _record(
+    path: Path,
+    output_name: str,
+    image: Image.Image,
+    found: PictureDetections,
+    names: Mapping[int, str],
+    frequencies: Mapping[int, str],
+) -> dict[str, Any]:
+    columns = zip(found.category_ids.tolist(), found.scores.tolist(), found.boxes_xyxy_px.tolist(), strict=True)
+    return {
+        "name": output_name,
+        "source": str(path),
+        "height": image.height,
+        "width": image.width,
+        "detections": [
+            {
+                "name": names.get(category_id, str(category_id)),
+                "category_id": category_id,
+                "frequency": frequencies.get(category_id) or None,
+                "score": round(score, 6),
+                "box_xyxy_px": [round(edge, 2) for edge in box],
+            }
+            for category_id, score, box in columns
+        ],
+    }
