@@ -125,7 +125,10 @@ def test_damaged_pictures_are_skipped_for_the_next_whole_one_where_asked(dataset
     with caplog.at_level(logging.WARNING):
         sample = augmented[0, 3, 9]
     assert_equal_samples(sample, augmented[0, 3, 1])
-    assert [name in caplog.text for name in ("9.png", "0.png", "1.png")] == [True, True, False]
+    for told in (caplog.text, " ".join(sample.damage)):
+        assert [name in told for name in ("9.png", "0.png", "1.png")] == [True, True, False]
+    assert len(sample.damage) == 2
+    assert augmented[0, 3, 1].damage == ()
 
 
 def test_a_folder_of_damaged_pictures_stops_even_where_skipping_is_asked(dataset):

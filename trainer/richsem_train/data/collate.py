@@ -16,11 +16,13 @@ class Sample(NamedTuple):
         pixels: uint8 [3, H, W] RGB.
         target: the truth about it.
         name: for messages.
+        damage: a message for each damaged picture that this one took the place of.
     """
 
     pixels: Tensor
     target: Target
     name: str
+    damage: tuple[str, ...] = ()
 
 
 def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> Batch:

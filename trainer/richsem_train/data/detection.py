@@ -58,14 +58,17 @@ class DetectionDataset(Dataset[Sample]):
             PictureError: it is missing or broken, and so are those that may take its place.
         """
         epoch, position, picture = key
-        index, image = self._whole_picture(picture)
+        damage: list[str] = []
+        index, image = self._whole_picture(picture, damage)
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
         boxes_xyxy_px, labels = _objects_xyxy(self.data, index)
         augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
-        return _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, labels[augmented.kept], _hw(image))
+        kept = labels[augmented.kept]
+        sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
+        return sample._replace(damage=tuple(damage))
 
-    def _whole_picture(self, picture: int) -> tuple[int, Image.Image]:
-        """The picture, or where damaged pictures are skipped the next whole one; with its index."""
+    def _whole_picture(self, picture: int, damage: list[str]) -> tuple[int, Image.Image]:
+        """The picture, or where damaged pictures are skipped the next whole one; with its index. Appends to damage."""
         for step in range(MAX_DAMAGED_IN_A_ROW):
             index = (picture + step) % len(self.data)
             try:
@@ -73,6 +76,7 @@ class DetectionDataset(Dataset[Sample]):
             except PictureError as error:
                 if self.on_damage == "stop":
                     raise
+                damage.append(str(error))
                 _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
         raise PictureError(
             f"{self.data.path(picture)} and the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are missing or "
