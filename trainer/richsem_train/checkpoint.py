@@ -86,6 +86,7 @@ class Checkpoint:
         optimiser: state of the optimiser; empty in exported weights.
         step: steps taken.
         best_ap: of the evaluations so far.
+        extra_fingerprint: of the label set that it learns from; None without extra data.
     """
 
     info: ModelInfo
@@ -94,6 +95,7 @@ class Checkpoint:
     optimiser: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     best_ap: float = -1.0
+    extra_fingerprint: str | None = None
 
     @property
     def inference_weights(self) -> dict[str, Tensor]:
@@ -110,6 +112,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "optimiser": checkpoint.optimiser,
         "step": checkpoint.step,
         "best_ap": checkpoint.best_ap,
+        "extra_fingerprint": checkpoint.extra_fingerprint,
     }
     with _written_whole(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
@@ -171,6 +174,7 @@ def _load_saved(path: Path) -> Checkpoint:
         value.get("optimiser") or {},
         int(value["step"]),
         float(value.get("best_ap", -1.0)),
+        value.get("extra_fingerprint"),
     )
 
 

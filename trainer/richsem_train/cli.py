@@ -101,14 +101,12 @@ def train(
     if show_config:
         typer.echo(config_yaml(wanted), nl=False)
         return
-    from richsem_train import run as driver
+    from richsem_train import training
     from richsem_train.console import ConsoleReporter
 
-    console = Console(stderr=True)
-    with ConsoleReporter(console) as reporter:
-        ended = driver.train(
-            wanted, out or Path("runs") / wanted.name, resume=resume, device=device, reporter=reporter
-        )
+    with ConsoleReporter(Console(stderr=True)) as reporter:
+        folder = out or Path("runs") / wanted.name
+        ended = training.train(wanted, folder, resume=resume, device=device, reporter=reporter)
     if ended.stopped_by is not None:
         raise typer.Exit(130 if ended.stopped_by == "SIGINT" else STOPPED)
     if ended.table is not None:
@@ -134,11 +132,11 @@ def evaluate(
       richsem-train eval runs/demo/checkpoints/best.pt
       richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
     """
-    from richsem_train import run as driver
+    from richsem_train import commands
     from richsem_train.console import ConsoleReporter
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
-        table = driver.evaluate(
+        table = commands.evaluate(
             checkpoint, config=config, changes=changes or [], out=out, device=device, reporter=reporter
         )
     if table is not None:
@@ -161,11 +159,11 @@ def predict(
 
       richsem-train predict runs/demo/checkpoints/best.pt photo.jpg --out seen
     """
-    from richsem_train import run as driver
+    from richsem_train import commands
     from richsem_train.console import ConsoleReporter
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
-        outcome = driver.predict(
+        outcome = commands.predict(
             checkpoint,
             images,
             out,
@@ -193,8 +191,8 @@ def export(
 
       richsem-train export runs/demo/checkpoints/best.pt
     """
-    from richsem_train import run as driver
+    from richsem_train import commands
 
     path = out or checkpoint.with_suffix(".safetensors")
-    written = driver.export(checkpoint, path)
+    written = commands.export(checkpoint, path)
     typer.echo(f"{path}: {written.tensors} tensors, {written.parameters:,} parameters, {os.path.getsize(path):,} bytes")

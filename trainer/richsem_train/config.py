@@ -44,6 +44,8 @@ class BackboneConfig(_Section):
         out_strides: strides of the maps that are used.
         frozen_stages: how many stages stay as they are, the stem being the first.
         frozen_norm: batch norms stay as they are (ResNets).
+        clip_layers: of `clip-resnet`, bottlenecks in each stage.
+        clip_width: of `clip-resnet`, channels after the stem.
         pixel_mean: RGB, of pictures in 0..1.
         pixel_std: RGB, of pictures in 0..1.
     """
@@ -53,6 +55,8 @@ class BackboneConfig(_Section):
     out_strides: Levels = (8, 16, 32)
     frozen_stages: NonNegativeInt = 2
     frozen_norm: bool = True
+    clip_layers: Levels = (3, 4, 6, 3)
+    clip_width: PositiveInt = 64
     pixel_mean: Rgb = (0.485, 0.456, 0.406)
     pixel_std: Rgb = (0.229, 0.224, 0.225)
 
@@ -77,6 +81,7 @@ class ModelConfig(_Section):
     Attributes:
         classifier: of the decoder's queries: `text` (scaled cosines with the text bank) or `linear`.
         encoder_classifier: of the encoder's proposals; the reference's baseline has `linear` and `text`.
+        label_embedding: contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO.
         semantic_branch: the head that learns soft labels and is dropped at inference.
         deformable_attention: `torch`, `torch-checkpoint`, `triton`, or `auto`.
     """
@@ -93,6 +98,7 @@ class ModelConfig(_Section):
     dropout: Fraction = 0.0
     classifier: Literal["text", "linear"] = "text"
     encoder_classifier: Literal["text", "linear"] = "text"
+    label_embedding: Literal["classifier", "embedding"] = "classifier"
     semantic_branch: bool = True
     denoising: DenoisingConfig = DenoisingConfig()
     deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
@@ -295,6 +301,8 @@ class TrainConfig(_Section):
                 "there are labels for the semantic branch, and model.semantic_branch is false; set it to true, "
                 "or loss.soft_weight to 0"
             )
+        if self.model.semantic_branch and self.model.classifier != "text":
+            raise ValueError("model.semantic_branch learns cosines with names; it needs model.classifier=text")
         if self.model.hidden_dim % self.model.heads:
             raise ValueError(
                 f"model.hidden_dim {self.model.hidden_dim} is no multiple of model.heads {self.model.heads}"
@@ -324,10 +332,22 @@ def load_config(name_or_file: str, changes: Sequence[str] = ()) -> TrainConfig:
     Raises:
         RichSemError: no such config, no YAML, an unknown key (with the nearest known one), or a bad value.
     """
-    values = _read_yaml(_config_path(name_or_file))
+    return _changed(_read_yaml(_config_path(name_or_file)), changes, source=name_or_file)
+
+
+def with_changes(config: TrainConfig, changes: Sequence[str], *, source: str) -> TrainConfig:
+    """The config of a checkpoint with `--set` changes.
+
+    Raises:
+        RichSemError: an unknown key, or a bad value.
+    """
+    return _changed(config.model_dump(mode="json"), changes, source=source)
+
+
+def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
     for change in changes:
         _apply(values, change)
-    return parse_config(values, source=name_or_file)
+    return parse_config(values, source=source)
 
 
 def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:

@@ -1,9 +1,10 @@
 """One training step: a batch through the detector and its losses, and the weights moved."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from richsem_train.config import DenoisingConfig, ScheduleConfig
 from richsem_train.distributed import Ranks
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.matcher import NonFiniteError
+from richsem_train.losses.pseudo_labels import with_pseudo_labels
 from richsem_train.models.denoising import DenoisingQueries, draw_denoising
 from richsem_train.models.dino import Dino
 from richsem_train.optimiser import average_weights, set_learning_rate
@@ -112,6 +114,7 @@ class Trainer:
         *,
         schedule: ScheduleConfig,
         denoising: DenoisingConfig,
+        pseudo_threshold: float,
         ranks: Ranks,
         seed: int,
     ) -> None:
@@ -122,6 +125,7 @@ class Trainer:
         self._trained = [parameter for parameter in detector_losses.parameters() if parameter.requires_grad]
         self._schedule = schedule
         self._denoising = denoising
+        self._pseudo_threshold = pseudo_threshold
         self._ranks = ranks
         self._seed = seed
 
@@ -139,11 +143,12 @@ class Trainer:
             warmup_steps=self._schedule.warmup_steps,
         )
         generator = self._step_generator(step)
-        num_boxes = self._num_boxes(batch)
+        ready = self._with_labels(batch.to(self._ranks.device))
+        num_boxes = self._num_boxes(ready)
         self.detector_losses.train()
         self.optimiser.zero_grad(set_to_none=True)
         summed: dict[str, Tensor] = {}
-        parts = split_batch(batch, self._schedule.accumulate)
+        parts = split_batch(ready, self._schedule.accumulate)
         for number, part in enumerate(parts, start=1):
             with self._unsynchronised() if number < len(parts) else nullcontext():
                 losses = self._weighted_losses(step, part, num_boxes, generator)
@@ -164,6 +169,17 @@ class Trainer:
         torch.manual_seed(dropped >> 1)
         return torch.Generator().manual_seed(drawn >> 1)
 
+    def _with_labels(self, batch: Batch) -> Batch:
+        """Pseudo labels in place of what the teacher is sure of."""
+        teacher = self.detector_losses.criterion.soft_loss
+        if teacher is None:
+            return batch
+        threshold = self._pseudo_threshold
+        return replace(
+            batch,
+            targets=tuple(with_pseudo_labels(target, teacher, threshold=threshold) for target in batch.targets),
+        )
+
     def _num_boxes(self, batch: Batch) -> float:
         count = torch.tensor(float(sum(len(target.labels) for target in batch.targets)), device=self._ranks.device)
         return max(float(self._ranks.sum(count)) / self._ranks.world_size, 1.0)
@@ -171,9 +187,8 @@ class Trainer:
     def _weighted_losses(
         self, step: int, part: Batch, num_boxes: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        on_device = part.to(self._ranks.device)
         denoising = draw_denoising(
-            on_device.targets,
+            part.targets,
             dn_queries=self._denoising.queries,
             label_noise=self._denoising.label_noise,
             box_noise=self._denoising.box_noise,
@@ -181,13 +196,13 @@ class Trainer:
             generator=generator,
         )
         try:
-            losses = self._parallel(on_device, denoising, num_boxes, generator)
+            losses = self._parallel(part, denoising, num_boxes, generator)
         except NonFiniteError as error:
             raise _non_finite(step, part, str(error)) from None
         weights = self.detector_losses.criterion.weights
         weighted = {name: loss * weights[name] for name, loss in losses.items()}
-        if not math.isfinite(float(torch.stack(list(weighted.values())).sum())):
-            values = {name: float(loss) for name, loss in losses.items()}
+        if not math.isfinite(float(torch.stack(list(weighted.values())).sum().detach())):
+            values = {name: float(loss.detach()) for name, loss in losses.items()}
             bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
             raise _non_finite(step, part, bad or "the sum of the losses")
         return weighted
@@ -218,12 +233,9 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
             targets=batch.targets[start:stop],
             names=batch.names[start:stop],
         )
-        for start, stop in _spans(bounds)
+        for start, stop in pairwise(bounds)
+        if start < stop
     ]
-
-
-def _spans(bounds: list[int]) -> Iterator[tuple[int, int]]:
-    return ((start, stop) for start, stop in zip(bounds, bounds[1:], strict=False) if start < stop)
 
 
 def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:

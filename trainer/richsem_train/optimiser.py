@@ -28,9 +28,7 @@ def _is_backbone(name: str) -> bool:
     return name.startswith("backbone.")
 
 
-def set_learning_rate(
-    optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequence[int], warmup_steps: int
-) -> float:
+def set_learning_rate(optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequence[int], warmup_steps: int) -> float:
     """Set the learning rate of a step; returns that of the first group.
 
     Args:

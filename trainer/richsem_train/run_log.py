@@ -15,7 +15,9 @@ LOG_NAME = "log.jsonl"
 class RunLog:
     """Appends records to OUT/log.jsonl and passes their numbers on; use as a context manager."""
 
-    def __init__(self, out: Path, *, tensorboard: bool, wandb: str | None, name: str, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, out: Path, *, tensorboard: bool, wandb: str | None, name: str, config: Mapping[str, Any]
+    ) -> None:
         self._file = (out / LOG_NAME).open("a", encoding="utf-8")
         self._board = None
         self._wandb = None

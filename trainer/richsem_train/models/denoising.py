@@ -140,7 +140,9 @@ def _noisy_boxes(boxes_BN4: Tensor, is_negative_N: Tensor, noise: float, generat
     half_BN2 = boxes_BN4[..., 2:] / 2
     corners_BN4 = torch.cat([boxes_BN4[..., :2] - half_BN2, boxes_BN4[..., :2] + half_BN2], dim=-1)
     moved = (corners_BN4 + sign_BN4 * size_BN4 * half_BN2.repeat(1, 1, 2) * noise).clamp(0, 1)
-    return torch.cat([(moved[..., :2] + moved[..., 2:]) / 2, moved[..., 2:] - moved[..., :2]], dim=-1)
+    # Corners of negative queries may have passed each other.
+    sides = (moved[..., 2:] - moved[..., :2]).clamp(min=0)
+    return torch.cat([(moved[..., :2] + moved[..., 2:]) / 2, sides], dim=-1)
 
 
 def _positives(count: int, most: int, groups: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,9 @@ def at_least_tokens(
     memory_BSE: Tensor, proposals_BS4: Tensor, valid_BS: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same with invalid tokens appended up to `count`, so that small pictures have enough for all queries."""
-    lacking = max(count - memory_BSE.shape[1], 0)
+    lacking = count - memory_BSE.shape[1]
+    if lacking <= 0:
+        return memory_BSE, proposals_BS4, valid_BS
     return (
         functional.pad(memory_BSE, (0, 0, 0, lacking)),
         functional.pad(proposals_BS4, (0, 0, 0, lacking), value=torch.inf),

@@ -10,7 +10,7 @@ from richsem_train.models.decoder import Decoder
 from richsem_train.models.deformable_attention import DeformableAttention
 from richsem_train.models.denoising import DenoisingQueries
 from richsem_train.models.encoder import Encoder, valid_ratios
-from richsem_train.models.heads import BoxHead, LinearClassifier, TextBank, TextClassifier
+from richsem_train.models.heads import BoxHead, LinearClassifier, TextBank, TextClassifier, inverse_sigmoid
 from richsem_train.models.neck import FeatureLevel
 from richsem_train.models.query_selection import (
     at_least_tokens,
@@ -138,7 +138,8 @@ class Transformer(nn.Module):
         if denoising is not None:
             assert denoising_contents_BNE is not None
             contents = torch.cat([denoising_contents_BNE.to(contents), contents], dim=1)
-            boxes = torch.cat([denoising.boxes.to(boxes), boxes], dim=1)
+            # There and back, since no query's box is allowed to be empty.
+            boxes = torch.cat([inverse_sigmoid(denoising.boxes.to(boxes)).sigmoid(), boxes], dim=1)
             mask = denoising.attention_mask(self.queries)
         hidden, references = self.decoder(
             contents,

@@ -84,9 +84,10 @@ def deformable_attention(
     weights_BQHLP = attention_weights_BQHLP.to(exact)
     with torch.autocast(value_BSHD.device.type, enabled=False):
         if backend == "triton":
-            from richsem_train.models.deformable_attention import triton_backend  # noqa: PLC0415 - optional package
+            # Triton is an optional package.
+            from richsem_train.models.deformable_attention.triton_backend import sample as sample_by_kernel  # noqa: PLC0415
 
-            return triton_backend.sample(value_BSHD, shapes, locations_BQHLP2, weights_BQHLP)
+            return sample_by_kernel(value_BSHD, shapes, locations_BQHLP2, weights_BQHLP)
         sample = torch_backend.sample if backend == "torch" else torch_backend.sample_checkpointed
         return sample(value_BSHD.to(exact), shapes, locations_BQHLP2, weights_BQHLP).to(value_BSHD.dtype)
 

@@ -49,7 +49,9 @@ def _sum_over_maps(
     weights_LBHQP = weights_BQHLP.permute(3, 0, 2, 1, 4)
     total_NDQ = value_NDS.new_zeros(batch * heads, channels, queries)
     for value_NDhw, grid_BHQP2, weights_BHQP in zip(_maps(value_NDS, shapes), grid_LBHQP2, weights_LBHQP, strict=True):
-        total_NDQ = total_NDQ + sample_map(value_NDhw, grid_BHQP2.flatten(0, 1), weights_BHQP.flatten(0, 1))
+        # `grid_sample` refuses a map without positions; it would add nothing.
+        if value_NDhw.numel():
+            total_NDQ = total_NDQ + sample_map(value_NDhw, grid_BHQP2.flatten(0, 1), weights_BHQP.flatten(0, 1))
     return total_NDQ.view(batch, heads * channels, queries).transpose(1, 2)
 
 

@@ -1,0 +1,216 @@
+"""What is done with a trained detector: score it, show it pictures, export it."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import RenderableType
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.build import build_detector, rebuild_detector, text_tensor
+from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
+from richsem_train.config import load_config, with_changes
+from richsem_train.console import Reporter, SilentReporter
+from richsem_train.distributed import choose_device, join_ranks
+from richsem_train.engine import Normalise
+from richsem_train.evaluation import load_ground_truth
+from richsem_train.inference import Detector
+from richsem_train.models.dino import Dino
+from richsem_train.models.published import load_published
+from richsem_train.run_data import data_folder, open_vocabulary, read_split
+from richsem_train.scoring import detect_split, score_split
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    config: str | None,
+    changes: Sequence[str],
+    out: Path | None,
+    device: str | None,
+    reporter: Reporter,
+) -> RenderableType | None:
+    """Score a checkpoint on the val split of its config.
+
+    Args:
+        checkpoint: of a run, exported, or published.
+        config: what to build a published one from.
+        changes: `KEY=VALUE`, such as another val split.
+        out: folder for the detections; None keeps none.
+        device: as `--device`.
+        reporter: watches.
+
+    Returns:
+        A table; None on all ranks but the first.
+    """
+    from richsem_train.results import metrics_table  # noqa: PLC0415
+
+    with join_ranks(device) as ranks:
+        if not ranks.is_first:
+            reporter = SilentReporter()
+        detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
+        settings = info.config
+        data = data_folder(settings)
+        val = read_split(settings.detection, settings.detection.val, data)
+        _check_categories(info, val.num_rows, checkpoint)
+        truth = load_ground_truth(data / settings.detection.val.annotations, metric=settings.detection.format)
+        with (
+            tempfile.TemporaryDirectory()
+            if out is None and ranks.is_alone
+            else nullcontext(str(out or checkpoint.with_suffix(".detections"))) as folder
+        ):
+            detect_split(
+                detector,
+                val,
+                settings.evaluation,
+                Path(folder),
+                workers=settings.workers,
+                ranks=ranks,
+                reporter=reporter,
+            )
+            if not ranks.is_first:
+                return None
+            metrics = score_split(truth, val, Path(folder), ranks=ranks, detections=settings.evaluation.detections)
+        return metrics_table(metrics, title=f"{checkpoint} on {settings.detection.val.annotations}")
+
+
+def _check_categories(info: ModelInfo, rows: int, checkpoint: Path) -> None:
+    if rows > len(info.class_names):
+        raise RichSemError(
+            f"{checkpoint} knows {len(info.class_names)} classes, the annotations have ids up to {rows - 1}; "
+            "score it on the categories that it was trained on"
+        )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What `predict` did.
+
+    Attributes:
+        line: for people.
+        failed: pictures that couldn't be read.
+    """
+
+    line: str
+    failed: int
+
+
+def predict(
+    checkpoint: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    threshold: float,
+    config: str | None,
+    changes: Sequence[str],
+    device: str | None,
+    reporter: Reporter,
+) -> Predicted:
+    """Detect objects in pictures and write what was found into `out`."""
+    from richsem_train.predict import predict_pictures  # noqa: PLC0415
+
+    detector, info = open_detector(checkpoint, config=config, changes=changes, device=choose_device(device))
+    reporter.begin("detecting", len(images))
+    outcome = predict_pictures(
+        images,
+        out,
+        detect=detector.detect_picture,
+        class_names=info.class_names,
+        frequencies=info.frequencies,
+        threshold=threshold,
+        on_progress=reporter.move,
+    )
+    reporter.end()
+    for message in outcome.problems:
+        reporter.say(message)
+    return Predicted(f"{out}: {outcome.written} pictures, {outcome.predictions}", len(outcome.problems))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote."""
+
+    tensors: int
+    parameters: int
+
+
+def export(checkpoint: Path, out: Path) -> Exported:
+    """Write inference weights: averaged ones where there are any, without the semantic branch."""
+    if out.suffix != ".safetensors":
+        raise RichSemError(f"--out {out}: exported weights are safetensors; name a file that ends in .safetensors")
+    saved = load_checkpoint(checkpoint)
+    detector = _rebuilt(saved, checkpoint, torch.device("cpu"))
+    weights = detector.inference_state_dict()
+    export_weights(out, saved.info, weights)
+    return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))
+
+
+def open_detector(
+    checkpoint: Path, *, config: str | None, changes: Sequence[str], device: torch.device
+) -> tuple[Detector, ModelInfo]:
+    """A detector from a checkpoint, ready to be shown pictures.
+
+    Args:
+        checkpoint: of a run, exported, or published (then with `config`).
+        config: what to build a published one from.
+        changes: `--set`.
+        device: to put it on.
+    """
+    if config is None:
+        saved = load_checkpoint(checkpoint)
+        info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
+        model = _rebuilt(replace(saved, info=info), checkpoint, device)
+    else:
+        model, info = _published(checkpoint, config, changes, device)
+    backbone, evaluation = info.config.model.backbone, info.config.evaluation
+    detector = Detector(
+        model=model,
+        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
+        precision=info.config.schedule.precision,
+        class_names=info.class_names,
+        keep=evaluation.detections,
+        short_side=evaluation.short_side,
+        longest_side=evaluation.longest_side,
+    )
+    return detector, info
+
+
+def _rebuilt(saved: Checkpoint, checkpoint: Path, device: torch.device) -> Dino:
+    detector = rebuild_detector(saved.info, device=device)
+    wanted = detector.state_dict().keys()
+    weights = {name: tensor for name, tensor in saved.inference_weights.items() if name in wanted}
+    try:
+        detector.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RichSemError(
+            f"{checkpoint}: its weights don't fit its own config ({' '.join(str(error).split())[:300]}); was the model "
+            "changed by --set?"
+        ) from None
+    return detector
+
+
+def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:
+    settings = load_config(config, changes)
+    vocabulary = open_vocabulary(settings)
+    text = vocabulary.text
+    info = ModelInfo(
+        config=settings,
+        class_names=vocabulary.class_names,
+        frequencies=vocabulary.frequencies,
+        text_dim=0 if text is None else text.features.shape[1],
+        logit_scale=0.0 if text is None else text.logit_scale,
+    )
+    model = build_detector(
+        settings.model,
+        num_classes=len(info.class_names),
+        text_features_CD=None if text is None else text_tensor(text),
+        logit_scale=None if text is None else text.logit_scale,
+        weights=None,
+        device=device,
+        semantic_branch=False,
+    )
+    load_published(model, checkpoint)
+    return model.eval(), info

@@ -1,0 +1,320 @@
+"""Reading single views of a cache by their place in the order of the lanes.
+
+A cache is untrusted and its disk may fail in the middle of an epoch, so whatever is read is checked first: indexes and
+label shards against the hashes of the manifests, pictures against theirs, views against the rules of views. All that
+can go wrong becomes one error that names the shard, the reason and the remedy.
+"""
+
+import hashlib
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from richsem_schemas.codec import LabelledView
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.index import PictureRow, ViewRow
+from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout, sample_key
+from richsem_schemas.manifest import FileHash, LabelSpec, Plan
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import Span, picture_rows, read_pictures, read_pictures_span, read_views, read_views_span
+from richsem_schemas.reader import view_rows as read_view_rows
+from richsem_schemas.view import ViewKind
+from richsem_schemas.view_checks import ShardPictures, view_problems
+from richsem_train.data.lanes import ViewPlace, block_order, view_order
+
+SHARDS_KEPT = 80
+"""Indexes that a reader keeps, about 0.6 MB each: one a lane, and some more around the end of a round."""
+
+
+class DamagedViewError(CorruptCacheError):
+    """A view can't be read; names its shard, the reason and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFiles:
+    """What the manifests say of the files of all shards; a few arrays, so that many shards cost little memory.
+
+    Attributes:
+        samples: int64 [S].
+        pass_views: int64 [S], views of the kind in one pass.
+        hashes: by family of files, uint8 [S, 32], SHA-256.
+        sizes: by family of files, int64 [S], bytes.
+    """
+
+    samples: NDArray[np.int64]
+    pass_views: NDArray[np.int64]
+    hashes: dict[str, NDArray[np.uint8]]
+    sizes: dict[str, NDArray[np.int64]]
+
+    def hash(self, family: str, shard: int) -> FileHash:
+        """Size and hash of one file."""
+        return FileHash(bytes=int(self.sizes[family][shard]), sha256=self.hashes[family][shard].tobytes().hex())
+
+
+@dataclass(frozen=True, eq=False)
+class ViewSource:
+    """Which views to read.
+
+    Attributes:
+        layout: of the cache.
+        labels: name of the label set.
+        kind: of the views.
+        plan: of the cache.
+        spec: of the label set.
+        files: of all shards.
+        root: where the originals lie, for caches that refer to them.
+    """
+
+    layout: CacheLayout
+    labels: str
+    kind: ViewKind
+    plan: Plan
+    spec: LabelSpec
+    files: ShardFiles
+    root: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class ReadView:
+    """A view and what is needed to render it.
+
+    Attributes:
+        name: key and member, for messages.
+        labelled: the view and its labels.
+        pictures: decoded, by sample.
+    """
+
+    name: str
+    labelled: LabelledView
+    pictures: dict[int, Image.Image]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """One round's part of a shard's indexes: blocks in the order of the round."""
+
+    blocks: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    pictures: dict[int, list[PictureRow]]
+    views: dict[int, list[ViewRow]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A block in memory: its views, in the order of the round, and its pictures undecoded."""
+
+    names: list[str]
+    views: list[LabelledView]
+    rows: dict[int, PictureRow]
+    span: Span | None
+
+    @property
+    def bytes(self) -> int:
+        embeddings = sum(v.embeddings.nbytes for v in self.views if v.embeddings is not None)
+        labels = sum(v.labels.class_ids.nbytes * 2 for v in self.views)
+        return embeddings + labels + 4096 * len(self.views) + (len(self.span.data) if self.span else 0)
+
+
+class ViewReader:
+    """Reads views by their place; keeps the blocks and indexes that lanes are in the middle of.
+
+    Opens nothing before the first view is asked for, so it may be handed to worker processes.
+
+    Args:
+        source: which views.
+        seed: of the run.
+        block_bytes: most bytes of blocks that are kept.
+        whole_blocks: read the pictures of a block at once; otherwise each when it is needed, for lanes whose blocks
+            wouldn't fit in `block_bytes` all together.
+    """
+
+    def __init__(self, source: ViewSource, *, seed: int, block_bytes: int, whole_blocks: bool = True) -> None:
+        self.source = source
+        self._seed = seed
+        self._whole_blocks = whole_blocks
+        self._shards: _Recent[_Shard] = _Recent(SHARDS_KEPT, lambda _: 1)
+        self._blocks: _Recent[_Block] = _Recent(block_bytes, lambda block: block.bytes)
+        self.blocks_read = 0
+
+    def read(self, place: ViewPlace) -> ReadView:
+        """Read one view and decode its pictures.
+
+        Raises:
+            DamagedViewError: it can't be read, or is not what was written.
+        """
+        try:
+            return self._read(place)
+        except (RichSemError, OSError) as error:
+            raise DamagedViewError(self._damage(place, error)) from error
+
+    def _read(self, place: ViewPlace) -> ReadView:
+        shard = self._shards.get((place.round, place.shard), lambda: self._read_shard(place))
+        slot = int(np.searchsorted(shard.starts, place.position, side="right")) - 1
+        number = int(shard.blocks[slot])
+        block = self._blocks.get((place.round, place.shard, number), lambda: self._read_block(place, shard, number))
+        index = place.position - int(shard.starts[slot])
+        labelled = block.views[index]
+        samples = sorted({int(sample) for sample in labelled.view.tiles["sample"]})
+        rows = [block.rows[sample] for sample in samples]
+        return ReadView(block.names[index], labelled, self._decode(place.shard, rows, block.span))
+
+    def _decode(self, shard: int, rows: list[PictureRow], span: Span | None) -> dict[int, Image.Image]:
+        pictures = {}
+        for stored in read_pictures(self.source.layout, shard, rows, root=self.source.root, span=span):
+            picture = decode_picture(stored.data)
+            if (picture.height, picture.width) != (stored.row.height, stored.row.width):
+                raise CorruptCacheError(
+                    f"the picture of {stored.row.key} is {picture.height} high and {picture.width} wide, its index "
+                    f"says {stored.row.height} and {stored.row.width}"
+                )
+            pictures[stored.row.sample] = picture
+        return pictures
+
+    def _read_shard(self, place: ViewPlace) -> _Shard:
+        """Check the files of a shard and read its indexes."""
+        source, shard = self.source, place.shard
+        labels = source.layout.label_set(source.labels)
+        _require_size(source.layout.pictures_tar(shard), source.files.hash("pictures", shard))
+        _require_hash(labels.tar(shard), source.files.hash("labels", shard))
+        _require_hash(source.layout.pictures_index(shard), source.files.hash("pictures_index", shard))
+        _require_hash(labels.index(shard), source.files.hash("labels_index", shard))
+        pictures = picture_rows(source.layout, shard)
+        views = [
+            row
+            for row in read_view_rows(source.layout, source.labels, shard)
+            if row.kind == source.kind and row.pass_index == place.pass_index
+        ]
+        self._check_rows(shard, pictures, views)
+        by_block = _by_block(views)
+        blocks = np.array(sorted(by_block), np.int64)
+        blocks = blocks[block_order(len(blocks), seed=self._seed, round_=place.round, shard=shard)]
+        counts = np.array([len(by_block[block]) for block in blocks.tolist()], np.int64)
+        return _Shard(blocks, np.cumsum(counts) - counts, _by_block(pictures), by_block)
+
+    def _check_rows(self, shard: int, pictures: list[PictureRow], views: list[ViewRow]) -> None:
+        """Pictures and views are joined by their keys, and all are there."""
+        files = self.source.files
+        for what, rows, expected in (
+            ("pictures", pictures, int(files.samples[shard])),
+            ("views of the pass", views, int(files.pass_views[shard])),
+        ):
+            if len(rows) != expected:
+                raise CorruptCacheError(f"its index has {len(rows)} {what}, its manifest says {expected}")
+            wrong = next((row for row in rows if row.key != sample_key(shard, row.sample)), None)
+            if wrong is not None:
+                raise CorruptCacheError(f"its index calls sample {wrong.sample} {wrong.key!r}")
+        known = {row.sample for row in pictures}
+        if len(known) != len(pictures):
+            raise CorruptCacheError("its index has a sample twice")
+        if stranger := next((row for row in views if row.sample not in known), None):
+            raise CorruptCacheError(f"it has labels of {stranger.key} but no picture")
+
+    def _read_block(self, place: ViewPlace, shard: _Shard, number: int) -> _Block:
+        self.blocks_read += 1
+        source = self.source
+        pictures, rows = shard.pictures.get(number, []), shard.views[number]
+        order = view_order(len(rows), seed=self._seed, round_=place.round, shard=place.shard, block=number)
+        rows = [rows[index] for index in order.tolist()]
+        labels_span = read_views_span(source.layout, source.labels, place.shard, rows)
+        views = list(read_views(source.layout, source.labels, place.shard, rows, span=labels_span))
+        names = [f"{row.key}.{row.member}" for row in rows]
+        self._check_views(rows, names, views, pictures)
+        span = None
+        if self._whole_blocks and source.plan.pictures == "copy":
+            span = read_pictures_span(source.layout, place.shard, pictures)
+        return _Block(names, views, {row.sample: row for row in pictures}, span)
+
+    def _check_views(
+        self, rows: list[ViewRow], names: list[str], views: list[LabelledView], pictures: list[PictureRow]
+    ) -> None:
+        spec = self.source.spec
+        expected = spec.record_layout.region_dtype()["class_ids"].shape[0]
+        for name, row, labelled in zip(names, rows, views, strict=True):
+            if (len(labelled.view.tiles), len(labelled.view.regions)) != (row.tiles, row.regions):
+                raise CorruptCacheError(f"{name}: has other tiles or regions than its index says")
+            if (labelled.embeddings is None) != (spec.embeddings == "none"):
+                raise CorruptCacheError(f"{name}: its embeddings are not those of the spec, {spec.embeddings}")
+            if labelled.embeddings is not None and labelled.embeddings.shape[1] != spec.teacher.embed_dim:
+                raise CorruptCacheError(f"{name}: its embeddings have another width than the spec says")
+            if labelled.labels.class_ids.shape[1] != expected:
+                raise CorruptCacheError(f"{name}: has another number of classes than the spec's top_k, {expected}")
+        named = list(zip(names, views, strict=True))
+        problem = next(view_problems(named, ShardPictures.of(pictures, self.source.plan), spec, None), None)
+        if problem is not None:
+            raise CorruptCacheError(problem)
+
+    def _damage(self, place: ViewPlace, error: Exception) -> str:
+        layout, labels = self.source.layout, self.source.labels
+        return (
+            f"shard {layout.shard_name(place.shard)} of {layout.out} (label set {labels!r}) is damaged: {error}. "
+            f"See what else is with `richsem-prep verify {layout.out}`; restore the shard or make it anew, or go on "
+            "without it by extra.on_damage=skip"
+        )
+
+
+def _by_block(rows: Sequence["_Row"]) -> dict[int, list["_Row"]]:
+    blocks: dict[int, list[_Row]] = {}
+    for row in sorted(rows, key=lambda row: row.sample):
+        blocks.setdefault(row.sample // BLOCK_SAMPLES, []).append(row)
+    return blocks
+
+
+def _require_size(path: Path, expected: FileHash) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != expected.bytes:
+        raise CorruptCacheError(f"{path} has {status.st_size:,} bytes, its manifest says {expected.bytes:,}")
+
+
+def _require_hash(path: Path, expected: FileHash) -> None:
+    _require_size(path, expected)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected.sha256:
+        raise CorruptCacheError(f"{path}: its bytes are not those that its manifest has the hash of")
+
+
+_Row = TypeVar("_Row", PictureRow, ViewRow)
+_Value = TypeVar("_Value")
+
+
+class _Recent(Generic[_Value]):
+    """What was used last, up to a size; failures are remembered as well, so that a bad disk is not asked again."""
+
+    def __init__(self, limit: int, size: Callable[[_Value], int]) -> None:
+        self._limit = limit
+        self._size = size
+        self._used = 0
+        self._items: OrderedDict[Hashable, tuple[int, _Value | Exception]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
+        """The value under a key, made if need be."""
+        if key in self._items:
+            self._items.move_to_end(key)
+        else:
+            self._add(key, make)
+        value = self._items[key][1]
+        if isinstance(value, Exception):
+            raise value.with_traceback(None)
+        return value
+
+    def _add(self, key: Hashable, make: Callable[[], _Value]) -> None:
+        value: _Value | Exception
+        try:
+            value = make()
+            size = self._size(value)
+        except (RichSemError, OSError) as error:
+            # Without the traceback, which would hold on to a half-read block.
+            value, size = error.with_traceback(None), 1
+        self._items[key] = size, value
+        self._used += size
+        # The newest stays even where it alone is too large.
+        while self._used > self._limit and len(self._items) > 1:
+            _, (freed, _) = self._items.popitem(last=False)
+            self._used -= freed

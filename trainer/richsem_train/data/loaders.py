@@ -1,0 +1,304 @@
+"""Detection and extra batches in the order of the steps, each kind read by processes of its own."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.data.collate import Sample, collate
+from richsem_train.data.extra import ExtraDataset, ExtraSample
+from richsem_train.data.order import DataKind, RankShare, batch_of_step, first_batch_from
+from richsem_train.targets import Batch, SoftLabels, Target
+
+DetectionKey = tuple[int, int, int]
+"""Epoch, position in it, picture."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionFeed:
+    """The detection data and its order.
+
+    Attributes:
+        dataset: samples by (epoch, position in the epoch, picture).
+        epoch_indices: the pictures of an epoch in their order; at least `epoch_batches` whole batches of them.
+        epoch_batches: global batches an epoch.
+    """
+
+    dataset: Dataset[Sample]
+    epoch_indices: Callable[[int], NDArray[np.int64]]
+    epoch_batches: int
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedStep:
+    """What a step trains on.
+
+    Attributes:
+        step: counted over the whole run.
+        kind: of the data.
+        batch: this rank's share.
+        damage: a message for each view that couldn't be read and was replaced.
+        wait_seconds: how long the step had to wait for its batch.
+    """
+
+    step: int
+    kind: DataKind
+    batch: Batch
+    damage: tuple[str, ...]
+    wait_seconds: float
+
+
+class TrainingLoaders:
+    """The batches of a run from any step on, the same ones at any number of ranks and workers.
+
+    Args:
+        detection: the detection data.
+        extra: the extra data; None leaves all steps to detection.
+        share: this rank's part of each batch.
+        workers: processes for each kind of data; 0 loads in this process.
+        prefetch: batches that each worker has ready.
+        pin_memory: page-lock batches for copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        detection: DetectionFeed,
+        extra: ExtraDataset | None,
+        *,
+        share: RankShare,
+        workers: int,
+        prefetch: int = 2,
+        pin_memory: bool = False,
+    ) -> None:
+        self._detection = detection
+        self._extra = extra
+        self._share = share
+        self._workers = workers
+        self._prefetch = prefetch
+        self._pin_memory = pin_memory
+
+    def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
+        """The batches of steps `start_step` to `end_step - 1`; the processes live until the last one, or `close()`.
+
+        Raises:
+            RichSemError: a picture or a view can't be read and must not be replaced.
+        """
+        has_extra = self._extra is not None
+        sources = {kind: self._iterator(kind, start_step, end_step) for kind in self._kinds()}
+        try:
+            for step in range(start_step, end_step):
+                kind = batch_of_step(step, has_extra=has_extra).kind
+                begun = time.perf_counter()
+                wire = next(sources[kind])
+                if isinstance(wire, _Failure):
+                    raise wire.error
+                batch = wire.batch()
+                yield LoadedStep(step, kind, batch, wire.damage, time.perf_counter() - begun)
+        finally:
+            for source in sources.values():
+                source.close()
+
+    def _kinds(self) -> tuple[DataKind, ...]:
+        return ("detection",) if self._extra is None else ("detection", "extra")
+
+    def _iterator(self, kind: DataKind, start_step: int, end_step: int) -> "_Stream":
+        has_extra = self._extra is not None
+        numbers = range(
+            first_batch_from(start_step, kind, has_extra=has_extra),
+            first_batch_from(end_step, kind, has_extra=has_extra),
+        )
+        if kind == "extra":
+            assert self._extra is not None
+            return self._stream(self._extra, ExtraBatches(self._share, numbers), _extra_wire)
+        return self._stream(self._detection.dataset, DetectionBatches(self._detection, self._share, numbers), _wire)
+
+    def _stream(self, dataset: Dataset[Any], keys: Sampler[list[Any]], pack: Callable[[Any], "_Wire"]) -> "_Stream":
+        in_processes: dict[str, Any] = {}
+        if self._workers:
+            # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
+            # yet, and no GPU is touched there.
+            context = "fork" if sys.platform == "linux" else "spawn"
+            in_processes = {
+                "prefetch_factor": self._prefetch,
+                "multiprocessing_context": context,
+                "worker_init_fn": _begin_worker,
+            }
+        return _Stream(
+            DataLoader(
+                _Guarded(dataset),
+                batch_sampler=keys,
+                num_workers=self._workers,
+                collate_fn=_Packing(pack),
+                pin_memory=self._pin_memory,
+                **in_processes,
+            )
+        )
+
+
+class ExtraBatches(Sampler[list[int]]):
+    """Counters of the rank's samples of consecutive extra batches.
+
+    Args:
+        share: of the rank.
+        numbers: of the batches.
+    """
+
+    def __init__(self, share: RankShare, numbers: range) -> None:
+        self._share = share
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number in self._numbers:
+            yield list(self._share.counters(number))
+
+
+class DetectionBatches(Sampler[list[DetectionKey]]):
+    """Keys of the rank's samples of consecutive detection batches.
+
+    Args:
+        feed: data and order.
+        share: of the rank.
+        numbers: of the batches.
+    """
+
+    def __init__(self, feed: DetectionFeed, share: RankShare, numbers: range) -> None:
+        self._feed = feed
+        self._share = share
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        """How many batches."""
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[list[DetectionKey]]:
+        indices = lru_cache(maxsize=1)(self._feed.epoch_indices)
+        for number in self._numbers:
+            epoch, batch = divmod(number, self._feed.epoch_batches)
+            pictures = indices(epoch)
+            yield [(epoch, position, int(pictures[position])) for position in self._share.counters(batch)]
+
+
+class _Stream:
+    """The batches of one kind of data."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._batches = iter(loader)
+
+    def __next__(self) -> "_Wire | _Failure":
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        # Their iterator does it when nobody holds it any more.
+        self._batches = iter(())
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A user's mistake or a broken input, on its way from a worker; raised in the training process without the
+    worker's traceback, which would bury what it says."""
+
+    error: RichSemError
+
+
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
+
+
+class _Guarded(Dataset[Any], Generic[_Key, _Item]):
+    def __init__(self, dataset: Dataset[_Item]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: _Key) -> "_Item | _Failure":
+        try:
+            return self._dataset[key]
+        except RichSemError as error:
+            return _Failure(error)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    pack: Callable[[Any], "_Wire"]
+
+    def __call__(self, items: list[Any]) -> "_Wire | _Failure":
+        failure = next((item for item in items if isinstance(item, _Failure)), None)
+        return failure or self.pack(items)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wire:
+    """A batch on its way between processes.
+
+    The pictures go through shared memory. The many small tensors of the targets would take a file descriptor each, so
+    they travel as arrays.
+    """
+
+    pictures: Batch
+    targets: tuple[Target, ...]
+    damage: tuple[str, ...]
+
+    def pin_memory(self) -> "_Wire":
+        return replace(self, pictures=self.pictures.pin_memory())
+
+    def batch(self) -> Batch:
+        return replace(self.pictures, targets=tuple(_converted(target, torch.from_numpy) for target in self.targets))
+
+
+def _wire(samples: Sequence[Sample], damage: tuple[str, ...] = ()) -> _Wire:
+    batch = collate(samples)
+    targets = tuple(_converted(target, Tensor.numpy) for target in batch.targets)
+    return _Wire(replace(batch, targets=()), targets, damage)
+
+
+def _extra_wire(items: Sequence[ExtraSample]) -> _Wire:
+    return _wire([item.sample for item in items], tuple(message for item in items for message in item.damage))
+
+
+_Record = TypeVar("_Record", SoftLabels, Target)
+
+
+def _converted(record: _Record, convert: Callable[[Any], Any]) -> _Record:
+    """The same with its tensors as arrays, or the other way round."""
+    changed: dict[str, Any] = {}
+    for name, value in vars(record).items():
+        if isinstance(value, Tensor | np.ndarray):
+            changed[name] = convert(value)
+        elif isinstance(value, SoftLabels):
+            changed[name] = _converted(value, convert)
+    return replace(record, **changed)
+
+
+def _begin_worker(_: int) -> None:
+    """Keep a worker to one thread, and let the training process decide when it ends."""
+    parent = os.getppid()
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    # Ctrl-C and SIGTERM often reach the whole group; the training process still has a checkpoint to write, and takes
+    # a worker that ends with an error for a reason to stop at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)

@@ -1,0 +1,80 @@
+"""Where a run stands, from one integer: which data a step reads, and which pictures of it are this rank's."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from richsem_schemas.errors import RichSemError
+
+DataKind = Literal["detection", "extra"]
+
+
+@dataclass(frozen=True)
+class BatchOfStep:
+    """What one training step reads.
+
+    Attributes:
+        kind: of the data.
+        number: of the batch among those of its kind, counted over the whole run.
+    """
+
+    kind: DataKind
+    number: int
+
+
+def batch_of_step(step: int, *, has_extra: bool) -> BatchOfStep:
+    """The batch of a step: with extra data the two kinds alternate, detection first; without, all are detection."""
+    if not has_extra:
+        return BatchOfStep("detection", step)
+    return BatchOfStep("extra" if step % 2 else "detection", step // 2)
+
+
+def first_batch_from(step: int, kind: DataKind, *, has_extra: bool) -> int:
+    """Number of the first batch of a kind that `step` or a later step reads."""
+    if not has_extra:
+        return step
+    return step // 2 if kind == "extra" else (step + 1) // 2
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """The part of each global batch that one rank reads: every `world_size`-th picture.
+
+    Attributes:
+        global_batch: pictures a step, over all ranks.
+        rank: 0..world_size-1.
+        world_size: ranks.
+
+    Raises:
+        RichSemError: the batch can't be shared out evenly.
+    """
+
+    global_batch: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.global_batch % self.world_size:
+            raise RichSemError(
+                f"a global batch of {self.global_batch} pictures can't be shared by {self.world_size} ranks; use a "
+                "multiple of the ranks as schedule.global_batch_size, or fewer ranks"
+            )
+
+    def counters(self, batch: int) -> range:
+        """The rank's pictures of a batch, as positions in the sequence of all pictures of the run."""
+        first = batch * self.global_batch
+        return range(first + self.rank, first + self.global_batch, self.world_size)
+
+
+def epoch_batches(list_length: int, global_batch: int) -> int:
+    """How many whole batches an epoch's list gives; the rest of the list is left out.
+
+    Raises:
+        RichSemError: not even one.
+    """
+    batches = list_length // global_batch
+    if not batches:
+        raise RichSemError(
+            f"an epoch of {list_length} detection pictures doesn't fill one batch of {global_batch}; lower "
+            "schedule.global_batch_size"
+        )
+    return batches

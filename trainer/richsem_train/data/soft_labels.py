@@ -1,0 +1,84 @@
+"""From the labels of a cached view to what the losses learn from."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from richsem_schemas.codec import LabelledView
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.soft_labels import unit_rows
+from richsem_train.targets import SoftLabels, Supervision, Target
+
+LabelForm = Literal["topk", "embedding", "hard"]
+"""What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
+
+
+def check_teachable(form: LabelForm, supervision: Supervision) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        RichSemError: hard labels are asked for where labels are not to be used.
+    """
+    if form == "hard" and supervision != "labelled":
+        raise RichSemError(
+            f"extra.labels=hard learns the labels of the pictures, extra.supervision={supervision} does without them; "
+            "choose extra.labels=topk or embedding, or extra.supervision=labelled"
+        )
+
+
+def view_target(labelled: LabelledView, form: LabelForm, supervision: Supervision, *, image_id: int) -> Target:
+    """The truth about a rendered view.
+
+    Where a region of it has no label, the whole view is unlabelled: its other labels would teach that there is nothing
+    in that region.
+
+    Args:
+        labelled: R regions.
+        form: of the soft labels.
+        supervision: of labelled regions.
+        image_id: negative.
+    """
+    view = labelled.view
+    category_ids_R = view.regions["category_id"].astype(np.int64)
+    is_labelled = bool((category_ids_R > 0).all())
+    if supervision != "labelled" or not is_labelled:
+        category_ids_R = np.zeros_like(category_ids_R)
+    return Target(
+        boxes_cxcywh_norm=torch.from_numpy(_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
+        labels=torch.from_numpy(category_ids_R),
+        image_id=image_id,
+        image_hw=view.canvas_hw,
+        original_hw=view.canvas_hw,
+        supervision="unlabelled" if supervision == "labelled" and not is_labelled else supervision,
+        soft_labels=None if form == "hard" else soft_labels(labelled, form),
+        is_hard=form == "hard" and is_labelled,
+    )
+
+
+def soft_labels(labelled: LabelledView, form: Literal["topk", "embedding"]) -> SoftLabels:
+    """The teacher's belief about the regions of a view, in one of the two forms.
+
+    Args:
+        labelled: R regions; with embeddings, where they are asked for.
+        form: which of the two.
+
+    Returns:
+        Embeddings have unit norm again, which rounding had moved.
+    """
+    if form == "embedding":
+        assert labelled.embeddings is not None, "open_extra refuses caches without embeddings"
+        return SoftLabels(embeddings=torch.from_numpy(unit_rows(labelled.embeddings).astype(np.float32)))
+    kept = labelled.labels
+    return SoftLabels(
+        class_ids=torch.from_numpy(kept.class_ids.astype(np.int64)),
+        log_probs=torch.from_numpy(kept.log_probs.astype(np.float32)),
+        log_rest=torch.from_numpy(kept.log_rest.astype(np.float32)),
+    )
+
+
+def _cxcywh_norm(boxes_xyxy_px: np.ndarray, canvas_hw: tuple[int, int]) -> np.ndarray:
+    height, width = canvas_hw
+    x1, y1, x2, y2 = boxes_xyxy_px.astype(np.float64).T
+    boxes = np.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], axis=1)
+    return boxes.astype(np.float32)

@@ -1,0 +1,85 @@
+"""Detecting: pictures in, boxes with names out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from richsem_train.build import vocabulary_mask
+from richsem_train.data.collate import Sample, collate
+from richsem_train.data.transforms import resized_hw
+from richsem_train.detections import PictureDetections
+from richsem_train.engine import Normalise, autocast
+from richsem_train.models.dino import Dino
+from richsem_train.targets import Batch, Target
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A trained detector, ready to be shown pictures.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        normalise: on the same device.
+        precision: of backbone and transformer.
+        class_names: row = category_id.
+        keep: detections a picture.
+        short_side: at which pictures are shown, pixels.
+        longest_side: their long side has at most this many pixels.
+    """
+
+    model: Dino
+    normalise: Normalise
+    precision: str
+    class_names: tuple[str, ...]
+    keep: int
+    short_side: int
+    longest_side: int
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[PictureDetections]:
+        """What is in each picture of a batch, best first, boxes in pixels of the picture as decoded."""
+        device = self.normalise.mean.device
+        on_device = batch.to(device)
+        with autocast(device, self.precision):
+            outputs = self.model(self.normalise(on_device), on_device.padding_mask)
+        found = self.model.detections(
+            outputs,
+            [target.original_hw for target in batch.targets],
+            vocabulary_C=vocabulary_mask(self.class_names),
+            keep=self.keep,
+        )
+        return [
+            PictureDetections(
+                category_ids=each.labels.cpu().numpy(),
+                boxes_xyxy_px=each.boxes_xyxy_px.float().cpu().numpy(),
+                scores=each.scores.float().cpu().numpy(),
+            )
+            for each in found
+        ]
+
+    def detect_picture(self, picture: Image.Image) -> PictureDetections:
+        """What is in one decoded RGB picture."""
+        return self.detect(collate([self._sample(picture)]))[0]
+
+    def _sample(self, picture: Image.Image) -> Sample:
+        original_hw = (picture.height, picture.width)
+        height, width = resized_hw(original_hw, self.short_side, self.longest_side)
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+        target = Target(
+            boxes_cxcywh_norm=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            image_id=-1,
+            image_hw=(height, width),
+            original_hw=original_hw,
+        )
+        return Sample(torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous(), target, "")
+
+
+def detect_all(detector: Detector, batches: Iterable[Batch]) -> Iterator[tuple[int, PictureDetections]]:
+    """Detections of each picture, with its image id."""
+    for batch in batches:
+        for target, found in zip(batch.targets, detector.detect(batch), strict=True):
+            yield target.image_id, found

@@ -1,0 +1,69 @@
+"""A detector's score on a split: each rank detects its share, the first scores all of it once."""
+
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Subset
+
+from richsem_train.config import EvaluationConfig
+from richsem_train.console import Reporter
+from richsem_train.data.annotations import DetectionData
+from richsem_train.data.collate import collate
+from richsem_train.data.detection import EvaluationDataset
+from richsem_train.detections import DetectionWriter, merge_detections, rank_file
+from richsem_train.distributed import Ranks
+from richsem_train.evaluation import GroundTruth, score
+from richsem_train.inference import Detector, detect_all
+from richsem_train.targets import Batch
+
+
+def detect_split(
+    detector: Detector,
+    data: DetectionData,
+    config: EvaluationConfig,
+    folder: Path,
+    *,
+    workers: int,
+    ranks: Ranks,
+    reporter: Reporter,
+) -> None:
+    """Write this rank's detections of a split into `folder`, and wait for the other ranks."""
+    loader = evaluation_loader(data, config, workers=workers, ranks=ranks)
+    reporter.begin("evaluating", len(range(ranks.rank, len(data), ranks.world_size)))
+    with DetectionWriter(rank_file(folder, ranks.rank)) as writer:
+        for done, (image_id, found) in enumerate(detect_all(detector, loader), start=1):
+            writer.add(image_id, found)
+            reporter.move(done)
+    reporter.end()
+    ranks.wait()
+
+
+def score_split(
+    truth: GroundTruth, data: DetectionData, folder: Path, *, ranks: Ranks, detections: int
+) -> dict[str, float]:
+    """Merge what all ranks wrote and score it once.
+
+    Args:
+        truth: the annotations.
+        data: the same, for the ids of all pictures.
+        folder: where `detect_split` wrote.
+        ranks: how many did.
+        detections: that count, a picture.
+    """
+    merged = merge_detections(
+        [rank_file(folder, rank) for rank in range(ranks.world_size)], set(data.image_ids.tolist())
+    )
+    return score(truth, merged, metric=truth.metric, max_detections=detections)
+
+
+def evaluation_loader(
+    data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks
+) -> DataLoader[Batch]:
+    """This rank's pictures of a split, in order."""
+    dataset = EvaluationDataset(data, short_side=config.short_side, longest_side=config.longest_side)
+    return DataLoader(
+        Subset(dataset, range(ranks.rank, len(data), ranks.world_size)),
+        batch_size=config.batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=ranks.device.type == "cuda",
+    )

@@ -1,0 +1,449 @@
+"""`richsem-train`: from a config to a trained detector in OUT."""
+
+import json
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import RenderableType
+from torch import nn
+
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.sealed_json import write_atomically
+from richsem_train.build import backbone_weights, build_criterion, build_detector, text_tensor
+from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
+from richsem_train.config import TrainConfig
+from richsem_train.console import Reporter, SilentReporter, step_note
+from richsem_train.data.detection import DetectionDataset
+from richsem_train.data.extra import ExtraDataset, sharing_notes
+from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
+from richsem_train.data.order import RankShare, epoch_batches
+from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
+from richsem_train.data.transforms import Augmentation
+from richsem_train.distributed import Ranks, join_ranks
+from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
+from richsem_train.evaluation import load_ground_truth
+from richsem_train.inference import Detector
+from richsem_train.models.deformable_attention import choose_backend
+from richsem_train.models.dino import Dino
+from richsem_train.models.published import load_published
+from richsem_train.optimiser import make_optimiser
+from richsem_train.run_data import RunData, data_folder, open_data
+from richsem_train.run_folder import RunFolder
+from richsem_train.run_log import RunLog, forget_after, read_log
+from richsem_train.scoring import detect_split, score_split
+from richsem_train.signals import StopRequest, stop_requests
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        stopped_by: the signal that asked it to; None where it is through.
+        table: its results; None where it was stopped, and on all ranks but the first.
+    """
+
+    stopped_by: str | None
+    table: RenderableType | None
+
+
+def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, reporter: Reporter) -> Ended:
+    """Train, or go on with a run.
+
+    Raises:
+        RichSemError: something that the user can mend.
+    """
+    with join_ranks(device) as ranks, stop_requests() as stop:
+        if not ranks.is_first:
+            reporter = SilentReporter()
+        folder = RunFolder(out)
+        data = open_data(config)
+        if ranks.is_first:
+            folder.resume(config) if resume else folder.begin(config)
+        ranks.wait()
+        saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
+        run = _Run(config, data, folder, ranks, stop, reporter)
+        return run.train(saved)
+
+
+class _Run:
+    """A run in the making: the parts that its steps and evaluations share."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: RunData,
+        folder: RunFolder,
+        ranks: Ranks,
+        stop: StopRequest,
+        reporter: Reporter,
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.folder = folder
+        self.ranks = ranks
+        self.stop = stop
+        self.reporter = reporter
+        self.extra = self._extra_dataset()
+        self.feed = self._detection_feed()
+        self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
+        self.total_steps = self.steps_per_epoch * config.schedule.epochs
+        self.trainer = self._make_trainer()
+        self.truth = load_ground_truth(
+            data_folder(config) / config.detection.val.annotations, metric=config.detection.format
+        )
+        self.best_ap = -1.0
+        self.damage_count = 0
+
+    def _extra_dataset(self) -> ExtraDataset | None:
+        extra = self.config.extra
+        if extra is None or self.data.extra is None:
+            return None
+        return ExtraDataset(
+            self.data.extra,
+            seed=self.config.seed,
+            lanes=extra.lanes,
+            on_damage=extra.on_damage,
+            world_size=self.ranks.world_size,
+        )
+
+    def _detection_feed(self) -> DetectionFeed:
+        detection = self.config.detection
+        dataset = DetectionDataset(
+            self.data.train,
+            Augmentation(**detection.augmentation.model_dump()),
+            seed=self.config.seed,
+            on_damage=detection.on_damage,
+        )
+        factors = repeat_factors(
+            self.data.train.category_ids, self.data.train.offsets, threshold=detection.repeat_threshold or 0.0
+        )
+        return DetectionFeed(
+            dataset,
+            partial(epoch_indices, factors, self.config.seed),
+            epoch_batches(int(factors.sum()), self.config.schedule.global_batch_size),
+        )
+
+    def _make_trainer(self) -> Trainer:
+        config, ranks = self.config, self.ranks
+        # Every rank starts from the same weights.
+        torch.manual_seed(config.seed)
+        text = self.data.vocabulary.text
+        detector = build_detector(
+            config.model,
+            num_classes=len(self.data.vocabulary.class_names),
+            text_features_CD=None if text is None else text_tensor(text),
+            logit_scale=None if text is None else text.logit_scale,
+            weights=backbone_weights(config.model.backbone, data_folder(config)),
+            device=ranks.device,
+            semantic_branch=config.model.semantic_branch,
+        )
+        if config.start_from is not None:
+            report = load_published(detector, data_folder(config) / config.start_from)
+            self.reporter.say(f"{config.start_from}: {report.summary()}")
+        if config.schedule.compile:
+            detector.backbone.compile(dynamic=True)
+        criterion = build_criterion(config.loss, config.model, text=text, image_counts_C=self.data.image_counts).to(
+            ranks.device
+        )
+        backbone = config.model.backbone
+        losses = DetectorLosses(
+            detector,
+            criterion,
+            precision=config.schedule.precision,
+            normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(ranks.device),
+        )
+        schedule = config.schedule
+        return Trainer(
+            losses,
+            make_optimiser(
+                detector, lr=schedule.lr, backbone_lr=schedule.backbone_lr, weight_decay=schedule.weight_decay
+            ),
+            None if schedule.ema is None else deepcopy(detector).eval(),
+            schedule=schedule,
+            denoising=config.model.denoising,
+            pseudo_threshold=config.loss.pseudo_threshold,
+            ranks=ranks,
+            seed=config.seed,
+        )
+
+    @property
+    def detector(self) -> Dino:
+        return self.trainer.detector_losses.detector
+
+    def train(self, saved: Checkpoint | None) -> Ended:
+        first_step = 0 if saved is None else self._restore(saved)
+        if self.ranks.is_first:
+            forget_after(self.folder.out, first_step)
+        self._say_what_is_done(first_step)
+        with self._open_log() as log:
+            if saved is not None and self._is_evaluation_due(first_step) and not self._was_evaluated(first_step):
+                self._evaluate(first_step, log)
+            step = self._train_steps(first_step, log)
+        if self.stop.signal is not None and step < self.total_steps:
+            self.reporter.say(
+                f"stopped by {self.stop.signal} after step {step}; the same command with --resume goes on from there"
+            )
+            return Ended(self.stop.signal, None)
+        return Ended(None, self._finish() if self.ranks.is_first else None)
+
+    def _restore(self, saved: Checkpoint) -> int:
+        try:
+            self.detector.load_state_dict(saved.model)
+            if self.trainer.averaged is not None and saved.averaged is not None:
+                self.trainer.averaged.load_state_dict(saved.averaged)
+            self.trainer.optimiser.load_state_dict(saved.optimiser)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RichSemError(
+                f"{self.folder.last}: a checkpoint of another architecture ({' '.join(str(error).split())[:300]})"
+            ) from None
+        _require_same_labels(saved, self._fingerprint())
+        self.best_ap = saved.best_ap
+        return saved.step
+
+    def _fingerprint(self) -> str | None:
+        return None if self.data.extra is None else self.data.extra.fingerprint
+
+    def _say_what_is_done(self, first_step: int) -> None:
+        say = self.reporter.say
+        train, extra = self.data.train, self.data.extra
+        say(
+            f"{self.config.name}: {len(train):,} detection pictures, {len(train.category_ids):,} boxes, "
+            f"{len(train.categories):,} categories"
+            + (f"; {extra.views_per_pass:,} extra views a pass" if extra is not None else "; no extra data")
+        )
+        for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.problem_lines())]:
+            say(f"annotations: {line}")
+        if self.extra is not None:
+            if self.config.detection.labels == "none":
+                say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
+            for note in sharing_notes(self.extra, world_size=self.ranks.world_size, workers=self.config.workers):
+                say(note)
+        parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)
+        say(
+            f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
+            f"{self.config.schedule.precision}, deformable attention: "
+            f"{choose_backend(self.config.model.deformable_attention, self.ranks.device)}; "
+            f"{self.total_steps:,} steps of {self.config.schedule.global_batch_size} pictures"
+            + (f", from step {first_step:,} on" if first_step else "")
+        )
+
+    def _open_log(self) -> "RunLog | _NoLog":
+        if not self.ranks.is_first:
+            return _NoLog()
+        log = self.config.log
+        return RunLog(
+            self.folder.out,
+            tensorboard=log.tensorboard,
+            wandb=log.wandb,
+            name=self.config.name,
+            config=self.config.model_dump(mode="json"),
+        )
+
+    def _train_steps(self, first_step: int, log: "RunLog | _NoLog") -> int:
+        """Take the steps that are left; returns the number of steps taken in all."""
+        loaders = TrainingLoaders(
+            self.feed,
+            self.extra,
+            share=RankShare(self.config.schedule.global_batch_size, self.ranks.rank, self.ranks.world_size),
+            workers=self.config.workers,
+            pin_memory=self.ranks.device.type == "cuda",
+        )
+        self.reporter.begin("training", self.total_steps, first_step)
+        clock = _Clock()
+        taken = first_step
+        for loaded in self._until_stopped(loaders.batches(first_step, self.total_steps)):
+            epoch = loaded.step // self.steps_per_epoch
+            result = self.trainer.step(loaded.step, epoch, loaded.batch)
+            taken = loaded.step + 1
+            clock.count(loaded.wait_seconds)
+            self._count_damage(loaded, log)
+            self._record(taken, epoch, loaded, result, clock, log)
+            should_stop = self._all_stop()
+            is_due = self._is_evaluation_due(taken)
+            if should_stop or is_due or taken % self.config.log.checkpoint_every_steps == 0:
+                self._save(taken)
+            if should_stop:
+                break
+            if is_due:
+                self._evaluate(taken, log)
+                self.reporter.begin("training", self.total_steps, taken)
+                clock = _Clock()
+        self.reporter.end()
+        return taken
+
+    def _until_stopped(self, batches: Iterator[LoadedStep]) -> Iterator[LoadedStep]:
+        """The batches; a signal to the whole process group ends the loader's processes first, which is no error."""
+        try:
+            yield from batches
+        except RuntimeError:
+            if self.stop.signal is None:
+                raise
+
+    def _all_stop(self) -> bool:
+        """Whether any rank was asked to stop: all end after the same step."""
+        asked = torch.tensor(float(self.stop.signal is not None), device=self.ranks.device)
+        if not float(self.ranks.sum(asked)):
+            return False
+        self.stop.signal = self.stop.signal or "SIGTERM"
+        return True
+
+    def _count_damage(self, loaded: LoadedStep, log: "RunLog | _NoLog") -> None:
+        for message in loaded.damage:
+            self.damage_count += 1
+            self.reporter.say(f"replaced ({self.damage_count} so far): {message}")
+            log.write("damage", loaded.step + 1, {"message": message})
+
+    def _record(
+        self, taken: int, epoch: int, loaded: LoadedStep, result: StepResult, clock: "_Clock", log: "RunLog | _NoLog"
+    ) -> None:
+        if taken % self.config.log.every_steps == 0 or taken == self.total_steps:
+            losses = mean_over_ranks(result.losses, self.ranks)
+            log.write(
+                "train",
+                taken,
+                {
+                    "epoch": epoch,
+                    "data": loaded.kind,
+                    "loss": sum(losses.values()),
+                    "losses": losses,
+                    "grad_norm": float(result.grad_norm),
+                    "lr": result.lr,
+                    "seconds": clock.seconds,
+                    "data_wait": clock.wait_share,
+                },
+            )
+        losses = {name: float(loss) for name, loss in result.losses.items() if name in SHOWN_LOSSES}
+        self.reporter.move(taken, step_note(result.loss, losses, result.lr, clock.seconds, clock.wait_share))
+
+    def _is_evaluation_due(self, taken: int) -> bool:
+        epochs, rest = divmod(taken, self.steps_per_epoch)
+        return rest == 0 and (epochs % self.config.evaluation.every_epochs == 0 or taken == self.total_steps)
+
+    def _was_evaluated(self, taken: int) -> bool:
+        return any(record["event"] == "eval" and record["step"] == taken for record in read_log(self.folder.out))
+
+    def _evaluate(self, taken: int, log: "RunLog | _NoLog") -> None:
+        evaluation = self.config.evaluation
+        scored = self.trainer.averaged if self.trainer.averaged is not None else self.detector
+        assert isinstance(scored, Dino)
+        detector = Detector(
+            model=scored.eval(),
+            normalise=self.trainer.detector_losses.normalise,
+            precision=self.config.schedule.precision,
+            class_names=self.data.vocabulary.class_names,
+            keep=evaluation.detections,
+            short_side=evaluation.short_side,
+            longest_side=evaluation.longest_side,
+        )
+        detect_split(
+            detector,
+            self.data.val,
+            evaluation,
+            self.folder.detections,
+            workers=self.config.workers,
+            ranks=self.ranks,
+            reporter=self.reporter,
+        )
+        if self.ranks.is_first:
+            metrics = score_split(
+                self.truth, self.data.val, self.folder.detections, ranks=self.ranks, detections=evaluation.detections
+            )
+            log.write("eval", taken, metrics)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value >= 0)
+            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown}")
+            if metrics["AP"] > self.best_ap:
+                self.best_ap = metrics["AP"]
+                save_checkpoint(self.folder.best, self._checkpoint(taken, with_optimiser=False))
+            # Again, so that a resume knows the best.
+            self._save(taken)
+        self.ranks.wait()
+
+    def _save(self, taken: int) -> None:
+        if self.ranks.is_first:
+            save_checkpoint(self.folder.last, self._checkpoint(taken, with_optimiser=True))
+
+    def _checkpoint(self, taken: int, *, with_optimiser: bool) -> Checkpoint:
+        text = self.data.vocabulary.text
+        averaged = self.trainer.averaged
+        return Checkpoint(
+            ModelInfo(
+                config=self.config,
+                class_names=self.data.vocabulary.class_names,
+                frequencies=self.data.vocabulary.frequencies,
+                text_dim=0 if text is None else text.features.shape[1],
+                logit_scale=0.0 if text is None else text.logit_scale,
+            ),
+            self.detector.state_dict(),
+            averaged.state_dict() if isinstance(averaged, nn.Module) else None,
+            self.trainer.optimiser.state_dict() if with_optimiser else {},
+            taken,
+            self.best_ap,
+            self._fingerprint(),
+        )
+
+    def _finish(self) -> RenderableType:
+        from richsem_train.plots import plot_curves  # noqa: PLC0415 - matplotlib takes a second
+        from richsem_train.results import run_results, run_table  # noqa: PLC0415
+
+        records = read_log(self.folder.out)
+        results = run_results(self.config.name, records)
+        write_atomically(self.folder.results, json.dumps(results, indent=2).encode())
+        plot_curves(records, self.folder.curves, title=self.config.name)
+        if self.damage_count:
+            self.reporter.say(f"{self.damage_count} damaged views were replaced by others")
+        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
+        return run_table(results)
+
+
+SHOWN_LOSSES = ("loss_class", "loss_bbox", "loss_giou", "loss_soft")
+
+
+class _NoLog:
+    """For all ranks but the first."""
+
+    def __enter__(self) -> "_NoLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Write nothing."""
+
+
+class _Clock:
+    """Seconds a step, and the share of them that it waited for data; the first step, which warms up, counts little."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds = 0.0
+        self._wait = 0.0
+
+    def count(self, wait_seconds: float) -> None:
+        """A step has ended."""
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        # A running mean over about twenty steps.
+        rate = 0.05 if self.seconds else 1.0
+        self.seconds += rate * (elapsed - self.seconds)
+        self._wait += rate * (wait_seconds - self._wait)
+
+    @property
+    def wait_share(self) -> float:
+        """0 to 1."""
+        return min(self._wait / max(self.seconds, 1e-9), 1.0)
+
+
+def _require_same_labels(saved: Checkpoint, fingerprint: str | None) -> None:
+    if saved.extra_fingerprint != fingerprint:
+        raise RichSemError(
+            f"the extra data is another label set than the run began with: its fingerprint is {fingerprint}, it was "
+            f"{saved.extra_fingerprint}; give the cache it began with, or name another --out"
+        )
