@@ -55,6 +55,7 @@ class Neck(nn.ModuleList):
             [_projection(nn.Conv2d(channels, hidden_dim, 1)) for channels in in_channels]
             + [_projection(nn.Conv2d(channels, hidden_dim, 3, stride=2, padding=1)) for channels in coarse_channels]
         )
+        self.maps = len(in_channels)
         self.temperature = temperature
 
     def forward(self, maps: Sequence[Tensor], padding_mask_BHW: Tensor) -> list[FeatureLevel]:
@@ -66,7 +67,12 @@ class Neck(nn.ModuleList):
 
         Returns:
             The levels, finest first.
+
+        Raises:
+            ValueError: another number of maps than channels were given for.
         """
+        if len(maps) != self.maps:
+            raise ValueError(f"the backbone gave {len(maps)} maps, the neck was made for {self.maps}")
         projections = list(self)
         projected = [projection(map_BChw) for projection, map_BChw in zip(projections, maps, strict=False)]
         coarse = maps[-1]
