@@ -79,7 +79,8 @@ class Criterion(nn.Module):
 
     Keys are `loss_class`, `loss_bbox`, `loss_giou` for the final decoder layer, with `_0`, `_1`... for the layers
     before it, `_enc` for the encoder's proposals, `_dn` and `_dn_0`... for denoising queries; `loss_soft` and
-    `loss_soft_dn` (final layer). The same keys whatever the batch holds: what isn't there is 0.
+    `loss_soft_dn` (final layer). The same keys in the same order whatever the batch holds: what isn't there
+    is 0.
 
     Args:
         decoder_layers: L of the outputs.
@@ -134,7 +135,8 @@ class Criterion(nn.Module):
 
         Args:
             outputs: of the model in training.
-            targets: B of them, on the model's device, none of them "pseudo" any more (`with_pseudo_labels`).
+            targets: B of them, on the model's device, none of them "pseudo" any more (`with_pseudo_labels`); labels of
+                "labelled" ones are 1 or more.
             denoising: None where the batch has no objects.
             num_boxes: objects a rank, averaged over ranks, at least 1; the same for all parts of an accumulated batch.
             generator: draws the federated classes; needed with federated weights.
@@ -144,6 +146,7 @@ class Criterion(nn.Module):
             NonFiniteError: outputs hold NaN or infinity.
         """
         assert all(target.supervision != "pseudo" for target in targets), "pseudo labels are made before the losses"
+        assert denoising is None or self.denoising, "denoising queries in a training without"
         matches = self.matcher.match_stages(
             {
                 "decoder": (outputs.pred_logits, outputs.pred_boxes),
@@ -157,7 +160,8 @@ class Criterion(nn.Module):
             assert semantic_logits is not None, "a soft loss without a semantic branch"
             final = matches["decoder"][-1]
             losses |= _soft_losses(self.soft_loss, outputs, targets, final, denoising, num_boxes, semantic_logits)
-        return losses | {name: truth.zero() for name in self.weights if name not in losses}
+        # In one order, so that ranks with and without objects can average them as one tensor.
+        return {name: losses[name] if name in losses else truth.zero() for name in self.weights}
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum, a scalar."""
