@@ -120,8 +120,11 @@ def best_of_each_picture(detections: Detections, limit: int) -> Detections:
     """Keep at most `limit` detections a picture, best first; of equal scores the earlier ones.
 
     Returns:
-        Pictures in ascending order of their ids.
+        Pictures in ascending order of their ids; the detections as they are where no picture has too many.
     """
+    _, counts = np.unique(detections.image_ids, return_counts=True)
+    if counts.max(initial=0) <= limit:
+        return detections
     # Stable, so ties keep their order, as in the oracles' own sorts.
     order = np.lexsort((-detections.scores.astype(np.float64), detections.image_ids))
     image_ids = detections.image_ids[order]
@@ -155,7 +158,7 @@ def _check_detections(detections: Detections, truth: GroundTruth) -> None:
             f"{int((~finite).sum()):,} detections have a score or a box that is not finite, the first in the picture "
             f"of image id {detections.image_ids[~finite][0]}; the model's weights are damaged or have diverged"
         )
-    unknown = np.setdiff1d(detections.image_ids, truth.image_ids)
+    unknown = np.unique(detections.image_ids[~np.isin(detections.image_ids, truth.image_ids)])
     if len(unknown):
         raise RichSemError(
             f"{truth.source} has no image id {unknown[0]} ({len(unknown):,} such pictures were scored); "
