@@ -115,7 +115,11 @@ class Payload:
         return (Path("ran-on-loading").touch, ())
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))])
+def save_pickled(content, path):
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("save", [torch.save, save_pickled])
 def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, monkeypatch, save):
     monkeypatch.chdir(tmp_path)
     save({"conv1.weight": Payload()}, tmp_path / "evil.pth")
