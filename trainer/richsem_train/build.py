@@ -68,6 +68,7 @@ def build_detector(
         label_embedding=config.label_embedding,
         deformable_backend=choose_backend(config.deformable_attention, device),
     )
+    detector.backbone.to(memory_format=torch.channels_last)
     return detector.to(device)
 
 

@@ -173,9 +173,9 @@ def predict(
             device=device,
             reporter=reporter,
         )
-    typer.echo(outcome.line)
+    typer.echo(f"{out}: {len(outcome.pictures)} pictures and predictions.json")
     if outcome.failed:
-        raise RichSemError(f"{outcome.failed} pictures couldn't be read (see above); the rest is in {out}")
+        raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
 
 
 @app.command()

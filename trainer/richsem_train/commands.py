@@ -20,6 +20,9 @@ from richsem_train.evaluation import load_ground_truth
 from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
+from richsem_train.predict import Predicted
+from richsem_train.predict import predict as predict_pictures
+from richsem_train.results import results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
 from richsem_train.scoring import detect_split, score_split
 
@@ -46,8 +49,6 @@ def evaluate(
     Returns:
         A table; None on all ranks but the first.
     """
-    from richsem_train.results import metrics_table  # noqa: PLC0415
-
     with join_ranks(device) as ranks:
         if not ranks.is_first:
             reporter = SilentReporter()
@@ -74,7 +75,7 @@ def evaluate(
             if not ranks.is_first:
                 return None
             metrics = score_split(truth, val, Path(folder), ranks=ranks, detections=settings.evaluation.detections)
-        return metrics_table(metrics, title=f"{checkpoint} on {settings.detection.val.annotations}")
+        return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
 
 
 def _check_categories(info: ModelInfo, rows: int, checkpoint: Path) -> None:
@@ -83,19 +84,6 @@ def _check_categories(info: ModelInfo, rows: int, checkpoint: Path) -> None:
             f"{checkpoint} knows {len(info.class_names)} classes, the annotations have ids up to {rows - 1}; "
             "score it on the categories that it was trained on"
         )
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What `predict` did.
-
-    Attributes:
-        line: for people.
-        failed: pictures that couldn't be read.
-    """
-
-    line: str
-    failed: int
 
 
 def predict(
@@ -110,23 +98,28 @@ def predict(
     reporter: Reporter,
 ) -> Predicted:
     """Detect objects in pictures and write what was found into `out`."""
-    from richsem_train.predict import predict_pictures  # noqa: PLC0415
-
     detector, info = open_detector(checkpoint, config=config, changes=changes, device=choose_device(device))
+    done = 0
+
+    def on_picture(path: Path, problem: str | None) -> None:
+        nonlocal done
+        done += 1
+        reporter.move(done)
+        if problem is not None:
+            reporter.say(f"{path}: {problem}")
+
     reporter.begin("detecting", len(images))
     outcome = predict_pictures(
         images,
+        detector.detect_picture,
         out,
-        detect=detector.detect_picture,
-        class_names=info.class_names,
-        frequencies=info.frequencies,
-        threshold=threshold,
-        on_progress=reporter.move,
+        names=dict(enumerate(info.class_names)),
+        frequencies=dict(enumerate(info.frequencies)),
+        score_threshold=threshold,
+        on_picture=on_picture,
     )
     reporter.end()
-    for message in outcome.problems:
-        reporter.say(message)
-    return Predicted(f"{out}: {outcome.written} pictures, {outcome.predictions}", len(outcome.problems))
+    return outcome
 
 
 @dataclass(frozen=True)

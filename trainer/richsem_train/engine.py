@@ -74,9 +74,9 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Float32 [B, 3, H, W]."""
+        """Float32 [B, 3, H, W], channels last in memory, which convolutions like."""
         pixels = (batch.pixels.float() / 255 - self.mean) / self.std
-        return pixels.masked_fill(batch.padding_mask[:, None], 0)
+        return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 
@@ -21,6 +21,7 @@ def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_de
         ],
         lr=lr,
         weight_decay=weight_decay,
+        fused=True,
     )
 
 
@@ -49,7 +50,8 @@ def set_learning_rate(optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequ
 @torch.no_grad()
 def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float) -> None:
     """Move averaged weights towards the model's: a * decay + m * (1 - decay); buffers are copied."""
-    ours, theirs = list(averaged.parameters()), list(model.parameters())
+    ours: list[Tensor] = list(averaged.parameters())
+    theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - decay)
     for buffer, other in zip(averaged.buffers(), model.buffers(), strict=True):
         buffer.copy_(other)

@@ -24,7 +24,7 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes a second, and may be off
 
-            self._board = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(out / "tensorboard"))
         if wandb is not None:
             self._wandb = _wandb_run(out, wandb, name, config)
 
@@ -34,7 +34,7 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         if self._board is not None:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -51,7 +51,7 @@ class RunLog:
         numbers = {f"{event}/{key}": value for key, value in _numbers("", values)}
         if self._board is not None:
             for key, value in numbers.items():
-                self._board.add_scalar(key, value, step)  # type: ignore[no-untyped-call]
+                self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 

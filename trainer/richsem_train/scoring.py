@@ -1,5 +1,6 @@
 """A detector's score on a split: each rank detects its share, the first scores all of it once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch.utils.data import DataLoader, Subset
@@ -7,7 +8,7 @@ from torch.utils.data import DataLoader, Subset
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
 from richsem_train.data.annotations import DetectionData
-from richsem_train.data.collate import collate
+from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.detections import DetectionWriter, merge_detections, rank_file
 from richsem_train.distributed import Ranks
@@ -55,13 +56,11 @@ def score_split(
     return score(truth, merged, metric=truth.metric, max_detections=detections)
 
 
-def evaluation_loader(
-    data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks
-) -> DataLoader[Batch]:
+def evaluation_loader(data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks) -> Iterable[Batch]:
     """This rank's pictures of a split, in order."""
     dataset = EvaluationDataset(data, short_side=config.short_side, longest_side=config.longest_side)
     return DataLoader(
-        Subset(dataset, range(ranks.rank, len(data), ranks.world_size)),
+        Subset[Sample](dataset, range(ranks.rank, len(data), ranks.world_size)),
         batch_size=config.batch_size,
         num_workers=workers,
         collate_fn=collate,

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -33,9 +34,10 @@ from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
+from richsem_train.results import results_table, run_content
 from richsem_train.run_data import RunData, data_folder, open_data
 from richsem_train.run_folder import RunFolder
-from richsem_train.run_log import RunLog, forget_after, read_log
+from richsem_train.run_log import LOG_NAME, RunLog, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
 
@@ -120,6 +122,7 @@ class _Run:
             Augmentation(**detection.augmentation.model_dump()),
             seed=self.config.seed,
             on_damage=detection.on_damage,
+            is_hard=detection.labels == "hard",
         )
         factors = repeat_factors(
             self.data.train.category_ids, self.data.train.offsets, threshold=detection.repeat_threshold or 0.0
@@ -389,17 +392,30 @@ class _Run:
         )
 
     def _finish(self) -> RenderableType:
-        from richsem_train.plots import plot_curves  # noqa: PLC0415 - matplotlib takes a second
-        from richsem_train.results import run_results, run_table  # noqa: PLC0415
+        from richsem_train.plots import plot_run, read_log  # noqa: PLC0415 - matplotlib takes a second
 
-        records = read_log(self.folder.out)
-        results = run_results(self.config.name, records)
-        write_atomically(self.folder.results, json.dumps(results, indent=2).encode())
-        plot_curves(records, self.folder.curves, title=self.config.name)
+        log = read_log(self.folder.out / LOG_NAME)
+        last = log.evaluations[-1]
+        best = max(log.evaluations, key=lambda line: line["metrics"]["AP"])
+        seconds = [line["seconds"] for line in log.steps]
+        waits = [line["data_wait"] for line in log.steps]
+        content = run_content(
+            step=last["step"],
+            metrics=last["metrics"],
+            best_step=best["step"],
+            best=best["metrics"],
+            config=self.config.name,
+            seconds_a_step=median(seconds) if seconds else None,
+            data_wait=median(waits) if waits else None,
+            damaged_views=self.damage_count,
+        )
+        write_atomically(self.folder.results, (json.dumps(content, indent=2) + "\n").encode())
+        plot_run(log, self.folder.curves, title=self.config.name)
         if self.damage_count:
             self.reporter.say(f"{self.damage_count} damaged views were replaced by others")
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
-        return run_table(results)
+        rows = {f"last, step {last['step']}": last["metrics"], f"best, step {best['step']}": best["metrics"]}
+        return results_table(rows, title=self.config.name)
 
 
 SHOWN_LOSSES = ("loss_class", "loss_bbox", "loss_giou", "loss_soft")

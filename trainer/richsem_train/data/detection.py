@@ -1,6 +1,7 @@
 """Pictures of a detection dataset as samples, for training and for evaluation."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,13 +40,23 @@ class DetectionDataset(Dataset[Sample]):
         augmentation: what is done to the pictures.
         seed: of the run.
         on_damage: what to do about missing or broken pictures.
+        is_hard: the semantic branch learns the labels.
     """
 
-    def __init__(self, data: DetectionData, augmentation: Augmentation, *, seed: int, on_damage: OnDamage = "stop"):
+    def __init__(
+        self,
+        data: DetectionData,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        on_damage: OnDamage = "stop",
+        is_hard: bool = False,
+    ) -> None:
         self.data = data
         self.augmentation = augmentation
         self.seed = seed
         self.on_damage = on_damage
+        self.is_hard = is_hard
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -65,7 +76,7 @@ class DetectionDataset(Dataset[Sample]):
         augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
         kept = labels[augmented.kept]
         sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
-        return sample._replace(damage=tuple(damage))
+        return sample._replace(target=replace(sample.target, is_hard=self.is_hard), damage=tuple(damage))
 
     def _whole_picture(self, picture: int, damage: list[str]) -> tuple[int, Image.Image]:
         """The picture, or where damaged pictures are skipped the next whole one; with its index. Appends to damage."""
