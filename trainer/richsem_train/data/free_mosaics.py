@@ -6,10 +6,9 @@ import numpy as np
 from PIL import Image
 
 from richsem_schemas.codec import LabelledView
-from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.soft_labels import TopKSoftLabels
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
-from richsem_train.data.cache_views import ReadView
+from richsem_train.data.cache_views import DamagedViewError, ReadView
 
 MOSAIC_STREAM = 114
 """Sets the centres of free mosaics apart from other random numbers of the same seed."""
@@ -61,13 +60,13 @@ def require_whole_crop(crop: ReadView) -> None:
     """Refuse a crop view with anything but one region, the whole canvas.
 
     Raises:
-        CorruptCacheError: a tile wouldn't show what the label was made of.
+        DamagedViewError: a tile wouldn't show what the label was made of.
     """
     view = crop.labelled.view
     whole = [0, 0, view.canvas_hw[1], view.canvas_hw[0]]
     boxes = view.regions["box_xyxy_px"].tolist() + view.tiles["paste_xyxy_px"].tolist()
     if boxes != [whole, whole]:
-        raise CorruptCacheError(f"{crop.name}: not one region, the whole of its canvas; free mosaics can't show it")
+        raise DamagedViewError(f"{crop.name}: not one region, the whole of its canvas; free mosaics can't show it")
 
 
 def fitted_hw(hw: tuple[int, int], room_hw: tuple[int, int]) -> tuple[int, int]:

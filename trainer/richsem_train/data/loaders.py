@@ -202,7 +202,7 @@ class _Stream:
     """The batches of one kind of data."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._batches = iter(loader)
+        self._batches: Iterator[_Wire | _Failure] = iter(loader)
 
     def __next__(self) -> "_Wire | _Failure":
         return next(self._batches)
@@ -215,8 +215,10 @@ class _Stream:
 
 @dataclass(frozen=True)
 class _Failure:
-    """A user's mistake or a broken input, on its way from a worker; raised in the training process without the
-    worker's traceback, which would bury what it says."""
+    """A user's mistake or a broken input, on its way from a worker.
+
+    Raised in the training process, without the worker's traceback, which would bury what it says.
+    """
 
     error: RichSemError
 
