@@ -23,9 +23,10 @@ GEOMETRY = ViewGeometry(
     longest_side=267,
     first_short_sides=(80, 100, 120),
     crop_sides=(77, 120),
-    mosaic_tile=128,
+    mosaic_tile=96,
 )
-"""The reference's scales, divided by five: pictures of the demo are that much smaller than COCO's."""
+"""The reference's scales divided by five, as pictures of the demo are smaller than COCO's; mosaics by less than seven, so
+that their canvas has just the size at which the teacher sees it."""
 
 NONE_NAME = "none"
 """What a picture of nothing but background is called; row 0 of every text bank."""

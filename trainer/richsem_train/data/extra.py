@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -276,19 +276,7 @@ def _pass_views(
     return np.asarray(mosaics)
 
 
-class ExtraSample(NamedTuple):
-    """A sample, and what had to be replaced in it.
-
-    Attributes:
-        sample: picture and truth.
-        damage: a message for each damaged view that another one took the place of.
-    """
-
-    sample: Sample
-    damage: tuple[str, ...]
-
-
-class ExtraDataset(Dataset[ExtraSample]):
+class ExtraDataset(Dataset[Sample]):
     """Views of a cache as samples, by their counter over the whole run.
 
     What a sample shows is a function of the seed and the counter, whoever asks for it and whenever; where the cache is
@@ -323,7 +311,7 @@ class ExtraDataset(Dataset[ExtraSample]):
         whole_blocks = -(-lanes // world_size) * cache.mean_block_bytes <= block_bytes
         self.reader = ViewReader(cache.source, seed=seed, block_bytes=block_bytes, whole_blocks=whole_blocks)
 
-    def __getitem__(self, counter: int) -> ExtraSample:
+    def __getitem__(self, counter: int) -> Sample:
         """Render one view.
 
         Raises:
@@ -336,7 +324,7 @@ class ExtraDataset(Dataset[ExtraSample]):
         expected = self.cache.expected
         target = view_target(view.labelled, expected.labels, expected.supervision, image_id=-1 - counter)
         pixels_HW3 = torch.from_numpy(np.array(picture))
-        return ExtraSample(Sample(pixels_HW3.permute(2, 0, 1), target, view.name), tuple(damage))
+        return Sample(pixels_HW3.permute(2, 0, 1), target, view.name, tuple(damage))
 
     def _composed(self, crops: list[ReadView], counter: int) -> ReadView:
         rng = np.random.default_rng([self._seed, MOSAIC_STREAM, counter])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
-from richsem_train.data.extra import ExtraDataset, ExtraSample
+from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.order import DataKind, RankShare, batch_of_step, first_batch_from
 from richsem_train.targets import Batch, SoftLabels, Target
 
@@ -53,7 +53,7 @@ class LoadedStep:
         step: counted over the whole run.
         kind: of the data.
         batch: this rank's share.
-        damage: a message for each view that couldn't be read and was replaced.
+        damage: a message for each picture or view that couldn't be read and was replaced.
         wait_seconds: how long the step had to wait for its batch.
     """
 
@@ -125,10 +125,10 @@ class TrainingLoaders:
         )
         if kind == "extra":
             assert self._extra is not None
-            return self._stream(self._extra, ExtraBatches(self._share, numbers), _extra_wire)
-        return self._stream(self._detection.dataset, DetectionBatches(self._detection, self._share, numbers), _wire)
+            return self._stream(self._extra, ExtraBatches(self._share, numbers))
+        return self._stream(self._detection.dataset, DetectionBatches(self._detection, self._share, numbers))
 
-    def _stream(self, dataset: Dataset[Any], keys: Sampler[list[Any]], pack: Callable[[Any], "_Wire"]) -> "_Stream":
+    def _stream(self, dataset: Dataset[Sample], keys: Sampler[list[Any]]) -> "_Stream":
         in_processes: dict[str, Any] = {}
         if self._workers:
             # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
@@ -144,7 +144,7 @@ class TrainingLoaders:
                 _Guarded(dataset),
                 batch_sampler=keys,
                 num_workers=self._workers,
-                collate_fn=_Packing(pack),
+                collate_fn=_packed,
                 pin_memory=self._pin_memory,
                 **in_processes,
             )
@@ -223,28 +223,26 @@ class _Failure:
     error: RichSemError
 
 
-_Key = TypeVar("_Key")
-_Item = TypeVar("_Item")
+class _Guarded(Dataset["Sample | _Failure"]):
+    """A dataset whose failures are values."""
 
-
-class _Guarded(Dataset[Any], Generic[_Key, _Item]):
-    def __init__(self, dataset: Dataset[_Item]) -> None:
+    def __init__(self, dataset: Dataset[Sample]) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, key: _Key) -> "_Item | _Failure":
+    def __getitem__(self, key: Any) -> "Sample | _Failure":
         try:
             return self._dataset[key]
         except RichSemError as error:
             return _Failure(error)
 
 
-@dataclass(frozen=True)
-class _Packing:
-    pack: Callable[[Any], "_Wire"]
-
-    def __call__(self, items: list[Any]) -> "_Wire | _Failure":
-        failure = next((item for item in items if isinstance(item, _Failure)), None)
-        return failure or self.pack(items)
+def _packed(items: "Sequence[Sample | _Failure]") -> "_Wire | _Failure":
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, _Failure):
+            return item
+        samples.append(item)
+    return _wire(samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,14 +264,11 @@ class _Wire:
         return replace(self.pictures, targets=tuple(_converted(target, torch.from_numpy) for target in self.targets))
 
 
-def _wire(samples: Sequence[Sample], damage: tuple[str, ...] = ()) -> _Wire:
+def _wire(samples: Sequence[Sample]) -> _Wire:
     batch = collate(samples)
+    damage = tuple(message for sample in samples for message in sample.damage)
     targets = tuple(_converted(target, Tensor.numpy) for target in batch.targets)
     return _Wire(replace(batch, targets=()), targets, damage)
-
-
-def _extra_wire(items: Sequence[ExtraSample]) -> _Wire:
-    return _wire([item.sample for item in items], tuple(message for item in items for message in item.damage))
 
 
 _Record = TypeVar("_Record", SoftLabels, Target)
