@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.plots import plot_comparison, plot_run, read_log
+from richsem_train.plots import plot_comparison, plot_run
+from richsem_train.run_log import read_log
 
 
 def log_file(tmp_path, lines):
@@ -15,15 +16,21 @@ def log_file(tmp_path, lines):
 
 
 def training(step, loss=1.0, **more):
-    return {"step": step, "loss": loss, "losses": {"loss_class": loss, "loss_class_0": loss}, "lr": 1e-4, **more}
+    losses = {"loss_class": loss, "loss_class_0": loss}
+    return {"event": "train", "step": step, "loss": loss, "losses": losses, "lr": 1e-4, **more}
+
+
+def evaluation(step, **metrics):
+    return {"event": "eval", "step": step, **metrics}
 
 
 def test_log_separates_training_and_evaluation(tmp_path):
+    damage = {"event": "damage", "step": 2, "message": "a crop is broken"}
     log = read_log(
-        log_file(tmp_path, [training(1), {"step": 1, "metrics": {"AP": 0.1}}, training(2), {"step": 2, "AP": 0.2}])
+        log_file(tmp_path, [training(1), evaluation(1, AP=0.1), training(2), damage, evaluation(2, AP=0.2, APr=-1.0)])
     )
     assert [line["step"] for line in log.steps] == [1, 2]
-    assert [line["metrics"]["AP"] for line in log.evaluations] == [0.1, 0.2]
+    assert log.evaluations == ({"step": 1, "metrics": {"AP": 0.1}}, {"step": 2, "metrics": {"AP": 0.2, "APr": -1.0}})
 
 
 def test_later_lines_of_a_resumed_run_count(tmp_path):
@@ -32,7 +39,7 @@ def test_later_lines_of_a_resumed_run_count(tmp_path):
 
 
 def test_a_last_line_cut_short_is_left_out(tmp_path):
-    log = read_log(log_file(tmp_path, [training(1), '{"step": 2, "lo']))
+    log = read_log(log_file(tmp_path, [training(1), '{"event": "train", "step": 2, "lo']))
     assert len(log.steps) == 1
 
 
@@ -52,9 +59,9 @@ def test_a_missing_log_is_named(tmp_path):
         [],
         [training(1)],
         [training(1, float("nan")), training(2, float("inf"))],
-        [{"step": 1, "metrics": {"AP": 0.0, "APr": -1.0, "APc": None}}],
+        [evaluation(1, AP=0.0, APr=-1.0, APc=None)],
         [training(step, 1 / step, lr={"rest": 1e-4, "backbone": 0.0}) for step in range(1, 300)],
-        [{"step": 1, "loss": 1.0}, training(2), training(3, lr=[1e-4, 1e-5])],
+        [{"event": "train", "step": 1, "loss": 1.0}, training(2), training(3, lr=[1e-4, 1e-5])],
     ],
     ids=["empty", "one-step", "not-finite", "evaluation-only", "long", "varied"],
 )

@@ -1,12 +1,9 @@
 """Curves of a run and the picture of a comparison, as PNG files."""
 
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.results import Arms, is_defined, spread
+from richsem_train.run_log import RunLog
 
 _INK = "#222222"
 _QUIET = "#8a8a8a"
@@ -33,58 +30,11 @@ _PART_OF_A_LAYER = re.compile(r"_(\d+|enc|dn(_\d+)?)$")
 _DOTS_A_INCH = 130
 
 
-@dataclass(frozen=True)
-class RunLog:
-    """A run's log, steps ascending, of each step what was written last.
-
-    Attributes:
-        steps: lines of training: `step`, `loss`, `losses` (by name), `lr` (a number, or several by name).
-        evaluations: lines of evaluation: `step` and `metrics`.
-    """
-
-    steps: tuple[dict[str, Any], ...]
-    evaluations: tuple[dict[str, Any], ...]
-
-
-def read_log(path: Path) -> RunLog:
-    """Read `log.jsonl`: a JSON object a line, a line of training has `loss`, one of evaluation `metrics` or `AP`.
-
-    A run that was resumed has written some steps twice: the later lines count. A last line cut short by a crash is
-    left out.
-
-    Raises:
-        RichSemError: there is no such file, or another line is damaged.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise RichSemError(f"{path}: can't be read ({error.strerror})") from None
-    steps: dict[int, dict[str, Any]] = {}
-    evaluations: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            step = int(entry["step"])
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise RichSemError(
-                f"{path}, line {number}: no log entry with a step ({error}); mend or delete it"
-            ) from None
-        if "loss" in entry:
-            steps[step] = entry
-        elif "metrics" in entry or "AP" in entry:
-            evaluations[step] = {"step": step, "metrics": entry.get("metrics", entry)}
-    return RunLog(
-        tuple(steps[step] for step in sorted(steps)), tuple(evaluations[step] for step in sorted(evaluations))
-    )
-
-
 def plot_run(log: RunLog, out: Path, *, title: str) -> None:
     """Draw a run's loss, its parts, average precisions and learning rates into one PNG.
 
     Args:
-        log: of `read_log`; may be empty.
+        log: of `run_log.read_log`; may be empty.
         out: the file, written whole or not at all.
         title: above the panels.
     """

@@ -1,8 +1,13 @@
-"""What a run leaves behind: a line of JSON every few steps, TensorBoard files, Weights & Biases if asked."""
+"""What a run leaves behind: a line of JSON every few steps, TensorBoard files, Weights & Biases if asked.
+
+A line of the log is a JSON object with `event` and `step`. `train` has `loss`, `losses` (by name), `lr` and more;
+`eval` has the metrics by name.
+"""
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,20 @@ from richsem_schemas.sealed_json import write_atomically
 LOG_NAME = "log.jsonl"
 
 
+@dataclass(frozen=True)
 class RunLog:
+    """A run's log, steps ascending, of each step what was written last.
+
+    Attributes:
+        steps: records of training.
+        evaluations: `step` and `metrics` each.
+    """
+
+    steps: tuple[dict[str, Any], ...]
+    evaluations: tuple[dict[str, Any], ...]
+
+
+class RunLogWriter:
     """Appends records to OUT/log.jsonl and passes their numbers on; use as a context manager."""
 
     def __init__(
@@ -28,7 +46,7 @@ class RunLog:
         if wandb is not None:
             self._wandb = _wandb_run(out, wandb, name, config)
 
-    def __enter__(self) -> "RunLog":
+    def __enter__(self) -> "RunLogWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,26 +74,65 @@ class RunLog:
             self._wandb.log(numbers, step=step)
 
 
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a last line that a kill cut short is left out."""
-    path = out / LOG_NAME
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and "event" in record and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+def read_log(path: Path) -> RunLog:
+    """Read `log.jsonl`.
+
+    A run that was resumed may have written some steps twice: the later records count. A last line that a kill cut
+    short is left out.
+
+    Raises:
+        RichSemError: there is no such file, or another line is damaged.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    evaluations: dict[int, dict[str, Any]] = {}
+    for record in _read_records(path):
+        step = record["step"]
+        if record["event"] == "train":
+            steps[step] = record
+        elif record["event"] == "eval":
+            metrics = {key: value for key, value in record.items() if key not in ("event", "step")}
+            evaluations[step] = {"step": step, "metrics": metrics}
+    return RunLog(
+        tuple(steps[step] for step in sorted(steps)), tuple(evaluations[step] for step in sorted(evaluations))
+    )
 
 
 def forget_after(out: Path, step: int) -> None:
-    """Drop the records of steps that a resume takes again."""
-    kept = [record for record in read_log(out) if record["step"] <= step]
-    write_atomically(out / LOG_NAME, "".join(json.dumps(record) + os.linesep for record in kept).encode())
+    """Drop the records of steps that a resume takes again, and what a kill cut short.
+
+    Raises:
+        RichSemError: a line before the last is damaged.
+    """
+    path = out / LOG_NAME
+    kept = [record for record in _read_records(path) if record["step"] <= step] if path.is_file() else []
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    """All records as they stand, oldest first."""
+    try:
+        # A kill may cut a line within a character.
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise RichSemError(f"{path}: can't be read ({error.strerror})") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        record = _record(line)
+        if record is not None:
+            records.append(record)
+        elif number < len(lines):
+            raise RichSemError(f"{path}, line {number}: no record with an event and a step; mend or delete the line")
+    return records
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """None where the line is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("event"), str)
+    return record if is_record and isinstance(record.get("step"), int) else None
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, float]]:

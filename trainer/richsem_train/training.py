@@ -37,7 +37,7 @@ from richsem_train.optimiser import make_optimiser
 from richsem_train.results import results_table, run_content
 from richsem_train.run_data import RunData, data_folder, open_data
 from richsem_train.run_folder import RunFolder
-from richsem_train.run_log import LOG_NAME, RunLog, forget_after, read_log
+from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
 
@@ -237,11 +237,11 @@ class _Run:
             + (f", from step {first_step:,} on" if first_step else "")
         )
 
-    def _open_log(self) -> "RunLog | _NoLog":
+    def _open_log(self) -> "RunLogWriter | _NoLog":
         if not self.ranks.is_first:
             return _NoLog()
         log = self.config.log
-        return RunLog(
+        return RunLogWriter(
             self.folder.out,
             tensorboard=log.tensorboard,
             wandb=log.wandb,
@@ -249,7 +249,7 @@ class _Run:
             config=self.config.model_dump(mode="json"),
         )
 
-    def _train_steps(self, first_step: int, log: "RunLog | _NoLog") -> int:
+    def _train_steps(self, first_step: int, log: "RunLogWriter | _NoLog") -> int:
         """Take the steps that are left; returns the number of steps taken in all."""
         loaders = TrainingLoaders(
             self.feed,
@@ -297,14 +297,20 @@ class _Run:
         self.stop.signal = self.stop.signal or "SIGTERM"
         return True
 
-    def _count_damage(self, loaded: LoadedStep, log: "RunLog | _NoLog") -> None:
+    def _count_damage(self, loaded: LoadedStep, log: "RunLogWriter | _NoLog") -> None:
         for message in loaded.damage:
             self.damage_count += 1
             self.reporter.say(f"replaced ({self.damage_count} so far): {message}")
             log.write("damage", loaded.step + 1, {"message": message})
 
     def _record(
-        self, taken: int, epoch: int, loaded: LoadedStep, result: StepResult, clock: "_Clock", log: "RunLog | _NoLog"
+        self,
+        taken: int,
+        epoch: int,
+        loaded: LoadedStep,
+        result: StepResult,
+        clock: "_Clock",
+        log: "RunLogWriter | _NoLog",
     ) -> None:
         if taken % self.config.log.every_steps == 0 or taken == self.total_steps:
             losses = mean_over_ranks(result.losses, self.ranks)
@@ -330,9 +336,9 @@ class _Run:
         return rest == 0 and (epochs % self.config.evaluation.every_epochs == 0 or taken == self.total_steps)
 
     def _was_evaluated(self, taken: int) -> bool:
-        return any(record["event"] == "eval" and record["step"] == taken for record in read_log(self.folder.out))
+        return any(line["step"] == taken for line in read_log(self.folder.out / LOG_NAME).evaluations)
 
-    def _evaluate(self, taken: int, log: "RunLog | _NoLog") -> None:
+    def _evaluate(self, taken: int, log: "RunLogWriter | _NoLog") -> None:
         evaluation = self.config.evaluation
         scored = self.trainer.averaged if self.trainer.averaged is not None else self.detector
         assert isinstance(scored, Dino)
@@ -392,7 +398,7 @@ class _Run:
         )
 
     def _finish(self) -> RenderableType:
-        from richsem_train.plots import plot_run, read_log  # noqa: PLC0415 - matplotlib takes a second
+        from richsem_train.plots import plot_run  # noqa: PLC0415 - matplotlib takes a second
 
         log = read_log(self.folder.out / LOG_NAME)
         last = log.evaluations[-1]
