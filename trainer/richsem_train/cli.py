@@ -196,3 +196,30 @@ def export(
     path = out or checkpoint.with_suffix(".safetensors")
     written = commands.export(checkpoint, path)
     typer.echo(f"{path}: {written.tensors} tensors, {written.parameters:,} parameters, {os.path.getsize(path):,} bytes")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.")],
+    out: Annotated[Path | None, typer.Option(help="Write comparison.json and comparison.png into this folder.")] = None,
+) -> None:
+    """Set runs side by side; seeds of one config name are one arm, with mean and spread.
+
+    [bold]Example[/bold]
+
+      richsem-train compare runs/demo_baseline runs/demo
+    """
+    from richsem_schemas.sealed_json import write_atomically
+    from richsem_train.comparison import comparison_json, group_arms, read_run
+    from richsem_train.results import comparison_table
+
+    arms = group_arms([read_run(run) for run in runs])
+    baseline = next(iter(arms))
+    columns = ("AP", "APr", "APc", "APf", "s/step")
+    Console().print(comparison_table(arms, title="last evaluation", columns=columns, baseline=baseline))
+    if out is not None:
+        from richsem_train.plots import plot_comparison
+
+        write_atomically(out / "comparison.json", comparison_json(arms, baseline=baseline).encode())
+        plot_comparison(arms, out / "comparison.png", title="last evaluation")
+        typer.echo(f"{out / 'comparison.json'}  {out / 'comparison.png'}")
