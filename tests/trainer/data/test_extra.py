@@ -1,0 +1,396 @@
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.layout import CacheLayout
+from richsem_schemas.manifest import CacheManifest, FileHash, LabelManifest, ShardSummary
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.render import render_view
+from richsem_schemas.soft_labels import class_log_probs
+from richsem_train.data.cache_views import DamagedViewError
+from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra, sharing_notes
+
+VIEWS = ("mosaics", "crops", "free-mosaics")
+
+
+def opened(cache, root=None, **expected):
+    return open_extra(cache.layout.out, expected=ExpectedCache(**expected), root=root)
+
+
+def dataset_of(cache, *, seed=0, lanes=4, on_damage="stop", root=None, block_bytes=2**24, **expected):
+    return ExtraDataset(
+        opened(cache, root, **expected), seed=seed, lanes=lanes, on_damage=on_damage, block_bytes=block_bytes
+    )
+
+
+def stored_views(cache, kind, pass_index):
+    """Views of a pass by name, with their pictures, read by the schemas' own functions."""
+    views = {}
+    for shard in range(open_cache(cache.layout.out).manifest.plan.shards):
+        stored = read_pictures(cache.layout, shard, picture_rows(cache.layout, shard), root=cache.root)
+        pictures = {item.row.sample: decode_picture(item.data) for item in stored}
+        rows = [
+            row for row in view_rows(cache.layout, cache.labels, shard)
+            if row.kind == kind and row.pass_index == pass_index
+        ]  # fmt: skip
+        for row, labelled in zip(rows, read_views(cache.layout, cache.labels, shard, rows), strict=True):
+            views[f"{row.key}.{row.member}"] = labelled, pictures
+    return views
+
+
+def one_round(dataset, round_=0):
+    first = round_ * dataset.order.samples_per_round
+    return [dataset[n] for n in range(first, first + dataset.order.samples_per_round)]
+
+
+def assert_same_samples(one, other):
+    assert [item.name for item in one] == [item.name for item in other]
+    for left, right in zip(one, other, strict=True):
+        torch.testing.assert_close(left.pixels, right.pixels, rtol=0, atol=0)
+        torch.testing.assert_close(left.target.boxes_cxcywh_norm, right.target.boxes_cxcywh_norm, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("views", "kind"), [("mosaics", "mosaic"), ("crops", "crop")])
+@pytest.mark.parametrize("block_bytes", [2**24, 1])
+def test_a_round_replays_every_view_of_a_pass_as_the_teacher_saw_it(finished_cache, views, kind, block_bytes):
+    dataset = dataset_of(finished_cache, views=views, labels="topk", block_bytes=block_bytes)
+    expected = stored_views(finished_cache, kind, 0)
+    shown = one_round(dataset)
+    assert sorted(item.name for item in shown) == sorted(expected)
+    for pixels, target, name, damage in shown:
+        labelled, pictures = expected[name]
+        assert not damage
+        picture = np.asarray(render_view(labelled.view, pictures))
+        np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), picture)
+        assert target.image_hw == target.original_hw == labelled.view.canvas_hw
+        assert target.labels.tolist() in (labelled.view.regions["category_id"].tolist(), [0] * len(target.labels))
+        height, width = labelled.view.canvas_hw
+        centre_xy, sides = target.boxes_cxcywh_norm.double().split(2, dim=1)
+        boxes = torch.cat([centre_xy - sides / 2, centre_xy + sides / 2], 1) * torch.tensor([width, height] * 2)
+        np.testing.assert_allclose(boxes.numpy(), labelled.view.regions["box_xyxy_px"], atol=1e-4)
+        np.testing.assert_array_equal(target.soft_labels.class_ids, labelled.labels.class_ids)
+        np.testing.assert_array_equal(target.soft_labels.log_probs, labelled.labels.log_probs.astype(np.float32))
+        np.testing.assert_array_equal(target.soft_labels.log_rest, labelled.labels.log_rest)
+
+
+def test_rounds_go_through_the_passes(finished_cache):
+    dataset = dataset_of(finished_cache, views="mosaics", labels="topk")
+    rounds = [{item.name for item in one_round(dataset, round_)} for round_ in range(3)]
+    assert rounds[0] == rounds[2] == set(stored_views(finished_cache, "mosaic", 0))
+    assert rounds[1] == set(stored_views(finished_cache, "mosaic", 1))
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_a_sample_depends_on_seed_and_counter_only(finished_cache, views):
+    whole = one_round(dataset_of(finished_cache, views=views))
+    fresh = dataset_of(finished_cache, views=views)
+    backwards = [fresh[n] for n in reversed(range(len(whole)))][::-1]
+    assert_same_samples(whole, backwards)
+    other = one_round(dataset_of(finished_cache, views=views, seed=1))
+    assert [item.name for item in whole] != [item.name for item in other]
+
+
+def test_free_mosaics_show_each_crop_of_a_round(finished_cache):
+    dataset = dataset_of(finished_cache, views="free-mosaics")
+    shown = [name for item in one_round(dataset) for name in item.name.split("+")]
+    assert set(shown) == set(stored_views(finished_cache, "crop", 0))
+    pixels, target, _, _ = dataset[0]
+    assert pixels.shape == (3, 64, 64)
+    assert target.boxes_cxcywh_norm.shape == (4, 4)
+    assert target.soft_labels.embeddings.shape == (4, 16)
+
+
+def test_embeddings_give_the_stored_distribution(finished_cache):
+    exact, top = (dataset_of(finished_cache, labels=labels) for labels in ("embedding", "topk"))
+    bank = exact.cache.text
+    for n in range(5):
+        embeddings, kept = exact[n].target.soft_labels.embeddings, top[n].target.soft_labels
+        log_probs = class_log_probs(embeddings.numpy(), bank.features, logit_scale=bank.logit_scale)
+        again = np.take_along_axis(log_probs, kept.class_ids.numpy(), axis=1)
+        # Stored logarithms were rounded to float16, and each may carry its neighbour's rounding error.
+        steps = np.spacing(np.abs(again).astype(np.float16)).astype(np.float64)
+        assert (np.abs(again - kept.log_probs.numpy()) <= 2 * steps).all()
+
+
+@pytest.mark.parametrize("supervision", ["unlabelled", "pseudo"])
+def test_without_supervision_no_label_is_given(finished_cache, supervision):
+    for item in one_round(dataset_of(finished_cache, supervision=supervision, views="crops")):
+        assert item.target.labels.tolist() == [0]
+        assert item.target.supervision == supervision
+        assert item.target.soft_labels is not None
+
+
+@pytest.mark.parametrize("labels", ["embedding", "hard"])
+def test_a_view_with_an_unlabelled_region_teaches_no_labels(finished_cache, labels):
+    targets = [item.target for item in one_round(dataset_of(finished_cache, labels=labels))]
+    stored = [stored_views(finished_cache, "mosaic", 0)[name][0].view.regions["category_id"]
+              for name in (item.name for item in one_round(dataset_of(finished_cache)))]  # fmt: skip
+    assert {target.supervision for target in targets} == {"labelled", "unlabelled"}
+    for target, category_ids in zip(targets, stored, strict=True):
+        assert (target.supervision == "labelled") == bool((category_ids > 0).all())
+        assert target.is_hard == (labels == "hard" and target.supervision == "labelled")
+        assert (target.labels > 0).all() == (target.supervision == "labelled")
+        assert (target.soft_labels is None) == (labels == "hard")
+
+
+def test_int8_embeddings_have_unit_norm_again(pictures_root, tmp_path):
+    import synthetic_cache
+
+    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", embeddings="int8").make()
+    embeddings = dataset_of(cache)[0].target.soft_labels.embeddings
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+
+
+def test_hard_labels_without_supervision_are_refused(finished_cache):
+    with pytest.raises(RichSemError, match=r"extra\.labels=hard learns the labels"):
+        opened(finished_cache, labels="hard", supervision="unlabelled")
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"teacher": "RN50"}, "teacher.name is 'hash' there, 'RN50' here"),
+        ({"teacher_weights": "f" * 64}, "teacher.weights_sha256 is"),
+        ({"top_k": 64}, "top_k is 5 there, 64 here"),
+        ({"fingerprint": "0" * 64}, "fingerprint is"),
+        ({"class_names": ("none", "a cat", "a gnu")}, "has 7 names there, 3 here, first differing in row 2: 'b dog', "),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_refused_by_field(finished_cache, expected, message):
+    with pytest.raises(ManifestMismatchError, match=message):
+        opened(finished_cache, **expected)
+
+
+def test_all_fields_that_differ_are_named_at_once(finished_cache):
+    with pytest.raises(ManifestMismatchError, match=r"teacher\.name.*top_k"):
+        opened(finished_cache, teacher="RN50", top_k=64)
+
+
+def test_another_text_bank_is_refused_by_field(finished_cache):
+    bank = opened(finished_cache).text
+    opened(finished_cache, text=bank, class_names=bank.class_names)
+    other = replace(bank, features=bank.features + 1, logit_scale=3.0, templates=("{}",))
+    with pytest.raises(ManifestMismatchError, match=r"text\.templates.*text\.logit_scale.*text\.features"):
+        opened(finished_cache, text=other)
+
+
+def test_views_and_embeddings_that_are_not_stored_are_refused(pictures_root, tmp_path):
+    import synthetic_cache
+
+    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", embeddings="none", mosaics=0).make()
+    with pytest.raises(ManifestMismatchError, match=r"embeddings is 'none' there.*views.mosaics is 0 there"):
+        opened(cache)
+    assert len(one_round(dataset_of(cache, views="crops", labels="topk"))) == 40
+
+
+def test_a_cache_that_refers_to_its_pictures_needs_their_folder(pictures_root, tmp_path):
+    import synthetic_cache
+
+    root = tmp_path / "root"
+    shutil.copytree(pictures_root, root)
+    copied = synthetic_cache.SyntheticCache(root, tmp_path / "copied").make()
+    cache = synthetic_cache.SyntheticCache(root, tmp_path / "out", pictures="reference").make()
+    assert_same_samples(one_round(dataset_of(copied)), one_round(dataset_of(cache)))
+    moved = root.rename(tmp_path / "moved")
+    with pytest.raises(RichSemError, match=r"extra\.root"):
+        opened(cache)
+    assert len(one_round(dataset_of(cache, root=moved))) > 0
+
+
+def test_an_unfinished_cache_is_refused(cache):
+    cache.layout.manifest.unlink()
+    with pytest.raises(RichSemError, match="not finished"):
+        opened(cache)
+
+
+def test_manifests_that_contradict_each_other_are_refused(cache):
+    path = cache.label_set.manifest
+    manifest = LabelManifest.read(path)
+    manifest.model_copy(update={"shards": manifest.shards[:-1]}).write(path)
+    with pytest.raises(CorruptCacheError, match="the shards of labels"):
+        opened(cache)
+    first = manifest.shards[0].model_copy(update={"views": manifest.shards[0].views + 1})
+    manifest.model_copy(update={"shards": (first, *manifest.shards[1:])}).write(path)
+    with pytest.raises(CorruptCacheError, match=r"shard 0 has .* views"):
+        opened(cache)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[1100] ^= 1
+    path.write_bytes(data)
+
+
+def flip_bytes_of_pictures(path):
+    data = bytearray(path.read_bytes())
+    for row in picture_rows(CacheLayout(path.parents[1], "folder"), 1):
+        data[row.offset + row.size // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "truncated labels": (lambda layout, labels: labels.tar(1), truncate),
+    "changed labels": (lambda layout, labels: labels.tar(1), flip_a_byte),
+    "missing labels": (lambda layout, labels: labels.tar(1), Path.unlink),
+    "truncated pictures": (lambda layout, labels: layout.pictures_tar(1), truncate),
+    "changed pictures": (lambda layout, labels: layout.pictures_tar(1), flip_bytes_of_pictures),
+    "missing pictures": (lambda layout, labels: layout.pictures_tar(1), Path.unlink),
+    "changed index of labels": (lambda layout, labels: labels.index(1), flip_a_byte),
+    "missing index of pictures": (lambda layout, labels: layout.pictures_index(1), Path.unlink),
+}
+
+
+@pytest.fixture(params=DAMAGES)
+def damaged(cache, request):
+    file, damage = DAMAGES[request.param]
+    damage(file(cache.layout, cache.label_set))
+    return cache
+
+
+def test_damage_stops_the_run_and_names_shard_and_remedy(damaged):
+    dataset = dataset_of(damaged)
+    with pytest.raises(
+        DamagedViewError, match=r"shard folder-000001 of .* is damaged: .*richsem-prep verify"
+    ) as caught:
+        one_round(dataset)
+    assert isinstance(caught.value, CorruptCacheError)
+
+
+def test_damage_is_skipped_by_the_same_other_views_and_counted(damaged, finished_cache):
+    whole = one_round(dataset_of(finished_cache))
+    shown = one_round(dataset_of(damaged, on_damage="skip"))
+    assert len(shown) == len(whole)
+    for item, undamaged in zip(shown, whole, strict=True):
+        if undamaged.name.startswith("000001-"):
+            assert len(item.damage) == 1
+            assert "shard folder-000001" in item.damage[0]
+            assert not item.name.startswith("000001-")
+        else:
+            assert not item.damage
+            assert item.name == undamaged.name
+    assert_same_samples(shown, one_round(dataset_of(damaged, on_damage="skip")))
+
+
+def test_a_shard_cut_short_after_it_was_opened_is_found(cache):
+    dataset = dataset_of(cache, lanes=1, block_bytes=1)
+    names = [dataset[0].name]
+    tar = cache.layout.pictures_tar(int(names[0][:6]))
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(DamagedViewError, match=f"shard {tar.stem} "):
+        one_round(dataset)
+
+
+def test_a_cache_without_anything_readable_ends_even_when_skipping(cache):
+    for shard in range(3):
+        cache.layout.pictures_tar(shard).unlink()
+    with pytest.raises(DamagedViewError, match="all are damaged"):
+        dataset_of(cache, on_damage="skip")[0]
+
+
+def test_a_block_is_read_once_a_round(finished_cache):
+    dataset = dataset_of(finished_cache)
+    one_round(dataset)
+    assert dataset.reader.blocks_read == dataset.cache.blocks == 3
+
+
+def test_a_value_that_makes_no_sense_is_damage_even_under_a_right_hash(cache):
+    """A forged cache: hashes fit, a soft label names a class that there isn't."""
+    tar, index = cache.label_set.tar(0), cache.label_set.index(0)
+    row = view_rows(cache.layout, cache.labels, 0)[0]
+    data = bytearray(tar.read_bytes())
+    (labelled,) = read_views(cache.layout, cache.labels, 0, [row])
+    ids = labelled.labels.class_ids[0].tobytes()
+    at = data.index(ids, row.offset)
+    data[at : at + len(ids)] = np.full(5, 10**6, "<i4").tobytes()
+    tar.write_bytes(data)
+    manifest = LabelManifest.read(cache.label_set.manifest)
+    forged = FileHash(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    first = manifest.shards[0].model_copy(update={"tar": forged})
+    manifest.model_copy(update={"shards": (first, *manifest.shards[1:])}).write(cache.label_set.manifest)
+    assert index.is_file()
+    views = "crops" if row.kind == "crop" else "mosaics"
+    with pytest.raises(DamagedViewError, match="class ids outside of"):
+        one_round(dataset_of(cache, views=views))
+
+
+def test_few_blocks_for_many_readers_are_told(finished_cache):
+    dataset = dataset_of(finished_cache, lanes=4)
+    assert sharing_notes(dataset, world_size=1, workers=2) == ()
+    (note,) = sharing_notes(dataset, world_size=2, workers=2)
+    assert "3 blocks for 2 ranks x 2 workers" in note
+    assert len(sharing_notes(dataset, world_size=3, workers=0)) == 1
+
+
+def test_fourteen_thousand_shards_open_within_seconds_and_little_memory(finished_cache, tmp_path):
+    """14 million pictures: synthetic manifests, no shard behind them."""
+    import subprocess
+    import sys
+
+    out = many_shards(finished_cache, tmp_path / "out", shards=14_000)
+    code = (
+        "import json, resource, sys, time\n"
+        "from pathlib import Path\n"
+        "from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before, begun = peak(), time.perf_counter()\n"
+        "dataset = ExtraDataset(open_extra(Path(sys.argv[1]), expected=ExpectedCache()), seed=0)\n"
+        "places = [dataset.order.places(n) for n in range(0, 10**6, 10**4)]\n"
+        "print(json.dumps([time.perf_counter() - begun, peak() - before, dataset.order.samples_per_round]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True)
+    seconds, mebibytes, samples = json.loads(done.stdout)
+    assert samples == 14_000 * 256
+    assert seconds < 10
+    assert mebibytes < 200
+
+
+def many_shards(small, out, *, shards):
+    """The manifests of a cache of full shards, with the text bank of a small one."""
+    layout = CacheLayout(out, "folder")
+    shutil.copytree(small.label_set.folder / "text", layout.label_set(small.labels).folder / "text")
+    cache, labels = CacheManifest.read(small.layout.manifest), LabelManifest.read(small.label_set.manifest)
+    plan = cache.plan.model_copy(
+        update={"listed": shards * 1024, "samples": shards * 1024, "samples_per_shard": 1024,
+                "listing": FileHash(bytes=shards * 1024 * 28, sha256="0" * 64)}
+    )  # fmt: skip
+    spec = labels.spec.model_copy(update={"plan_fingerprint": plan.fingerprint})
+    plan.write(layout.plan)
+    spec.write(layout.label_set(small.labels).spec)
+
+    def summaries(views):
+        return tuple(
+            ShardSummary(
+                shard=shard, samples=1024, views=views, regions=views,
+                tar=FileHash(bytes=10**8, sha256=hashlib.sha256(b"%d" % shard).hexdigest()),
+                index=FileHash(bytes=10**5, sha256=hashlib.sha256(b"-%d" % shard).hexdigest()),
+            )
+            for shard in range(shards)
+        )  # fmt: skip
+
+    cache.model_copy(update={"plan": plan, "fingerprint": plan.fingerprint, "shards": summaries(0)}).write(
+        layout.manifest
+    )
+    labels.model_copy(
+        update={"spec": spec, "fingerprint": spec.fingerprint, "shards": summaries(1024 + 2 * 256)}
+    ).write(layout.label_set(small.labels).manifest)
+    return out
+
+
+def test_pixels_are_rgb_bytes(finished_cache):
+    pixels, target, _, _ = dataset_of(finished_cache, views="crops")[0]
+    assert pixels.dtype == torch.uint8
+    assert target.image_id == -1
+    assert Image.fromarray(pixels.permute(1, 2, 0).numpy()).size == target.image_hw[::-1]
