@@ -1,0 +1,247 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from richsem_schemas.errors import PictureError
+from richsem_train.data.cache_views import DamagedViewError
+from richsem_train.data.collate import Sample
+from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.order import RankShare
+from richsem_train.targets import Target
+
+GLOBAL_BATCH = 4
+PICTURES = 18
+STEPS = 18
+
+
+class FakeDetection(Dataset):
+    """One grey picture a key; `broken` ones can't be read."""
+
+    def __init__(self, broken=()):
+        self._broken = broken
+
+    def __getitem__(self, key):
+        epoch, position, picture = key
+        if picture in self._broken:
+            raise PictureError(f"picture {picture} is broken")
+        name = f"{epoch}/{position}/{picture}"
+        target = Target(torch.zeros(1, 4), torch.ones(1, dtype=torch.int64), picture, (2, 3), (2, 3))
+        return Sample(torch.full((3, 2, 3), picture, dtype=torch.uint8), target, name)
+
+
+def epoch_indices(epoch):
+    return np.random.default_rng(epoch).permutation(PICTURES)
+
+
+def loaders(cache=None, *, rank=0, world_size=1, workers=0, on_damage="stop", broken=(), views="mosaics", **options):
+    extra = None
+    if cache is not None:
+        opened = open_extra(cache.layout.out, expected=ExpectedCache(views=views))
+        extra = ExtraDataset(opened, seed=0, lanes=4, on_damage=on_damage)
+    feed = DetectionFeed(FakeDetection(broken), epoch_indices, PICTURES // GLOBAL_BATCH)
+    return TrainingLoaders(feed, extra, share=RankShare(GLOBAL_BATCH, rank, world_size), workers=workers, **options)
+
+
+def read(steps):
+    """Names and a digest of the pixels by (step, kind)."""
+    return {
+        (loaded.step, loaded.kind): [
+            (name, int(pixels.long().sum()), target.boxes_cxcywh_norm.tolist(), target.soft_labels is not None)
+            for name, pixels, target in zip(loaded.batch.names, loaded.batch.pixels, loaded.batch.targets, strict=True)
+        ]
+        for loaded in steps
+    }
+
+
+@pytest.fixture(scope="module")
+def sequence(finished_cache):
+    """What a run of one rank reads, in this process."""
+    return read(loaders(finished_cache).batches(0, STEPS))
+
+
+def test_detection_and_extra_steps_alternate(sequence):
+    assert list(sequence) == [(step, ("detection", "extra")[step % 2]) for step in range(STEPS)]
+    assert all(len(batch) == GLOBAL_BATCH for batch in sequence.values())
+
+
+def test_an_epoch_shows_whole_batches_of_its_list_once(sequence):
+    shown = [name for (_, kind), batch in sequence.items() if kind == "detection" for name, *_ in batch]
+    by_epoch = defaultdict(list)
+    for name in shown:
+        epoch, position, picture = map(int, name.split("/"))
+        assert picture == epoch_indices(epoch)[position]
+        by_epoch[epoch].append(position)
+    assert by_epoch[0] == by_epoch[1] == list(range(16))
+
+
+def test_the_extra_counter_runs_across_epochs(sequence, finished_cache):
+    opened = open_extra(finished_cache.layout.out, expected=ExpectedCache())
+    dataset = ExtraDataset(opened, seed=0, lanes=4)
+    shown = [name for (_, kind), batch in sequence.items() if kind == "extra" for name, *_ in batch]
+    assert shown == [dataset[n].name for n in range(len(shown))]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_together_read_what_one_rank_reads(finished_cache, sequence, world_size, workers):
+    shares = [
+        read(loaders(finished_cache, rank=rank, world_size=world_size, workers=workers).batches(0, STEPS))
+        for rank in range(world_size)
+    ]
+    for key, whole in sequence.items():
+        assert [shares[j % world_size][key][j // world_size] for j in range(GLOBAL_BATCH)] == whole
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_number_of_workers_changes_nothing(finished_cache, sequence, workers):
+    assert read(loaders(finished_cache, workers=workers).batches(0, STEPS)) == sequence
+
+
+@pytest.mark.parametrize("start", range(STEPS))
+def test_a_run_goes_on_from_any_step(finished_cache, sequence, start):
+    rest = read(loaders(finished_cache).batches(start, STEPS))
+    assert rest == {key: batch for key, batch in sequence.items() if key[0] >= start}
+
+
+def test_a_run_goes_on_in_workers_as_well(finished_cache, sequence):
+    rest = read(loaders(finished_cache, workers=2).batches(7, STEPS))
+    assert rest == {key: batch for key, batch in sequence.items() if key[0] >= 7}
+
+
+def test_without_extra_data_all_steps_are_detection():
+    steps = list(loaders().batches(3, 6))
+    assert [(loaded.step, loaded.kind) for loaded in steps] == [(step, "detection") for step in (3, 4, 5)]
+    assert steps[0].batch.names[0].startswith("0/12/")
+
+
+def test_targets_come_whole_out_of_workers(finished_cache):
+    here, there = (list(loaders(finished_cache, workers=workers).batches(0, 4)) for workers in (0, 2))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.batch.pixels, other.batch.pixels)
+        assert torch.equal(one.batch.padding_mask, other.batch.padding_mask)
+        for left, right in zip(one.batch.targets, other.batch.targets, strict=True):
+            assert isinstance(right.labels, torch.Tensor)
+            assert torch.equal(left.labels, right.labels)
+            assert left.image_id == right.image_id
+            assert (left.soft_labels is None) == (right.soft_labels is None)
+            if left.soft_labels is not None:
+                assert torch.equal(left.soft_labels.embeddings, right.soft_labels.embeddings)
+
+
+def test_waiting_is_measured(finished_cache):
+    class Slow(FakeDetection):
+        def __getitem__(self, key):
+            time.sleep(0.02)
+            return super().__getitem__(key)
+
+    feed = DetectionFeed(Slow(), epoch_indices, PICTURES // GLOBAL_BATCH)
+    (loaded,) = TrainingLoaders(feed, None, share=RankShare(GLOBAL_BATCH), workers=0).batches(0, 1)
+    assert 0.08 <= loaded.wait_seconds < 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_shard_stops_the_run_with_a_clean_message(cache, workers):
+    cache.layout.pictures_tar(1).unlink()
+    with pytest.raises(DamagedViewError) as caught:
+        read(loaders(cache, workers=workers).batches(0, STEPS))
+    assert str(caught.value).startswith("shard folder-000001 of ")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_detection_picture_stops_the_run_with_a_clean_message(workers):
+    with pytest.raises(PictureError, match=r"^picture 5 is broken$"):
+        read(loaders(broken={5}, workers=workers).batches(0, 4))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_damage_is_counted_in_its_batch_and_no_batch_is_short(cache, sequence, workers):
+    cache.layout.pictures_tar(1).unlink()
+    steps = list(loaders(cache, workers=workers, on_damage="skip").batches(0, STEPS))
+    for loaded in steps:
+        names = [name for name, *_ in sequence[loaded.step, loaded.kind]]
+        assert len(loaded.batch.names) == GLOBAL_BATCH
+        assert len(loaded.damage) == sum(name.startswith("000001-") for name in names)
+    assert sum(len(loaded.damage) for loaded in steps) > 0
+
+
+def test_closing_ends_the_workers(finished_cache):
+    steps = loaders(finished_cache, workers=2).batches(0, STEPS)
+    next(steps)
+    assert len(children(os.getpid())) >= 4
+    steps.close()
+    assert wait_until(lambda: not children(os.getpid()))
+
+
+PARENT = """
+import os, sys, time
+from richsem_train.data.loaders import TrainingLoaders, DetectionFeed
+sys.path.insert(0, {folder!r})
+from test_loaders import FakeDetection, epoch_indices, RankShare
+feed = DetectionFeed(FakeDetection(), epoch_indices, 4)
+steps = TrainingLoaders(feed, None, share=RankShare(4), workers=2).batches(0, 10**6)
+next(steps)
+print("ready", flush=True)
+{then}
+"""
+
+
+def start_parent(then):
+    code = PARENT.format(folder=str(Path(__file__).parent), then=then)
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "ready\n"
+    return parent
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_die_with_the_training_process():
+    parent = start_parent("time.sleep(60)")
+    workers = children(parent.pid)
+    assert len(workers) == 2
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), seconds=3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_terminated_worker_leaves_the_training_process_time_for_a_checkpoint():
+    parent = start_parent("time.sleep(1.5); print('checkpoint written', flush=True); os._exit(0)")
+    for worker in children(parent.pid):
+        os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGTERM)
+    out, err = parent.communicate(timeout=30)
+    assert out == "checkpoint written\n", err
+
+
+def children(pid):
+    """Child processes that are still running."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return [child for child in found if not is_zombie(child)]
+
+
+def is_zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
