@@ -8,11 +8,12 @@ READY := .venv/.ready
 # What lies on these paths would mix with the environment. The pinned torch is the one of the default index.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND
 
-.PHONY: help env demo test lint requirements clean
+.PHONY: help env demo demo-cache demo-compare test lint requirements clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo          set up, make the demo's cache, check it, and say which page to open"
+	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
+	@echo "make demo-compare  then: four ways to learn from the same pictures, three seeds each; about an hour"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
 	@echo "make env           set up .venv with everything that the others need"
@@ -21,13 +22,37 @@ help:
 
 env: $(READY)
 
-demo: env
+demo-cache: env
 	$(BIN)/richsem-prep shard --dataset demo --root data/demo --out caches/demo --samples-per-shard 256
 	$(BIN)/richsem-prep verify caches/demo
 	$(BIN)/richsem-prep inspect caches/demo
 	$(BIN)/richsem-prep view caches/demo --html caches/demo.html
-	@echo "Open this page in a browser:"
-	@$(BIN)/python -c "import pathlib; print(pathlib.Path('caches/demo.html').resolve().as_uri())"
+
+# What trains is begun once: a run that was stopped goes on, a finished one stays.
+TRAIN = $(BIN)/python -m richsem_train
+
+demo: demo-cache
+	$(TRAIN) --config demo_baseline --out runs/demo_baseline $$(test ! -e runs/demo_baseline/config.yaml || echo --resume)
+	$(TRAIN) --config demo --out runs/demo $$(test ! -e runs/demo/config.yaml || echo --resume)
+	$(TRAIN) predict runs/demo_baseline/checkpoints/best.pt $(DEMO_PICTURES) --out runs/demo_baseline/pictures
+	$(TRAIN) predict runs/demo/checkpoints/best.pt $(DEMO_PICTURES) --out runs/demo/pictures
+	$(TRAIN) compare runs/demo_baseline runs/demo
+	@echo "Open these in a browser:"
+	@$(BIN)/python -c "import pathlib; [print(pathlib.Path(path).resolve().as_uri()) for path in '$(DEMO_PAGES)'.split()]"
+
+DEMO_PICTURES = $$(ls data/demo/detection/val/*.jpg | head -n 12)
+DEMO_PAGES = caches/demo.html runs/demo_baseline/pictures/sheet.jpg runs/demo/pictures/sheet.jpg runs/demo/curves.png
+
+# Hard labels; the extra pictures with hard labels; the semantic branch with hard labels; cached soft labels.
+ARMS = hard_labels extra_pictures hard_semantics soft_labels
+
+demo-compare: demo-cache
+	for seed in 0 1 2; do for arm in $(ARMS); do \
+	  out=runs/demo-compare/$$arm-$$seed; \
+	  $(TRAIN) --config demo_$$arm --set seed=$$seed --out $$out \
+	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
+	done; done
+	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
 
 test: env
 	$(BIN)/python -m pytest $(ARGS)

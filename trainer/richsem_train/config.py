@@ -146,11 +146,14 @@ class SplitConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """DETR's training augmentation, sizes in pixels: mirror; then resize, or resize, crop and resize."""
+    """DETR's training augmentation, sizes in pixels: mirror; then resize, or resize, crop and resize.
+
+    No `first_short_sides`, no crops.
+    """
 
     short_sides: Levels = tuple(range(480, 801, 32))
     longest_side: PositiveInt = 1333
-    first_short_sides: Levels = (400, 500, 600)
+    first_short_sides: tuple[PositiveInt, ...] = (400, 500, 600)
     crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
     flip: bool = True
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from richsem_schemas.errors import PictureError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.detections import PictureDetections
-from richsem_train.pictures import draw_detections
+from richsem_train.pictures import contact_sheet, draw_detections
 
 PREDICTIONS = "predictions.json"
+SHEET = "sheet.jpg"
 
 _JPEG_QUALITY = 92
 _LONGEST_NAME = 120
+_SHEET_PICTURES, _SHEET_COLUMNS, _SHEET_SIDE = 24, 4, 640
 _LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 """Such pictures are drawn as PNG, others as JPEG."""
 
@@ -51,8 +54,9 @@ def predict(
     """Find and draw the objects of each picture.
 
     Writes `out/NAME.jpg` (or `.png` for pictures of lossless formats) a picture, `NAME-2` where two have one name, and
-    at the end `out/predictions.json` with all that was found, also below the threshold. Each file is written whole or
-    not at all; files of these names are replaced.
+    at the end `out/predictions.json` with all that was found, also below the threshold, and of several pictures
+    `out/sheet.jpg`, the first of them side by side. Each file is written whole or not at all; files of these names are
+    replaced.
 
     Args:
         paths: picture files; one that can't be used is left out and reported, the others go on.
@@ -69,6 +73,7 @@ def predict(
     """
     output_names = name_outputs(paths)
     records, pictures, failed = [], [], []
+    cells: list[Image.Image] = []
     for path, output_name in zip(paths, output_names, strict=True):
         try:
             image = _read(path)
@@ -78,13 +83,20 @@ def predict(
             on_picture(path, reason)
             continue
         found = detect(image)
-        drawn = draw_detections(
-            image, found, names=names, frequencies=frequencies, score_threshold=score_threshold, most=most
+        draw = partial(
+            draw_detections, image, found, names=names, frequencies=frequencies, score_threshold=score_threshold
         )
+        drawn = draw(most=most)
+        if len(cells) < _SHEET_PICTURES and len(paths) > 1:
+            cells.append(_cell(draw(most=most, legend=False)))
         write_atomically(out / output_name, _encoded(drawn, output_name))
         pictures.append(out / output_name)
         records.append(_record(path, output_name, image, found, names, frequencies or {}))
         on_picture(path, None)
+    if cells:
+        captions = [record["name"] for record in records[: len(cells)]]
+        sheet = contact_sheet(cells, _SHEET_COLUMNS, captions, legend=bool(frequencies))
+        write_atomically(out / SHEET, _encoded(sheet, SHEET))
     report = {
         "pictures": records,
         "failed": [{"source": str(path), "reason": reason} for path, reason in failed],
@@ -96,7 +108,7 @@ def predict(
 
 def name_outputs(paths: Sequence[Path]) -> list[str]:
     """A plain file name for each path, no two alike even where case doesn't count, none leading out of its folder."""
-    taken: set[str] = set()
+    taken = {SHEET}
     names = []
     for path in paths:
         stem = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME] or "picture"
@@ -117,6 +129,13 @@ def _read(path: Path) -> Image.Image:
     if size > MAX_PICTURE_BYTES:
         raise PictureError(f"{size:,} bytes; at most {MAX_PICTURE_BYTES:,} are read")
     return decode_picture(gunzip_picture(path.read_bytes()))
+
+
+def _cell(drawn: Image.Image) -> Image.Image:
+    """A picture no larger than its place in the sheet."""
+    small = drawn.copy()
+    small.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+    return small
 
 
 def _encoded(image: Image.Image, name: str) -> bytes:
