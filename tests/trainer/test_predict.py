@@ -27,7 +27,12 @@ def test_pictures_and_json_are_written(tmp_path):
     paths = [picture(tmp_path / "in" / "a.jpg"), picture(tmp_path / "in" / "b.png", (30, 50))]
     done = predict(paths, detect, tmp_path / "out", names=NAMES, frequencies={2: "r"})
     assert [path.name for path in done.pictures] == ["a.jpg", "b.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "b.png", "predictions.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.jpg",
+        "b.png",
+        "predictions.json",
+        "sheet.jpg",
+    ]
     for path, extension in zip(done.pictures, ("JPEG", "PNG"), strict=True):
         with Image.open(path) as image:
             assert image.format == extension
