@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+
+# Reading an index imports it, which takes a while: better once, before worker processes are forked, than in each.
+import pyarrow.dataset  # noqa: F401
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -29,8 +32,8 @@ from richsem_schemas.view import ViewKind
 from richsem_schemas.view_checks import ShardPictures, view_problems
 from richsem_train.data.lanes import ViewPlace, block_order, view_order
 
-SHARDS_KEPT = 80
-"""Indexes that a reader keeps, about 0.6 MB each: one a lane, and some more around the end of a round."""
+SPARE_SHARDS = 16
+"""Indexes that a reader keeps beyond one a lane, for the end of a round; about 1 MB each."""
 
 
 class DamagedViewError(CorruptCacheError):
@@ -66,6 +69,7 @@ class ViewSource:
         layout: of the cache.
         labels: name of the label set.
         kind: of the views.
+        passes: how many of that kind are stored.
         plan: of the cache.
         spec: of the label set.
         files: of all shards.
@@ -75,6 +79,7 @@ class ViewSource:
     layout: CacheLayout
     labels: str
     kind: ViewKind
+    passes: int
     plan: Plan
     spec: LabelSpec
     files: ShardFiles
@@ -98,12 +103,18 @@ class ReadView:
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    """One round's part of a shard's indexes: blocks in the order of the round."""
+    """A shard's indexes: pictures by block, views by pass and block."""
+
+    pictures: dict[int, list[PictureRow]]
+    views: list[dict[int, list[ViewRow]]]
+
+
+@dataclass(frozen=True, eq=False)
+class _BlockOrder:
+    """The blocks of a shard in the order of a round, and the position of each one's first view."""
 
     blocks: NDArray[np.int64]
     starts: NDArray[np.int64]
-    pictures: dict[int, list[PictureRow]]
-    views: dict[int, list[ViewRow]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +141,20 @@ class ViewReader:
     Args:
         source: which views.
         seed: of the run.
+        lanes: how many it reads at a time.
         block_bytes: most bytes of blocks that are kept.
         whole_blocks: read the pictures of a block at once; otherwise each when it is needed, for lanes whose blocks
             wouldn't fit in `block_bytes` all together.
     """
 
-    def __init__(self, source: ViewSource, *, seed: int, block_bytes: int, whole_blocks: bool = True) -> None:
+    def __init__(
+        self, source: ViewSource, *, seed: int, lanes: int, block_bytes: int, whole_blocks: bool = True
+    ) -> None:
         self.source = source
         self._seed = seed
         self._whole_blocks = whole_blocks
-        self._shards: _Recent[_Shard] = _Recent(SHARDS_KEPT, lambda _: 1)
+        self._shards: _Recent[_Shard] = _Recent(lanes + SPARE_SHARDS, lambda _: 1)
+        self._orders: _Recent[_BlockOrder] = _Recent(lanes + SPARE_SHARDS, lambda _: 1)
         self._blocks: _Recent[_Block] = _Recent(block_bytes, lambda block: block.bytes)
         self.blocks_read = 0
 
@@ -155,11 +170,12 @@ class ViewReader:
             raise DamagedViewError(self._damage(place, error)) from error
 
     def _read(self, place: ViewPlace) -> ReadView:
-        shard = self._shards.get((place.round, place.shard), lambda: self._read_shard(place))
-        slot = int(np.searchsorted(shard.starts, place.position, side="right")) - 1
-        number = int(shard.blocks[slot])
+        shard = self._shards.get(place.shard, lambda: self._read_shard(place.shard))
+        order = self._orders.get((place.round, place.shard), lambda: self._block_order(place, shard))
+        slot = int(np.searchsorted(order.starts, place.position, side="right")) - 1
+        number = int(order.blocks[slot])
         block = self._blocks.get((place.round, place.shard, number), lambda: self._read_block(place, shard, number))
-        index = place.position - int(shard.starts[slot])
+        index = place.position - int(order.starts[slot])
         labelled = block.views[index]
         samples = sorted({int(sample) for sample in labelled.view.tiles["sample"]})
         rows = [block.rows[sample] for sample in samples]
@@ -177,26 +193,29 @@ class ViewReader:
             pictures[stored.row.sample] = picture
         return pictures
 
-    def _read_shard(self, place: ViewPlace) -> _Shard:
+    def _block_order(self, place: ViewPlace, shard: _Shard) -> _BlockOrder:
+        rows = shard.views[place.pass_index]
+        order = block_order(len(rows), seed=self._seed, round_=place.round, shard=place.shard)
+        blocks = np.array(sorted(rows), np.int64)[order]
+        counts = np.array([len(rows[block]) for block in blocks.tolist()], np.int64)
+        return _BlockOrder(blocks, np.cumsum(counts) - counts)
+
+    def _read_shard(self, shard: int) -> _Shard:
         """Check the files of a shard and read its indexes."""
-        source, shard = self.source, place.shard
+        source = self.source
         labels = source.layout.label_set(source.labels)
         _require_size(source.layout.pictures_tar(shard), source.files.hash("pictures", shard))
         _require_hash(labels.tar(shard), source.files.hash("labels", shard))
         _require_hash(source.layout.pictures_index(shard), source.files.hash("pictures_index", shard))
         _require_hash(labels.index(shard), source.files.hash("labels_index", shard))
         pictures = picture_rows(source.layout, shard)
-        views = [
-            row
-            for row in read_view_rows(source.layout, source.labels, shard)
-            if row.kind == source.kind and row.pass_index == place.pass_index
-        ]
-        self._check_rows(shard, pictures, views)
-        by_block = _by_block(views)
-        blocks = np.array(sorted(by_block), np.int64)
-        blocks = blocks[block_order(len(blocks), seed=self._seed, round_=place.round, shard=shard)]
-        counts = np.array([len(by_block[block]) for block in blocks.tolist()], np.int64)
-        return _Shard(blocks, np.cumsum(counts) - counts, _by_block(pictures), by_block)
+        views: list[list[ViewRow]] = [[] for _ in range(source.passes)]
+        for row in read_view_rows(source.layout, source.labels, shard):
+            if row.kind == source.kind and 0 <= row.pass_index < source.passes:
+                views[row.pass_index].append(row)
+        for rows in views:
+            self._check_rows(shard, pictures, rows)
+        return _Shard(_by_block(pictures), [_by_block(rows) for rows in views])
 
     def _check_rows(self, shard: int, pictures: list[PictureRow], views: list[ViewRow]) -> None:
         """Pictures and views are joined by their keys, and all are there."""
@@ -219,7 +238,7 @@ class ViewReader:
     def _read_block(self, place: ViewPlace, shard: _Shard, number: int) -> _Block:
         self.blocks_read += 1
         source = self.source
-        pictures, rows = shard.pictures.get(number, []), shard.views[number]
+        pictures, rows = shard.pictures.get(number, []), shard.views[place.pass_index][number]
         order = view_order(len(rows), seed=self._seed, round_=place.round, shard=place.shard, block=number)
         rows = [rows[index] for index in order.tolist()]
         labels_span = read_views_span(source.layout, source.labels, place.shard, rows)

@@ -67,14 +67,12 @@ class ExtraCache:
     Attributes:
         source: where its views are read from.
         expected: what it was checked against.
-        passes: stored passes of the kind of views.
         text: its text bank.
         fingerprint: of the label set.
     """
 
     source: ViewSource
     expected: ExpectedCache
-    passes: int
     text: TextBank
     fingerprint: str
 
@@ -129,10 +127,16 @@ def open_extra(
     if not int(files.pass_views.sum()):
         raise RichSemError(f"{out}: holds no pictures, all were left out; see its quarantine folder")
     source = ViewSource(
-        cache.layout, labels.name, _KINDS[expected.views], cache.manifest.plan, labels.spec, files,
-        _find_root(cache, root),
-    )  # fmt: skip
-    return ExtraCache(source, expected, _passes(labels.spec.views, source.kind), text, labels.fingerprint)
+        layout=cache.layout,
+        labels=labels.name,
+        kind=_KINDS[expected.views],
+        passes=_passes(labels.spec.views, _KINDS[expected.views]),
+        plan=cache.manifest.plan,
+        spec=labels.spec,
+        files=files,
+        root=_find_root(cache, root),
+    )
+    return ExtraCache(source, expected, text, labels.fingerprint)
 
 
 def _passes(views: ViewsSpec, kind: ViewKind) -> int:
@@ -304,12 +308,18 @@ class ExtraDataset(Dataset[Sample]):
         self.cache = cache
         self._is_free = cache.expected.views == "free-mosaics"
         self.order = LaneOrder(
-            cache.source.files.pass_views, cache.passes, lanes, seed, CROPS_PER_MOSAIC if self._is_free else 1
+            cache.source.files.pass_views, cache.source.passes, lanes, seed, CROPS_PER_MOSAIC if self._is_free else 1
         )
         self._seed = seed
         self._on_damage = on_damage
-        whole_blocks = -(-lanes // world_size) * cache.mean_block_bytes <= block_bytes
-        self.reader = ViewReader(cache.source, seed=seed, block_bytes=block_bytes, whole_blocks=whole_blocks)
+        lanes_held = -(-lanes // world_size)
+        self.reader = ViewReader(
+            cache.source,
+            seed=seed,
+            lanes=lanes_held,
+            block_bytes=block_bytes,
+            whole_blocks=lanes_held * cache.mean_block_bytes <= block_bytes,
+        )
 
     def __getitem__(self, counter: int) -> Sample:
         """Render one view.

@@ -1,0 +1,249 @@
+"""Pictures/s of the extra data's loader over the floor, and beside plain webdataset and litdata.
+
+    python benchmarks/loader.py --cache CACHE --json benchmarks/results/loader.json
+
+The floor is one process with one thread that reads, decodes and renders the very views of a round, in their order, with
+the functions of the cache's schema. The loader is `TrainingLoaders` with one worker (and, for its own cost, with none).
+webdataset and litdata read the same pictures with one worker, decode them, and resize them to a mosaic's tile. All are
+timed from their second batch on, since starting a process is no throughput; they take turns, medians over repeats.
+"""
+
+import functools
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from common import report
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.render import render_view
+from richsem_schemas.text_bank import hash_bytes
+from richsem_train.data.collate import Sample
+from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.order import RankShare
+from richsem_train.targets import Target
+
+TILES = {"mosaics": 4, "crops": 1, "free-mosaics": 4}
+
+
+def main(
+    cache: Annotated[Path, typer.Option(help="A finished cache that holds its pictures.")],
+    label_set: Annotated[str | None, typer.Option(help="Needed where the cache has several.")] = None,
+    batch: Annotated[int, typer.Option(help="Views a batch.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Rounds over the views in each measurement.")] = 3,
+    repeats: Annotated[int, typer.Option()] = 5,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Measure all of them."""
+    torch.set_num_threads(1)
+    figures: dict[str, Any] = {"views_a_batch": batch, "rounds": rounds, "repeats": repeats}
+    with tempfile.TemporaryDirectory() as scratch:
+        figures["views"] = {
+            views: compared(
+                {
+                    "floor": floor(cache, label_set, views, rounds),
+                    "loader, 1 worker": loader(cache, label_set, views, batch, rounds, workers=1),
+                    "loader, no worker": loader(cache, label_set, views, batch, rounds, workers=0),
+                },
+                repeats,
+            )
+            for views in ("mosaics", "crops")
+        }
+        figures["plain_pictures"] = compared(
+            {
+                "webdataset": from_webdataset(cache, 4 * batch, rounds),
+                "litdata": from_litdata(cache, Path(scratch) / "litdata", 4 * batch, rounds),
+            },
+            repeats,
+        )
+    figures["hashing_share_of_the_floor"] = hashing_share(cache, figures["views"]["mosaics"]["floor"]["median"])
+    figures["load_average"] = os.getloadavg()
+    report("loader", figures, json)
+
+
+Measurement = Callable[[], float]
+"""Gives pictures/s."""
+
+
+def compared(measurements: dict[str, Measurement], repeats: int) -> dict[str, Any]:
+    """Pictures/s of each in turn, and their medians over the floor's."""
+    rates: dict[str, list[float]] = defaultdict(list)
+    for _ in range(repeats):
+        for name, measure in measurements.items():
+            rates[name].append(measure())
+    result: dict[str, Any] = {
+        name: {"pictures_per_second": values, "median": statistics.median(values)} for name, values in rates.items()
+    }
+    if "floor" in rates:
+        for name, values in rates.items():
+            ratios = [value / base for value, base in zip(values, rates["floor"], strict=True)]
+            result[name]["over_floor"] = statistics.median(ratios)
+    return result
+
+
+def dataset_of(cache: Path, label_set: str | None, views: str) -> ExtraDataset:
+    opened = open_extra(cache, label_set=label_set, expected=ExpectedCache(views=views, labels="topk"))  # type: ignore[arg-type]
+    return ExtraDataset(opened, seed=0)
+
+
+def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measurement:
+    """Read, decode and render; nothing else."""
+    dataset = dataset_of(cache, label_set, views)
+    source, order = dataset.cache.source, dataset.order
+    # Which views there are, and in which order, is known beforehand.
+    places = [order.places(n)[0] for n in range(rounds * order.samples_per_round)]
+    names = [dataset.reader.read(place).name for place in places]
+    shards = range(source.plan.shards)
+    pictures = {(shard, row.sample): row for shard in shards for row in picture_rows(source.layout, shard)}
+    rows = {
+        f"{row.key}.{row.member}": row for shard in shards for row in view_rows(source.layout, source.labels, shard)
+    }
+
+    def measure() -> float:
+        shown, begun = 0, time.perf_counter()
+        for name in names:
+            shard = int(name[:6])
+            (labelled,) = read_views(source.layout, source.labels, shard, [rows[name]])
+            wanted = [pictures[shard, sample] for sample in sorted(set(labelled.view.tiles["sample"].tolist()))]
+            stored = read_pictures(source.layout, shard, wanted, root=None)
+            decoded = {item.row.sample: decode_picture(item.data) for item in stored}
+            np.array(render_view(labelled.view, decoded))
+            shown += len(labelled.view.tiles)
+        return shown / (time.perf_counter() - begun)
+
+    return measure
+
+
+class Nothing(Dataset):
+    """Detection data that costs nothing, so that only the extra data is measured."""
+
+    def __getitem__(self, _: Any) -> Sample:
+        target = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0, (1, 1), (1, 1))
+        return Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), target, "nothing")
+
+
+def loader(cache: Path, label_set: str | None, views: str, batch: int, rounds: int, *, workers: int) -> Measurement:
+    """The trainer's own way."""
+    feed = DetectionFeed(Nothing(), lambda _: np.zeros(10**6, np.int64), 10**6 // batch)
+
+    def measure() -> float:
+        dataset = dataset_of(cache, label_set, views)
+        batches = rounds * dataset.order.samples_per_round // batch
+        loaders = TrainingLoaders(feed, dataset, share=RankShare(batch), workers=workers)
+        extra = (loaded for loaded in loaders.batches(0, 2 * (batches + 1)) if loaded.kind == "extra")
+        return timed(extra, batch * TILES[views])
+
+    return measure
+
+
+def timed(batches: Iterator[Any], pictures: int) -> float:
+    """Pictures/s from the first batch to the last."""
+    next(batches)
+    begun = time.perf_counter()
+    count = sum(1 for _ in batches)
+    return count * pictures / (time.perf_counter() - begun)
+
+
+def tile_of(picture: Image.Image, side: int) -> torch.Tensor:
+    resized = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def tile_side(cache: Path) -> int:
+    return next(iter(open_cache(cache).label_sets.values())).spec.views.geometry.mosaic_tile
+
+
+def from_webdataset(cache: Path, batch: int, rounds: int) -> Measurement:
+    """A plain pipeline: decode, resize, batch."""
+    import webdataset
+
+    opened = open_cache(cache)
+    shards = [str(opened.layout.pictures_tar(shard)) for shard in range(opened.manifest.plan.shards)]
+    batches = rounds * opened.manifest.samples // batch
+    side = tile_side(cache)
+
+    def measure() -> float:
+        dataset = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).repeat()
+        dataset = dataset.decode("pil").to_tuple("jpg;png;gif;webp;bmp;tif")
+        dataset = dataset.map_tuple(functools.partial(tile_of, side=side)).batched(batch).with_epoch(batches + 1)
+        return timed(iter(DataLoader(dataset, batch_size=None, num_workers=1)), batch)
+
+    return measure
+
+
+class DecodedTiles:
+    """What litdata's dataset gives, decoded and resized."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, items: list[bytes]) -> torch.Tensor:
+        return torch.stack([tile_of(Image.open(io.BytesIO(data)), self.side) for data in items])
+
+
+def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement:
+    """The same from litdata's own format, made of the same bytes."""
+    import litdata
+
+    opened = open_cache(cache)
+    shards = range(opened.manifest.plan.shards)
+    samples = [(shard, row.sample) for shard in shards for row in picture_rows(opened.layout, shard)]
+    litdata.optimize(
+        functools.partial(picture_bytes, cache),
+        samples,
+        str(out), num_workers=1, chunk_bytes="16MB", verbose=False,
+    )  # fmt: skip
+    side = tile_side(cache)
+
+    def measure() -> float:
+        def batches() -> Iterator[Any]:
+            for _ in range(rounds):
+                yield from loader
+
+        dataset = litdata.StreamingDataset(str(out), shuffle=False)
+        loader = litdata.StreamingDataLoader(
+            dataset, batch_size=batch, num_workers=1, collate_fn=DecodedTiles(side), drop_last=True,
+            persistent_workers=True,
+        )  # fmt: skip
+        return timed(batches(), batch)
+
+    return measure
+
+
+def picture_bytes(cache: Path, place: tuple[int, int]) -> bytes:
+    shard, sample = place
+    opened = open_cache(cache)
+    row = next(row for row in picture_rows(opened.layout, shard) if row.sample == sample)
+    (stored,) = read_pictures(opened.layout, shard, [row], root=None)
+    return stored.data
+
+
+def hashing_share(cache: Path, pictures_per_second: float) -> float:
+    """Seconds of hashing a picture over seconds of the floor for it."""
+    opened = open_cache(cache)
+    stored = [
+        item.data
+        for shard in range(opened.manifest.plan.shards)
+        for item in read_pictures(opened.layout, shard, picture_rows(opened.layout, shard), root=None)
+    ]
+    begun = time.perf_counter()
+    for data in stored:
+        hash_bytes(data)
+    return (time.perf_counter() - begun) / len(stored) * pictures_per_second
+
+
+if __name__ == "__main__":
+    typer.run(main)
