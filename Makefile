@@ -49,7 +49,7 @@ ARMS = hard_labels extra_pictures hard_semantics soft_labels
 demo-compare: demo-cache
 	for seed in 0 1 2; do for arm in $(ARMS); do \
 	  out=runs/demo-compare/$$arm-$$seed; \
-	  $(TRAIN) --config demo_$$arm --set seed=$$seed --out $$out \
+	  $(TRAIN) --config benchmarks/demo_compare/$$arm.yaml --set seed=$$seed --out $$out \
 	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
 	done; done
 	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
