@@ -42,6 +42,10 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def sum_of(self, value: float) -> float:
+        """The sum of one number over all ranks, on each of them."""
+        return value if self.is_alone else float(self.sum(torch.tensor(value, device=self.device)))
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if not self.is_alone:

@@ -92,14 +92,14 @@ class StepResult:
 
     Attributes:
         loss: the weighted sum.
-        losses: weighted and unreduced over ranks, by name; [] each.
+        losses: weighted, of this rank, by name.
         grad_norm: before clipping.
         lr: of all but the backbone.
     """
 
     loss: float
-    losses: dict[str, Tensor]
-    grad_norm: Tensor
+    losses: dict[str, float]
+    grad_norm: float
     lr: float
 
 
@@ -133,7 +133,7 @@ class Trainer:
         """Learn from this rank's share of a batch.
 
         Raises:
-            NonFiniteLossError: the loss is not finite; no weight was changed.
+            NonFiniteLossError: the loss or its gradient is not finite; no weight was changed.
         """
         lr = set_learning_rate(
             self.optimiser,
@@ -147,20 +147,23 @@ class Trainer:
         num_boxes = self._num_boxes(ready)
         self.detector_losses.train()
         self.optimiser.zero_grad(set_to_none=True)
-        summed: dict[str, Tensor] = {}
+        summed: dict[str, float] = {}
         parts = split_batch(ready, self._schedule.accumulate)
         for number, part in enumerate(parts, start=1):
             with self._unsynchronised() if number < len(parts) else nullcontext():
-                losses = self._weighted_losses(step, part, num_boxes, generator)
-                torch.stack(list(losses.values())).sum().backward()
-            for name, loss in losses.items():
-                summed[name] = summed.get(name, 0) + loss.detach()
+                names, losses = self._weighted_losses(part, num_boxes, generator, step)
+                values = losses.tolist()
+                _require_finite(dict(zip(names, values, strict=True)), step, part)
+                losses.sum().backward()
+            for name, value in zip(names, values, strict=True):
+                summed[name] = summed.get(name, 0.0) + value
         grad_norm = self._clip()
+        _require_finite({"the gradient's norm": grad_norm}, step, ready)
         self.optimiser.step()
         if self.averaged is not None:
             assert self._schedule.ema is not None
             average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema)
-        return StepResult(float(torch.stack(list(summed.values())).sum()), summed, grad_norm, lr)
+        return StepResult(sum(summed.values()), summed, grad_norm, lr)
 
     def _step_generator(self, step: int) -> torch.Generator:
         sequence = np.random.SeedSequence([self._seed, step, self._ranks.rank])
@@ -181,12 +184,13 @@ class Trainer:
         )
 
     def _num_boxes(self, batch: Batch) -> float:
-        count = torch.tensor(float(sum(len(target.labels) for target in batch.targets)), device=self._ranks.device)
-        return max(float(self._ranks.sum(count)) / self._ranks.world_size, 1.0)
+        count = float(sum(len(target.labels) for target in batch.targets))
+        return max(self._ranks.sum_of(count) / self._ranks.world_size, 1.0)
 
     def _weighted_losses(
-        self, step: int, part: Batch, num_boxes: float, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+        self, part: Batch, num_boxes: float, generator: torch.Generator, step: int
+    ) -> tuple[list[str], Tensor]:
+        """Names of the losses, and the losses, one tensor so that the host waits for the device once."""
         denoising = draw_denoising(
             part.targets,
             dn_queries=self._denoising.queries,
@@ -200,19 +204,14 @@ class Trainer:
         except NonFiniteError as error:
             raise _non_finite(step, part, str(error)) from None
         weights = self.detector_losses.criterion.weights
-        weighted = {name: loss * weights[name] for name, loss in losses.items()}
-        if not math.isfinite(float(torch.stack(list(weighted.values())).sum().detach())):
-            values = {name: float(loss.detach()) for name, loss in losses.items()}
-            bad = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
-            raise _non_finite(step, part, bad or "the sum of the losses")
-        return weighted
+        return list(losses), torch.stack([loss * weights[name] for name, loss in losses.items()])
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
 
-    def _clip(self) -> Tensor:
+    def _clip(self) -> float:
         limit = math.inf if self._schedule.clip_norm is None else self._schedule.clip_norm
-        return nn.utils.clip_grad_norm_(self._trained, limit)
+        return float(nn.utils.clip_grad_norm_(self._trained, limit))
 
 
 def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataParallel:
@@ -238,6 +237,12 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
+def _require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise _non_finite(step, batch, ", ".join(bad))
+
+
 def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
     pictures = "; ".join(
         f"{name} ({target.image_hw[1]}x{target.image_hw[0]} px, {len(target.labels)} boxes, labels "
@@ -250,8 +255,7 @@ def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
     )
 
 
-def mean_over_ranks(losses: Mapping[str, Tensor], ranks: Ranks) -> dict[str, float]:
+def mean_over_ranks(losses: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
     """Losses by name, averaged over the ranks."""
-    stacked = torch.stack([loss.float() for loss in losses.values()])
-    means = (ranks.sum(stacked) / ranks.world_size).tolist()
-    return dict(zip(losses, means, strict=True))
+    means = ranks.sum(torch.tensor(list(losses.values()), device=ranks.device)) / ranks.world_size
+    return dict(zip(losses, means.tolist(), strict=True))

@@ -189,7 +189,7 @@ class _Run:
             if saved is not None and self._is_evaluation_due(first_step) and not self._was_evaluated(first_step):
                 self._evaluate(first_step, log)
             step = self._train_steps(first_step, log)
-        if self.stop.signal is not None and step < self.total_steps:
+        if self.stop.signal is not None and not self._is_through(step):
             self.reporter.say(
                 f"stopped by {self.stop.signal} after step {step}; the same command with --resume goes on from there"
             )
@@ -291,8 +291,7 @@ class _Run:
 
     def _all_stop(self) -> bool:
         """Whether any rank was asked to stop: all end after the same step."""
-        asked = torch.tensor(float(self.stop.signal is not None), device=self.ranks.device)
-        if not float(self.ranks.sum(asked)):
+        if not self.ranks.sum_of(float(self.stop.signal is not None)):
             return False
         self.stop.signal = self.stop.signal or "SIGTERM"
         return True
@@ -322,18 +321,22 @@ class _Run:
                     "data": loaded.kind,
                     "loss": sum(losses.values()),
                     "losses": losses,
-                    "grad_norm": float(result.grad_norm),
+                    "grad_norm": result.grad_norm,
                     "lr": result.lr,
                     "seconds": clock.seconds,
                     "data_wait": clock.wait_share,
                 },
             )
-        losses = {name: float(loss) for name, loss in result.losses.items() if name in SHOWN_LOSSES}
-        self.reporter.move(taken, step_note(result.loss, losses, result.lr, clock.seconds, clock.wait_share))
+        note = step_note(result.loss, result.losses, result.lr, clock.seconds, clock.wait_share)
+        self.reporter.move(taken, note)
 
     def _is_evaluation_due(self, taken: int) -> bool:
         epochs, rest = divmod(taken, self.steps_per_epoch)
         return rest == 0 and (epochs % self.config.evaluation.every_epochs == 0 or taken == self.total_steps)
+
+    def _is_through(self, taken: int) -> bool:
+        """Whether nothing is left to do; a run stopped at its very last step has still to be evaluated."""
+        return taken == self.total_steps and self._was_evaluated(taken)
 
     def _was_evaluated(self, taken: int) -> bool:
         return any(line["step"] == taken for line in read_log(self.folder.out / LOG_NAME).evaluations)
@@ -422,9 +425,6 @@ class _Run:
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
         rows = {f"last, step {last['step']}": last["metrics"], f"best, step {best['step']}": best["metrics"]}
         return results_table(rows, title=self.config.name)
-
-
-SHOWN_LOSSES = ("loss_class", "loss_bbox", "loss_giou", "loss_soft")
 
 
 class _NoLog:
