@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.targets import Supervision
+
+Supervision = Literal["labelled", "unlabelled", "pseudo"]
+"""How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
 
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"

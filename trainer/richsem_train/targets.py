@@ -1,13 +1,12 @@
 """What a batch is made of, from the data to the losses."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-Supervision = Literal["labelled", "unlabelled", "pseudo"]
-"""How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
+from richsem_train.config import Supervision
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from richsem_train.targets import SoftLabels, Supervision, Target
+from richsem_train.config import Supervision
+from richsem_train.targets import SoftLabels, Target
 
 CLASSES = 12
 LAYERS = 3

@@ -17,12 +17,12 @@ from richsem_schemas.reader import Cache, open_cache
 from richsem_schemas.render import render_view
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.view import ViewKind
+from richsem_train.config import Supervision
 from richsem_train.data.cache_views import DamagedViewError, ReadView, ShardFiles, ViewReader, ViewSource
 from richsem_train.data.collate import Sample
 from richsem_train.data.free_mosaics import CROPS_PER_MOSAIC, MOSAIC_STREAM, free_mosaic, require_whole_crop
 from richsem_train.data.lanes import LaneOrder, ViewPlace
 from richsem_train.data.soft_labels import LabelForm, check_teachable, view_target
-from richsem_train.targets import Supervision
 
 ViewForm = Literal["mosaics", "crops", "free-mosaics"]
 OnDamage = Literal["stop", "skip"]

@@ -8,7 +8,8 @@ import torch
 from richsem_schemas.codec import LabelledView
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.soft_labels import unit_rows
-from richsem_train.targets import SoftLabels, Supervision, Target
+from richsem_train.config import Supervision
+from richsem_train.targets import SoftLabels, Target
 
 LabelForm = Literal["topk", "embedding", "hard"]
 """What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
