@@ -162,7 +162,7 @@ class Trainer:
         self.optimiser.step()
         if self.averaged is not None:
             assert self._schedule.ema is not None
-            average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema)
+            average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema, step=step)
         return StepResult(sum(summed.values()), summed, grad_norm, lr)
 
     def _step_generator(self, step: int) -> torch.Generator:

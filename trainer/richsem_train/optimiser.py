@@ -48,10 +48,17 @@ def set_learning_rate(optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequ
 
 
 @torch.no_grad()
-def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float) -> None:
-    """Move averaged weights towards the model's: a * decay + m * (1 - decay); buffers are copied."""
+def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float, step: int) -> None:
+    """Move averaged weights towards the model's: a * d + m * (1 - d); buffers are copied.
+
+    Args:
+        averaged: moved.
+        model: of the same architecture, after its step.
+        decay: d, once there is much to average; before, d is (1 + step) / (10 + step), so that the start is forgotten.
+        step: steps taken before this one.
+    """
     ours: list[Tensor] = list(averaged.parameters())
     theirs: list[Tensor] = list(model.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + step) / (10 + step)))
     for buffer, other in zip(averaged.buffers(), model.buffers(), strict=True):
         buffer.copy_(other)
