@@ -26,8 +26,10 @@ from common import report
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from richsem_schemas.index import PictureRow
+from richsem_schemas.layout import CacheLayout
 from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.text_bank import hash_bytes
 from richsem_train.data.collate import Sample
@@ -69,29 +71,44 @@ def main(
             },
             repeats,
         )
-    figures["hashing_share_of_the_floor"] = hashing_share(cache, figures["views"]["mosaics"]["floor"]["median"])
+    figures["hashing_share_of_the_floor"] = hashing_share(cache, figures["views"]["mosaics"]["floor"])
     figures["load_average"] = os.getloadavg()
     report("loader", figures, json)
 
 
-Measurement = Callable[[], float]
-"""Gives pictures/s."""
+Measurement = Callable[[], tuple[float, int]]
+"""Gives pictures/s, and how many pictures were read in all."""
 
 
 def compared(measurements: dict[str, Measurement], repeats: int) -> dict[str, Any]:
-    """Pictures/s of each in turn, and their medians over the floor's."""
+    """Pictures/s of each in turn, and the median of their ratios to the floor's.
+
+    Processor seconds stand beside them, since on a machine with other work they are the steadier figure.
+    """
     rates: dict[str, list[float]] = defaultdict(list)
+    processor: dict[str, list[float]] = defaultdict(list)
     for _ in range(repeats):
         for name, measure in measurements.items():
-            rates[name].append(measure())
+            begun = sum(os.times()[:4])
+            rate, pictures = measure()
+            rates[name].append(rate)
+            processor[name].append((sum(os.times()[:4]) - begun) / pictures)
     result: dict[str, Any] = {
-        name: {"pictures_per_second": values, "median": statistics.median(values)} for name, values in rates.items()
+        name: {
+            "pictures_per_second": rates[name],
+            "median": statistics.median(rates[name]),
+            "processor_ms_a_picture": statistics.median(processor[name]) * 1e3,
+        }
+        for name in measurements
     }
-    if "floor" in rates:
-        for name, values in rates.items():
-            ratios = [value / base for value, base in zip(values, rates["floor"], strict=True)]
-            result[name]["over_floor"] = statistics.median(ratios)
+    for name in measurements if "floor" in rates else ():
+        result[name]["over_floor"] = median_ratio(rates[name], rates["floor"])
+        result[name]["over_floor_by_processor_time"] = median_ratio(processor["floor"], processor[name])
     return result
+
+
+def median_ratio(ones: list[float], others: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
 
 
 def dataset_of(cache: Path, label_set: str | None, views: str) -> ExtraDataset:
@@ -112,7 +129,7 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
         f"{row.key}.{row.member}": row for shard in shards for row in view_rows(source.layout, source.labels, shard)
     }
 
-    def measure() -> float:
+    def measure() -> tuple[float, int]:
         shown, begun = 0, time.perf_counter()
         for name in names:
             shard = int(name[:6])
@@ -122,7 +139,7 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
             decoded = {item.row.sample: decode_picture(item.data) for item in stored}
             np.array(render_view(labelled.view, decoded))
             shown += len(labelled.view.tiles)
-        return shown / (time.perf_counter() - begun)
+        return shown / (time.perf_counter() - begun), shown
 
     return measure
 
@@ -139,7 +156,7 @@ def loader(cache: Path, label_set: str | None, views: str, batch: int, rounds: i
     """The trainer's own way."""
     feed = DetectionFeed(Nothing(), lambda _: np.zeros(10**6, np.int64), 10**6 // batch)
 
-    def measure() -> float:
+    def measure() -> tuple[float, int]:
         dataset = dataset_of(cache, label_set, views)
         batches = rounds * dataset.order.samples_per_round // batch
         loaders = TrainingLoaders(feed, dataset, share=RankShare(batch), workers=workers)
@@ -149,12 +166,12 @@ def loader(cache: Path, label_set: str | None, views: str, batch: int, rounds: i
     return measure
 
 
-def timed(batches: Iterator[Any], pictures: int) -> float:
-    """Pictures/s from the first batch to the last."""
+def timed(batches: Iterator[Any], pictures: int) -> tuple[float, int]:
+    """Pictures/s from the first batch to the last, and how many they and the first one hold."""
     next(batches)
     begun = time.perf_counter()
     count = sum(1 for _ in batches)
-    return count * pictures / (time.perf_counter() - begun)
+    return count * pictures / (time.perf_counter() - begun), (count + 1) * pictures
 
 
 def tile_of(picture: Image.Image, side: int) -> torch.Tensor:
@@ -175,7 +192,7 @@ def from_webdataset(cache: Path, batch: int, rounds: int) -> Measurement:
     batches = rounds * opened.manifest.samples // batch
     side = tile_side(cache)
 
-    def measure() -> float:
+    def measure() -> tuple[float, int]:
         dataset = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).repeat()
         dataset = dataset.decode("pil").to_tuple("jpg;png;gif;webp;bmp;tif")
         dataset = dataset.map_tuple(functools.partial(tile_of, side=side)).batched(batch).with_epoch(batches + 1)
@@ -208,7 +225,7 @@ def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement
     )  # fmt: skip
     side = tile_side(cache)
 
-    def measure() -> float:
+    def measure() -> tuple[float, int]:
         def batches() -> Iterator[Any]:
             for _ in range(rounds):
                 yield from loader
@@ -225,24 +242,29 @@ def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement
 
 def picture_bytes(cache: Path, place: tuple[int, int]) -> bytes:
     shard, sample = place
-    opened = open_cache(cache)
-    row = next(row for row in picture_rows(opened.layout, shard) if row.sample == sample)
-    (stored,) = read_pictures(opened.layout, shard, [row], root=None)
+    layout, rows = rows_by_sample(cache, shard)
+    (stored,) = read_pictures(layout, shard, [rows[sample]], root=None)
     return stored.data
 
 
-def hashing_share(cache: Path, pictures_per_second: float) -> float:
-    """Seconds of hashing a picture over seconds of the floor for it."""
+@functools.lru_cache(maxsize=64)
+def rows_by_sample(cache: Path, shard: int) -> tuple[CacheLayout, dict[int, PictureRow]]:
+    layout = find_layout(cache)
+    return layout, {row.sample: row for row in picture_rows(layout, shard)}
+
+
+def hashing_share(cache: Path, floor: dict[str, Any]) -> float:
+    """Processor time of hashing a picture over that of the floor for it."""
     opened = open_cache(cache)
     stored = [
         item.data
         for shard in range(opened.manifest.plan.shards)
         for item in read_pictures(opened.layout, shard, picture_rows(opened.layout, shard), root=None)
     ]
-    begun = time.perf_counter()
+    begun = time.process_time()
     for data in stored:
         hash_bytes(data)
-    return (time.perf_counter() - begun) / len(stored) * pictures_per_second
+    return (time.process_time() - begun) / len(stored) / floor["processor_ms_a_picture"] * 1e3
 
 
 if __name__ == "__main__":
