@@ -20,9 +20,10 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/richsem/bin/python --no-deps .
 
 FROM python:3.12-slim
-# The lvis package imports OpenCV, which needs these even where no window is ever opened.
+# The lvis package imports OpenCV, which needs the libraries even where no window is ever opened. Triton compiles a small
+# launcher in C when the first kernel runs on a GPU.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 libxcb1 \
+    && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 libxcb1 gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 # The owner of the volumes; give your own ids where you mount folders of the host.
 ARG UID=1000
@@ -35,6 +36,7 @@ ENV PATH=/opt/richsem/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     RICHSEM_DATA=/data
 USER richsem
+# Relative paths, `caches/NAME` and `runs/CONFIG` among them, land in the volumes.
 WORKDIR /
 VOLUME ["/data", "/caches", "/runs"]
 ENTRYPOINT ["richsem-train"]
