@@ -423,7 +423,9 @@ class _Run:
         if self.damage_count:
             self.reporter.say(f"{self.damage_count} damaged views were replaced by others")
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
-        rows = {f"last, step {last['step']}": last["metrics"], f"best, step {best['step']}": best["metrics"]}
+        rows = {f"step {last['step']}": last["metrics"]}
+        if best["step"] != last["step"]:
+            rows[f"best, step {best['step']}"] = best["metrics"]
         return results_table(rows, title=self.config.name)
 
 
