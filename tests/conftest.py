@@ -13,3 +13,11 @@ def sample_pictures() -> Path:
     if not SAMPLE.is_dir():
         pytest.skip(f"no real pictures at {SAMPLE}")
     return SAMPLE
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A tiny world to train on; for reading only."""
+    from tests.trainer.tiny import make_world
+
+    return make_world(tmp_path_factory.mktemp("world"))

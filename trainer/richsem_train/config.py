@@ -27,6 +27,8 @@ Supervision = Literal["labelled", "unlabelled", "pseudo"]
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
+_SHOWN = 100
+"""Letters of a wrong value that a message shows."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Levels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -34,7 +36,7 @@ Rgb = tuple[float, float, float]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackboneConfig(_Section):
@@ -417,7 +419,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if base is None:
         return values
     known = builtin_configs()
-    if base not in known or known[base] == path:
+    if not isinstance(base, str) or base not in known or known[base] == path:
         raise RichSemError(f"{path}: its base {base!r} is none of {', '.join(known)}")
     return _merged(_read_yaml(known[base]), values)
 
@@ -436,8 +438,10 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise RichSemError(f"--set {change!r} is not KEY=VALUE; such as --set extra.labels=topk")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RichSemError(f"--set {change!r}: the value is no YAML ({' '.join(str(error).split())})") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RichSemError(
+            f"--set {change[:_SHOWN]!r}: the value is no YAML ({' '.join(str(error).split())})"
+        ) from None
     *parents, last = key.split(".")
     for parent in parents:
         inner = values.get(parent)
@@ -451,7 +455,10 @@ def _problem(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return f"unknown key {where}{_nearest(where, known_keys())}"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {item['input']!r})" if where else message
+    if not where or item["type"] == "missing":
+        return f"{where}: {message}".removeprefix(": ")
+    got = repr(item["input"])
+    return f"{where}: {message} (got {got if len(got) <= _SHOWN else got[:_SHOWN] + '…'})"
 
 
 def known_keys() -> list[str]:

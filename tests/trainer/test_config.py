@@ -1,0 +1,186 @@
+"""Configs: what comes with the package, what `--set` changes, and what is refused, in words."""
+
+import pytest
+import yaml
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.config import (
+    DEFAULT_CONFIG,
+    builtin_configs,
+    config_differences,
+    config_yaml,
+    known_keys,
+    load_config,
+    parse_config,
+    with_changes,
+)
+from richsem_train.losses.soft_labels import Tail
+from tests.trainer.tiny import VALUES
+
+
+@pytest.fixture
+def base():
+    return load_config("demo")
+
+
+def refusal(*changes, name="demo"):
+    with pytest.raises(RichSemError) as refused:
+        load_config(name, changes)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", builtin_configs())
+def test_every_config_of_the_package_is_valid_and_bears_its_name(name):
+    assert load_config(name).name == name
+
+
+def test_the_default_config_is_the_papers():
+    config = load_config(DEFAULT_CONFIG)
+    model, schedule = config.model, config.schedule
+    assert (model.backbone.name, model.queries, model.feature_levels, model.hidden_dim) == ("resnet50", 900, 4, 256)
+    assert (schedule.epochs, schedule.global_batch_size, schedule.lr, schedule.backbone_lr) == (24, 16, 1e-4, 1e-5)
+    assert (schedule.lr_drops, schedule.clip_norm) == ((20,), 0.1)
+    assert (config.loss.soft_weight, config.loss.federated, config.evaluation.detections) == (0.5, 50, 300)
+    assert (config.extra.labels, config.extra.views, config.detection.labels) == ("embedding", "mosaics", "cache")
+
+
+def test_set_changes_values_at_any_depth(base):
+    config = load_config(
+        "demo",
+        ["schedule.epochs=7", "model.backbone.out_strides=[16]", "extra=null", "text.cache=a/b", "schedule.lr=1e-3"],
+    )
+    assert config.schedule.epochs == 7
+    assert config.model.backbone.out_strides == (16,)
+    assert config.extra is None
+    assert str(config.text.cache) == "a/b"
+    assert config.schedule.lr == 1e-3
+    assert config.schedule.warmup_steps == base.schedule.warmup_steps
+
+
+def test_the_last_of_two_changes_counts():
+    assert load_config("demo", ["seed=1", "seed=2"]).seed == 2
+
+
+def test_changes_leave_what_they_are_applied_to_as_it_was(base):
+    changed = with_changes(base, ["seed=5"], source="here")
+    assert (changed.seed, base.seed) == (5, 0)
+    assert config_differences(base, changed) == {"seed": (0, 5)}
+
+
+def test_differences_name_fields_with_dots_and_whole_sections(base):
+    other = with_changes(base, ["model.denoising.queries=3", "extra=null", "text.cache=c"], source="here")
+    found = config_differences(base, other)
+    assert found["model.denoising.queries"] == (base.model.denoising.queries, 3)
+    assert found["extra.views"] == ("mosaics", None)
+    assert "schedule.lr" not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "nearest"),
+    [
+        ("schedule.epoch=3", "schedule.epochs"),
+        ("scedule=3", "schedule"),
+        ("epochs=3", "schedule.epochs"),
+        ("model.backbone.nam=x", "model.backbone.name"),
+        ("detection.augmentation.flips=true", "detection.augmentation.flip"),
+        ("extra.label=topk", "extra.labels"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
+    message = refusal(change)
+    assert f"unknown key {change.partition('=')[0]}" in message
+    assert f"did you mean {nearest}?" in message
+    assert nearest in known_keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("schedule.epochs=0", "schedule.epochs: Input should be greater than 0 (got 0)"),
+        ("schedule.epochs=many", "schedule.epochs"),
+        ("schedule.epochs=", "schedule.epochs"),
+        ("schedule.lr=.nan", "schedule.lr"),
+        ("schedule.lr=.inf", "schedule.lr"),
+        ("schedule.ema=1", "schedule.ema"),
+        ("extra.labels=all", "'topk', 'embedding' or 'hard'"),
+        ("loss.tail=drop", "'bucket', 'uniform' or 'renormalise'"),
+        ("model.hidden_dim=100", "model.hidden_dim 100 is no multiple of model.heads"),
+        ("model.hidden_dim=40", "no multiple of 32"),
+        ("model.feature_levels=1", "fewer than the maps"),
+        ("schedule.accumulate=3", "schedule.accumulate doesn't divide schedule.global_batch_size"),
+        ("extra=null", "name a cache with text.cache"),
+        ("model.semantic_branch=false", "set it to true, or loss.soft_weight to 0"),
+        ("model.classifier=linear", "needs model.classifier=text"),
+        ("model=3", "model"),
+        ("extra.labels", "is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("a..b=3", "is not KEY=VALUE"),
+        ("seed=[", "no YAML"),
+        ("seed=-1", "seed"),
+        ("seed=!!python/name:os.system", "no YAML"),
+        ("seed=" + "[" * 999, "no YAML"),
+        ("seed=" + "x" * 999, "seed: Input should be"),
+    ],
+)
+def test_bad_values_are_refused_in_one_line(change, said):
+    message = refusal(change)
+    assert said in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_all_problems_are_told_at_once():
+    message = refusal("schedule.epochs=0", "wrong=1", "seed=-1")
+    assert all(part in message for part in ("schedule.epochs", "unknown key wrong", "seed"))
+
+
+def test_messages_stay_short_whatever_is_missing(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in VALUES.items() if key != "detection"}))
+    message = refusal(name=str(path))
+    assert "detection" in message
+    assert len(message) < 300
+
+
+def test_an_unknown_config_is_refused_with_the_nearest():
+    assert "did you mean richsem_r50_inet_lvis?" in refusal(name="richsem_r50_inetlvis")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [", b"- 1\n", b"", b"3: 4\n", b"\xff\xfe\x00", b"x" * (2**20 + 1), b"base: nothing\n", b"base: [1]\n",
+     b"[" * 999],
+)  # fmt: skip
+def test_files_that_are_no_config_are_refused(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    message = refusal(name=str(path))
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_a_file_may_build_on_a_config_of_the_package(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: demo\nname: mine\nschedule: {epochs: 9}\n")
+    config = load_config(str(path))
+    demo = load_config("demo")
+    assert (config.name, config.schedule.epochs) == ("mine", 9)
+    assert set(config_differences(config, demo)) == {"name", "schedule.epochs"}
+
+
+@pytest.mark.parametrize("name", builtin_configs())
+def test_a_config_written_and_read_is_the_same(name, tmp_path):
+    config = load_config(name)
+    path = tmp_path / "config.yaml"
+    path.write_text(config_yaml(config))
+    assert load_config(str(path)) == config
+
+
+def test_the_tails_of_the_config_are_those_of_the_loss(base):
+    for tail in Tail.__args__:
+        assert with_changes(base, [f"loss.tail={tail}"], source="here").loss.tail == tail
+
+
+def test_the_tiny_config_of_the_tests_is_valid():
+    values = {**VALUES, "extra": {**VALUES["extra"], "cache": "somewhere"}}
+    assert parse_config(values, source="tests").name == "tiny"
