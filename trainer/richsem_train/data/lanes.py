@@ -55,12 +55,12 @@ class LaneOrder:
     seed: int
     views_per_sample: int = 1
 
-    @property
+    @functools.cached_property
     def views_per_round(self) -> int:
         """How many views a pass has."""
         return int(self.shard_views.sum())
 
-    @property
+    @functools.cached_property
     def samples_per_round(self) -> int:
         """How many samples show all of them; the last one borrows what it lacks from the round's beginning."""
         return -(-self.views_per_round // self.views_per_sample)

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from richsem_schemas.codec import LabelledView
 from richsem_schemas.errors import RichSemError
@@ -78,8 +79,9 @@ def soft_labels(labelled: LabelledView, form: Literal["topk", "embedding"]) -> S
     )
 
 
-def _cxcywh_norm(boxes_xyxy_px: np.ndarray, canvas_hw: tuple[int, int]) -> np.ndarray:
-    height, width = canvas_hw
-    x1, y1, x2, y2 = boxes_xyxy_px.astype(np.float64).T
-    boxes = np.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], axis=1)
-    return boxes.astype(np.float32)
+def _cxcywh_norm(boxes_xyxy_px: NDArray[np.float32], canvas_hw: tuple[int, int]) -> NDArray[np.float32]:
+    corners = boxes_xyxy_px.astype(np.float64) / (canvas_hw[1], canvas_hw[0], canvas_hw[1], canvas_hw[0])
+    boxes = np.empty(corners.shape, np.float32)
+    boxes[:, :2] = (corners[:, :2] + corners[:, 2:]) / 2
+    boxes[:, 2:] = corners[:, 2:] - corners[:, :2]
+    return boxes
