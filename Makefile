@@ -6,7 +6,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What lies on these paths would mix with the environment. The pinned torch is the one of the default index.
-unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND
+# The demo's data lies here, wherever other data does.
+unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
 .PHONY: help env demo demo-cache demo-compare test lint requirements clean
 .DELETE_ON_ERROR:

@@ -1,14 +1,13 @@
 """From a config to a detector and its losses."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richsem_schemas.text_bank import TextBank
 from richsem_train.checkpoint import ModelInfo
-from richsem_train.config import BackboneConfig, LossConfig, ModelConfig
+from richsem_train.config import LossConfig, ModelConfig
 from richsem_train.losses.criterion import Criterion, LossWeights
 from richsem_train.losses.federated import federated_weights
 from richsem_train.losses.matcher import HungarianMatcher
@@ -120,13 +119,6 @@ def build_criterion(
 def text_tensor(text: TextBank) -> Tensor:
     """The raw means of a text bank, float32 [C, D]."""
     return torch.from_numpy(text.features.copy())
-
-
-def backbone_weights(config: BackboneConfig, data: Path) -> str | None:
-    """Where the backbone's weights come from: a file that isn't where it says is looked for in the data folder."""
-    if config.weights is None or Path(config.weights).exists() or not (data / config.weights).exists():
-        return config.weights
-    return str(data / config.weights)
 
 
 def vocabulary_mask(class_names: Sequence[str]) -> Tensor:

@@ -26,6 +26,9 @@ from richsem_train.results import results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
 from richsem_train.scoring import detect_split, score_split
 
+_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
+"""Weights that only denoising uses."""
+
 
 def evaluate(
     checkpoint: Path,
@@ -205,5 +208,10 @@ def _published(checkpoint: Path, config: str, changes: Sequence[str], device: to
         device=device,
         semantic_branch=False,
     )
-    load_published(model, checkpoint)
+    report = load_published(model, checkpoint)
+    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
+        raise RichSemError(
+            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {config}; choose the "
+            "config that it was trained with"
+        )
     return model.eval(), info

@@ -57,6 +57,12 @@ def data_folder(config: TrainConfig) -> Path:
     return config.data or Path(os.environ.get("RICHSEM_DATA") or "data")
 
 
+def data_file(config: TrainConfig, path: Path) -> Path:
+    """A file of weights: where its path says, or below the data folder."""
+    below = data_folder(config) / path
+    return below if below.exists() and not path.exists() else path
+
+
 def open_data(config: TrainConfig) -> RunData:
     """Open what a run learns from.
 
@@ -107,6 +113,7 @@ def _open_extra(extra: ExtraConfig, *, text: TextBank | None, data: Path) -> Ext
         labels=extra.labels,
         supervision=extra.supervision,
         class_names=None if text is None else text.class_names,
+        text=text,
         teacher=extra.teacher,
     )
     root = None if extra.root is None else data / extra.root

@@ -40,27 +40,28 @@ class RunFolder:
         self.results = out / "results.json"
         self.curves = out / "curves.png"
 
-    def begin(self, config: TrainConfig) -> None:
-        """Claim an empty or new folder for a run.
+    def check(self, config: TrainConfig, *, resume: bool) -> None:
+        """Check that OUT is free for a run, or holds the one to go on with.
 
         Raises:
-            RichSemError: it holds a run, or something else.
+            RichSemError: it holds a run, or something else; or to resume, no run, or one that differs in fields that
+                it names.
         """
-        if self.config.exists():
+        if resume:
+            self._check_same(config)
+        elif self.config.exists():
             raise RichSemError(
                 f"{self.out} holds a run already ({self.config}); go on with it by --resume, or name another --out"
             )
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise RichSemError(f"{self.out} holds something that is no run; name an empty or a new folder with --out")
+
+    def claim(self, config: TrainConfig) -> None:
+        """Write the config, which makes OUT the folder of its run."""
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, config_yaml(config).encode())
 
-    def resume(self, config: TrainConfig) -> None:
-        """Check that OUT holds a run of this config.
-
-        Raises:
-            RichSemError: it holds none, or one that differs; names the fields.
-        """
+    def _check_same(self, config: TrainConfig) -> None:
         if not self.config.is_file():
             raise RichSemError(f"{self.out} holds no run to go on with; drop --resume to begin one there")
         found = load_config(str(self.config))
@@ -75,4 +76,3 @@ class RunFolder:
                 f"{self.out} holds another run: {listed}. Give the same config and --set as before, "
                 "or name another --out"
             )
-        write_atomically(self.config, config_yaml(config).encode())

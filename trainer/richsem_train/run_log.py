@@ -24,10 +24,12 @@ class RunLog:
     Attributes:
         steps: records of training.
         evaluations: `step` and `metrics` each.
+        damaged: pictures and views that were replaced by others.
     """
 
     steps: tuple[dict[str, Any], ...]
     evaluations: tuple[dict[str, Any], ...]
+    damaged: int = 0
 
 
 class RunLogWriter:
@@ -85,15 +87,19 @@ def read_log(path: Path) -> RunLog:
     """
     steps: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
+    damaged = 0
     for record in _read_records(path):
         step = record["step"]
+        damaged += record["event"] == "damage"
         if record["event"] == "train":
             steps[step] = record
         elif record["event"] == "eval":
             metrics = {key: value for key, value in record.items() if key not in ("event", "step")}
             evaluations[step] = {"step": step, "metrics": metrics}
     return RunLog(
-        tuple(steps[step] for step in sorted(steps)), tuple(evaluations[step] for step in sorted(evaluations))
+        tuple(steps[step] for step in sorted(steps)),
+        tuple(evaluations[step] for step in sorted(evaluations)),
+        damaged,
     )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.build import backbone_weights, build_criterion, build_detector, text_tensor
+from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.config import TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
@@ -35,7 +35,7 @@ from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
 from richsem_train.results import results_table, run_content
-from richsem_train.run_data import RunData, data_folder, open_data
+from richsem_train.run_data import RunData, data_file, data_folder, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
@@ -65,12 +65,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         if not ranks.is_first:
             reporter = SilentReporter()
         folder = RunFolder(out)
-        data = open_data(config)
-        if ranks.is_first:
-            folder.resume(config) if resume else folder.begin(config)
-        ranks.wait()
+        folder.check(config, resume=resume)
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
-        run = _Run(config, data, folder, ranks, stop, reporter)
+        run = _Run(config, open_data(config), folder, ranks, stop, reporter)
+        # All ranks have looked at OUT before the first one writes to it.
+        ranks.wait()
+        if ranks.is_first:
+            folder.claim(config)
         return run.train(saved)
 
 
@@ -101,7 +102,7 @@ class _Run:
             data_folder(config) / config.detection.val.annotations, metric=config.detection.format
         )
         self.best_ap = -1.0
-        self.damage_count = 0
+        self.damaged = 0
 
     def _extra_dataset(self) -> ExtraDataset | None:
         extra = self.config.extra
@@ -143,12 +144,12 @@ class _Run:
             num_classes=len(self.data.vocabulary.class_names),
             text_features_CD=None if text is None else text_tensor(text),
             logit_scale=None if text is None else text.logit_scale,
-            weights=backbone_weights(config.model.backbone, data_folder(config)),
+            weights=_backbone_weights(config),
             device=ranks.device,
             semantic_branch=config.model.semantic_branch,
         )
         if config.start_from is not None:
-            report = load_published(detector, data_folder(config) / config.start_from)
+            report = load_published(detector, data_file(config, config.start_from), fresh_heads=True)
             self.reporter.say(f"{config.start_from}: {report.summary()}")
         if config.schedule.compile:
             detector.backbone.compile(dynamic=True)
@@ -298,8 +299,8 @@ class _Run:
 
     def _count_damage(self, loaded: LoadedStep, log: "RunLogWriter | _NoLog") -> None:
         for message in loaded.damage:
-            self.damage_count += 1
-            self.reporter.say(f"replaced ({self.damage_count} so far): {message}")
+            self.damaged += 1
+            self.reporter.say(f"replaced ({self.damaged} since the start): {message}")
             log.write("damage", loaded.step + 1, {"message": message})
 
     def _record(
@@ -416,12 +417,12 @@ class _Run:
             config=self.config.name,
             seconds_a_step=median(seconds) if seconds else None,
             data_wait=median(waits) if waits else None,
-            damaged_views=self.damage_count,
+            damaged=log.damaged,
         )
         write_atomically(self.folder.results, (json.dumps(content, indent=2) + "\n").encode())
         plot_run(log, self.folder.curves, title=self.config.name)
-        if self.damage_count:
-            self.reporter.say(f"{self.damage_count} damaged views were replaced by others")
+        if log.damaged:
+            self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
         rows = {f"step {last['step']}": last["metrics"]}
         if best["step"] != last["step"]:
@@ -463,6 +464,11 @@ class _Clock:
     def wait_share(self) -> float:
         """0 to 1."""
         return min(self._wait / max(self.seconds, 1e-9), 1.0)
+
+
+def _backbone_weights(config: TrainConfig) -> str | None:
+    weights = config.model.backbone.weights
+    return weights if weights is None else str(data_file(config, Path(weights)))
 
 
 def _require_same_labels(saved: Checkpoint, fingerprint: str | None) -> None:

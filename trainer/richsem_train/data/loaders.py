@@ -29,6 +29,9 @@ DetectionKey = tuple[int, int, int]
 
 _PR_SET_PDEATHSIG = 1
 
+_GRACE_SECONDS = 30
+"""How long a worker goes on after SIGTERM."""
+
 
 @dataclass(frozen=True, eq=False)
 class DetectionFeed:
@@ -290,10 +293,11 @@ def _begin_worker(_: int) -> None:
     parent = os.getppid()
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    # Ctrl-C and SIGTERM often reach the whole group; the training process still has a checkpoint to write, and takes
-    # a worker that ends with an error for a reason to stop at once.
+    # Ctrl-C and SIGTERM often reach the whole group; the training process has still a step to finish and a checkpoint
+    # to write, and takes a worker that ends for a reason to stop at once. A worker that is left alone does end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -17,6 +17,7 @@ _VOCABULARY = ("text_features", "logit_scale")
 _SHOWN = 8
 
 _LEFT_OUT = {
+    "the vocabulary": re.compile(r"(text_features|logit_scale)$"),
     "repeated for each layer": re.compile(
         r"(bbox_embed|class_embed)\.[1-9]\d*\.|transformer\.decoder\.(bbox_embed|class_embed)\.|transformer\.label_enc\."
     ),
@@ -56,8 +57,8 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_published(model: Dino, path: Path) -> LoadReport:
-    """Give a detector the weights of a published checkpoint of DINO or RichSem.
+def load_published(model: Dino, path: Path, *, fresh_heads: bool = False) -> LoadReport:
+    """Give a detector the weights of a published checkpoint of DINO or RichSem, or of an exported one of ours.
 
     Text features and logit scale never come from the file: they are the detector's own. Heads of another classifier
     are left out, those that the file lacks are reported; everything else must be there and fit.
@@ -65,6 +66,7 @@ def load_published(model: Dino, path: Path) -> LoadReport:
     Args:
         model: built for the checkpoint's architecture.
         path: a checkpoint or a state dict of PyTorch, or a safetensors file. It is read without running its code.
+        fresh_heads: leave out classifiers of another number of classes, too, instead of refusing them.
 
     Raises:
         RichSemError: the file can't be read safely, or is of another architecture, number of classes or width; the
@@ -74,6 +76,10 @@ def load_published(model: Dino, path: Path) -> LoadReport:
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key not in _VOCABULARY}
     chosen = {key: tensor for key, tensor in found.items() if key in wanted}
     skipped = _left_out(found.keys() - chosen.keys())
+    if fresh_heads:
+        other = {name for name, tensor in chosen.items() if _HEADS.match(name) and tensor.shape != wanted[name].shape}
+        chosen = {name: tensor for name, tensor in chosen.items() if name not in other}
+        skipped |= {"classifiers of other classes": tuple(sorted(other))} if other else {}
     missing = sorted(wanted.keys() - chosen.keys())
     _check_repeated_heads(found, path)
     _check_architecture(skipped.pop("unknown", ()), missing, path)
