@@ -287,3 +287,33 @@ def test_a_vocabulary_that_does_not_fit_is_refused(changes, message):
 def test_soft_labels_without_a_semantic_branch_are_refused():
     with pytest.raises(RichSemError, match=r"model\.semantic_branch=true"):
         tiny_dino(semantic_branch=False).semantic_logits(torch.zeros(1, 32))
+
+
+@pytest.mark.parametrize("side", [96, 112, 127])
+def test_a_backbone_that_pads_tells_the_mask_so(side):
+    backbone = make_backbone(
+        "clip-resnet", weights=None, out_strides=(8, 16, 32), clip_layers=(1, 1, 1, 1), clip_width=8
+    )
+    assert backbone.size_divisor == 32
+    detector = Dino(
+        backbone,
+        hidden_dim=32,
+        feature_levels=3,
+        encoder_layers=1,
+        decoder_layers=1,
+        heads=4,
+        points=1,
+        ffn_dim=32,
+        queries=5,
+        num_classes=4,
+        classifier="linear",
+        encoder_classifier="linear",
+        semantic_branch=False,
+    ).eval()
+    levels = []
+    detector.input_proj.register_forward_hook(lambda _module, _args, output: levels.extend(output))
+    detector(torch.zeros(1, 3, side, side), torch.zeros(1, side, side, dtype=torch.bool))
+    for level, stride in zip(levels, backbone.strides, strict=True):
+        assert level.map.shape[-1] * stride == -(-side // 32) * 32
+        shown_px = (~level.padding_mask[0, 0]).sum().item() * stride
+        assert abs(shown_px - side) < stride

@@ -46,13 +46,15 @@ class Backbone(nn.Module):
         body: gives a list of maps.
         strides: of the maps, pixels.
         channels: of the maps.
-        pads: pad pictures with zeros to a multiple of the coarsest stride, for bodies that cut a remainder off.
+        pads: the body cuts off what exceeds a multiple of the coarsest stride, so pictures are padded to one.
         channels_last: the body's maps are [B, h, w, C].
         norms: a LayerNorm over each map's channels, for bodies whose maps come straight from a residual sum.
 
     Attributes:
         strides: as given.
         channels: as given.
+        size_divisor: heights and widths that are multiples of it are not padded here. Whoever knows which pixels are
+            padding pads to it first: the maps of what is padded here cover more than the picture.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Backbone(nn.Module):
         self.body = body
         self.strides = tuple(strides)
         self.channels = tuple(channels)
-        self.pads = pads
+        self.size_divisor = max(self.strides) if pads else 1
         self.channels_last = channels_last
         self.norms = nn.ModuleList([nn.LayerNorm(count) for count in channels] if norms else [])
 
@@ -82,8 +84,7 @@ class Backbone(nn.Module):
         Returns:
             [B, C, h, w] each, with h = ceil(H / stride) (of the padded height where the body pads), and w likewise.
         """
-        if self.pads:
-            images_B3HW = _padded(images_B3HW, multiple=max(self.strides))
+        images_B3HW = padded_to(images_B3HW, self.size_divisor, value=0)
         maps = self.body(images_B3HW)
         if self.channels_last:
             maps = [map_BhwC.permute(0, 3, 1, 2) for map_BhwC in maps]
@@ -291,9 +292,10 @@ def _check_strides(name: str, strides: tuple[int, ...], available: Sequence[int]
         )
 
 
-def _padded(images_B3HW: Tensor, *, multiple: int) -> Tensor:
-    height, width = images_B3HW.shape[-2:]
-    return functional.pad(images_B3HW, (0, -width % multiple, 0, -height % multiple))
+def padded_to(pixels: Tensor, divisor: int, *, value: float) -> Tensor:
+    """Height and width (the last two axes) padded at the end to multiples of `divisor`."""
+    height, width = pixels.shape[-2:]
+    return functional.pad(pixels, (0, -width % divisor, 0, -height % divisor), value=value)
 
 
 def _normed(norm: nn.Module, map_BChw: Tensor) -> Tensor:

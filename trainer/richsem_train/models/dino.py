@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.models.backbone import padded_to
 from richsem_train.models.decoder import Decoder
 from richsem_train.models.deformable_attention import Backend
 from richsem_train.models.denoising import DenoisingQueries
@@ -60,7 +61,8 @@ class Dino(nn.Module):
     stand here once, under the name of layer 0.
 
     Args:
-        backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`.
+        backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`, and the `size_divisor` that pictures
+            are padded to.
         hidden_dim: width E of the transformer.
         feature_levels: levels of the neck.
         encoder_layers: at least 1.
@@ -134,6 +136,7 @@ class Dino(nn.Module):
             "backend": deformable_backend,
         }
         self.backbone = nn.Sequential(backbone)
+        self._size_divisor: int = getattr(backbone, "size_divisor", 1)
         self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
         self.transformer = Transformer(
             Encoder(hidden_dim, layers=encoder_layers, **layer),
@@ -167,6 +170,9 @@ class Dino(nn.Module):
             denoising: drawn from the batch's targets; None at inference and for batches without objects.
         """
         text = self.text_bank()
+        # Together, or the maps would cover more than the mask knows of, and boxes be relative to that.
+        images_B3HW = padded_to(images_B3HW, self._size_divisor, value=0)
+        padding_mask_BHW = padded_to(padding_mask_BHW, self._size_divisor, value=True)
         outputs = self.transformer(
             self.input_proj(self.backbone(images_B3HW), padding_mask_BHW),
             denoising=denoising,
