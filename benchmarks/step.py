@@ -7,12 +7,15 @@ The student is that of the config `richsem_r50_inet_lvis` with random weights, t
 same mosaics of four tiles; teachers are open_clip's with random weights. Arms take turns, in another order each round,
 and a ratio is the median over rounds of the two arms' ratios in a round: neighbours' noise hits both. Processor
 seconds stand beside wall seconds, since cores may be shared. `plain` has neither semantic branch nor soft labels.
-`online` runs the teacher on the batch's own pixels before the step, and its step is that of `embedding`.
+`online` runs the teacher on the batch's own pixels before the step, and its step is that of `embedding`. What makes the
+difference, the teacher's forward and the branch with its loss, is measured alone as well (`parts`); `by_parts` is the
+ratio with that added to the step's median, which noise hurts far less than the difference of two steps.
 
 On a GPU at the paper's size, 1280x1280; on a CPU at a reduced one. The smaller the pictures, the larger the share of
-the semantic branch, whose work depends on the queries alone: a reduced size flatters nothing there. `flops` are of
-convolutions and matrix products at 1280x1280, one picture, counted without running anything, so that the ratios can be
-projected: a CLIP ResNet's grows with the picture as the student's does, a crop teacher's doesn't.
+the semantic branch, whose work depends on the queries alone: a reduced size flatters nothing there. With the online
+teacher it is for `gigaflops_at_1280` to tell what a reduced size means: those of convolutions and matrix products for
+one picture of the paper's size, counted without running anything. A CLIP ResNet's grow with the picture as the
+student's do, a crop teacher's don't.
 """
 
 import os
@@ -139,13 +142,16 @@ def measure(model: str, setting: Setting, *, rounds: int) -> dict[str, Any]:
         "teacher_forward": lambda _: online.labelled(ready["plain"]),
         "semantic_branch_forward_and_backward": lambda _: branch_alone(soft, ready["embedding"], hidden_dim),
     }
+    alone = take_turns(parts, rounds, setting.device)
+    teacher_runs, branch_runs = alone["teacher_forward"], alone["semantic_branch_forward_and_backward"]
     figures |= {
         "arms": {name: seconds_of(steps) for name, steps in measured.items()},
-        "parts": {name: seconds_of(runs) for name, runs in take_turns(parts, rounds, setting.device).items()},
-        "online_over_embedding": ratio(measured["online"], measured["embedding"]),
+        "parts": {name: seconds_of(runs) for name, runs in alone.items()},
+        "online_over_embedding": ratio(measured["online"], measured["embedding"], teacher_runs),
     }
     if "plain" in measured:
-        figures |= {f"{form}_over_plain": ratio(measured[form], measured["plain"]) for form in ("embedding", "topk")}
+        for form in ("embedding", "topk"):
+            figures[f"{form}_over_plain"] = ratio(measured[form], measured["plain"], branch_runs)
     return figures
 
 
@@ -292,13 +298,16 @@ def seconds_of(steps: Sequence[tuple[float, float]]) -> dict[str, float]:
     return {"seconds": statistics.median(wall), "processor_seconds": statistics.median(processor)}
 
 
-def ratio(above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Of two arms: median and quartiles over rounds."""
+def ratio(
+    above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]], part: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """Of two arms: median and quartiles over rounds; and by the part that only the first has."""
     figures: dict[str, Any] = {}
     for place, name in enumerate(("seconds", "processor_seconds")):
         ratios = [one[place] / other[place] for one, other in zip(above, below, strict=True)]
         first, _, third = statistics.quantiles(ratios, n=4)
-        figures[name] = {"ratio": statistics.median(ratios), "quartiles": [first, third]}
+        by_parts = 1 + seconds_of(part)[name] / seconds_of(below)[name]
+        figures[name] = {"ratio": statistics.median(ratios), "quartiles": [first, third], "by_parts": by_parts}
     return figures
 
 
