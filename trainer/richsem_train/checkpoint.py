@@ -52,12 +52,14 @@ class ModelInfo:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], path: Path) -> "ModelInfo":
+    def from_json(cls, value: Any, path: Path) -> "ModelInfo":
         """Read `to_json` back.
 
         Raises:
             RichSemError: it is something else, or of another version.
         """
+        if not isinstance(value, Mapping):
+            raise RichSemError(f"{path}: not what this program writes; it doesn't say what model it is of")
         if value.get("version") != CHECKPOINT_VERSION:
             raise RichSemError(
                 f"{path}: its version is {value.get('version')!r}, this program reads {CHECKPOINT_VERSION}; use the "
@@ -164,18 +166,30 @@ def _load_saved(path: Path) -> Checkpoint:
             "and by start_from=FILE"
         )
     try:
-        info = ModelInfo.from_json(json.loads(value["info"]), path)
-    except (ValueError, TypeError) as error:
+        return Checkpoint(
+            ModelInfo.from_json(json.loads(value["info"]), path),
+            _weights(value["model"]),
+            None if value.get("averaged") is None else _weights(value["averaged"]),
+            dict(value.get("optimiser") or {}),
+            _steps_taken(value["step"]),
+            float(value.get("best_ap", -1.0)),
+            value.get("extra_fingerprint"),
+        )
+    except (ValueError, TypeError, RecursionError) as error:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
-    return Checkpoint(
-        info,
-        value["model"],
-        value.get("averaged"),
-        value.get("optimiser") or {},
-        int(value["step"]),
-        float(value.get("best_ap", -1.0)),
-        value.get("extra_fingerprint"),
-    )
+
+
+def _weights(value: Any) -> dict[str, Tensor]:
+    named = dict(value)
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in named.items()):
+        raise ValueError("its weights are no tensors by name")
+    return named
+
+
+def _steps_taken(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"its step is {value!r}")
+    return value
 
 
 def _load_exported(path: Path) -> Checkpoint:
