@@ -26,7 +26,7 @@ class Command:
     process: Any
     folder: Path
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = 500) -> int:
         """Its exit code; negative where a signal ended it."""
         self.process.join(timeout)
         assert self.process.exitcode is not None, f"still running; it said: {self.output}"
@@ -46,7 +46,7 @@ class Command:
         """Send a signal, to its children too if asked."""
         (os.killpg if group else os.kill)(self.process.pid, number)
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 400) -> None:
         """Until something is the case; fails if the process ends before."""
         limit = time.monotonic() + timeout
         while not condition():
