@@ -89,10 +89,10 @@ def comparison_table(
                 cell += f"\n({gain.mean:+.3f})" if gain else ""
             cells.append(cell)
         table.add_row(arm, *cells)
-    seeds = sorted({len(runs) for runs in arms.values()})
-    counted = " to ".join(str(count) for count in sorted({seeds[0], seeds[-1]})) if seeds else "0"
-    versus = f"; in brackets the difference to {baseline!r}" if baseline else ""
-    table.caption = f"mean ± standard deviation over {counted} seeds{versus}"
+    most = max((len(runs) for runs in arms.values()), default=0)
+    notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
+    notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
+    table.caption = "; ".join(notes)
     return table
 
 
