@@ -25,7 +25,7 @@ GEOMETRY = ViewGeometry(
     crop_sides=(77, 120),
     mosaic_tile=96,
 )
-"""The reference's scales divided by five, as pictures of the demo are smaller than COCO's; mosaics by less than seven, so
+"""The reference's scales divided by five, as pictures of the demo are smaller than COCO's. Mosaics by a little more, so
 that their canvas has just the size at which the teacher sees it."""
 
 NONE_NAME = "none"
