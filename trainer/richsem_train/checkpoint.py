@@ -158,7 +158,8 @@ def _load_saved(path: Path) -> Checkpoint:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise RichSemError(
             f"{path}: not a readable checkpoint of richsem-train ({' '.join(str(error).split())[:200]}); is it cut "
-            "short, or another program's? Published DINO weights are read by start_from=FILE"
+            "short, or another program's? Published DINO weights are read by `eval FILE --config NAME` and by "
+            "start_from=FILE"
         ) from None
     if not isinstance(value, dict) or not {"info", "model", "step"} <= value.keys():
         raise RichSemError(
