@@ -9,8 +9,8 @@ and a ratio is the median over rounds of the two arms' ratios in a round: neighb
 seconds stand beside wall seconds, since cores may be shared. `plain` has neither semantic branch nor soft labels.
 `online` runs the teacher on the batch's own pixels before the step, and its step is that of `embedding`. What makes the
 difference, the teacher's forward and the branch with its loss, is measured alone as well (`parts`); `by_parts` is the
-ratio with that added to the step's median, which noise hurts far less than the difference of two steps; a branch is counted
-forward and backward.
+ratio with that added to the step's median, which noise hurts far less than the difference of two steps. The branch is
+counted forward and backward.
 
 On a GPU at the paper's size, 1280x1280; on a CPU at a reduced one. The smaller the pictures, the larger the share of
 the semantic branch, whose work depends on the queries alone: a reduced size flatters nothing there. With the online
