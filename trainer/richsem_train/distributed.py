@@ -1,7 +1,7 @@
 """Ranks: one process a device, started by torchrun, or one process alone."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,6 +45,14 @@ class Ranks:
     def sum_of(self, value: float) -> float:
         """The sum of one number over all ranks, on each of them."""
         return value if self.is_alone else float(self.sum(torch.tensor(value, device=self.device)))
+
+    def messages(self, ours: Sequence[str]) -> list[str]:
+        """What all ranks have to say, on each of them; costs next to nothing where it is nothing."""
+        if self.is_alone or not self.sum_of(len(ours)):
+            return list(ours)
+        everyones: list[Sequence[str]] = [()] * self.world_size
+        dist.all_gather_object(everyones, tuple(ours))
+        return [message for one in everyones for message in one]
 
     def wait(self) -> None:
         """Until all ranks are here."""

@@ -298,7 +298,7 @@ class _Run:
         return True
 
     def _count_damage(self, loaded: LoadedStep, log: "RunLogWriter | _NoLog") -> None:
-        for message in loaded.damage:
+        for message in self.ranks.messages(loaded.damage):
             self.damaged += 1
             self.reporter.say(f"replaced ({self.damaged} since the start): {message}")
             log.write("damage", loaded.step + 1, {"message": message})
