@@ -1,6 +1,7 @@
 """One training step: a batch through the detector and its losses, and the weights moved."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -216,7 +217,10 @@ class Trainer:
 
 def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataParallel:
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # The option has a new name; the old one means the same in all versions.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
