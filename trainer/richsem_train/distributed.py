@@ -77,7 +77,7 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
             the device of its local rank.
 
     Raises:
-        RichSemError: the device isn't there.
+        RichSemError: the device isn't there, or another rank has ended.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")), alone=world_size == 1)
@@ -91,8 +91,17 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(rank, world_size, chosen)
+    except RuntimeError as error:
+        if not _is_lost_rank(error):
+            raise
+        raise RichSemError(f"rank {rank} stops, since another rank has ended; what that one said tells why") from None
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost_rank(error: RuntimeError) -> bool:
+    # Gloo has no exception of its own.
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def choose_device(name: str | None, *, local_rank: int = 0, alone: bool = True) -> torch.device:

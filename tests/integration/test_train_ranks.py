@@ -1,0 +1,178 @@
+"""Several ranks on the CPU, as torchrun starts them: the same pictures in the same order, and the same results."""
+
+import json
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from richsem_schemas.layout import CacheLayout
+from richsem_train import training
+from richsem_train.checkpoint import load_checkpoint
+from richsem_train.data.extra import ExtraDataset
+from richsem_train.data.loaders import TrainingLoaders
+from richsem_train.data.order import RankShare
+from richsem_train.distributed import Ranks
+from richsem_train.run_data import open_data
+from richsem_train.run_folder import RunFolder
+from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.signals import StopRequest
+from tests.trainer.processes import start_command_ranks, start_function
+from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
+
+EXACT = {
+    # Nothing that ranks draw for themselves, and pictures of one size, so that no rank pads more than another.
+    "model__denoising__queries": 0,
+    "loss__federated": None,
+    "detection__augmentation": {
+        "short_sides": [64], "longest_side": 64, "first_short_sides": [], "crop_sides": [64, 64],
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def square_world(world, tmp_path_factory):
+    """The tiny world with pictures of one size."""
+    from PIL import Image
+
+    data = shutil.copytree(world.data, tmp_path_factory.mktemp("square") / "data")
+    content = json.loads((data / "train.json").read_text())
+    for image in content["images"]:
+        path = data / "train" / image["file_name"]
+        Image.open(path).resize((64, 64)).save(path)
+        image["height"] = image["width"] = 64
+    for annotation in content["annotations"]:
+        annotation["bbox"] = np.minimum(annotation["bbox"], [40, 40, 24, 24]).tolist()
+    (data / "train.json").write_text(json.dumps(content))
+    return str(data)
+
+
+@pytest.fixture(scope="module")
+def one_rank(world, square_world, tmp_path_factory):
+    """OUT of one process."""
+    out = tmp_path_factory.mktemp("one") / "out"
+    world.run(out, data=square_world, **EXACT)
+    return out
+
+
+def arguments(world, square_world, tmp_path, **changes):
+    config = world.write_config(tmp_path / "tiny.yaml", data=square_world, **(EXACT | changes))
+    return ("--config", config, "--out", tmp_path / "out", "--device", "cpu")
+
+
+def assert_about_equal(out, one_rank):
+    ours, theirs = losses_of(out), losses_of(one_rank)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our["losses"] == pytest.approx(their["losses"], rel=2e-3, abs=1e-4), our["step"]
+
+
+def test_two_ranks_train_and_score_as_one_does(world, square_world, one_rank, tmp_path):
+    ranks = start_command_ranks(tmp_path, 2, *arguments(world, square_world, tmp_path))
+    for rank in ranks:
+        assert rank.wait() == 0, rank.output
+    out = tmp_path / "out"
+    assert "2 x cpu" in ranks[0].errors
+    assert ranks[1].output == ""
+    assert_about_equal(out, one_rank)
+    found = read_log(out / LOG_NAME).evaluations
+    assert [line["step"] for line in found] == [EPOCH_STEPS, 2 * EPOCH_STEPS]
+    for one, other in zip(found, read_log(one_rank / LOG_NAME).evaluations, strict=True):
+        assert one["metrics"] == pytest.approx(other["metrics"], abs=0.02)
+    assert len(list((out / "detections").iterdir())) == 2
+    assert (out / "results.json").exists()
+
+
+def test_a_signal_to_one_rank_stops_both_and_one_rank_goes_on(world, square_world, one_rank, tmp_path):
+    ranks = start_command_ranks(tmp_path, 2, *arguments(world, square_world, tmp_path, workers=1))
+    out = tmp_path / "out"
+    ranks[0].wait_until(lambda: (out / LOG_NAME).exists() and len(losses_of(out)) >= 2)
+    ranks[1].send(signal.SIGTERM, group=True)
+    for rank in ranks:
+        assert rank.wait() == 143, rank.output
+        assert "Traceback" not in rank.output
+    assert load_checkpoint(out / "checkpoints" / "last.pt").step == len(losses_of(out))
+    world.run(out, resume=True, data=square_world, **EXACT)
+    assert_about_equal(out, one_rank)
+
+
+def test_what_a_rank_that_is_not_the_first_replaces_is_counted(world, square_world, tmp_path):
+    cache = shutil.copytree(world.cache, tmp_path / "cache")
+    tar = CacheLayout(cache, "folder").pictures_tar(1)
+    tar.write_bytes(tar.read_bytes()[:1000])
+    changes = {"extra__cache": str(cache), "extra__on_damage": "skip"}
+    ranks = start_command_ranks(tmp_path, 2, *arguments(world, square_world, tmp_path, **changes))
+    for rank in ranks:
+        assert rank.wait() == 0, rank.output
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["damaged"] == 8
+
+
+def test_a_refusal_ends_all_ranks_in_words(world, square_world, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    ranks = start_command_ranks(tmp_path, 2, *arguments(world, square_world, tmp_path))
+    for rank in ranks:
+        assert rank.wait() == 1
+        assert "Traceback" not in rank.output
+    assert "holds something that is no run" in ranks[0].errors
+
+
+def test_what_stops_one_rank_ends_all_of_them_and_is_told_once(world, square_world, tmp_path):
+    data = shutil.copytree(square_world, tmp_path / "data")
+    (data / "train" / "000000000003.png").unlink()
+    ranks = start_command_ranks(tmp_path, 2, *arguments(world, str(data), tmp_path))
+    for rank in ranks:
+        assert rank.wait(60) == 1, rank.output
+        assert "Traceback" not in rank.output, rank.output
+    assert sum("000000000003.png" in rank.errors for rank in ranks) == 1
+
+
+def _torchrun(arguments):
+    from torch.distributed.run import main
+
+    sys.argv = ["torchrun", *arguments]
+    main()
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_evaluates(world, square_world, one_rank, tmp_path):
+    command = start_function(
+        tmp_path,
+        _torchrun,
+        ["--nproc-per-node", "2", "-m", "richsem_train", *map(str, arguments(world, square_world, tmp_path))],
+        env={"OMP_NUM_THREADS": "1"},
+    )
+    assert command.wait() == 0, command.output
+    assert_about_equal(tmp_path / "out", one_rank)
+
+
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (1, 2), (2, 0), (4, 1)])
+def test_ranks_and_workers_see_the_same_pictures_at_each_step(world, tmp_path, world_size, workers):
+    config = world.config()
+    data = open_data(config)
+    run = training._Run(
+        config, data, RunFolder(tmp_path), Ranks(0, 1, torch.device("cpu")), StopRequest(), Quiet()
+    )  # fmt: skip
+    extra = ExtraDataset(data.extra, seed=config.seed, lanes=config.extra.lanes, world_size=world_size)
+    start, end = 3, EPOCH_STEPS + 5
+    seen = [
+        list(
+            TrainingLoaders(run.feed, extra, share=RankShare(4, rank, world_size), workers=workers).batches(start, end)
+        )
+        for rank in range(world_size)
+    ]
+    expected = TrainingLoaders(run.feed, run.extra, share=RankShare(4), workers=0).batches(0, end)
+    for step, whole in enumerate(list(expected)[start:]):
+        parts = [rank[step] for rank in seen]
+        assert {part.step for part in parts} == {whole.step}
+        for index, target in enumerate(whole.batch.targets):
+            part = parts[index % world_size].batch
+            found = part.targets[index // world_size]
+            height, width = found.image_hw
+            assert found.image_hw == target.image_hw
+            assert torch.equal(found.boxes_cxcywh_norm, target.boxes_cxcywh_norm)
+            ours = part.pixels[index // world_size, :, :height, :width]
+            assert torch.equal(ours, whole.batch.pixels[index, :, :height, :width])
