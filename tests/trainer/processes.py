@@ -16,7 +16,7 @@ _CONTEXT.set_forkserver_preload(
     ["torch._dynamo", "richsem_train.cli", "richsem_train.training", "richsem_train.commands", "richsem_train.plots"]
 )
 # Read by the server when it starts; forks of a process with running OpenMP threads may hang.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """A world small enough to train on in a test: detection pictures, a cache of the same vocabulary, and a config."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from PIL import Image
 
 from richsem_train import training
@@ -64,15 +67,26 @@ class World:
         return parse_config(self.values(**changes), source="tiny")
 
     def run(self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any) -> training.Ended:
-        """Train in this process; curves aren't drawn, which would take as long as all the rest."""
+        """Train in this process, on one thread as in others; curves aren't drawn, which would take as long again."""
         config = self.config(**changes)
-        with patch("richsem_train.plots.plot_run"):
+        with patch("richsem_train.plots.plot_run"), one_thread():
             return training.train(config, out, resume=resume, device="cpu", reporter=reporter or Quiet())
 
     def write_config(self, path: Path, **changes: Any) -> Path:
         """A config file, which is YAML as all JSON is."""
         path.write_text(json.dumps(self.values(**changes)))
         return path
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums depend on the number of threads in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 VALUES: dict[str, Any] = {

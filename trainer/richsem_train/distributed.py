@@ -54,14 +54,6 @@ class Ranks:
         dist.all_gather_object(everyones, tuple(ours))
         return [message for one in everyones for message in one]
 
-    def gather(self, messages: Sequence[str]) -> list[str]:
-        """The messages of all ranks, on each of them."""
-        if self.is_alone:
-            return list(messages)
-        of_all: list[list[str]] = [[] for _ in range(self.world_size)]
-        dist.all_gather_object(of_all, list(messages))
-        return [message for each in of_all for message in each]
-
     def wait(self) -> None:
         """Until all ranks are here."""
         if not self.is_alone:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -302,13 +302,6 @@ class _Run:
             self.damaged += 1
             self.reporter.say(f"replaced ({self.damaged} since the start): {message}")
             log.write("damage", loaded.step + 1, {"message": message})
-
-    def _damage_of_all(self, ours: Sequence[str]) -> Sequence[str]:
-        """What any rank had to replace; the first one alone reports."""
-        extra = self.config.extra
-        if "skip" not in (self.config.detection.on_damage, extra and extra.on_damage):
-            return ours
-        return self.ranks.gather(ours) if self.ranks.sum_of(len(ours)) else ()
 
     def _record(
         self,
