@@ -424,10 +424,11 @@ class _Run:
         if log.damaged:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
-        rows = {f"step {last['step']}": last["metrics"]}
+        rows, title = {"last": last["metrics"]}, f"{self.config.name}, step {last['step']}"
         if best["step"] != last["step"]:
-            rows[f"best, step {best['step']}"] = best["metrics"]
-        return results_table(rows, title=self.config.name)
+            rows["best"] = best["metrics"]
+            title += f"; best at step {best['step']}"
+        return results_table(rows, title=title)
 
 
 class _NoLog:
