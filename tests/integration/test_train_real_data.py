@@ -1,0 +1,110 @@
+"""Real pictures: a small detector learns eight of them by heart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from richsem_train.build import build_criterion, build_detector
+from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
+from richsem_train.data.annotations import read_annotations
+from richsem_train.data.collate import collate
+from richsem_train.data.detection import EvaluationDataset
+from richsem_train.detections import Detections
+from richsem_train.distributed import Ranks
+from richsem_train.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.evaluation import score
+from richsem_train.inference import Detector, detect_all
+from richsem_train.optimiser import make_optimiser
+
+COCO = Path(__file__).parents[3] / "shared" / "data" / "coco128"
+PICTURES = 8
+REDUCED = ModelConfig.model_validate(
+    {
+        "backbone": {
+            "name": "clip-resnet", "weights": None, "out_strides": [8, 16, 32], "frozen_stages": 0,
+            "frozen_norm": False, "clip_layers": [1, 1, 1, 1], "clip_width": 16,
+        },
+        "hidden_dim": 64, "feature_levels": 3, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "ffn_dim": 128,
+        "queries": 40, "denoising": {"queries": 20}, "classifier": "linear", "encoder_classifier": "linear",
+        "semantic_branch": False,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    """Eight pictures with two to eight objects each, in the COCO format, categories numbered from 1."""
+    if not COCO.is_dir():
+        pytest.skip(f"no real pictures at {COCO}")
+    content = json.loads((COCO / "annotations" / "instances_train2017.json").read_text())
+    boxes = [each for each in content["annotations"] if not each.get("iscrowd")]
+    counts = {image["id"]: sum(box["image_id"] == image["id"] for box in boxes) for image in content["images"]}
+    images = [image for image in content["images"] if 2 <= counts[image["id"]] <= 8][:PICTURES]
+    kept = [box for box in boxes if box["image_id"] in {image["id"] for image in images}]
+    ids = {old: new for new, old in enumerate(sorted({box["category_id"] for box in kept}), start=1)}
+    categories = [each | {"id": ids[each["id"]]} for each in content["categories"] if each["id"] in ids]
+    kept = [box | {"category_id": ids[box["category_id"]]} for box in kept]
+    path = tmp_path_factory.mktemp("eight") / "eight.json"
+    path.write_text(json.dumps({"images": images, "annotations": kept, "categories": categories}))
+    return path
+
+
+def memorise(annotations, *, side, steps, lr=2e-3):
+    """Train a reduced DINO on the eight pictures, as they are; returns losses and COCO metrics on the same pictures."""
+    data = read_annotations(annotations, COCO / "train2017", file_format="coco")
+    dataset = EvaluationDataset(data, short_side=side * 3 // 4, longest_side=side)
+    samples = [dataset[index] for index in range(len(data))]
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    detector = build_detector(
+        REDUCED,
+        num_classes=data.num_rows,
+        text_features_CD=None,
+        logit_scale=None,
+        weights=None,
+        device=cpu,
+        semantic_branch=False,
+    )
+    image_counts_C = torch.from_numpy(data.image_counts(data.num_rows))
+    criterion = build_criterion(LossConfig(federated=None), REDUCED, text=None, image_counts_C=image_counts_C)
+    normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    trainer = Trainer(
+        DetectorLosses(detector, criterion, precision="fp32", normalise=normalise),
+        make_optimiser(detector, lr=lr, backbone_lr=lr, weight_decay=1e-4),
+        None,
+        schedule=ScheduleConfig(warmup_steps=10, lr_drops=(3,), clip_norm=1.0),
+        denoising=REDUCED.denoising,
+        pseudo_threshold=0.05,
+        ranks=Ranks(0, 1, cpu),
+        seed=0,
+    )
+    batches = [collate(samples[start : start + 4]) for start in range(0, PICTURES, 4)]
+    losses = [trainer.step(step, 4 * step // steps, batches[step % 2]).loss for step in range(steps)]
+    names = ("", *(category.name for category in data.categories))
+    shown = Detector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
+    return losses, score(annotations, joined(list(detect_all(shown, batches))), metric="coco")
+
+
+def joined(found):
+    boxes_xyxy_px = np.concatenate([each.boxes_xyxy_px for _, each in found])
+    boxes_xywh_px = np.concatenate([boxes_xyxy_px[:, :2], boxes_xyxy_px[:, 2:] - boxes_xyxy_px[:, :2]], axis=1)
+    return Detections(
+        image_ids=np.concatenate([np.full(len(each.scores), image_id, np.int64) for image_id, each in found]),
+        category_ids=np.concatenate([each.category_ids for _, each in found]),
+        boxes_xywh_px=boxes_xywh_px,
+        scores=np.concatenate([each.scores for _, each in found]),
+    )
+
+
+def test_the_loss_of_eight_pictures_falls_below_a_third(annotations):
+    losses, _ = memorise(annotations, side=64, steps=120)
+    assert np.mean(losses[-4:]) < 0.3 * np.mean(losses[:2])
+
+
+@pytest.mark.slow
+def test_eight_pictures_are_learned_by_heart(annotations):
+    losses, metrics = memorise(annotations, side=192, steps=200)
+    assert metrics["AP"] > 0.5, (metrics, losses[::20])
