@@ -10,6 +10,7 @@ import pytest
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.detections import Detections
+from richsem_train.distributed import join_ranks
 from richsem_train.evaluation import best_of_each_picture, load_ground_truth, score
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -179,6 +180,17 @@ def test_annotations_without_area_count_as_in_lvis(lvis_oracle):
         annotation["area"] = 0
     detections = noisy_detections(data, levels=10, strays=10)
     assert_equal_scores(score(data, detections), lvis_oracle(data, detections))
+
+
+def test_a_run_that_flushes_denormals_scores_the_same(lvis_oracle):
+    data = small_lvis()
+    for annotation in data["annotations"][::3]:
+        annotation["area"] = 0
+    detections = noisy_detections(data, levels=10, strays=10)
+    oracle = lvis_oracle(data, detections)
+    with join_ranks("cpu"):
+        assert_equal_scores(score(data, detections), oracle)
+    assert np.float64(5e-324) / 1 > 0, "denormals stay flushed after the run"
 
 
 def test_frequencies_nobody_has_are_minus_one_as_in_lvis(lvis_oracle):

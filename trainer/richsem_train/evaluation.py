@@ -1,5 +1,6 @@
 """Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ _FREQUENCIES = ("r", "c", "f")
 _IOU_50, _IOU_75 = 0, 5
 """Positions in 0.50:0.05:0.95."""
 
-_SMALLEST_AREA = 5e-324
-"""The smallest positive number: `lvis` drops boxes without an area."""
+_SMALLEST_AREA = sys.float_info.min
+"""`lvis` drops boxes without an area. Not the smallest denormal number: while a run trains, those count as zero."""
 
 
 @dataclass(frozen=True, eq=False)
