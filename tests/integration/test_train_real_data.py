@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from richsem_schemas.annotations import read_annotations
 from richsem_train.build import build_criterion, build_detector
 from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
-from richsem_train.data.annotations import read_annotations
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.detections import Detections

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from richsem_schemas.annotations import DetectionData, check_vocabulary, read_annotations
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.reader import open_cache
 from richsem_schemas.text_bank import TextBank
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.annotations import DetectionData, check_vocabulary, read_annotations
 from richsem_train.data.extra import ExpectedCache, ExtraCache, open_extra
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Subset
 
+from richsem_schemas.annotations import DetectionData
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
-from richsem_train.data.annotations import DetectionData
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.detections import DetectionWriter, merge_detections, rank_file

@@ -11,8 +11,8 @@ from torchvision import tv_tensors
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as oracle
 
+from richsem_schemas.annotations import read_annotations
 from richsem_schemas.errors import PictureError
-from richsem_train.data.annotations import read_annotations
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.data.transforms import Augmentation

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import PictureError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture
-from richsem_train.data.annotations import DetectionData
 from richsem_train.data.collate import Sample
 from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, resized_hw
 from richsem_train.targets import Target

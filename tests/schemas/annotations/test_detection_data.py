@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from richsem_schemas.annotations import Category, check_vocabulary, read_annotations
 from richsem_schemas.errors import SourceError
-from richsem_train.data.annotations import Category, check_vocabulary, read_annotations
 
 COCO128 = Path(__file__).parents[4] / "shared" / "data" / "coco128"
 

@@ -11,16 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.annotations.boxes import clean_boxes, count_images, read_boxes
+from richsem_schemas.annotations.columns import Records, integer_column, record_list
+from richsem_schemas.annotations.json_file import AnnotationFormat, load_annotation_file
+from richsem_schemas.annotations.picture_files import locate_pictures
 from richsem_schemas.errors import SourceError
-from richsem_train.data.annotation_boxes import clean_boxes, count_images, read_boxes
-from richsem_train.data.annotation_columns import Records, integer_column, record_list
-from richsem_train.data.annotation_json import AnnotationFormat, load_annotation_file
-from richsem_train.data.picture_files import locate_pictures
 
 MAX_CATEGORY_ID = 1_000_000
 """Largest category id that is accepted; a classifier has as many rows as the largest id."""
-
-__all__ = ["AnnotationFormat", "Category", "DetectionData", "check_vocabulary", "read_annotations"]
 
 _SHOWN = 5
 """How many culprits a message names."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.annotations.columns import Records, integer_column, number_column, number_rows
 from richsem_schemas.errors import SourceError
-from richsem_train.data.annotation_columns import Records, integer_column, number_column, number_rows
 
 MIN_BOX_SIDE_PX = 1e-3
 """Boxes thinner than this have no area in float32 at the far side of a large picture."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from richsem_schemas.annotations.columns import Records
 from richsem_schemas.errors import SourceError
-from richsem_train.data.annotation_columns import Records
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
