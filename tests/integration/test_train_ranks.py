@@ -130,6 +130,21 @@ def test_what_stops_one_rank_ends_all_of_them_and_is_told_once(world, square_wor
     assert sum("000000000003.png" in rank.errors for rank in ranks) == 1
 
 
+def test_two_ranks_score_a_checkpoint_as_one_does_and_leave_nothing_behind(one_rank, tmp_path):
+    checkpoint = shutil.copy(one_rank / "checkpoints" / "last.pt", tmp_path / "last.pt")
+    (alone,) = start_command_ranks(tmp_path / "1", 1, "eval", checkpoint)
+    assert alone.wait(60) == 0, alone.output
+    ranks = start_command_ranks(tmp_path / "2", 2, "eval", checkpoint)
+    assert [rank.wait(60) for rank in ranks] == [0, 0], [rank.output for rank in ranks]
+    assert table(ranks[0]) == table(alone)
+    assert ranks[1].output == ""
+    assert not (tmp_path / "last.detections").exists()
+
+
+def table(command):
+    return [line for line in command.output.splitlines() if "│" in line]
+
+
 def _torchrun(arguments):
     from torch.distributed.run import main
 

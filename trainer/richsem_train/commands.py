@@ -1,8 +1,9 @@
 """What is done with a trained detector: score it, show it pictures, export it."""
 
+import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from richsem_train.build import build_detector, rebuild_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
 from richsem_train.config import load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
-from richsem_train.distributed import choose_device, join_ranks
+from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
 from richsem_train.evaluation import load_ground_truth
 from richsem_train.inference import Detector
@@ -61,24 +62,36 @@ def evaluate(
         val = read_split(settings.detection, settings.detection.val, data)
         _check_categories(info, val.num_rows, checkpoint)
         truth = load_ground_truth(data / settings.detection.val.annotations, metric=settings.detection.format)
-        with (
-            tempfile.TemporaryDirectory()
-            if out is None and ranks.is_alone
-            else nullcontext(str(out or checkpoint.with_suffix(".detections"))) as folder
-        ):
+        with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
                 detector,
                 val,
                 settings.evaluation,
-                Path(folder),
+                folder,
                 workers=settings.workers,
                 ranks=ranks,
                 reporter=reporter,
             )
             if not ranks.is_first:
                 return None
-            metrics = score_split(truth, val, Path(folder), ranks=ranks, detections=settings.evaluation.detections)
+            metrics = score_split(truth, val, folder, ranks=ranks, detections=settings.evaluation.detections)
         return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
+
+
+@contextmanager
+def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iterator[Path]:
+    """Where all ranks write their detections; without `out` it is gone afterwards."""
+    if out is not None:
+        yield out
+    elif ranks.is_alone:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        # The one place that ranks on several nodes are known to share.
+        beside = checkpoint.with_suffix(".detections")
+        yield beside
+        if ranks.is_first:
+            shutil.rmtree(beside)
 
 
 def _check_categories(info: ModelInfo, rows: int, checkpoint: Path) -> None:
