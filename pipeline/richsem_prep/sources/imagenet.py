@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
-from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
+from richsem_prep.sources.tar_files import COMPRESSED, COMPRESSED_REASON, TAR, member_name, tar_files
 from richsem_prep.sources.walk import file_entry, first_names, is_folder, scan_root, walk_files
-from richsem_schemas.errors import PictureError, SourceError
-from richsem_schemas.originals import open_regular, printable
+from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import printable
 
 _LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
-_TAR = ".tar"
-_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def _class_places(root: Path, class_ids: Mapping[str, int]) -> list[_ClassPlace]
 
 def _class_of(name: str, class_ids: Mapping[str, int]) -> str | None:
     """The class that a name at the top of ROOT belongs to, if any."""
-    for suffix in ("", _TAR, *_COMPRESSED):
+    for suffix in ("", TAR, *COMPRESSED):
         class_name = name.removesuffix(suffix)
         if name.endswith(suffix) and class_name in class_ids:
             return class_name
@@ -90,8 +88,8 @@ def _class_place(class_name: str, entries: list[os.DirEntry[bytes]]) -> _ClassPl
     folder = tar = None
     if class_name in by_name and is_folder(by_name[class_name]):
         folder = by_name.pop(class_name).name
-    elif class_name + _TAR in by_name and _is_file(by_name[class_name + _TAR]):
-        tar = by_name.pop(class_name + _TAR).name
+    elif class_name + TAR in by_name and _is_file(by_name[class_name + TAR]):
+        tar = by_name.pop(class_name + TAR).name
     used = folder or tar
     unusable = tuple(Rejected(name, _why_unusable(name, used)) for name in sorted(by_name))
     return _ClassPlace(class_name, folder, tar, unusable)
@@ -104,8 +102,8 @@ def _is_file(entry: os.DirEntry[bytes]) -> bool:
 def _why_unusable(name: str, used: bytes | None) -> str:
     if used is not None:
         return f"{printable(used)} of the same class is used instead"
-    if name.endswith(_COMPRESSED):
-        return "a compressed archive; unpack it to a plain tar (gunzip, unxz, ...): members are read in place"
+    if name.endswith(COMPRESSED):
+        return COMPRESSED_REASON
     return f"neither a folder nor a tar; expected {_LAYOUT}"
 
 
@@ -133,37 +131,7 @@ def _list_class(root: Path, place: _ClassPlace, category_id: int) -> Iterator[So
 
 def _list_tar(root: Path, tar: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
     """List a tar's pictures in the order a folder of the same files would have, what is rejected first."""
-    members: dict[bytes, TarMember] = {}
-    try:
-        with open_regular(os.path.join(os.fsencode(root), tar)) as descriptor:
-            for member in tar_members(descriptor):
-                yield from _add_member(members, tar, member)
-    except (TarDamageError, PictureError) as error:
-        yield Rejected(printable(tar), str(error))
-    for path in sorted(members, key=lambda path: path.split(b"/")):
-        member = members[path]
-        yield SourceEntry(_member_name(tar, path), tar, member.offset, member.size, category_id)
-
-
-def _add_member(members: dict[bytes, TarMember], tar: bytes, member: TarMember) -> Iterator[Rejected]:
-    """Take a member in, or say why not; of two with one name the later counts, as tar does when it unpacks."""
-    if member.kind == "folder":
-        return
-    parts = [part for part in member.name.split(b"/") if part not in {b"", b"."}]
-    if member.name.startswith(b"/") or b".." in parts or not parts:
-        yield Rejected(_member_name(tar, member.name), "unsafe member name: absolute, empty, or with `..`")
-        return
-    if any(part.startswith(b".") for part in parts):
-        return
-    path = b"/".join(parts)
-    if member.kind != "file":
-        yield Rejected(_member_name(tar, path), "not a regular file: a link, a device or a sparse file")
-        return
-    if path in members:
-        yield Rejected(_member_name(tar, path), "given twice in the archive; the last one counts, as when unpacked")
-        del members[path]
-    members[path] = member
-
-
-def _member_name(tar: bytes, member_name: bytes) -> str:
-    return printable(tar + b"/" + member_name)
+    members, rejected = tar_files(root, tar)
+    yield from rejected
+    for path, member in members.items():
+        yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, category_id)
