@@ -1,8 +1,9 @@
 """Which datasets there are: where their pictures and class names come from, and the defaults that suit them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
@@ -58,19 +59,19 @@ class Source:
         vocabulary: names of the classes; row = `category_id`.
         absent: classes of the dataset that the root doesn't hold.
         root: where the pictures lie.
-        class_ids: `category_id` by folder name.
+        class_count: classes of the dataset, those that the root doesn't hold included.
+        entries: lists everything that the root holds, in a fixed order.
+        has_boxes: every entry has boxes.
+        has_captions: entries may have captions.
     """
 
     vocabulary: Vocabulary
     absent: tuple[str, ...]
     root: Path
-    class_ids: dict[str, int]
-    by_wnid: bool
-
-    def entries(self) -> Iterator[SourceEntry | Rejected]:
-        """Everything that the root holds, in a fixed order."""
-        lister = list_imagenet if self.by_wnid else list_folder
-        return lister(self.root, self.class_ids)
+    class_count: int
+    entries: Callable[[], Iterator[SourceEntry | Rejected]]
+    has_boxes: bool = False
+    has_captions: bool = False
 
 
 def preset(dataset: str) -> Preset:
@@ -94,13 +95,16 @@ def open_source(dataset: str, root: Path) -> Source:
     if dataset == "inet-lvis":
         names = (NONE_NAME, *(category.name for category in lvis_categories()))
         ids = class_ids_by_wnid(inet_lvis_categories())
-        return Source(Vocabulary(name="lvis-v1", class_names=names), tuple(absent_classes(root, ids)), root, ids, True)
+        vocabulary = Vocabulary(name="lvis-v1", class_names=names)
+        return Source(vocabulary, tuple(absent_classes(root, ids)), root, len(ids), partial(list_imagenet, root, ids))
     if dataset == "demo":
         if not is_demo(root):
             write_demo(root)
         ids = _demo_class_ids(root)
         names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
-        return Source(Vocabulary(name="demo", class_names=names), (), root / CLASSIFICATION, ids, True)
+        pictures = root / CLASSIFICATION
+        vocabulary = Vocabulary(name="demo", class_names=names)
+        return Source(vocabulary, (), pictures, len(ids), partial(list_imagenet, pictures, ids))
     return _open_folder(root)
 
 
@@ -118,4 +122,5 @@ def _open_folder(root: Path) -> Source:
     else:
         names = (NONE_NAME, *(category.name for category in lvis_categories()))
         vocabulary = Vocabulary(name="lvis-v1", class_names=names)
-    return Source(vocabulary, (), root, {name: row for row, name in enumerate(classes, 1)}, False)
+    ids = {name: row for row, name in enumerate(classes, 1)}
+    return Source(vocabulary, (), root, len(ids), partial(list_folder, root, ids))

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from richsem_prep.sources import Rejected, SourceEntry
+from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import FileHash, Plan
@@ -34,6 +34,20 @@ _COLUMNS = pa.schema(
     ]
 )
 
+_BOX_COLUMNS = pa.schema(
+    [
+        ("boxes_xyxy", pa.list_(pa.float32())),
+        ("rows", pa.list_(pa.int32())),
+        ("boxes_height", pa.int32()),
+        ("boxes_width", pa.int32()),
+    ]
+)
+"""Only where the source has boxes: 4 numbers and a row a box, and the annotated size, empty where boxes are
+fractions."""
+
+_CAPTION_COLUMNS = pa.schema([("caption", pa.string())])
+"""Only where the source has captions."""
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -46,19 +60,32 @@ class Listing:
 
 
 def freeze_listing(
-    layout: CacheLayout, found: Iterable[SourceEntry | Rejected], *, on_progress: Callable[[int], None]
+    layout: CacheLayout,
+    found: Iterable[SourceEntry | Rejected],
+    *,
+    on_progress: Callable[[int], None],
+    has_boxes: bool = False,
+    has_captions: bool = False,
 ) -> Listing:
     """Write down what a source lists, in its order, in constant memory.
+
+    Args:
+        layout: the cache.
+        found: what the source lists.
+        on_progress: told how many pictures have been listed.
+        has_boxes: entries come with boxes, which are kept.
+        has_captions: entries may come with captions, which are kept.
 
     Raises:
         SourceError: nothing was listed.
     """
+    columns = _columns(has_boxes=has_boxes, has_captions=has_captions)
     listed = 0
     with hashed_file(layout.listing) as listing, hashed_file(layout.listing_quarantine) as quarantine:
-        with pa.ipc.new_file(pa.PythonFile(listing, "w"), _COLUMNS) as writer:
+        with pa.ipc.new_file(pa.PythonFile(listing, "w"), columns) as writer:
             entries = _without_rejected(found, quarantine)
             while batch := list(islice(entries, LISTING_BATCH)):
-                writer.write_batch(_batch(batch))
+                writer.write_batch(_batch(batch, columns))
                 listed += len(batch)
                 on_progress(listed)
         if not listed:
@@ -78,17 +105,36 @@ def _without_rejected(found: Iterable[SourceEntry | Rejected], quarantine: "Hash
             yield item
 
 
-def _batch(entries: list[SourceEntry]) -> pa.RecordBatch:
-    return pa.record_batch(
-        [
-            pa.array([entry.file for entry in entries], pa.binary()),
-            pa.array([entry.name[len(printable(entry.file)) + 1 :] for entry in entries], pa.string()),
-            pa.array([entry.offset for entry in entries], pa.int64()),
-            pa.array([entry.size for entry in entries], pa.int64()),
-            pa.array([entry.category_id for entry in entries], pa.int32()),
-        ],
-        schema=_COLUMNS,
-    )
+def _columns(*, has_boxes: bool, has_captions: bool) -> pa.Schema:
+    fields = [*_COLUMNS, *(_BOX_COLUMNS if has_boxes else ()), *(_CAPTION_COLUMNS if has_captions else ())]
+    return pa.schema(fields)
+
+
+def _batch(entries: list[SourceEntry], columns: pa.Schema) -> pa.RecordBatch:
+    rows = [_row(entry) for entry in entries]
+    arrays = [pa.array([row[column.name] for row in rows], column.type) for column in columns]
+    return pa.record_batch(arrays, schema=columns)
+
+
+def _row(entry: SourceEntry) -> dict[str, Any]:
+    row = {
+        "file": entry.file,
+        "member": entry.name[len(printable(entry.file)) + 1 :],
+        "offset": entry.offset,
+        "size": entry.size,
+        "category_id": entry.category_id,
+        "caption": entry.caption,
+    }
+    boxes = entry.boxes
+    if boxes is None:
+        return row | dict.fromkeys(_BOX_COLUMNS.names)
+    height, width = boxes.hw or (None, None)
+    return row | {
+        "boxes_xyxy": boxes.boxes_xyxy.reshape(-1),
+        "rows": boxes.rows,
+        "boxes_height": height,
+        "boxes_width": width,
+    }
 
 
 def planned_entries(layout: CacheLayout, plan: Plan, shard: int) -> list[SourceEntry]:
@@ -108,7 +154,15 @@ def planned_entries(layout: CacheLayout, plan: Plan, shard: int) -> list[SourceE
 def _entry(row: dict) -> SourceEntry:
     file, member = row["file"], row["member"]
     name = f"{printable(file)}/{member}" if member else printable(file)
-    return SourceEntry(name, file, row["offset"], row["size"], row["category_id"])
+    return SourceEntry(name, file, row["offset"], row["size"], row["category_id"], _boxes(row), row.get("caption"))
+
+
+def _boxes(row: dict) -> PictureBoxes | None:
+    if row.get("rows") is None:
+        return None
+    hw = None if row["boxes_height"] is None else (row["boxes_height"], row["boxes_width"])
+    boxes_xyxy = np.array(row["boxes_xyxy"], np.float32).reshape(-1, 4)
+    return PictureBoxes(boxes_xyxy, np.array(row["rows"], np.int32), hw)
 
 
 @contextmanager

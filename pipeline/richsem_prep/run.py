@@ -175,13 +175,19 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
     source = open_source(config.dataset, config.root)
     if source.absent:
         shown = ", ".join(source.absent[:5]) + (", …" if len(source.absent) > 5 else "")
-        known = len(source.class_ids)
+        known = source.class_count
         reporter.say(f"{known - len(source.absent)} of {known} classes found in {config.root}; absent: {shown}")
     return _freeze_plan(config, layout, source, reporter.stage("listing", None, "pictures")), source.root
 
 
 def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_progress: OnProgress) -> Plan:
-    listing = freeze_listing(layout, source.entries(), on_progress=lambda listed: on_progress(Progress(listed)))
+    listing = freeze_listing(
+        layout,
+        source.entries(),
+        on_progress=lambda listed: on_progress(Progress(listed)),
+        has_boxes=source.has_boxes,
+        has_captions=source.has_captions,
+    )
     plan = Plan(
         dataset=config.dataset,
         seed=config.seed,

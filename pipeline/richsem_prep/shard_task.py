@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -417,7 +418,7 @@ def _keep_pictures(shard: int, inputs: ShardInputs, progress: Progress, clock: S
 
 def _write_picture(shard: int, picture: LoadedPicture, plan: Plan, tar: ShardTar) -> tuple:
     key = sample_key(shard, picture.sample)
-    sidecar = {
+    sidecar: dict[str, Any] = {
         "name": picture.name,
         "category_id": picture.category_id,
         "category": plan.vocabulary.class_names[picture.category_id],
@@ -426,8 +427,9 @@ def _write_picture(shard: int, picture: LoadedPicture, plan: Plan, tar: ShardTar
         "sha256": hash_bytes(picture.data).sha256,
     }
     copied = plan.pictures == "copy"
+    assert picture.entry is not None
+    sidecar |= annotated_fields(picture.entry)
     if not copied:
-        assert picture.entry is not None
         sidecar["original"] = picture.entry.original.to_json()
     json_data = canonical_json(sidecar)
     members = {"json": json_data} | ({picture.extension: picture.data} if copied else {})
@@ -437,6 +439,19 @@ def _write_picture(shard: int, picture: LoadedPicture, plan: Plan, tar: ShardTar
         key, picture.sample, picture.category_id, picture.name, picture.extension, *picture.hw,
         offset, len(picture.data), offsets["json"], len(json_data),
     )  # fmt: skip
+
+
+def annotated_fields(entry: SourceEntry) -> dict[str, Any]:
+    """What KEY.json says beside the class: `boxes` with `boxes_hw`, and `caption`; only where the source has them."""
+    fields: dict[str, Any] = {} if entry.caption is None else {"caption": entry.caption}
+    if entry.boxes is not None:
+        fields["boxes"] = [
+            # The shortest spelling that gives the same float32 back.
+            [*(float(str(number)) for number in box_xyxy), int(row)]
+            for box_xyxy, row in zip(entry.boxes.boxes_xyxy, entry.boxes.rows, strict=True)
+        ]
+        fields["boxes_hw"] = entry.boxes.hw
+    return fields
 
 
 def _write_quarantine(shard: int, layout: CacheLayout, bad: list[BadPicture]) -> FileHash | None:

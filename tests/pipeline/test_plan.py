@@ -9,7 +9,7 @@ import pytest
 
 from richsem_prep import plan as plan_module
 from richsem_prep.plan import freeze_listing, hashed_file, planned_entries
-from richsem_prep.sources import Rejected, SourceEntry
+from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan, Vocabulary
@@ -43,8 +43,8 @@ def plain(count):
     return [whole(b"c%d/%06d.jpg" % (index % 7, index), index % 7, index) for index in range(count)]
 
 
-def freeze(layout, found, *, samples=None, samples_per_shard=16, seed=3):
-    listing = freeze_listing(layout, found, on_progress=lambda _: None)
+def freeze(layout, found, *, samples=None, samples_per_shard=16, seed=3, **columns):
+    listing = freeze_listing(layout, found, on_progress=lambda _: None, **columns)
     return Plan(
         dataset="demo",
         seed=seed,
@@ -77,6 +77,33 @@ def test_a_listing_reads_back_whatever_the_names_hold(layout):
     plan = freeze(layout, entries)
     found = everything(layout, plan)
     assert sorted(found, key=lambda e: (e.name, e.offset)) == sorted(entries, key=lambda e: (e.name, e.offset))
+
+
+def boxed(file, boxes, hw, caption=None):
+    boxes_xyxy = np.array([box[:4] for box in boxes], np.float32).reshape(-1, 4)
+    rows = np.array([box[4] for box in boxes], np.int32)
+    found = PictureBoxes(boxes_xyxy, rows, hw)
+    return SourceEntry(printable(file), file, WHOLE_FILE, 10, 0, found, caption)
+
+
+def test_boxes_and_captions_read_back(layout):
+    entries = [
+        boxed(b"two.jpg", [(0.1, 2, 30.7, 40, 3), (5, 6, 7, 8, 0)], (480, 640), "größe, \n 日本"),
+        boxed(b"none.jpg", [], (48, 64)),
+        boxed(b"fractions.jpg", [(0.25, 0.5, 1 / 3, 1, 1)], None, ""),
+    ]
+    plan = freeze(layout, entries, has_boxes=True, has_captions=True)
+    found = sorted(everything(layout, plan), key=lambda entry: entry.name)
+    for entry, expected in zip(found, sorted(entries, key=lambda entry: entry.name), strict=True):
+        assert (entry.name, entry.caption, entry.boxes.hw) == (expected.name, expected.caption, expected.boxes.hw)
+        np.testing.assert_array_equal(entry.boxes.boxes_xyxy, expected.boxes.boxes_xyxy)
+        np.testing.assert_array_equal(entry.boxes.rows, expected.boxes.rows)
+        assert (entry.boxes.boxes_xyxy.dtype, entry.boxes.rows.dtype) == (np.float32, np.int32)
+
+
+def test_a_listing_without_boxes_and_captions_has_the_bytes_it_always_had(layout):
+    plan = freeze(layout, plain(100))
+    assert plan.listing.sha256 == "55b3b428a1d802e71c732dbdb141bb2e4caebf88416e83121a465a824fd27c06"
 
 
 @pytest.mark.parametrize(

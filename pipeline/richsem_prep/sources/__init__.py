@@ -1,10 +1,11 @@
 """Where pictures come from: each source lists what a dataset holds and reads one picture's bytes."""
 
-from richsem_prep.sources.entry import Rejected, SourceEntry, read_entry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry, read_entry
 from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_prep.sources.imagenet import absent_classes, list_imagenet
 
 __all__ = [
+    "PictureBoxes",
     "Rejected",
     "SourceEntry",
     "absent_classes",

@@ -3,12 +3,42 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from richsem_schemas.originals import Original, read_original
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureBoxes:
+    """The annotated boxes of one picture; N of them.
+
+    Attributes:
+        boxes_xyxy: float32 [N, 4], in pixels of a picture of the annotated size; fractions of its sides where `hw` is
+            None.
+        rows: int32 [N], rows of the vocabulary; 0 where the boxes have no class.
+        hw: annotated height and width, pixels; None where the annotations give no sizes and boxes are fractions.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    rows: NDArray[np.int32]
+    hw: tuple[int, int] | None
+
+    def in_picture(self, hw: tuple[int, int]) -> NDArray[np.float32]:
+        """The boxes in pixels of the picture at another size, float32 [N, 4].
+
+        Args:
+            hw: its height and width, pixels.
+        """
+        if self.hw == hw:
+            return self.boxes_xyxy
+        height, width = self.hw or (1, 1)
+        return (self.boxes_xyxy * np.array([hw[1] / width, hw[0] / height] * 2)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    r"""One picture of a source: where its bytes lie and which class it has.
+    r"""One picture of a source: where its bytes lie, which class it has, and what else is annotated.
 
     Attributes:
         name: for people and for KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
@@ -17,6 +47,8 @@ class SourceEntry:
         offset: as in `Original`.
         size: as in `Original`.
         category_id: row of the vocabulary; 0 where the picture has no label.
+        boxes: of a detection picture, possibly none; None where the source knows no boxes.
+        caption: None where the source has no captions.
     """
 
     name: str
@@ -24,6 +56,8 @@ class SourceEntry:
     offset: int
     size: int
     category_id: int
+    boxes: PictureBoxes | None = None
+    caption: str | None = None
 
     @property
     def original(self) -> Original:
