@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
 
 app = typer.Typer(
@@ -370,3 +371,6 @@ def view(
     cache = open_cache(out)
     shown = write_page(cache, cache.label_set(labels).name, html, views=views, root=root)
     typer.echo(f"{html}: {shown} views")
+
+
+app.command()(text)

@@ -23,13 +23,18 @@ TEMPLATES: tuple[str, ...] = ("{}.", *(template("{}") for template in OPENAI_IMA
 """81: the bare name with a full stop, and OpenAI's 80 for ImageNet."""
 
 
-def prompts_of(name: str, row: int) -> list[str]:
+def prompts_of(name: str, row: int, templates: tuple[str, ...] = TEMPLATES) -> list[str]:
     """All prompts of one class; row 0 is the bare word "none", without templates, as in the reference."""
-    return [name] if row == 0 else [template.format(name) for template in TEMPLATES]
+    return [name] if row == 0 else [template.format(name) for template in templates]
 
 
 def text_bank(
-    teacher: Teacher, vocabulary: Vocabulary, policy: NamePolicy, *, on_progress: Callable[[int, int], None]
+    teacher: Teacher,
+    vocabulary: Vocabulary,
+    policy: NamePolicy,
+    *,
+    templates: tuple[str, ...] = TEMPLATES,
+    on_progress: Callable[[int, int], None],
 ) -> TextBank:
     """The text bank of a vocabulary, from the user's cache where it has been computed before.
 
@@ -37,30 +42,36 @@ def text_bank(
         teacher: its text tower.
         vocabulary: row 0 is "none".
         policy: how names are written.
+        templates: with `{}` for the name.
         on_progress: called with classes done and classes in all.
     """
     assert vocabulary.class_names[0] == NONE_NAME
     names = tuple(prompted_name(name, policy) for name in vocabulary.class_names)
-    path = _cache_path(teacher.identity, text_spec(vocabulary, policy, TEMPLATES))
+    path = _cache_path(teacher.identity, text_spec(vocabulary, policy, templates))
     features = _read_cached(path, len(names), teacher.identity.embed_dim)
     if features is None:
-        features = text_means(teacher, names, on_progress=on_progress)
+        features = text_means(teacher, names, templates=templates, on_progress=on_progress)
         _write_cached(path, features)
-    return TextBank(vocabulary.class_names, names, TEMPLATES, teacher.identity.logit_scale, features)
+    return TextBank(vocabulary.class_names, names, templates, teacher.identity.logit_scale, features)
 
 
 @torch.inference_mode()
 def text_means(
-    teacher: Teacher, names: tuple[str, ...], *, on_progress: Callable[[int, int], None]
+    teacher: Teacher,
+    names: tuple[str, ...],
+    *,
+    templates: tuple[str, ...] = TEMPLATES,
+    on_progress: Callable[[int, int], None],
 ) -> NDArray[np.float32]:
     """[C, D] means of raw text embeddings over the templates, not normalised.
 
     Source:
         The reference averages raw embeddings and normalises when it uses them.
     """
+    on_progress(0, len(names))
     means = np.empty((len(names), teacher.identity.embed_dim), np.float32)
     for row, name in enumerate(names):
-        prompts = sorted(prompts_of(name, row), key=len)
+        prompts = sorted(prompts_of(name, row, templates), key=len)
         # Prompts of about one length go together, since a batch costs what its longest prompt costs.
         parts = [teacher.encode_text(prompts[i : i + _BATCH_PROMPTS]) for i in range(0, len(prompts), _BATCH_PROMPTS)]
         means[row] = torch.cat(parts).double().mean(dim=0).float().cpu().numpy()

@@ -38,7 +38,7 @@ class Worker:
         torch.set_num_threads(TORCH_THREADS)
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-        device = _device(settings.device)
+        device = torch_device(settings.device)
         self.progress = Progress()
         self._teacher = load_teacher(parse_teacher(settings.teacher), device=device)
         self._precision: Precision = settings.precision or ("fp16" if device.type == "cuda" else "fp32")
@@ -100,7 +100,12 @@ class Worker:
         return run_shard(shard, self._inputs, self.encoder, self.progress)
 
 
-def _device(name: str | None) -> torch.device:
+def torch_device(name: str | None) -> torch.device:
+    """The device that `--device` names; None is the first CUDA device if there is one.
+
+    Raises:
+        TeacherError: it can't be used.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

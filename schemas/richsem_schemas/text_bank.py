@@ -3,6 +3,7 @@
 import hashlib
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +38,22 @@ class TextBank:
 
 def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
     """Write features first, then the manifest that holds their hash."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(bank.features, dtype="<f4"), allow_pickle=False)
-    write_atomically(layout.text_features, buffer.getvalue())
+    data = features_file(bank.features)
+    write_atomically(layout.text_features, data)
     TextManifest(
         class_names=bank.class_names,
         prompted_names=bank.prompted_names,
         templates=bank.templates,
         logit_scale=bank.logit_scale,
-        features=hash_bytes(buffer.getvalue()),
+        features=hash_bytes(data),
     ).write(layout.text)
+
+
+def features_file(features_CD: NDArray[np.float32]) -> bytes:
+    """The content of a `features.npy`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(features_CD, dtype="<f4"), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def read_text_bank(layout: LabelSetLayout) -> TextBank:
@@ -56,17 +63,34 @@ def read_text_bank(layout: LabelSetLayout) -> TextBank:
         FileNotFoundError: it has none.
         CorruptCacheError: it is not what was written.
     """
-    manifest = TextManifest.read(layout.text)
-    data = layout.text_features.read_bytes()
+    return read_bank(TextManifest.read(layout.text), layout.text, layout.text_features)
+
+
+def read_bank(manifest: TextManifest, text: Path, features: Path) -> TextBank:
+    """The bank that a manifest describes, with the features beside it.
+
+    Args:
+        manifest: read already.
+        text: where it lies, for messages.
+        features: the file of the features.
+
+    Raises:
+        FileNotFoundError: there are no features.
+        CorruptCacheError: they are not what was written.
+    """
+    if features.stat().st_size != manifest.features.bytes:
+        raise CorruptCacheError(f"{features}: not as long as {text} says; make the text anew")
+    data = features.read_bytes()
     if hash_bytes(data) != manifest.features:
-        raise CorruptCacheError(f"{layout.text_features}: its bytes don't match {layout.text}; make the set anew")
-    features = _parse_features(data, layout, classes=len(manifest.class_names))
+        raise CorruptCacheError(f"{features}: its bytes don't match {text}; make the text anew")
+    features_CD = _parse_features(data, features, classes=len(manifest.class_names))
     if len(manifest.prompted_names) != len(manifest.class_names):
-        raise CorruptCacheError(f"{layout.text}: not one prompted name a class; make the set anew")
-    return TextBank(manifest.class_names, manifest.prompted_names, manifest.templates, manifest.logit_scale, features)
+        raise CorruptCacheError(f"{text}: not one prompted name a class; make the text anew")
+    names, prompted = manifest.class_names, manifest.prompted_names
+    return TextBank(names, prompted, manifest.templates, manifest.logit_scale, features_CD)
 
 
-def _parse_features(data: bytes, layout: LabelSetLayout, *, classes: int) -> NDArray[np.float32]:
+def _parse_features(data: bytes, path: Path, *, classes: int) -> NDArray[np.float32]:
     """Read a float32 matrix of `classes` rows, with the very header that `np.save` gives it."""
     header_bytes = 10 + int.from_bytes(data[8:10], "little")
     dim, surplus = divmod(len(data) - header_bytes, 4 * max(classes, 1))
@@ -76,7 +100,7 @@ def _parse_features(data: bytes, layout: LabelSetLayout, *, classes: int) -> NDA
     buffer = io.BytesIO()
     np.save(buffer, features, allow_pickle=False)
     if buffer.getvalue() != data or len(features) != classes:
-        raise CorruptCacheError(f"{layout.text_features}: not one float32 row a class; make the set anew")
+        raise CorruptCacheError(f"{path}: not one float32 row a class; make the text anew")
     return features
 
 
