@@ -1,51 +1,73 @@
-"""The boxes of an annotation file: read, cleaned and counted."""
+"""The boxes of annotation files: put together, cleaned and counted."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.columns import Records, integer_column, number_column, number_rows
 from richsem_schemas.errors import SourceError
 
 MIN_BOX_SIDE_PX = 1e-3
 """Boxes thinner than this have no area in float32 at the far side of a large picture."""
 
+MIN_BOX_SIDE = 1e-6
+"""The same for boxes that are fractions of their picture's sides."""
+
+_AT_ONCE = 2**20
+"""Boxes that are cleaned at a time, so that it takes little memory beside the boxes themselves."""
+
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedBoxes:
-    """M boxes as the file has them.
+    """M boxes.
 
     Attributes:
         image_index: int64 [M], position of their picture in the file.
         category_ids: int64 [M].
-        boxes_xywh_px: float64 [M, 4].
+        boxes_xywh: float64 [M, 4] as the file has them, float32 once they are clean; pixels or fractions.
         is_crowd: bool [M].
     """
 
     image_index: NDArray[np.int64]
     category_ids: NDArray[np.int64]
-    boxes_xywh_px: NDArray[np.float64]
+    boxes_xywh: NDArray[np.floating]
     is_crowd: NDArray[np.bool_]
 
-    def only(self, kept: NDArray[np.bool_]) -> "AnnotatedBoxes":
-        """Those that a mask of bool [M] says."""
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.image_index)
+
+    def only(self, kept: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "AnnotatedBoxes":
+        """Those that a mask, positions or a slice say."""
         return AnnotatedBoxes(
-            self.image_index[kept], self.category_ids[kept], self.boxes_xywh_px[kept], self.is_crowd[kept]
+            self.image_index[kept], self.category_ids[kept], self.boxes_xywh[kept], self.is_crowd[kept]
         )
 
 
-def read_boxes(annotations: Records, image_ids: NDArray[np.int64], path: Path) -> AnnotatedBoxes:
-    """Read all boxes.
+def joined_boxes(parts: list[AnnotatedBoxes]) -> AnnotatedBoxes:
+    """The boxes of several parts, one after the other."""
+    return AnnotatedBoxes(
+        np.concatenate([np.zeros(0, np.int64), *(part.image_index for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.category_ids for part in parts)]),
+        np.concatenate([part.boxes_xywh for part in parts]) if parts else np.zeros((0, 4), np.float32),
+        np.concatenate([np.zeros(0, np.bool_), *(part.is_crowd for part in parts)]),
+    )
+
+
+def owners_of(owners: NDArray[np.int64], image_ids: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
+    """Position of the picture that each annotation belongs to, int64 [M].
+
+    Args:
+        owners: int64 [M], the annotations' image ids.
+        image_ids: int64 [N], of the pictures.
+        path: of the file, for the message.
 
     Raises:
-        SourceError: a record is incomplete, of wrong types, or belongs to no picture.
+        SourceError: some belong to no picture.
     """
-    category_ids = integer_column(annotations, "category_id", path)
-    boxes = number_rows(annotations, "bbox", 4, path)
-    crowd = number_column(annotations, "iscrowd", path, default=0) != 0
-    owners = integer_column(annotations, "image_id", path)
     order = np.argsort(image_ids, kind="stable")
     rank = np.minimum(np.searchsorted(image_ids[order], owners), len(image_ids) - 1)
     image_index = order[rank]
@@ -55,7 +77,7 @@ def read_boxes(annotations: Records, image_ids: NDArray[np.int64], path: Path) -
             f"{path}: {len(lost):,} annotations belong to pictures that `images` doesn't list; "
             f"the first is annotations[{lost[0]}] with image_id {owners[lost[0]]}"
         )
-    return AnnotatedBoxes(image_index, category_ids, boxes, crowd)
+    return image_index
 
 
 def count_images(boxes: AnnotatedBoxes, *, num_rows: int) -> NDArray[np.int64]:
@@ -64,28 +86,51 @@ def count_images(boxes: AnnotatedBoxes, *, num_rows: int) -> NDArray[np.int64]:
     return np.bincount(pairs % num_rows, minlength=num_rows)
 
 
-def clean_boxes(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> tuple[AnnotatedBoxes, dict[str, int]]:
-    """Leave out what can't be learned from, clip the rest to its picture, and count."""
-    problems = {"crowd regions left out": int(boxes.is_crowd.sum())}
+def clean_boxes(
+    boxes: AnnotatedBoxes, hws_px: NDArray[np.int32], *, are_relative: bool = False
+) -> tuple[AnnotatedBoxes, dict[str, int]]:
+    """Leave out what can't be learned from, clip the rest to its picture, make it float32, and count.
+
+    Args:
+        boxes: as annotated.
+        hws_px: int32 [N, 2], of the pictures; all 1 where boxes are fractions.
+        are_relative: they are fractions.
+    """
+    problems: Counter[str] = Counter()
+    parts = [_cleaned(part, hws_px, problems, are_relative) for part in _parts(boxes)]
+    return joined_boxes(parts), dict(problems)
+
+
+def _parts(boxes: AnnotatedBoxes) -> Iterator[AnnotatedBoxes]:
+    for start in range(0, max(len(boxes), 1), _AT_ONCE):
+        yield boxes.only(slice(start, start + _AT_ONCE))
+
+
+def _cleaned(
+    boxes: AnnotatedBoxes, hws_px: NDArray[np.int32], problems: Counter[str], are_relative: bool
+) -> AnnotatedBoxes:
+    problems["crowd regions left out"] += int(boxes.is_crowd.sum())
     boxes = boxes.only(~boxes.is_crowd)
-    finite: NDArray[np.bool_] = np.all(np.isfinite(boxes.boxes_xywh_px), axis=1)
-    problems["boxes with NaN or infinite numbers left out"] = int((~finite).sum())
+    finite: NDArray[np.bool_] = np.all(np.isfinite(boxes.boxes_xywh), axis=1)
+    problems["boxes with NaN or infinite numbers left out"] += int((~finite).sum())
     boxes = boxes.only(finite)
-    with_area: NDArray[np.bool_] = np.all(boxes.boxes_xywh_px[:, 2:] > 0, axis=1)
-    problems["boxes of zero or negative size left out"] = int((~with_area).sum())
+    with_area: NDArray[np.bool_] = np.all(boxes.boxes_xywh[:, 2:] > 0, axis=1)
+    problems["boxes of zero or negative size left out"] += int((~with_area).sum())
     boxes = boxes.only(with_area)
-    clipped_xywh_px = _clip(boxes.boxes_xywh_px, hws_px[boxes.image_index])
-    inside: NDArray[np.bool_] = np.all(clipped_xywh_px[:, 2:] >= MIN_BOX_SIDE_PX, axis=1)
-    problems["boxes outside of their picture left out"] = int((~inside).sum())
+    clipped_xywh = _clip(boxes.boxes_xywh, hws_px[boxes.image_index])
+    smallest = MIN_BOX_SIDE if are_relative else MIN_BOX_SIDE_PX
+    inside: NDArray[np.bool_] = np.all(clipped_xywh[:, 2:] >= smallest, axis=1)
+    problems["boxes outside of their picture left out"] += int((~inside).sum())
     # Annotators' roundings are no news.
-    far: NDArray[np.bool_] = np.any(np.abs(clipped_xywh_px - boxes.boxes_xywh_px) > 1, axis=1)
-    problems["boxes clipped by more than a pixel"] = int((far & inside).sum())
-    clipped = AnnotatedBoxes(boxes.image_index, boxes.category_ids, clipped_xywh_px, boxes.is_crowd)
-    return clipped.only(inside), problems
+    news, what = (1e-3, "a thousandth of a side") if are_relative else (1, "a pixel")
+    far: NDArray[np.bool_] = np.any(np.abs(clipped_xywh - boxes.boxes_xywh) > news, axis=1)
+    problems[f"boxes clipped by more than {what}"] += int((far & inside).sum())
+    kept = clipped_xywh[inside].astype(np.float32)
+    return AnnotatedBoxes(boxes.image_index[inside], boxes.category_ids[inside], kept, boxes.is_crowd[inside])
 
 
-def _clip(boxes_xywh_px: NDArray[np.float64], hws_px: NDArray[np.int32]) -> NDArray[np.float64]:
+def _clip(boxes_xywh: NDArray[np.floating], hws_px: NDArray[np.int32]) -> NDArray[np.float64]:
     limits = hws_px[:, ::-1].astype(np.float64)
-    first = np.clip(boxes_xywh_px[:, :2], 0, limits)
-    last = np.clip(boxes_xywh_px[:, :2] + boxes_xywh_px[:, 2:], 0, limits)
+    first = np.clip(boxes_xywh[:, :2].astype(np.float64), 0, limits)
+    last = np.clip(boxes_xywh[:, :2].astype(np.float64) + boxes_xywh[:, 2:], 0, limits)
     return np.concatenate([first, last - first], axis=1)

@@ -1,6 +1,6 @@
 """Columns of a list of JSON records as arrays, with an error that names the first record that doesn't fit."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,21 @@ Records = Sequence[dict[str, Any]]
 
 
 class RecordList(list[dict[str, Any]]):
-    """The records of one list of a file, which knows its name."""
-
-    def __init__(self, name: str, records: list[dict[str, Any]]):
-        super().__init__(records)
-        self.name = name
-
-
-def record_list(dataset: Mapping[str, Any], name: str, path: Path) -> Records:
-    """One of the lists of the file.
+    """Records of one list of a file: the list's name, and where in it the first of them stands.
 
     Raises:
-        SourceError: there is none of this name, or it holds something else than objects.
+        SourceError: something else than objects is among them.
     """
-    if name not in dataset:
-        raise SourceError(
-            f"{path}: has no `{name}`; an annotation file holds `images`, `annotations` and `categories`, "
-            f"this one {', '.join(f'`{str(key)[:40]}`' for key in list(dataset)[:8]) or 'nothing'}"
-        )
-    records = dataset[name]
-    if not isinstance(records, list):
-        raise SourceError(f"{path}: `{name}` is of type {type(records).__name__}; it must be a list")
-    for position, record in enumerate(records):
-        if type(record) is not dict:
-            raise SourceError(f"{path}: {name}[{position}] is of type {type(record).__name__}; it must be an object")
-    return RecordList(name, records)
+
+    def __init__(self, name: str, records: list[Any], path: Path, *, start: int = 0):
+        super().__init__(records)
+        self.name = name
+        self.start = start
+        for position, record in enumerate(records, start):
+            if type(record) is not dict:
+                raise SourceError(
+                    f"{path}: {name}[{position}] is of type {type(record).__name__}; it must be an object"
+                )
 
 
 def integer_column(records: Records, key: str, path: Path) -> NDArray[np.int64]:
@@ -103,13 +93,42 @@ def _column(
         if not is_valid(value):
             what = what or ("an integer" if kinds == "i" else "a number")
             found = "none" if value is _MISSING else repr(value)[:80]
-            raise SourceError(f"{path}: `{key}` of {_name(records)}[{position}] must be {what}; it is {found}")
+            raise SourceError(f"{path}: `{key}` of {_place(records, position)} must be {what}; it is {found}")
     return np.array(values, dtype=dtype)
 
 
-def _name(records: Records) -> str:
-    return records.name if isinstance(records, RecordList) else "records"
+def _place(records: Records, position: int) -> str:
+    if isinstance(records, RecordList):
+        return f"{records.name}[{records.start + position}]"
+    return f"records[{position}]"
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def picture_sizes(records: Records, path: Path) -> NDArray[np.int32]:
+    """Heights and widths of records, int32 [N, 2].
+
+    Raises:
+        SourceError: a record has none, or an impossible one.
+    """
+    sizes = np.stack([integer_column(records, "height", path), integer_column(records, "width", path)], axis=1)
+    wrong = np.flatnonzero(((sizes < 1) | (sizes > np.iinfo(np.int32).max)).any(axis=1))
+    if len(wrong):
+        height, width = sizes[wrong[0]]
+        raise SourceError(
+            f"{path}: {_place(records, int(wrong[0]))} has height {height} and width {width}; both are pixels from 1"
+        )
+    return sizes.astype(np.int32)
+
+
+def check_unique(ids: NDArray[np.int64], what: str, path: Path) -> None:
+    """Check that no id stands there twice.
+
+    Raises:
+        SourceError: one does.
+    """
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) < len(ids):
+        raise SourceError(f"{path}: {what} id {values[counts > 1][0]} stands there more than once; ids are unique")

@@ -1,9 +1,9 @@
-"""Detection annotations in compact arrays, from files in the LVIS v1 or the COCO format.
+"""Detection annotations in compact arrays, from the files of LVIS, COCO, Objects365, OpenImages and Visual Genome.
 
 Files are untrusted: their types are checked, and the names in them can't lead out of the folder of the pictures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,14 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.boxes import clean_boxes, count_images, read_boxes
-from richsem_schemas.annotations.columns import Records, integer_column, record_list
-from richsem_schemas.annotations.json_file import AnnotationFormat, load_annotation_file
+from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat, CategoryRecord
+from richsem_schemas.annotations.boxes import clean_boxes, count_images
+from richsem_schemas.annotations.coco_file import read_coco_file
+from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures
+from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import SourceError
-
-MAX_CATEGORY_ID = 1_000_000
-"""Largest category id that is accepted; a classifier has as many rows as the largest id."""
 
 _SHOWN = 5
 """How many culprits a message names."""
@@ -49,12 +48,14 @@ class DetectionData:
         root: folder of the pictures.
         files: N names of pictures below `root`.
         image_ids: int64 [N].
-        hws_px: int32 [N, 2], heights and widths as annotated.
+        hws_px: int32 [N, 2], heights and widths as annotated; all 1 where `are_relative`.
         offsets: int64 [N + 1]; picture i owns the boxes from `offsets[i]` up to `offsets[i + 1]`.
-        boxes_xywh_px: float32 [M, 4]; left, top, width, height, inside their pictures and with area.
+        boxes_xywh_px: float32 [M, 4]; left, top, width, height, inside their pictures and with area; fractions of the
+            picture's sides where `are_relative`.
         category_ids: int64 [M].
         categories: by ascending id.
         problems: what was left out or changed, and how often; for `problem_lines`.
+        are_relative: the annotations give no sizes, and boxes are fractions.
     """
 
     root: Path
@@ -66,6 +67,7 @@ class DetectionData:
     category_ids: NDArray[np.int64]
     categories: tuple[Category, ...]
     problems: dict[str, int]
+    are_relative: bool = False
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -85,6 +87,11 @@ class DetectionData:
         part = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes_xywh_px[part], self.category_ids[part]
 
+    def boxes_xyxy(self, index: int) -> NDArray[np.float32]:
+        """Boxes of a picture by their corners, float32 [G, 4]; pixels, or fractions where `are_relative`."""
+        boxes_xywh, _ = self.objects(index)
+        return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
     def image_counts(self, num_classes: int) -> NDArray[np.int64]:
         """Pictures a category, int64 [C], 0 for rows without a category; for the federated loss."""
         counts = np.zeros(num_classes, np.int64)
@@ -96,47 +103,63 @@ class DetectionData:
         return [f"{count:,} {problem}" for problem, count in self.problems.items() if count]
 
 
-def read_annotations(path: Path, root: Path, *, file_format: AnnotationFormat = "lvis") -> DetectionData:
+def read_annotations(
+    path: Path,
+    root: Path,
+    *,
+    file_format: AnnotationFormat = "lvis",
+    class_names: Sequence[str] | None = None,
+    may_miss: bool = False,
+) -> DetectionData:
     """Read a file of detection annotations.
 
     Crowd regions are left out: they are not single objects. Boxes are clipped to their picture; those without area,
     outside, or not finite are left out; all this is counted. Pictures without boxes stay.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; of OpenImages the CSV of boxes, of Visual Genome `objects.json`.
         root: folder of the pictures; see `picture_files.locate_pictures` for where they may lie in it.
-        file_format: LVIS v1 files through the `lvis` package, others as plain JSON.
+        file_format: whose files these are.
+        class_names: for Visual Genome, whose files don't list their classes: those to keep, in the order of their ids
+            from 1. None keeps the frequent ones.
+        may_miss: some pictures may be missing; else one that is looked for and missing is an error.
 
     Raises:
         SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be.
     """
-    dataset = load_annotation_file(path, file_format)
-    images = record_list(dataset, "images", path)
-    if not images:
-        raise SourceError(f"{path}: lists no pictures; an annotation file needs at least one entry in `images`")
-    annotations = record_list(dataset, "annotations", path)
-    image_ids = integer_column(images, "id", path)
-    _check_unique(image_ids, "image", path)
-    hws_px = _picture_sizes(images, path)
-    names = _category_names(record_list(dataset, "categories", path), path)
-    boxes = read_boxes(annotations, image_ids, path)
-    _check_known(boxes.category_ids, np.array(sorted(names), np.int64), path)
+    try:
+        found = _read_file(path, file_format, class_names)
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"
+        ) from error
+    _check_known(found.boxes.category_ids, np.array(sorted(found.categories), np.int64), path)
     # Counted before boxes are left out: a picture shows its categories however poorly they are boxed.
-    counted = count_images(boxes, num_rows=max(names) + 1)
-    categories = _categories(dataset["categories"], names, counted, path)
-    kept, problems = clean_boxes(boxes, hws_px)
+    counted = count_images(found.boxes, num_rows=max(found.categories) + 1)
+    kept, problems = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
     order = np.argsort(kept.image_index, kind="stable")
+    kept = kept.only(order)
+    count = len(found.image_ids)
     return DetectionData(
         root=root,
-        files=locate_pictures(images, root, path),
-        image_ids=image_ids,
-        hws_px=hws_px,
-        offsets=np.searchsorted(kept.image_index[order], np.arange(len(images) + 1)).astype(np.int64),
-        boxes_xywh_px=kept.boxes_xywh_px[order].astype(np.float32),
-        category_ids=kept.category_ids[order],
-        categories=categories,
-        problems=problems,
+        files=locate_pictures(count, found.name_rules, root, path, may_miss=may_miss),
+        image_ids=found.image_ids,
+        hws_px=found.hws_px,
+        offsets=np.searchsorted(kept.image_index, np.arange(count + 1)).astype(np.int64),
+        boxes_xywh_px=kept.boxes_xywh.astype(np.float32),
+        category_ids=kept.category_ids,
+        categories=_categories(found.categories, counted),
+        problems=found.problems | problems,
+        are_relative=found.are_relative,
     )
+
+
+def _read_file(path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None) -> AnnotationFile:
+    if file_format == "openimages":
+        return read_openimages_file(path)
+    if file_format == "visual-genome":
+        return read_visual_genome_file(path, class_names)
+    return read_coco_file(path)
 
 
 def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
@@ -168,51 +191,20 @@ def _row_name(class_names: Sequence[str], row: int) -> str:
     return repr(class_names[row]) if row < len(class_names) else "no row"
 
 
-def _picture_sizes(images: Records, path: Path) -> NDArray[np.int32]:
-    sizes = np.stack([integer_column(images, "height", path), integer_column(images, "width", path)], axis=1)
-    wrong = np.flatnonzero(((sizes < 1) | (sizes > np.iinfo(np.int32).max)).any(axis=1))
-    if len(wrong):
-        height, width = sizes[wrong[0]]
-        raise SourceError(f"{path}: images[{wrong[0]}] has height {height} and width {width}; both are pixels from 1")
-    return sizes.astype(np.int32)
-
-
-def _category_names(records: Records, path: Path) -> dict[int, str]:
-    """Names by id."""
-    if not records:
-        raise SourceError(f"{path}: lists no categories; an annotation file needs at least one in `categories`")
-    ids = integer_column(records, "id", path)
-    _check_unique(ids, "category", path)
-    wrong = ids[(ids < 1) | (ids > MAX_CATEGORY_ID)]
-    if len(wrong):
-        raise SourceError(
-            f"{path}: category id {wrong[0]}; ids are rows of the classifier, from 1 (row 0 means no label) "
-            f"to {MAX_CATEGORY_ID:,}; renumber the categories"
-        )
-    for position, record in enumerate(records):
-        if not isinstance(record.get("name"), str):
-            raise SourceError(f"{path}: categories[{position}] has the name {record.get('name')!r}; a text is needed")
-    return {int(category_id): record["name"] for category_id, record in zip(ids, records, strict=True)}
-
-
-def _categories(
-    records: Records, names: dict[int, str], counted: NDArray[np.int64], path: Path
-) -> tuple[Category, ...]:
+def _categories(records: Mapping[int, CategoryRecord], counted: NDArray[np.int64]) -> tuple[Category, ...]:
     """Make the table of categories.
 
     LVIS writes the counts of its training split into every split, and derives r, c and f from them: they are kept,
     where every category has one and not all are 0. Otherwise the pictures of this very file are counted.
     """
-    given = [record.get("image_count") for record in records]
-    if all(type(count) is int and count >= 0 for count in given) and any(given):
-        counts = dict(zip((record["id"] for record in records), given, strict=True))
-    else:
-        counts = {category_id: int(counted[category_id]) for category_id in names}
-    frequencies = {record["id"]: record.get("frequency") for record in records}
-    for category_id, frequency in frequencies.items():
-        if frequency not in (None, "r", "c", "f"):
-            raise SourceError(f"{path}: category {category_id} has the frequency {frequency!r}; it is r, c or f")
-    return tuple(Category(id_, names[id_], frequencies[id_], counts[id_]) for id_ in sorted(names))
+    given = [record.image_count for record in records.values()]
+    are_given = None not in given and any(given)
+    return tuple(
+        Category(
+            number, record.name, record.frequency, (record.image_count or 0) if are_given else int(counted[number])
+        )
+        for number, record in sorted(records.items())
+    )
 
 
 def _check_known(category_ids: NDArray[np.int64], known: NDArray[np.int64], path: Path) -> None:
@@ -223,9 +215,3 @@ def _check_known(category_ids: NDArray[np.int64], known: NDArray[np.int64], path
             f"{path}: annotations of {len(unknown):,} categories that `categories` doesn't list: "
             f"{shown}{', ...' if len(unknown) > _SHOWN else ''}; add them there, or remove the annotations"
         )
-
-
-def _check_unique(ids: NDArray[np.int64], what: str, path: Path) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        raise SourceError(f"{path}: {what} id {values[counts > 1][0]} stands there more than once; ids are unique")

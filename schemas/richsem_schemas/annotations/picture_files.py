@@ -1,45 +1,54 @@
 """Where the pictures of an annotation file lie below their folder."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from richsem_schemas.annotations.columns import Records
+from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
 
+_FORGIVING_PROBES = 64
+"""How many are looked for where some may be missing: the rule that finds most of them counts."""
 
-def locate_pictures(images: Records, root: Path, path: Path) -> tuple[str, ...]:
+
+def locate_pictures(
+    count: int, rules: Mapping[str, NameRule], root: Path, path: Path, *, may_miss: bool = False
+) -> tuple[str, ...]:
     """Name all pictures by the first rule under which the probed ones exist.
 
-    The rules: `file_name`; the last two parts of `coco_url`, such as `train2017/000000000009.jpg`, as LVIS v1 needs it
-    (its val split spans two folders); the last part of `coco_url` or `file_name`, for a `root` that is the very folder
-    with the pictures.
-
     Args:
-        images: records of the file.
+        count: how many pictures there are.
+        rules: where they may lie, in the order of preference.
         root: folder of the pictures.
-        path: of the file, for messages.
+        path: of the annotation file, for messages.
+        may_miss: take the rule that finds most of the probed pictures, at least one; else all must exist.
 
     Returns:
-        Names relative to `root`, in the order of `images`.
+        Names relative to `root`, in the order of the file.
 
     Raises:
         SourceError: pictures are missing under every rule, or a name leads out of `root`.
     """
     if not root.is_dir():
         raise SourceError(f"{root}: no such folder of pictures for {path}")
-    probes = [images[position * len(images) // _PROBES] for position in range(_PROBES)]
+    probes = _FORGIVING_PROBES if may_miss else _PROBES
+    positions = sorted({position * count // probes for position in range(probes)})
     tried: list[str] = []
-    for rule, name_of in _RULES.items():
-        if any(name_of(image, path) is None for image in images):
+    best: tuple[int, tuple[str, ...]] = (0, ())
+    for description, rule in rules.items():
+        names = [rule(position) for position in range(count)]
+        known = tuple(name for name in names if name is not None)
+        if len(known) < count:
             continue
-        missing = _first_missing(probes, name_of, root, path)
-        if missing is None:
-            return tuple(str(name_of(image, path)) for image in images)
-        tried.append(f"{missing} ({rule})")
+        missing = [known[position] for position in positions if not (root / known[position]).is_file()]
+        if not missing:
+            return known
+        best = max(best, (len(positions) - len(missing), known), key=lambda found: found[0])
+        tried.append(f"{missing[0]} ({description})")
+    if may_miss and best[0]:
+        return best[1]
     if not tried:
         raise SourceError(
             f"{path}: not every entry of `images` has a `file_name` or a `coco_url`; one of them must name the picture"
@@ -50,42 +59,18 @@ def locate_pictures(images: Records, root: Path, path: Path) -> tuple[str, ...]:
     )
 
 
-def _first_missing(probes: Records, name_of: "_NameOf", root: Path, path: Path) -> str | None:
-    names = (name_of(image, path) for image in probes)
-    return next((name for name in names if name is not None and not (root / name).is_file()), None)
+def end_of_name(name: object, key: str, path: Path, *, parts: int = 0) -> str | None:
+    """The last parts (0: all) of a picture's name or address; None where there is none.
 
-
-def _file_name(image: dict[str, Any], path: Path) -> str | None:
-    return _safe_name(image, "file_name", path)
-
-
-def _end_of_coco_url(image: dict[str, Any], path: Path) -> str | None:
-    return _safe_name(image, "coco_url", path, last_parts=2)
-
-
-def _last_part(image: dict[str, Any], path: Path) -> str | None:
-    key = "file_name" if "file_name" in image else "coco_url"
-    return _safe_name(image, key, path, last_parts=1)
-
-
-def _safe_name(image: dict[str, Any], key: str, path: Path, *, last_parts: int = 0) -> str | None:
-    """The last parts (0: all) of the name under a key; None where there is no such key."""
-    name = image.get(key)
+    Raises:
+        SourceError: it would lead out of the folder of the pictures.
+    """
     if name is None:
         return None
-    parts = name.split("/")[-last_parts:] if isinstance(name, str) else []
-    if not parts or any(part in {"", ".", ".."} or "\0" in part for part in parts):
+    found: Sequence[str] = name.split("/")[-parts:] if isinstance(name, str) else []
+    if not found or any(part in {"", ".", ".."} or "\0" in part for part in found):
         raise SourceError(
-            f"{path}: the picture {image.get('id')} has the {key} {str(name)[:200]!r}; a relative name without `..` "
-            "is needed, so that it stays in the folder of the pictures"
+            f"{path}: a picture has the {key} {str(name)[:200]!r}; a relative name without `..` is needed, so that it "
+            "stays in the folder of the pictures"
         )
-    return "/".join(parts)
-
-
-_NameOf = Callable[[dict[str, Any], Path], str | None]
-
-_RULES: dict[str, _NameOf] = {
-    "its file_name": _file_name,
-    "the last two parts of its coco_url": _end_of_coco_url,
-    "the last part of its name": _last_part,
-}
+    return "/".join(found)

@@ -1,0 +1,51 @@
+"""What every format of annotation files is read into, before boxes are cleaned and pictures looked for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.annotations.boxes import AnnotatedBoxes
+
+AnnotationFormat = Literal["lvis", "coco", "objects365", "openimages", "visual-genome"]
+"""Whose files these are; lvis, coco and objects365 are the same JSON."""
+
+MAX_CATEGORY_ID = 1_000_000
+"""Largest category id that is accepted; a classifier has as many rows as the largest id."""
+
+NameRule = Callable[[int], str | None]
+"""Where the picture of some position may lie, relative to the folder of the pictures; None where this can't be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryRecord:
+    """One category: its name, and what the file says of its frequency."""
+
+    name: str
+    frequency: Literal["r", "c", "f"] | None = None
+    image_count: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotationFile:
+    """The contents of annotation files: N pictures, M boxes.
+
+    Attributes:
+        image_ids: int64 [N].
+        hws_px: int32 [N, 2], heights and widths; all 1 where boxes are fractions.
+        name_rules: where pictures may lie, by a description of the rule, in the order of preference.
+        boxes: as they stand there.
+        categories: by id.
+        are_relative: boxes are fractions of the picture's sides.
+        problems: what has been left out so far, and how often.
+    """
+
+    image_ids: NDArray[np.int64]
+    hws_px: NDArray[np.int32]
+    name_rules: Mapping[str, NameRule]
+    boxes: AnnotatedBoxes
+    categories: Mapping[int, CategoryRecord]
+    are_relative: bool = False
+    problems: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,170 @@
+"""Annotation files of COCO, LVIS and Objects365, which are one JSON format, streamed into columns."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.annotations.annotation_file import MAX_CATEGORY_ID, AnnotationFile, CategoryRecord, NameRule
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, owners_of
+from richsem_schemas.annotations.columns import (
+    RecordList,
+    check_unique,
+    integer_column,
+    number_column,
+    number_rows,
+    picture_sizes,
+)
+from richsem_schemas.annotations.json_stream import stream_json
+from richsem_schemas.annotations.picture_files import end_of_name
+from richsem_schemas.errors import SourceError
+
+_LISTS = ("images", "annotations", "categories")
+_NO_ID = -(2**63)
+
+
+def read_coco_file(path: Path) -> AnnotationFile:
+    """Read a file with the lists `images`, `annotations` and `categories`; whatever else it holds is passed over.
+
+    Segmentations and attributes are never held; a box takes about 60 bytes.
+
+    Raises:
+        SourceError: it can't be read, is something else, or a record doesn't fit.
+    """
+    columns = _Columns(path)
+    seen: list[str] = []
+    for name, batch in stream_json(path):
+        columns.add(name, batch)
+        if name not in seen:
+            seen.append(name)
+    for name in _LISTS:
+        if name not in seen:
+            raise SourceError(_missing_list(name, seen, path))
+    return columns.finished()
+
+
+def _missing_list(name: str, seen: list[str], path: Path) -> str:
+    if name + "!" in seen:
+        return f"{path}: `{name}` is no list; it must be one"
+    names = ", ".join(f"`{key.removesuffix('!')[:40]}`" for key in seen[:8] if key not in {"", "!"})
+    found = "is a list" if "" in seen else f"holds {names or 'nothing'}"
+    return (
+        f"{path}: has no `{name}`; an annotation file is an object that holds `images`, `annotations` and "
+        f"`categories`, this one {found}"
+    )
+
+
+class _Columns:
+    """The lists of a file, growing batch by batch."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._counts = dict.fromkeys(_LISTS, 0)
+        self._ids: list[NDArray[np.int64]] = []
+        self._hws: list[NDArray[np.int32]] = []
+        self._file_names: list[Any] = []
+        self._urls: list[Any] = []
+        self._boxes: list[tuple[NDArray[Any], ...]] = []
+        self._categories: dict[int, CategoryRecord] = {}
+
+    def add(self, name: str, batch: list[Any]) -> None:
+        if name not in self._counts:
+            return
+        records = RecordList(name, batch, self._path, start=self._counts[name])
+        self._counts[name] += len(records)
+        {"images": self._add_images, "annotations": self._add_boxes, "categories": self._add_categories}[name](records)
+
+    def _add_images(self, records: RecordList) -> None:
+        self._ids.append(integer_column(records, "id", self._path))
+        self._hws.append(picture_sizes(records, self._path))
+        self._file_names += (record.get("file_name") for record in records)
+        self._urls += (record.get("coco_url") for record in records)
+
+    def _add_boxes(self, records: RecordList) -> None:
+        path = self._path
+        ids = (
+            integer_column(records, "id", path)
+            if all("id" in record for record in records)
+            else np.full(len(records), _NO_ID)
+        )
+        self._boxes.append(
+            (
+                integer_column(records, "image_id", path),
+                integer_column(records, "category_id", path),
+                number_rows(records, "bbox", 4, path),
+                number_column(records, "iscrowd", path, default=0) != 0,
+                ids,
+            )
+        )
+
+    def _add_categories(self, records: RecordList) -> None:
+        ids = integer_column(records, "id", self._path).tolist()
+        for position, (category_id, record) in enumerate(zip(ids, records, strict=True), records.start):
+            if category_id in self._categories:
+                raise SourceError(
+                    f"{self._path}: category id {category_id} stands there more than once; ids are unique"
+                )
+            self._categories[category_id] = _category(category_id, record, position, self._path)
+
+    def finished(self) -> AnnotationFile:
+        path = self._path
+        if not self._counts["images"]:
+            raise SourceError(f"{path}: lists no pictures; an annotation file needs at least one entry in `images`")
+        if not self._categories:
+            raise SourceError(f"{path}: lists no categories; an annotation file needs at least one in `categories`")
+        image_ids = np.concatenate(self._ids)
+        check_unique(image_ids, "image", path)
+        columns = zip(*self._boxes, strict=True)
+        image_of, category_ids, boxes_xywh, is_crowd, ids = (np.concatenate(column) for column in columns)
+        self._boxes.clear()
+        boxes = AnnotatedBoxes(owners_of(image_of, image_ids, path), category_ids, boxes_xywh, is_crowd)
+        is_repeat = _repeats(ids, boxes)
+        return AnnotationFile(
+            image_ids=image_ids,
+            hws_px=np.concatenate(self._hws),
+            name_rules=self._name_rules(),
+            boxes=boxes.only(~is_repeat) if is_repeat.any() else boxes,
+            categories=self._categories,
+            problems={"annotations given twice under one id left out": int(is_repeat.sum())},
+        )
+
+    def _name_rules(self) -> dict[str, NameRule]:
+        names, urls, path = self._file_names, self._urls, self._path
+        return {
+            "its file_name": lambda index: end_of_name(names[index], "file_name", path),
+            "the last two parts of its coco_url": lambda index: end_of_name(urls[index], "coco_url", path, parts=2),
+            "the last two parts of its file_name": lambda index: end_of_name(names[index], "file_name", path, parts=2),
+            "the last part of its name": lambda index: end_of_name(
+                urls[index] if names[index] is None else names[index], "name", path, parts=1
+            ),
+        }
+
+
+def _repeats(ids: NDArray[np.int64], boxes: AnnotatedBoxes) -> NDArray[np.bool_]:
+    """Which annotations say once more what an earlier one of the same id said; bool [M]."""
+    is_repeat = np.zeros(len(ids), np.bool_)
+    if len(np.unique(ids)) == len(ids):
+        return is_repeat
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    later = np.flatnonzero((first[inverse] != np.arange(len(ids))) & (ids != _NO_ID))
+    earlier = first[inverse[later]]
+    same = (boxes.image_index[later] == boxes.image_index[earlier]) & (
+        boxes.category_ids[later] == boxes.category_ids[earlier]
+    )
+    is_repeat[later] = same & (boxes.boxes_xywh[later] == boxes.boxes_xywh[earlier]).all(axis=1)
+    return is_repeat
+
+
+def _category(category_id: int, record: dict[str, Any], position: int, path: Path) -> CategoryRecord:
+    if not 1 <= category_id <= MAX_CATEGORY_ID:
+        raise SourceError(
+            f"{path}: category id {category_id}; ids are rows of the classifier, from 1 (row 0 means no label) "
+            f"to {MAX_CATEGORY_ID:,}; renumber the categories"
+        )
+    name, frequency, count = record.get("name"), record.get("frequency"), record.get("image_count")
+    if not isinstance(name, str):
+        raise SourceError(f"{path}: categories[{position}] has the name {name!r}; a text is needed")
+    if frequency not in (None, "r", "c", "f"):
+        raise SourceError(f"{path}: category {category_id} has the frequency {frequency!r}; it is r, c or f")
+    return CategoryRecord(name, frequency, count if type(count) is int and count >= 0 else None)
