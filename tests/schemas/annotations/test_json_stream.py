@@ -81,15 +81,17 @@ def test_wrong_json_ends_at_once_and_not_at_the_end_of_the_file(tmp_path, monkey
         gathered(path)
 
 
-def test_memory_is_that_of_a_batch(tmp_path):
+def test_memory_is_that_of_a_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, "_CHUNK", 2**16)
+    monkeypatch.setattr(json_stream, "_BATCH_CHARACTERS", 2**16)
     path = tmp_path / "a.json"
     record = json.dumps({"id": 1, "segmentation": [[7] * 1_000]})
     with path.open("w") as file:
-        file.write('{"annotations": [' + ",".join([record] * 4_000) + "]}")
-    assert path.stat().st_size > 10e6
+        file.write('{"annotations": [' + ",".join([record] * 1_000) + "]}")
+    assert path.stat().st_size > 3e6
     tracemalloc.start()
     count = sum(len(batch) for _, batch in stream_json(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 4_000
-    assert peak < 20e6  # all at once take 12 MB of text and 33 MB of objects
+    assert count == 1_000
+    assert peak < 2e6  # all at once take 3 MB of text and 8 MB of objects
