@@ -311,20 +311,31 @@ def verify(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Shards checked at a time. \\[default: one a core]")
     ] = None,
+    thorough: Annotated[
+        bool,
+        typer.Option(
+            "--thorough", help="Compute all soft labels and pictures' own hashes again, not those of a sample."
+        ),
+    ] = False,
 ) -> None:
     """Check a whole cache: every byte against its hash, every member against the index, every value's range.
 
-    Exits with 1 where anything is wrong, and says what to do about it.
+    Hashes find any byte that has changed since it was written. What a writer did
+    wrong is looked for in a sample of each shard, or in all with --thorough:
+    soft labels that are not what their embeddings and the text give, and
+    pictures that are not those that were hashed. Exits with 1 where anything is
+    wrong, and says what to do about it.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       richsem-prep verify caches/inet-lvis
+      richsem-prep verify caches/inet-lvis --thorough
     """
     from richsem_prep.verify import bytes_bar, problem_lines, success_line, verify_cache
 
     start = time.monotonic()
     with bytes_bar(Console(stderr=True)) as on_progress:
-        verification = verify_cache(out, labels=labels, threads=threads, on_progress=on_progress)
+        verification = verify_cache(out, labels=labels, threads=threads, thorough=thorough, on_progress=on_progress)
     for note in verification.notes:
         typer.echo(f"note: {note}")
     for line in problem_lines(out, verification):

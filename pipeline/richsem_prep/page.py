@@ -25,7 +25,7 @@ from richsem_schemas.reader import Cache, picture_rows, read_pictures, read_view
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.view import VIEW_KINDS, ViewKind
-from richsem_schemas.view_checks import ShardPictures, geometry_problems
+from richsem_schemas.view_checks import ShardPictures, ViewBatch, geometry_problems
 
 CLASSES_SHOWN = 5
 COLOURS = 8
@@ -141,7 +141,8 @@ def _require_sound(
 ) -> None:
     """Refuse what would render wrongly, or exhaust the memory."""
     plan, classes = cache.manifest.plan, cache.label_sets[labels].spec.text.classes
-    problems = list(geometry_problems([(f"{row.key}.{row.member}", labelled)], ShardPictures.of(pictures, plan)))
+    batch = ViewBatch.of([(f"{row.key}.{row.member}", labelled)])
+    problems = list(geometry_problems(batch, ShardPictures.of(pictures, plan)))
     class_ids = labelled.labels.class_ids
     if ((class_ids < 0) | (class_ids >= classes)).any():
         problems.append(f"{row.key}.{row.member}: a class id is out of range")

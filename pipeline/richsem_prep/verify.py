@@ -22,15 +22,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from richsem_prep.inspect_cache import printable_text, readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
-from richsem_prep.verify_shard import (
-    BytesDone,
-    CacheUnderTest,
-    LabelSetUnderTest,
-    Problem,
-    check_labels,
-    check_pictures,
-    reason,
-)
+from richsem_prep.verify_shard import CacheUnderTest, Problem, check_labels, check_pictures, reason
+from richsem_prep.verify_tar import BytesDone
+from richsem_prep.verify_views import LabelSetUnderTest
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, check_set_name
 from richsem_schemas.manifest import (
@@ -86,14 +80,19 @@ def verify_cache(
     *,
     labels: str | None = None,
     threads: int | None = None,
+    thorough: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Check a cache: every file against its hash, every member against the index, every value against its range.
+
+    What a hash already covers and costs much to compute again is sampled, the same sample every time: soft labels from
+    their embeddings, and each picture's own hash.
 
     Args:
         out: folder of the cache.
         labels: check this label set alone, beside the pictures; None checks all.
         threads: shards checked at a time.
+        thorough: compute again all that is otherwise sampled.
         on_progress: called with bytes done and bytes in all, from any thread.
 
     Raises:
@@ -110,7 +109,7 @@ def verify_cache(
     sets = _label_sets(layout, tree, labels)
     total = sum(tree.sizes.values())
     done = BytesDone(lambda count: on_progress(min(count, total), total) if on_progress else None)
-    cache = CacheUnderTest(layout, plan, tree.sizes, done)
+    cache = CacheUnderTest(layout, plan, tree.sizes, done, thorough)
     return _Verifier(cache, tree, sets, labels is None).run(threads or min(os.cpu_count() or 1, MAX_THREADS))
 
 

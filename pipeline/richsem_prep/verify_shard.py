@@ -2,26 +2,35 @@
 
 import hashlib
 import json
+import operator
 import os
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from richsem_schemas.codec import LabelledView, unpack_view
+from richsem_prep.verify_tar import (
+    BytesDone,
+    Chunk,
+    HashingReader,
+    Members,
+    UnusualTarError,
+    plain_chunks,
+    shown,
+    walked_chunks,
+)
+from richsem_prep.verify_views import LabelSetUnderTest, sampled_regions, views_problems
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
-from richsem_schemas.layout import CacheLayout, LabelSetLayout, sample_key
+from richsem_schemas.index import PictureColumns, ViewColumns, read_picture_columns, read_view_columns
+from richsem_schemas.layout import CacheLayout, sample_key
 from richsem_schemas.manifest import (
     FileHash,
-    LabelManifest,
     LabelSpec,
     LabelsReceipt,
     PicturesReceipt,
@@ -29,11 +38,8 @@ from richsem_schemas.manifest import (
     ShardSummary,
 )
 from richsem_schemas.originals import WHOLE_FILE, Original, open_regular
-from richsem_schemas.picture import MAX_PICTURE_BYTES
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
-from richsem_schemas.text_bank import TextBank
-from richsem_schemas.view import VIEW_KINDS
-from richsem_schemas.view_checks import ShardPictures, view_problems
+from richsem_schemas.view_checks import ShardPictures
 
 MAX_PROBLEMS_A_FILE = 20
 """More than that of one file tell nothing new."""
@@ -41,9 +47,13 @@ MAX_PROBLEMS_A_FILE = 20
 EXTENSIONS = frozenset({"jpg", "png", "webp", "bmp", "gif", "tif", "ppm"})
 """What pictures in a cache are called; `picture_extension` gives no other."""
 
-_BLOCK = 512
-_CHUNK = 2**20
-_REGIONS_AT_ONCE = 1024
+SAMPLED_PICTURES = 16
+"""Pictures of a shard that are hashed again by themselves. The shard's hash finds every changed byte, and readers
+compare each picture with its own hash; this looks for a writer that stored wrong ones, in every picture, from the
+start."""
+
+_BUFFER = 2**20
+_MIN_MEMBER_BYTES = 512
 _MAX_INDEX_BYTES = 256 * 2**20
 
 
@@ -62,21 +72,6 @@ class Problem:
     remedy: str
 
 
-class BytesDone:
-    """Counts the bytes that have been read, over all threads."""
-
-    def __init__(self, on_bytes: Callable[[int], None]) -> None:
-        self._on_bytes = on_bytes
-        self._lock = Lock()
-        self.total = 0
-
-    def add(self, count: int) -> None:
-        """Count, and report the total."""
-        with self._lock:
-            self.total += count
-            self._on_bytes(self.total)
-
-
 @dataclass(frozen=True, eq=False)
 class CacheUnderTest:
     """What the checks of all shards share.
@@ -86,12 +81,14 @@ class CacheUnderTest:
         plan: of the cache.
         sizes: bytes of each regular file by its path relative to OUT; nothing else is ever opened.
         done: bytes read so far.
+        is_thorough: check by itself every value that is otherwise sampled.
     """
 
     layout: CacheLayout
     plan: Plan
     sizes: dict[str, int]
     done: BytesDone
+    is_thorough: bool
 
     def relative(self, path: Path) -> str:
         """A file's name in problems."""
@@ -110,13 +107,13 @@ class CacheUnderTest:
         return reader.problem(expected, said_by=said_by)
 
     @contextmanager
-    def open(self, path: Path) -> "Iterator[HashingReader]":
-        """Open a file to be read once, from start to end."""
+    def open(self, path: Path, *, counted: bool = True) -> "Iterator[HashingReader]":
+        """Open a file to be read once, from start to end; `counted` where its bytes are progress."""
         with (
             open_regular(os.fsencode(path)) as descriptor,
-            os.fdopen(descriptor, "rb", buffering=_CHUNK, closefd=False) as file,
+            os.fdopen(descriptor, "rb", buffering=_BUFFER, closefd=False) as file,
         ):
-            yield HashingReader(file, self.done)
+            yield HashingReader(file, self.done if counted else BytesDone(lambda _: None))
 
     def size_problem(self, path: Path, expected: FileHash, *, said_by: str) -> str | None:
         """Compare a file with its size alone."""
@@ -129,81 +126,9 @@ class CacheUnderTest:
         return None
 
 
-class HashingReader:
-    """Reads a file from start to end and keeps the hash of what went by."""
-
-    def __init__(self, file: BinaryIO, done: BytesDone) -> None:
-        self._file = file
-        self._done = done
-        self._digest = hashlib.sha256()
-        self._uncounted = 0
-        self.position = 0
-
-    def read(self, size: int) -> bytes:
-        """The next bytes; fewer only where the file ends."""
-        data = self._file.read(size)
-        self._digest.update(data)
-        self.position += len(data)
-        self._uncounted += len(data)
-        if self._uncounted >= _CHUNK or len(data) < size:
-            self._done.add(self._uncounted)
-            self._uncounted = 0
-        return data
-
-    def drain(self) -> None:
-        """Read to the end."""
-        while self.read(_CHUNK):
-            pass
-
-    def problem(self, expected: FileHash, *, said_by: str) -> str | None:
-        """Compare with size and SHA-256, once all is read; None where they agree."""
-        if (self.position, self._digest.hexdigest()) == (expected.bytes, expected.sha256):
-            return None
-        return (
-            f"bytes have changed: its SHA-256 is {self._digest.hexdigest()[:12]}…, "
-            f"{said_by} says {expected.sha256[:12]}…"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """A member as it stands in a tar; `offset` counts to its data."""
-
-    name: str
-    offset: int
-    data: bytes
-
-
-def tar_members(reader: HashingReader, *, file_bytes: int) -> Iterator[TarMember]:
-    """Walk a shard as we write them: plain files one after the other, then zeros to the end.
-
-    Raises:
-        CorruptCacheError: it is another kind of tar, or breaks off.
-    """
-    while True:
-        header = reader.read(_BLOCK)
-        if len(header) == _BLOCK and not any(header):
-            break
-        try:
-            info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        except (tarfile.TarError, ValueError) as error:
-            raise CorruptCacheError(f"no tar header at byte {reader.position - len(header):,} ({error})") from None
-        offset = reader.position
-        if info.type != tarfile.REGTYPE:
-            raise CorruptCacheError(f"{_shown(info.name)} is no plain file")
-        if not 0 <= info.size <= min(MAX_PICTURE_BYTES, file_bytes - offset):
-            raise CorruptCacheError(f"{_shown(info.name)} claims {info.size:,} bytes, more than there are")
-        data = reader.read(info.size)
-        reader.read(-info.size % _BLOCK)
-        yield TarMember(info.name, offset, data)
-    while rest := reader.read(_CHUNK):
-        if rest.count(0) != len(rest):
-            raise CorruptCacheError("something stands behind the end of the archive")
-
-
 def check_pictures(
     cache: CacheUnderTest, shard: int, recorded: ShardSummary | None
-) -> tuple[list[Problem], list[PictureRow] | None]:
+) -> tuple[list[Problem], PictureColumns | None]:
     """Check a shard of pictures.
 
     Args:
@@ -212,7 +137,7 @@ def check_pictures(
         recorded: what the manifest says of it; None where there is no manifest.
 
     Returns:
-        What is wrong, and the rows of its index, None where they can't be trusted.
+        What is wrong, and its index, None where it can't be trusted.
     """
     layout = cache.layout
     tar, index, quarantine = layout.pictures_tar(shard), layout.pictures_index(shard), layout.quarantine(shard)
@@ -223,35 +148,25 @@ def check_pictures(
         return report.problems, None
     summary = receipt.summary
     report.all(receipt_path, _pictures_receipt_problems(receipt, recorded, shard, cache.plan))
-    rows = report.guarded(index, lambda: _read_index(cache, index, summary, summary.samples, read_picture_index))
-    if rows is not None:
-        before = len(report.problems)
-        report.all(index, _picture_row_problems(rows, shard, cache.plan))
-        if len(report.problems) > before:
-            rows = None
+    rows = report.rows(index, summary, summary.samples, read_picture_columns)
+    if rows is not None and report.all(index, _picture_row_problems(rows, shard, cache.plan)):
+        rows = None
     quarantined = _check_quarantine(report, quarantine, receipt, shard)
-    if rows is not None and quarantined & {row.sample for row in rows}:
+    if rows is not None and not quarantined.isdisjoint(rows.sample.tolist()):
         report.add(quarantine, "it names samples that the shard holds")
-    messages = None if rows is None else lambda found: _picture_tar_problems(found, rows, cache.plan)
-    _check_tar(report, tar, summary.tar, messages)
+    members = None if rows is None else _picture_members(rows, cache.plan)
+    hashed = _hashed_pictures(cache, summary.samples, shard)
+    _check_tar(
+        report, tar, summary.tar, members, lambda chunks: _picture_tar_problems(chunks, rows, cache.plan, hashed)
+    )
     return report.problems, rows
 
 
-@dataclass(frozen=True, eq=False)
-class LabelSetUnderTest:
-    """What the checks of all shards of a label set share.
-
-    Attributes:
-        layout: the label set.
-        spec: what it should be.
-        manifest: what it says it is; None where it isn't finished.
-        text: its text bank; None where it is broken.
-    """
-
-    layout: LabelSetLayout
-    spec: LabelSpec
-    manifest: LabelManifest | None
-    text: TextBank | None
+def _hashed_pictures(cache: CacheUnderTest, samples: int, shard: int) -> Container[int]:
+    if cache.is_thorough or samples <= SAMPLED_PICTURES:
+        return range(samples)
+    rng = np.random.default_rng([cache.plan.seed, shard])
+    return frozenset(rng.choice(samples, SAMPLED_PICTURES, replace=False).tolist())
 
 
 def check_labels(
@@ -259,7 +174,7 @@ def check_labels(
     labels: LabelSetUnderTest,
     shard: int,
     recorded: ShardSummary | None,
-    pictures: Sequence[PictureRow] | None,
+    pictures: PictureColumns | None,
 ) -> list[Problem]:
     """Check a shard of labels.
 
@@ -277,18 +192,22 @@ def check_labels(
         return report.problems
     summary = receipt.summary
     report.all(receipt_path, _labels_receipt_problems(receipt, recorded, labels, shard, pictures))
-    rows = report.guarded(index, lambda: _read_index(cache, index, summary, summary.views, read_view_index))
-    if rows is not None:
-        before = len(report.problems)
-        report.all(index, _view_row_problems(rows, shard, summary, labels.spec))
-        if len(report.problems) > before:
-            rows = None
+    rows = report.rows(index, summary, summary.views, read_view_columns)
+    if rows is not None and report.all(index, _view_row_problems(rows, shard, summary, labels.spec)):
+        rows = None
     if rows is None or pictures is None:
-        messages = None
-    else:
-        shown = ShardPictures.of(pictures, cache.plan)
-        messages = lambda found: _label_tar_problems(found, rows, shown, labels)  # noqa: E731
-    _check_tar(report, tar, summary.tar, messages)
+        _check_tar(report, tar, summary.tar, None, lambda _: iter(()))
+        return report.problems
+    names = [f"{key}.{member}" for key, member in zip(rows.key, _members(rows), strict=True)]
+    shown_pictures = ShardPictures.of_columns(pictures, cache.plan)
+    sampled = None if cache.is_thorough else sampled_regions(summary.regions, seed=cache.plan.seed, shard=shard)
+    _check_tar(
+        report,
+        tar,
+        summary.tar,
+        Members(names, rows.offset, rows.size),
+        lambda chunks: views_problems(chunks, rows, names, shown_pictures, labels, sampled),
+    )
     return report.problems
 
 
@@ -303,10 +222,12 @@ class _Report:
     def add(self, path: Path, message: str) -> None:
         self.problems.append(Problem(self.cache.relative(path), message, self.remedy))
 
-    def all(self, path: Path, messages: Iterator[str]) -> None:
-        """Add messages about one file, as many as tell something."""
-        for message in islice(_guarded_messages(messages), MAX_PROBLEMS_A_FILE):
+    def all(self, path: Path, messages: Iterator[str]) -> bool:
+        """Add messages about one file, as many as tell something; returns whether there were any."""
+        found = _messages(messages)
+        for message in found:
             self.add(path, message)
+        return bool(found)
 
     def guarded(self, path: Path, read: Callable[[], Any]) -> Any:
         """What `read` returns, or None and a problem where it can't: the bytes of a cache may be anything."""
@@ -323,6 +244,10 @@ class _Report:
         self.cache.done.add(self.cache.sizes[self.cache.relative(path)])
         return self.guarded(path, lambda: kind.read(path))
 
+    def rows(self, path: Path, summary: ShardSummary, count: int, read: Callable[[Path], Any]) -> Any:
+        """An index of so many rows, or None and a problem."""
+        return self.guarded(path, lambda: _read_index(self.cache, path, summary, count, read))
+
 
 def reason(error: Exception, path: Path) -> str:
     """What an exception says, without the name of the file, on one line."""
@@ -334,6 +259,8 @@ def reason(error: Exception, path: Path) -> str:
 def _guarded_messages(messages: Iterator[str]) -> Iterator[str]:
     try:
         yield from messages
+    except UnusualTarError:
+        raise
     except CorruptCacheError as error:
         yield str(error)
     except Exception as error:  # A hostile file may trip any library; that is a finding, not a crash.
@@ -341,27 +268,50 @@ def _guarded_messages(messages: Iterator[str]) -> Iterator[str]:
 
 
 def _check_tar(
-    report: _Report, path: Path, expected: FileHash, problems_of: Callable[[Iterator[TarMember]], Iterator[str]] | None
+    report: _Report,
+    path: Path,
+    expected: FileHash,
+    members: Members | None,
+    problems_of: Callable[[Iterator[Chunk]], Iterator[str]],
 ) -> None:
-    """Hash a tar and look at its members in one pass; where the hash is wrong, that alone is said."""
+    """Hash a tar and look at its members in one pass; where the hash is wrong, that alone is said.
+
+    Args:
+        report: takes the problems.
+        path: the tar.
+        expected: its size and hash.
+        members: what its index says; None where it can't be trusted, which leaves only the hash.
+        problems_of: what to look at.
+    """
     if problem := report.cache.size_problem(path, expected, said_by="the receipt"):
         report.add(path, problem)
         return
+    messages: list[str] | None = []
     with report.cache.open(path) as reader:
-        messages: list[str] = []
-        if problems_of is not None:
-            members = tar_members(reader, file_bytes=expected.bytes)
-            messages += islice(_guarded_messages(problems_of(members)), MAX_PROBLEMS_A_FILE)
+        if members is not None:
+            try:
+                chunks = plain_chunks(reader, members, file_bytes=expected.bytes)
+                messages = _messages(problems_of(chunks))
+            except UnusualTarError:
+                messages = None
         reader.drain()
     if problem := reader.problem(expected, said_by="the receipt"):
         messages = [problem]
-    for message in messages:
+    elif messages is None:
+        assert members is not None
+        with report.cache.open(path, counted=False) as reader:
+            messages = _messages(problems_of(walked_chunks(reader, members, file_bytes=expected.bytes)))
+    for message in messages or ():
         report.add(path, message)
 
 
+def _messages(problems: Iterator[str]) -> list[str]:
+    return list(islice(_guarded_messages(problems), MAX_PROBLEMS_A_FILE))
+
+
 def _read_index(
-    cache: CacheUnderTest, path: Path, summary: ShardSummary, rows: int, read: Callable[[Path], list[Any]]
-) -> list[Any]:
+    cache: CacheUnderTest, path: Path, summary: ShardSummary, rows: int, read: Callable[[Path], Any]
+) -> Any:
     """Read an index whose hash is right and whose claims are modest: a few bytes of parquet can promise any size."""
     if problem := cache.file_problem(path, summary.index, said_by="the receipt"):
         raise CorruptCacheError(problem)
@@ -369,7 +319,7 @@ def _read_index(
     if metadata.num_rows != rows:
         raise CorruptCacheError(f"it has {metadata.num_rows:,} rows, the receipt says {rows:,}")
     unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    if rows > summary.tar.bytes // _BLOCK or unpacked > _MAX_INDEX_BYTES:
+    if rows > summary.tar.bytes // _MIN_MEMBER_BYTES or unpacked > _MAX_INDEX_BYTES:
         raise CorruptCacheError(f"it has {rows:,} rows of {unpacked:,} bytes, too many for its tar")
     return read(path)
 
@@ -397,7 +347,7 @@ def _labels_receipt_problems(
     recorded: ShardSummary | None,
     labels: LabelSetUnderTest,
     shard: int,
-    pictures: Sequence[PictureRow] | None,
+    pictures: PictureColumns | None,
 ) -> Iterator[str]:
     if receipt.spec_fingerprint != labels.spec.fingerprint:
         yield "it belongs to another spec"
@@ -417,41 +367,50 @@ def _summary_problems(summary: ShardSummary, recorded: ShardSummary | None, shar
         yield f"it and the manifest disagree about {', '.join(differing)}"
 
 
-def _picture_row_problems(rows: list[PictureRow], shard: int, plan: Plan) -> Iterator[str]:
-    last = -1
-    copied = plan.pictures == "copy"
-    for row in rows:
-        who = _shown(row.key)
-        if not last < row.sample < plan.shard_samples(shard):
-            yield f"{who}: sample {row.sample} after {last} is not in order, or not in the plan"
-        last = row.sample
-        if row.key != sample_key(shard, row.sample):
-            yield f"{who}: the key of sample {row.sample} is {sample_key(shard, row.sample)}"
-        if not 0 <= row.category_id < len(plan.vocabulary.class_names):
-            yield f"{who}: category_id {row.category_id} is not in the vocabulary"
-        if row.extension not in EXTENSIONS:
-            yield f"{who}: {_shown(row.extension)} is no extension of pictures"
-        if min(row.height, row.width) < 1:
-            yield f"{who}: the picture has no area"
-        if (row.offset < 0) == copied or (not copied and row.offset != -1) or row.size < 0:
-            yield f"{who}: offset {row.offset} and size {row.size} don't fit `--pictures {plan.pictures}`"
+def _picture_row_problems(rows: PictureColumns, shard: int, plan: Plan) -> Iterator[str]:
+    samples, before = rows.sample, np.concatenate([np.full(1, -1, np.int32), rows.sample[:-1]])[: len(rows)]
+    for row in np.flatnonzero((samples <= before) | (samples >= plan.shard_samples(shard))).tolist():
+        who = shown(rows.key[row])
+        yield f"{who}: sample {samples[row]} after {before[row]} is not in order, or not in the plan"
+    yield from _key_problems(rows, shard)
+    classes = len(plan.vocabulary.class_names)
+    for row in np.flatnonzero((rows.category_id < 0) | (rows.category_id >= classes)).tolist():
+        yield f"{shown(rows.key[row])}: category_id {rows.category_id[row]} is not in the vocabulary"
+    if not EXTENSIONS.issuperset(rows.extension):
+        row = next(row for row, extension in enumerate(rows.extension) if extension not in EXTENSIONS)
+        yield f"{shown(rows.key[row])}: {shown(rows.extension[row])} is no extension of pictures"
+    for row in np.flatnonzero(np.minimum(rows.height, rows.width) < 1).tolist():
+        yield f"{shown(rows.key[row])}: the picture has no area"
+    fits = (rows.offset >= 0) if plan.pictures == "copy" else (rows.offset == -1)
+    for row in np.flatnonzero(~fits | (rows.size < 0)).tolist():
+        where = f"offset {rows.offset[row]} and size {rows.size[row]}"
+        yield f"{shown(rows.key[row])}: {where} don't fit `--pictures {plan.pictures}`"
 
 
-def _view_row_problems(rows: list[ViewRow], shard: int, summary: ShardSummary, spec: LabelSpec) -> Iterator[str]:
+def _key_problems(rows: PictureColumns | ViewColumns, shard: int) -> Iterator[str]:
+    keys = [sample_key(shard, sample) for sample in rows.sample.tolist()]
+    if keys != rows.key:
+        row = next(row for row, (key, found) in enumerate(zip(keys, rows.key, strict=True)) if key != found)
+        yield f"{shown(rows.key[row])}: the key of sample {rows.sample[row]} is {keys[row]}"
+
+
+def _view_row_problems(rows: ViewColumns, shard: int, summary: ShardSummary, spec: LabelSpec) -> Iterator[str]:
+    yield from _key_problems(rows, shard)
     passes = {"crop": spec.views.crops, "mosaic": spec.views.mosaics, "window": spec.views.windows}
-    last = ("", "")
-    for row in rows:
-        who = f"{_shown(row.key)}.{_shown(row.member)}"
-        if row.key != sample_key(shard, row.sample):
-            yield f"{who}: the key of sample {row.sample} is {sample_key(shard, row.sample)}"
-        if row.kind not in VIEW_KINDS or not 0 <= row.pass_index < passes[row.kind]:
-            yield f"{who}: the label set has no such view"
-        if not last < (row.key, row.member):
-            yield f"{who}: not in order"
-        last = (row.key, row.member)
-    regions = sum(row.regions for row in rows)
+    for kind, number in sorted(set(zip(rows.kind, rows.pass_index.tolist(), strict=True))):
+        if not 0 <= number < passes.get(kind, 0):
+            yield f"the label set has no such views as {shown(kind)} of pass {number}"
+    names = list(zip(rows.key, _members(rows), strict=True))
+    if not all(map(operator.lt, names, names[1:])):
+        key, member = next(later for earlier, later in pairwise(names) if not earlier < later)
+        yield f"{shown(key)}.{shown(member)}: not in order"
+    regions = int(rows.regions.sum(dtype=np.int64))
     if regions != summary.regions:
         yield f"it has {regions:,} regions, the receipt says {summary.regions:,}"
+
+
+def _members(rows: ViewColumns) -> list[str]:
+    return [f"{kind}-{number}.npy" for kind, number in zip(rows.kind, rows.pass_index.tolist(), strict=True)]
 
 
 def _check_quarantine(report: _Report, path: Path, receipt: PicturesReceipt, shard: int) -> set[int]:
@@ -480,53 +439,67 @@ def _quarantined_samples(path: Path, summary: ShardSummary, shard: int) -> set[i
     return samples
 
 
-def _picture_tar_problems(members: Iterator[TarMember], rows: list[PictureRow], plan: Plan) -> Iterator[str]:
-    for row in rows:
-        wanted = [("json", row.json_offset, row.json_size)]
-        if plan.pictures == "copy":
-            wanted.append((row.extension, row.offset, row.size))
-        found: dict[str, bytes] = {}
-        for extension, offset, size in sorted(wanted):
-            member = next(members, None)
-            if problem := _member_problem(member, f"{row.key}.{extension}", offset, size):
-                yield problem
-                return
-            assert member is not None
-            found[extension] = member.data
-        yield from _sidecar_problems(row, found["json"], found.get(row.extension), plan)
-    if (member := next(members, None)) is not None:
-        yield f"it goes on with {_shown(member.name)}, which the index has not"
+def _picture_members(rows: PictureColumns, plan: Plan) -> Members:
+    """What the index says of the tar of pictures: of a sample the members by their extensions."""
+    if plan.pictures != "copy":
+        return Members([f"{key}.json" for key in rows.key], rows.json_offset, rows.json_size)
+    json_first_N = _json_comes_first(rows)
+    names = [
+        f"{key}.{ending}"
+        for key, extension, json_first in zip(rows.key, rows.extension, json_first_N.tolist(), strict=True)
+        for ending in (("json", extension) if json_first else (extension, "json"))
+    ]
+    offsets = np.where(json_first_N, (rows.json_offset, rows.offset), (rows.offset, rows.json_offset)).T.reshape(-1)
+    sizes = np.where(json_first_N, (rows.json_size, rows.size), (rows.size, rows.json_size)).T.reshape(-1)
+    return Members(names, offsets, sizes, together=2)
 
 
-def _member_problem(member: TarMember | None, name: str, offset: int, size: int) -> str | None:
-    if member is None:
-        return f"it ends before {name}, which the index has"
-    if (member.name, member.offset, len(member.data)) != (name, offset, size):
-        return (
-            f"{_shown(member.name)} ({len(member.data):,} bytes at {member.offset:,}) stands where the index has "
-            f"{name} ({size:,} bytes at {offset:,})"
+def _json_comes_first(rows: PictureColumns) -> NDArray[np.bool_]:
+    return np.array([extension > "json" for extension in rows.extension], np.bool_)
+
+
+def _picture_tar_problems(
+    chunks: Iterator[Chunk], rows: PictureColumns, plan: Plan, hashed: Container[int]
+) -> Iterator[str]:
+    """Compare each KEY.json with the index, and its hash with the picture for the rows that are `hashed`."""
+    copied = plan.pictures == "copy"
+    json_first = _json_comes_first(rows).tolist()
+    facts = _sidecar_facts(rows, plan)
+    for chunk in chunks:
+        contents = iter(chunk.contents)
+        for row, first in enumerate(contents, chunk.first // (1 + copied)):
+            second = next(contents) if copied else first
+            data, picture = (first, second) if json_first[row] else (second, first)
+            sidecar = _parsed(data)
+            who = f"{rows.key[row]}.json"
+            if sidecar is None:
+                yield f"{who}: no JSON object"
+            elif not facts[row].items() <= sidecar.items():
+                for name in (name for name, value in facts[row].items() if sidecar.get(name) != value):
+                    yield f"{who}: its {name} is not that of the index, {shown(str(facts[row][name]))}"
+            elif copied and row in hashed and sidecar.get("sha256") != hashlib.sha256(picture).hexdigest():
+                yield f"{who}: its sha256 is not that of {rows.key[row]}.{rows.extension[row]}"
+            elif not copied and not _is_original(sidecar.get("original")):
+                yield f"{who}: it doesn't say where the picture lies"
+
+
+def _sidecar_facts(rows: PictureColumns, plan: Plan) -> list[dict[str, Any]]:
+    """What KEY.json repeats of the index, a row a sample."""
+    names = plan.vocabulary.class_names
+    return [
+        {"name": name, "category_id": category_id, "category": names[category_id], "height": height, "width": width}
+        for name, category_id, height, width in zip(
+            rows.name, rows.category_id.tolist(), rows.height.tolist(), rows.width.tolist(), strict=True
         )
-    return None
+    ]
 
 
-def _sidecar_problems(row: PictureRow, data: bytes, picture: bytes | None, plan: Plan) -> Iterator[str]:
+def _parsed(data: memoryview) -> dict[str, Any] | None:
     try:
-        sidecar = json.loads(data)
+        value = json.loads(str(data, "utf-8"))
     except (ValueError, RecursionError):
-        sidecar = None
-    if not isinstance(sidecar, dict):
-        yield f"{row.key}.json: no JSON object"
-        return
-    category = plan.vocabulary.class_names[row.category_id]
-    expected = {"name": row.name, "category_id": row.category_id, "category": category}
-    expected |= {"height": row.height, "width": row.width}
-    for name, value in expected.items():
-        if sidecar.get(name) != value:
-            yield f"{row.key}.json: its {name} is not that of the index, {_shown(str(value))}"
-    if picture is not None and sidecar.get("sha256") != hashlib.sha256(picture).hexdigest():
-        yield f"{row.key}.json: its sha256 is not that of {row.key}.{row.extension}"
-    if picture is None and not _is_original(sidecar.get("original")):
-        yield f"{row.key}.json: it doesn't say where the picture lies"
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _is_original(value: Any) -> bool:
@@ -536,76 +509,3 @@ def _is_original(value: Any) -> bool:
         return False
     inside = not original.file.startswith(b"/") and b".." not in original.file.split(b"/")
     return bool(original.file) and inside and original.offset >= WHOLE_FILE and original.size >= 0
-
-
-def _label_tar_problems(
-    members: Iterator[TarMember], rows: list[ViewRow], pictures: ShardPictures, labels: LabelSetUnderTest
-) -> Iterator[str]:
-    waiting: list[tuple[str, LabelledView]] = []
-    waiting_regions = 0
-    shown: dict[tuple[str, int], list[np.ndarray]] = {}
-    for row in rows:
-        member = next(members, None)
-        name = f"{row.key}.{row.member}"
-        if problem := _member_problem(member, name, row.offset, row.size):
-            yield problem
-            return
-        assert member is not None
-        labelled = unpack_view(member.data, row.member)
-        problem = _record_problem(labelled, member.data, row, labels.spec)
-        if problem:
-            yield f"{name}: {problem}"
-            return
-        shown.setdefault((row.kind, row.pass_index), []).append(labelled.view.tiles["sample"])
-        waiting.append((name, labelled))
-        waiting_regions += row.regions
-        if waiting_regions >= _REGIONS_AT_ONCE:
-            yield from view_problems(waiting, pictures, labels.spec, labels.text)
-            waiting, waiting_regions = [], 0
-    yield from view_problems(waiting, pictures, labels.spec, labels.text)
-    if (member := next(members, None)) is not None:
-        yield f"it goes on with {_shown(member.name)}, which the index has not"
-        return
-    yield from _pass_problems(shown, pictures, labels.spec)
-
-
-def _record_problem(labelled: LabelledView, data: bytes, row: ViewRow, spec: LabelSpec) -> str | None:
-    tiles, regions = labelled.view.tiles, labelled.view.regions
-    if (len(tiles), len(regions)) != (row.tiles, row.regions):
-        return f"{len(tiles)} tiles and {len(regions)} regions, the index says {row.tiles} and {row.regions}"
-    record_bytes = len(data) - 10 - int.from_bytes(data[8:10], "little")
-    dim = 0 if labelled.embeddings is None else labelled.embeddings.shape[1]
-    expected_dim = 0 if spec.embeddings == "none" else spec.teacher.embed_dim
-    if (
-        record_bytes != spec.record_layout.record_dtype(len(tiles), len(regions)).itemsize
-        or labelled.labels.class_ids.shape[1] != spec.top_k
-        or dim != expected_dim
-    ):
-        return "its record is not the one that the spec describes"
-    if not len(tiles) or int(tiles["sample"][0]) != row.sample:
-        return "its first tile is not the sample of its key"
-    return None
-
-
-def _pass_problems(
-    shown: dict[tuple[str, int], list[np.ndarray]], pictures: ShardPictures, spec: LabelSpec
-) -> Iterator[str]:
-    """Each pass of crops shows every picture exactly once, each pass of mosaics at least once."""
-    if not len(pictures.samples):
-        return
-    for kind, passes in (("crop", spec.views.crops), ("mosaic", spec.views.mosaics)):
-        found = sorted(number for known, number in shown if known == kind)
-        if len(found) != passes:
-            yield f"it has {len(found)} passes of {kind} views, the spec says {passes}"
-        for number in found:
-            samples = np.sort(np.concatenate(shown[kind, number]))
-            if kind == "mosaic":
-                samples = np.unique(samples)
-            if not np.array_equal(samples, pictures.samples):
-                how = "exactly" if kind == "crop" else "at least"
-                yield f"pass {number} of {kind} views doesn't show each picture {how} once"
-
-
-def _shown(name: str) -> str:
-    """An untrusted name for a message: short and quoted."""
-    return repr(name[:100])

@@ -166,17 +166,53 @@ def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
             kind, pass_index, (int(record["canvas_hw"][0]), int(record["canvas_hw"][1])), record["tiles"], geometry
         )
         labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
-        return LabelledView(view, labels, _embeddings(regions))
-    except (ValueError, LookupError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        return LabelledView(view, labels, embeddings_of(regions))
+    except _UNPACKING_ERRORS as error:
         raise CorruptCacheError(f"{member}: not a packed view ({error})") from None
 
 
-def _embeddings(regions: NDArray[np.void]) -> NDArray[np.float32] | None:
+def unpack_alike(members_VB: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.void]]:
+    """Read many views of one size in bytes at once.
+
+    Args:
+        members_VB: [V, B] the bytes of V >= 1 members.
+
+    Returns:
+        [V] which members begin with the header of the first, and the records of those, of `RecordLayout.record_dtype`.
+
+    Raises:
+        CorruptCacheError: the first one is not such a record.
+    """
+    try:
+        dtype, start = _parse_header(members_VB[0, :MAX_HEADER_BYTES].tobytes())
+        if members_VB.shape[1] != start + dtype.itemsize:
+            raise ValueError(f"it has {members_VB.shape[1]} bytes, its header promises {start + dtype.itemsize}")
+    except _UNPACKING_ERRORS as error:
+        raise CorruptCacheError(f"not a packed view ({error})") from None
+    is_alike_V = (members_VB[:, :start] == members_VB[0, :start]).all(axis=1)
+    alike_VB = members_VB if is_alike_V.all() else members_VB[is_alike_V]
+    return is_alike_V, alike_VB[:, start:].view(dtype)[:, 0]
+
+
+_UNPACKING_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
+"""What NumPy raises on a header that is none."""
+
+
+def embeddings_of(regions: NDArray[np.void]) -> NDArray[np.float32] | None:
+    """[..., D] embeddings of unpacked regions, int8 ones scaled; None where none are stored."""
     names = regions.dtype.names or ()
     if "embedding" not in names:
         return None
     wide = regions["embedding"].astype(np.float32)
-    return wide * regions["scale"][:, None] if "scale" in names else wide
+    return wide * regions["scale"][..., None] if "scale" in names else wide
 
 
 def _parse_header(head: bytes) -> tuple[np.dtype[np.void], int]:

@@ -1,11 +1,16 @@
 """Where each sample and view lies in its shard: one parquet file a shard, read lazily."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from richsem_schemas.errors import CorruptCacheError
 
@@ -78,6 +83,43 @@ class ViewRow:
         return f"{self.kind}-{self.pass_index}.npy"
 
 
+@dataclass(frozen=True, eq=False)
+class PictureColumns:
+    """A shard's picture index by column, N rows: `PICTURE_COLUMNS` for checks of many rows at once."""
+
+    key: list[str]
+    sample: NDArray[np.int32]
+    category_id: NDArray[np.int32]
+    name: list[str]
+    extension: list[str]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    json_offset: NDArray[np.int64]
+    json_size: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+@dataclass(frozen=True, eq=False)
+class ViewColumns:
+    """A shard's view index by column, N rows: `VIEW_COLUMNS` for checks of many rows at once."""
+
+    key: list[str]
+    sample: NDArray[np.int32]
+    kind: list[str]
+    pass_index: NDArray[np.int32]
+    tiles: NDArray[np.int32]
+    regions: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
 def index_bytes(rows: list[tuple], schema: pa.Schema) -> bytes:
     """An index file for rows in the order of the schema's columns."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
@@ -97,15 +139,42 @@ def read_view_index(path: Path) -> list[ViewRow]:
     return [ViewRow(*row) for row in _read(path, VIEW_COLUMNS)]
 
 
+def read_picture_columns(path: Path) -> PictureColumns:
+    """The columns of a shard's picture index."""
+    return PictureColumns(*_read_columns(path, PICTURE_COLUMNS))
+
+
+def read_view_columns(path: Path) -> ViewColumns:
+    """The columns of a shard's view index."""
+    return ViewColumns(*_read_columns(path, VIEW_COLUMNS))
+
+
 def _read(path: Path, schema: pa.Schema) -> list[tuple]:
+    with _readable(path):
+        return list(zip(*(column.to_pylist() for column in _read_table(path, schema).columns), strict=True))
+
+
+def _read_columns(path: Path, schema: pa.Schema) -> list[Any]:
+    """Strings as lists, numbers as arrays."""
+    with _readable(path):
+        columns = _read_table(path, schema).columns
+        return [column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy() for column in columns]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        table = pq.read_table(path, partitioning=None)
-        if table.schema.names != schema.names or table.schema.types != schema.types:
-            raise ValueError("its columns are not those of a version 1 index")
-        if any(column.null_count for column in table.columns):
-            raise ValueError("it has empty cells")
-        return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptCacheError(f"{path}: not a readable index ({error})") from None
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    table = pq.read_table(path, partitioning=None)
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise ValueError("its columns are not those of a version 1 index")
+    if any(column.null_count for column in table.columns):
+        raise ValueError("it has empty cells")
+    return table

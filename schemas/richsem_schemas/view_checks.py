@@ -7,13 +7,14 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.codec import LabelledView
-from richsem_schemas.index import PictureRow
+from richsem_schemas.codec import LabelledView, embeddings_of
+from richsem_schemas.index import PictureColumns, PictureRow
 from richsem_schemas.layout import BLOCK_SAMPLES
 from richsem_schemas.manifest import LabelSpec, Plan
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
-from richsem_schemas.soft_labels import class_log_probs
+from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.text_bank import TextBank
+from richsem_schemas.view import VIEW_KINDS
 
 MAX_CANVAS_SIDE = 2**16
 """Longest side of a canvas, pixels; its area is bounded by `MAX_PICTURE_PIXELS`."""
@@ -29,6 +30,9 @@ NORM_TOLERANCE = 1e-2
 
 LOG_PROB_TOLERANCE = 1e-4
 """Beyond two float16 steps, how far a stored log-probability may lie from the one its embedding gives."""
+
+_MINUS_ZERO, _MINUS_INFINITY, _MAGNITUDE = 0x8000, 0xFC00, 0x7FFF
+"""Bits of float16."""
 
 _TILES = {"crop": 1, "mosaic": 4, "window": 1}
 _MOST_REGIONS = {"crop": 1, "mosaic": 4}
@@ -60,113 +64,172 @@ class ShardPictures:
             len(plan.vocabulary.class_names),
         )
 
+    @classmethod
+    def of_columns(cls, columns: PictureColumns, plan: Plan) -> "ShardPictures":
+        """The same from the index by column."""
+        hw = np.stack([columns.height, columns.width], axis=1).astype(np.int64)
+        samples, category_ids = columns.sample.astype(np.int64), columns.category_id.astype(np.int64)
+        return cls(samples, hw, category_ids, len(plan.vocabulary.class_names))
+
 
 @dataclass(frozen=True, eq=False)
-class _Batch:
-    """Views side by side: V views, T tiles, R regions; `owner` is the view of each tile and region."""
+class ViewBatch:
+    """Views side by side, for checks of many at once: V views, T tiles, R regions.
 
-    names: list[str]
-    kinds: list[str]
+    Attributes:
+        names: V members, for messages.
+        kinds: [V] positions in `VIEW_KINDS`.
+        canvas_hw: [V, 2] pixels.
+        first_tile: [V] where each view's tiles begin.
+        tiles: [T] of `TILE_DTYPE`.
+        tile_owner: [T] the view of each tile.
+        boxes_xyxy_px: [R, 4] on the canvas.
+        region_tiles: [R] position of each region's tile among its view's.
+        category_ids: [R] hard labels.
+        region_owner: [R] the view of each region.
+        labels: of the R regions.
+        embeddings: [R, D] float32, None where none are stored.
+    """
+
+    names: Sequence[str]
+    kinds: NDArray[np.int64]
     canvas_hw: NDArray[np.int64]
     first_tile: NDArray[np.int64]
     tiles: NDArray[np.void]
     tile_owner: NDArray[np.int64]
-    regions: NDArray[np.void]
+    boxes_xyxy_px: NDArray[np.float32]
+    region_tiles: NDArray[np.int32]
+    category_ids: NDArray[np.int32]
     region_owner: NDArray[np.int64]
+    labels: TopKSoftLabels
+    embeddings: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, named: Sequence[tuple[str, LabelledView]]) -> "_Batch":
+    def of(cls, named: Sequence[tuple[str, LabelledView]]) -> "ViewBatch":
+        """From one or more views with the names of their members."""
         views = [labelled.view for _, labelled in named]
-        tiles = np.array([len(view.tiles) for view in views])
-        regions = np.array([len(view.regions) for view in views])
+        kept = [labelled.labels for _, labelled in named]
+        embeddings = [labelled.embeddings for _, labelled in named if labelled.embeddings is not None]
+        tiles_V = np.array([len(view.tiles) for view in views])
         return cls(
             [name for name, _ in named],
-            [view.kind for view in views],
+            np.array([VIEW_KINDS.index(view.kind) for view in views]),
             np.array([view.canvas_hw for view in views], np.int64),
-            np.cumsum(tiles) - tiles,
+            np.cumsum(tiles_V) - tiles_V,
             np.concatenate([view.tiles for view in views]),
-            np.repeat(np.arange(len(views)), tiles),
-            np.concatenate([view.regions for view in views]),
-            np.repeat(np.arange(len(views)), regions),
+            np.repeat(np.arange(len(views)), tiles_V),
+            np.concatenate([view.regions["box_xyxy_px"] for view in views]),
+            np.concatenate([view.regions["tile"] for view in views]),
+            np.concatenate([view.regions["category_id"] for view in views]),
+            np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
+            TopKSoftLabels(
+                np.concatenate([labels.class_ids for labels in kept]),
+                np.concatenate([labels.log_probs for labels in kept]),
+                np.concatenate([labels.log_rest for labels in kept]),
+            ),
+            np.concatenate(embeddings) if len(embeddings) == len(named) else None,
         )
 
+    @classmethod
+    def of_records(cls, names: Sequence[str], kinds: NDArray[np.int64], records_V: NDArray[np.void]) -> "ViewBatch":
+        """From records of one shape, as `unpack_alike` gives them."""
+        regions = records_V["regions"]
+        views, most_regions = regions.shape
+        tiles = records_V["tiles"].shape[1]
+        top_k = regions.dtype["class_ids"].shape[0]
+        embeddings = embeddings_of(regions)
+        return cls(
+            names,
+            kinds,
+            records_V["canvas_hw"].astype(np.int64),
+            np.arange(views) * tiles,
+            records_V["tiles"].reshape(-1),
+            np.repeat(np.arange(views), tiles),
+            regions["box_xyxy_px"].reshape(-1, 4),
+            regions["tile"].reshape(-1),
+            regions["category_id"].reshape(-1),
+            np.repeat(np.arange(views), most_regions),
+            TopKSoftLabels(
+                regions["class_ids"].reshape(-1, top_k),
+                regions["log_probs"].reshape(-1, top_k),
+                regions["log_rest"].reshape(-1),
+            ),
+            None if embeddings is None else embeddings.reshape(-1, embeddings.shape[-1]),
+        )
+
+    def region_names(self) -> list[str]:
+        """R members, one a region."""
+        return [self.names[view] for view in self.region_owner.tolist()]
+
     def bad_views(self, bad_V: NDArray[np.bool_], what: str) -> Iterator[str]:
+        """A message where a view breaks a rule; it names the first that does."""
         yield from _told(bad_V, np.arange(len(self.names)), self.names, what)
 
     def bad_tiles(self, bad_T: NDArray[np.bool_], what: str) -> Iterator[str]:
+        """The same of tiles."""
         yield from _told(bad_T, self.tile_owner, self.names, what)
 
     def bad_regions(self, bad_R: NDArray[np.bool_], what: str) -> Iterator[str]:
+        """The same of regions."""
         yield from _told(bad_R, self.region_owner, self.names, what)
 
 
-def _told(bad: NDArray[np.bool_], owner: NDArray[np.int64], names: list[str], what: str) -> Iterator[str]:
+def _told(bad: NDArray[np.bool_], owner: NDArray[np.int64], names: Sequence[str], what: str) -> Iterator[str]:
     if bad.any():
         more = int(bad.sum()) - 1
         yield f"{names[owner[np.argmax(bad)]]}: {what}" + (f" ({more} more such)" if more else "")
 
 
-def view_problems(
-    named: Sequence[tuple[str, LabelledView]], pictures: ShardPictures, spec: LabelSpec, text: TextBank | None
-) -> Iterator[str]:
-    """Say what is wrong with a batch of views; one message a rule, naming the first view that breaks it.
+def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) -> Iterator[str]:
+    """Say what is wrong with views; one message a rule, naming the first view that breaks it.
 
     Args:
-        named: views with the names of their members.
+        batch: the views.
         pictures: of the shard.
         spec: of the label set.
-        text: its text bank; None leaves out what needs it.
     """
-    if not named:
-        return
-    batch = _Batch.of(named)
-    yield from geometry_problems(named, pictures)
-    kept = [labelled.labels for _, labelled in named]
-    class_ids_RK = np.concatenate([labels.class_ids for labels in kept]).astype(np.int64)
-    log_probs_RK = np.concatenate([labels.log_probs for labels in kept]).astype(np.float64)
-    log_rest_R = np.concatenate([labels.log_rest for labels in kept]).astype(np.float64)
-    in_range_R = np.asarray(((class_ids_RK >= 0) & (class_ids_RK < spec.text.classes)).all(axis=1))
-    yield from batch.bad_regions(~in_range_R, f"a soft label has class ids outside of 0..{spec.text.classes - 1}")
-    ascending = np.sort(class_ids_RK, axis=1)
-    twice_R = np.asarray((np.diff(ascending, axis=1) == 0).any(axis=1))
+    yield from geometry_problems(batch, pictures)
+    yield from batch.bad_regions(
+        ~_have_known_classes(batch.labels, spec.text.classes),
+        f"a soft label has class ids outside of 0..{spec.text.classes - 1}",
+    )
+    ascending_RK = np.sort(batch.labels.class_ids, axis=1)
+    twice_R = np.asarray((ascending_RK[:, 1:] == ascending_RK[:, :-1]).any(axis=1))
     yield from batch.bad_regions(twice_R, "a soft label has a class twice")
-    yield from _probability_problems(batch, log_probs_RK, log_rest_R)
-    embeddings = [labelled.embeddings for _, labelled in named if labelled.embeddings is not None]
-    if len(embeddings) != len(named):
-        return
-    embeddings_RD = np.concatenate(embeddings).astype(np.float64)
-    with np.errstate(all="ignore"):
-        is_unit_R = np.abs(np.linalg.norm(embeddings_RD, axis=1) - 1) <= NORM_TOLERANCE
-    yield from batch.bad_regions(~is_unit_R, "an embedding has not the norm 1")
-    good_R = is_unit_R & in_range_R
-    if text is not None and good_R.any():
-        differs_R = np.zeros(len(good_R), np.bool_)
-        differs_R[good_R] = _differs(
-            class_ids_RK[good_R], log_probs_RK[good_R], log_rest_R[good_R], embeddings_RD[good_R], text
-        )
-        yield from batch.bad_regions(differs_R, "a soft label is not the one that its embedding and the text bank give")
+    yield from _probability_problems(batch)
+    if batch.embeddings is not None:
+        yield from batch.bad_regions(~_have_unit_norm(batch.embeddings), "an embedding has not the norm 1")
 
 
-def geometry_problems(named: Sequence[tuple[str, LabelledView]], pictures: ShardPictures) -> Iterator[str]:
+def geometry_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:
     """The part of `view_problems` that `render_view` relies on: canvas, tiles, boxes, categories."""
-    batch = _Batch.of(named)
     yield from chain(_canvas_problems(batch), _tile_problems(batch, pictures), _region_problems(batch, pictures))
 
 
-def _canvas_problems(batch: _Batch) -> Iterator[str]:
+def _have_known_classes(labels: TopKSoftLabels, classes: int) -> NDArray[np.bool_]:
+    return np.asarray(((labels.class_ids >= 0) & (labels.class_ids < classes)).all(axis=1))
+
+
+def _have_unit_norm(embeddings_RD: NDArray[np.float32]) -> NDArray[np.bool_]:
+    with np.errstate(all="ignore"):
+        norms_R = np.sqrt(np.einsum("rd,rd->r", embeddings_RD, embeddings_RD))
+        return np.asarray(np.abs(norms_R - 1) <= NORM_TOLERANCE)
+
+
+def _canvas_problems(batch: ViewBatch) -> Iterator[str]:
     sides_V2 = batch.canvas_hw
     bad_V = ((sides_V2 < 1) | (sides_V2 > MAX_CANVAS_SIDE)).any(axis=1) | (sides_V2.prod(axis=1) > MAX_PICTURE_PIXELS)
     yield from batch.bad_views(bad_V, "its canvas has no area, or too much")
     views = len(batch.names)
     tiles_V = np.bincount(batch.tile_owner, minlength=views)
     regions_V = np.bincount(batch.region_owner, minlength=views)
-    expected_V = np.array([_TILES[kind] for kind in batch.kinds])
+    expected_V = np.array([_TILES[kind] for kind in VIEW_KINDS])[batch.kinds]
     yield from batch.bad_views(tiles_V != expected_V, "it has another number of tiles than its kind")
-    most_V = np.array([_MOST_REGIONS.get(kind, np.inf) for kind in batch.kinds])
+    most_V = np.array([_MOST_REGIONS.get(kind, np.inf) for kind in VIEW_KINDS])[batch.kinds]
     yield from batch.bad_views(regions_V > most_V, "it has more regions than its kind")
 
 
-def _tile_problems(batch: _Batch, pictures: ShardPictures) -> Iterator[str]:
+def _tile_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:
     tiles = batch.tiles
     samples_T = tiles["sample"].astype(np.int64)
     row_T, known_T = _rows_of(samples_T, pictures)
@@ -187,21 +250,21 @@ def _tile_problems(batch: _Batch, pictures: ShardPictures) -> Iterator[str]:
     yield from batch.bad_tiles((tiles["flip"] < 0) | (tiles["flip"] > 1), "a tile's flip is neither 0 nor 1")
 
 
-def _region_problems(batch: _Batch, pictures: ShardPictures) -> Iterator[str]:
-    regions, owner_R = batch.regions, batch.region_owner
-    inside_R = _inside_canvas(regions["box_xyxy_px"], batch.canvas_hw[owner_R])
+def _region_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:
+    owner_R = batch.region_owner
+    inside_R = _inside_canvas(batch.boxes_xyxy_px, batch.canvas_hw[owner_R])
     yield from batch.bad_regions(~inside_R, "a region's box leaves the canvas, or has no area")
-    categories_R = regions["category_id"].astype(np.int64)
+    categories_R = batch.category_ids.astype(np.int64)
     bad_R = (categories_R < 0) | (categories_R >= pictures.classes)
     yield from batch.bad_regions(bad_R, f"a category_id is outside of 0..{pictures.classes - 1}")
     tiles_V = np.bincount(batch.tile_owner, minlength=len(batch.names))
-    has_tile_R = (regions["tile"] >= 0) & (regions["tile"] < tiles_V[owner_R])
+    has_tile_R = (batch.region_tiles >= 0) & (batch.region_tiles < tiles_V[owner_R])
     yield from batch.bad_regions(~has_tile_R, "a region names a tile that the view has not")
     # The boxes of a window carry labels of their own.
-    checked_R = has_tile_R & np.array([batch.kinds[view] != "window" for view in owner_R.tolist()], np.bool_)
-    tile_R = batch.first_tile[owner_R[checked_R]] + regions["tile"][checked_R]
+    checked_R = has_tile_R & (batch.kinds[owner_R] != VIEW_KINDS.index("window"))
+    tile_R = batch.first_tile[owner_R[checked_R]] + batch.region_tiles[checked_R]
     row_R, known_R = _rows_of(batch.tiles["sample"][tile_R].astype(np.int64), pictures)
-    differs_R = np.zeros(len(regions), np.bool_)
+    differs_R = np.zeros(len(owner_R), np.bool_)
     if len(pictures.samples):
         differs_R[checked_R] = known_R & (pictures.category_ids[row_R] != categories_R[checked_R])
     yield from batch.bad_regions(differs_R, "a region's category_id is not its picture's")
@@ -221,26 +284,34 @@ def _inside_canvas(boxes_xyxy: NDArray[np.number], canvas_hw: NDArray[np.int64])
     return np.asarray((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= width) & (y2 <= height))
 
 
-def _probability_problems(
-    batch: _Batch, log_probs_RK: NDArray[np.float64], log_rest_R: NDArray[np.float64]
-) -> Iterator[str]:
-    valid_R = np.asarray((np.isfinite(log_probs_RK) & (log_probs_RK <= 0)).all(axis=1))
+def _probability_problems(batch: ViewBatch) -> Iterator[str]:
+    log_probs_RK = batch.labels.log_probs
+    # Zero or negative, and finite: by their bits, since converting all of them costs more than all else here.
+    bits_RK = log_probs_RK.view(np.uint16)
+    valid_R = np.asarray((((bits_RK >= _MINUS_ZERO) & (bits_RK < _MINUS_INFINITY)) | (bits_RK == 0)).all(axis=1))
     yield from batch.bad_regions(~valid_R, "a log-probability is above 0 or no number")
     with np.errstate(all="ignore"):
-        mass_R = np.exp(log_probs_RK).sum(axis=1) + np.exp(log_rest_R)
+        mass_R = np.exp(log_probs_RK.astype(np.float64)).sum(axis=1) + np.exp(batch.labels.log_rest.astype(np.float64))
         sums_R = np.abs(mass_R - 1) <= MASS_TOLERANCE
     yield from batch.bad_regions(valid_R & are_unsorted(log_probs_RK), "a soft label is not sorted by probability")
     yield from batch.bad_regions(valid_R & ~sums_R, f"a soft label and its rest don't sum to 1 within {MASS_TOLERANCE}")
 
 
-def are_unsorted(log_probs_RK: NDArray[np.float64]) -> NDArray[np.bool_]:
+def are_unsorted(log_probs_RK: NDArray[np.float16]) -> NDArray[np.bool_]:
     """Whether a label's [R, K] log-probabilities rise by more than rounding can make them.
 
     `top_k_soft_labels` hands rounding errors on, so one of two neighbours may lie a float16 step too low and the next a
     step too high.
     """
+    # The bits of numbers of one sign count steps, so a rise shows as a fall of more than two; the size of a step is
+    # looked at only there.
+    steps_RK = (log_probs_RK.view(np.uint16) & _MAGNITUDE).astype(np.int16)
+    may_rise_R = np.asarray((steps_RK[:, 1:] < steps_RK[:, :-1] - 2).any(axis=1))
+    wide_MK = log_probs_RK[may_rise_R].astype(np.float64)
+    unsorted_R = np.zeros(len(log_probs_RK), np.bool_)
     with np.errstate(all="ignore"):
-        return np.asarray((np.diff(log_probs_RK, axis=1) > 2 * _float16_step(log_probs_RK[:, :-1])).any(axis=1))
+        unsorted_R[may_rise_R] = (np.diff(wide_MK, axis=1) > 2 * _float16_step(wide_MK[:, :-1])).any(axis=1)
+    return unsorted_R
 
 
 def _float16_step(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -248,24 +319,28 @@ def _float16_step(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.spacing(np.abs(values).astype(np.float16)).astype(np.float64)
 
 
-def _differs(
-    class_ids_RK: NDArray[np.int64],
-    log_probs_RK: NDArray[np.float64],
-    log_rest_R: NDArray[np.float64],
-    embeddings_RD: NDArray[np.float64],
-    text: TextBank,
-) -> NDArray[np.bool_]:
-    """Whether a soft label is another than the one its embedding gives.
+def mismatched_labels(labels: TopKSoftLabels, embeddings_RD: NDArray[np.float32], text: TextBank) -> NDArray[np.bool_]:
+    """Whether each of R soft labels is another than the one its embedding and the text bank give.
 
     Tighter than a bound on probabilities: labels were computed from the stored embedding in float64, so the logarithms
-    agree but for their own rounding to float16.
+    agree but for their own rounding to float16. Labels that `view_problems` finds broken are not judged.
     """
+    is_sound_R = _have_known_classes(labels, len(text.features)) & _have_unit_norm(embeddings_RD)
+    differs_R = np.zeros(len(is_sound_R), np.bool_)
+    if is_sound_R.any():
+        sound = TopKSoftLabels(labels.class_ids[is_sound_R], labels.log_probs[is_sound_R], labels.log_rest[is_sound_R])
+        differs_R[is_sound_R] = _differ(sound, embeddings_RD[is_sound_R], text)
+    return differs_R
+
+
+def _differ(labels: TopKSoftLabels, embeddings_RD: NDArray[np.float32], text: TextBank) -> NDArray[np.bool_]:
+    class_ids_RK = labels.class_ids.astype(np.int64)
     with np.errstate(all="ignore"):
         again_RC = class_log_probs(embeddings_RD, text.features, logit_scale=text.logit_scale)
         kept_RK = np.take_along_axis(again_RC, class_ids_RK, axis=1)
         tolerance_RK = 2 * _float16_step(kept_RK) + LOG_PROB_TOLERANCE
-        differs_R = ~(np.abs(log_probs_RK - kept_RK) <= tolerance_RK).all(axis=1)
+        differs_R = ~(np.abs(labels.log_probs.astype(np.float64) - kept_RK) <= tolerance_RK).all(axis=1)
         np.put_along_axis(again_RC, class_ids_RK, -np.inf, axis=1)
         differs_R |= ~(again_RC.max(axis=1) <= kept_RK.min(axis=1) + LOG_PROB_TOLERANCE)
         rest_R = np.exp(again_RC).sum(axis=1)
-        return differs_R | ~(np.abs(np.exp(log_rest_R) - rest_R) <= MASS_TOLERANCE)
+        return differs_R | ~(np.abs(np.exp(labels.log_rest.astype(np.float64)) - rest_R) <= MASS_TOLERANCE)

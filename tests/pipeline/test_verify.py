@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from richsem_prep.cli import app
 from richsem_prep.shard_writer import open_tar, write_index
 from richsem_prep.verify import verify_cache
+from richsem_prep.verify_views import SAMPLED_REGIONS, sampled_regions
 from richsem_schemas.codec import LabelledView, pack_view, unpack_view
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS
@@ -21,7 +22,7 @@ from richsem_schemas.reader import picture_rows, read_pictures, view_rows
 from richsem_schemas.sealed_json import canonical_json
 from richsem_schemas.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
-from richsem_schemas.view_checks import ShardPictures, are_unsorted, geometry_problems
+from richsem_schemas.view_checks import ShardPictures, ViewBatch, are_unsorted, geometry_problems
 
 
 def problems_of(cache, **options):
@@ -377,7 +378,7 @@ def test_no_label_that_we_write_counts_as_unsorted():
     for spread in (0, 1e-3, 0.3, 2, 8):
         logits = rng.standard_normal((2_000, 97)) * spread
         log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        stored = top_k_soft_labels(log_probs, top_k=64).log_probs.astype(np.float64)
+        stored = top_k_soft_labels(log_probs, top_k=64).log_probs
         assert not are_unsorted(stored).any()
         assert spread < 2 or are_unsorted(stored[:, ::-1]).all()
 
@@ -411,7 +412,9 @@ def test_a_mosaic_across_blocks_is_found():
     regions = np.array([((0, 0, 32, 32), 0, 0)], REGION_DTYPE)
     empty = TopKSoftLabels(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float32))
     labelled = LabelledView(View("mosaic", 0, (64, 64), tiles, regions), empty, None)
-    assert list(geometry_problems([("x", labelled)], pictures)) == ["x: its tiles come from several blocks of 64"]
+    assert list(geometry_problems(ViewBatch.of([("x", labelled)]), pictures)) == [
+        "x: its tiles come from several blocks of 64"
+    ]
 
 
 def rewrite_pictures(cache, change_row=lambda row: row, change_sidecar=lambda sidecar: sidecar, shard=0):
@@ -524,6 +527,106 @@ def test_a_tar_cut_at_a_member_is_found_even_where_the_hashes_fit(cache):
     reseal_pictures(cache)
     (problem,) = problems_of(cache)
     assert "no tar header" in problem.message
+
+
+def rewrite_tar(path, change):
+    """Write a tar anew with `change` applied to each member's header."""
+    with tarfile.open(path) as tar:
+        members = [(info, tar.extractfile(info).read()) for info in tar]
+    with open(path, "wb") as file:
+        for info, data in members:
+            file.write(change(info.tobuf(tarfile.USTAR_FORMAT)) + data + bytes(-len(data) % 512))
+        file.write(bytes(1024))
+
+
+def with_field(header, start, value):
+    """A header with other bytes at `start` and its checksum made right."""
+    header = bytearray(header)
+    header[start : start + len(value)] = value
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def spaces_around_the_size(header):
+    return with_field(header, 124, b"%11o " % int(header[124:135], 8))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda header: with_field(header, 136, b"00000000007\0"), spaces_around_the_size], ids=["mtime", "size"]
+)
+def test_headers_may_be_spelled_otherwise(cache, change):
+    for path in (cache.layout.pictures_tar(0), cache.label_set.tar(0)):
+        rewrite_tar(path, change)
+    reseal_pictures(cache)
+    reseal_labels(cache)
+    assert problems_of(cache) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header: with_field(header, 0, b"9"), "stands where the index has"),
+        (lambda header: with_field(header, 11, b"\xff"), "stands where the index has"),
+        (lambda header: with_field(header, 345, b"folder"), "stands where the index has"),
+        (lambda header: with_field(header, 124, b"77777777777"), "more than there are"),
+        (lambda header: with_field(header, 124, b"00000000001"), "stands where the index has"),
+        (lambda header: with_field(header, 156, b"2"), "is no plain file"),
+        (lambda header: header[:148] + b"000000\0 " + header[156:], "no tar header"),
+    ],
+    ids=["name", "no ASCII", "prefix", "large", "small", "link", "checksum"],
+)
+def test_a_header_that_is_not_what_the_index_has_is_found_even_where_the_hashes_fit(cache, change, message):
+    for path in (cache.layout.pictures_tar(0), cache.label_set.tar(0)):
+        rewrite_tar(path, change)
+    reseal_pictures(cache)
+    reseal_labels(cache)
+    problems = problems_of(cache)
+    assert paths_of(problems) == {"pictures/folder-000000.tar", f"labels/{LABELS}/folder-000000.tar"}
+    assert all(message in problem.message for problem in problems), problems
+
+
+def test_chunks_of_any_size_find_the_same(cache, monkeypatch):
+    whole = verify_cache(cache.layout.out)
+    monkeypatch.setattr("richsem_prep.verify_tar.CHUNK_BYTES", 1)
+    assert verify_cache(cache.layout.out) == whole
+    rewrite_views(cache, only_on("mosaic", other_embedding))
+    rewrite_pictures(cache, change_sidecar=lambda sidecar: sidecar | {"height": 1}, shard=2)
+    assert paths_of(problems_of(cache)) == {f"labels/{LABELS}/folder-000000.tar", "pictures/folder-000002.tar"}
+
+
+def other_embedding_of(region):
+    """Spoil the embedding of one region, counted over the shard."""
+    seen = [0]
+
+    def change(labelled):
+        first, seen[0] = seen[0], seen[0] + len(labelled.embeddings)
+        if first <= region < seen[0]:
+            labelled.embeddings[region - first] = np.roll(labelled.embeddings[region - first], 1)
+        return labelled
+
+    return change
+
+
+def test_labels_are_computed_again_for_a_sample_and_all_of_them_where_asked(pictures_root, tmp_path):
+    cache = SyntheticCache(pictures_root, tmp_path / "out", crops=2, mosaics=4).make()
+    regions = 16 * 2 + 4 * 4 * 4
+    sampled = set(sampled_regions(regions, seed=0, shard=1).tolist())
+    assert len(sampled) == SAMPLED_REGIONS < regions
+    spared = min(set(range(regions)) - sampled)
+    rewrite_views(cache, other_embedding_of(spared), shard=1)
+    assert problems_of(cache) == ()
+    assert paths_of(problems_of(cache, thorough=True)) == {f"labels/{LABELS}/folder-000001.tar"}
+    rewrite_views(cache, other_embedding_of(max(sampled)), shard=1)
+    assert paths_of(problems_of(cache)) == {f"labels/{LABELS}/folder-000001.tar"}
+
+
+def test_pictures_own_hashes_are_checked_for_a_sample_and_all_of_them_where_asked(cache, monkeypatch):
+    monkeypatch.setattr("richsem_prep.verify_shard.SAMPLED_PICTURES", 4)
+    wrong = {"sha256": "0" * 64}
+    rewrite_pictures(cache, change_sidecar=lambda sidecar: sidecar | wrong)
+    assert len(problems_of(cache)) == 4
+    assert len(problems_of(cache, thorough=True)) == len(picture_rows(cache.layout, 0))
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 512, b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000])

@@ -29,7 +29,7 @@ from richsem_schemas.picture import decode_picture
 from richsem_schemas.reader import Span, picture_rows, read_pictures, read_pictures_span, read_views, read_views_span
 from richsem_schemas.reader import view_rows as read_view_rows
 from richsem_schemas.view import ViewKind
-from richsem_schemas.view_checks import ShardPictures, view_problems
+from richsem_schemas.view_checks import ShardPictures, ViewBatch, view_problems
 from richsem_train.data.lanes import ViewPlace, block_order, view_order
 
 SPARE_SHARDS = 16
@@ -265,7 +265,7 @@ class ViewReader:
             if labelled.labels.class_ids.shape[1] != expected:
                 raise CorruptCacheError(f"{name}: has another number of classes than the spec's top_k, {expected}")
         named = list(zip(names, views, strict=True))
-        problem = next(view_problems(named, ShardPictures.of(pictures, self.source.plan), spec, None), None)
+        problem = next(view_problems(ViewBatch.of(named), ShardPictures.of(pictures, self.source.plan), spec), None)
         if problem is not None:
             raise CorruptCacheError(problem)
 
