@@ -73,7 +73,11 @@ def _printable(text: str) -> str:
 def shard(
     dataset: Annotated[
         str,
-        typer.Option(help="inet-lvis, folder (any folder of pictures), or demo (drawn by code).", rich_help_panel=_RUN),
+        typer.Option(
+            help="inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), "
+            "folder (any folder of pictures), or demo (drawn by code).",
+            rich_help_panel=_RUN,
+        ),
     ],
     root: Annotated[
         Path | None,
@@ -245,7 +249,7 @@ def shard_config(**options: Any) -> Any:
 
     chosen = preset(options["dataset"])
     data = Path(os.environ.get("RICHSEM_DATA") or "data")
-    options["root"] = (options["root"] or data / options["dataset"]).absolute()
+    options["root"] = (options["root"] or data / (chosen.folder or options["dataset"])).absolute()
     options["out"] = (options["out"] or Path("caches") / options["dataset"]).absolute()
     teacher = options["teacher"] = options["teacher"] or chosen.teacher
     if options["teacher_size"] is None and teacher == chosen.teacher:

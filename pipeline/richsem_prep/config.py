@@ -9,7 +9,9 @@ from richsem_schemas.codec import Embeddings
 from richsem_schemas.layout import check_set_name
 from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD
 
-DatasetChoice = Literal["inet-lvis", "folder", "demo"]
+DatasetChoice = Literal[
+    "inet-lvis", "inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset", "folder", "demo"
+]
 
 
 class ShardConfig(BaseModel, frozen=True, extra="forbid"):

@@ -14,11 +14,15 @@ from richsem_prep.sources import (
     SourceEntry,
     absent_classes,
     folder_classes,
+    list_cc3m,
     list_folder,
     list_imagenet,
+    list_webdataset,
 )
+from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories, lvis_categories
 from richsem_schemas.errors import RichSemError, SourceError
+from richsem_schemas.imagenet21k import imagenet21k_names
 from richsem_schemas.manifest import ViewGeometry, Vocabulary
 from richsem_schemas.text_bank import NONE_NAME
 
@@ -29,6 +33,7 @@ class Preset:
 
     Attributes:
         about: one line for help texts.
+        folder: where its pictures lie in $RICHSEM_DATA; None is a folder of the dataset's name.
         crops: passes of crop views.
         mosaics: passes of mosaic views.
         teacher: as `--teacher` takes it.
@@ -37,6 +42,7 @@ class Preset:
     """
 
     about: str
+    folder: str | None = None
     crops: int = 1
     mosaics: int = 4
     teacher: str = "RN50:openai"
@@ -46,6 +52,11 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "inet-lvis": Preset("ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid"),
+    "inet-21k": Preset("all 21,841 classes of ImageNet-21k; a folder or tar a wnid"),
+    "inet-unlabeled": Preset("the pictures of inet-21k without labels", folder="inet-21k"),
+    "cc3m": Preset("Conceptual Captions: its TSV beside the pictures, or img2dataset's tars"),
+    "cc3m-unlabeled": Preset("the pictures of cc3m without captions", folder="cc3m"),
+    "webdataset": Preset("any tars of pictures, without labels"),
     "folder": Preset("any folder of pictures; a class is a folder's name"),
     "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
 }
@@ -92,20 +103,44 @@ def open_source(dataset: str, root: Path) -> Source:
     Raises:
         SourceError: it isn't there, or not in the expected layout.
     """
-    if dataset == "inet-lvis":
-        names = (NONE_NAME, *(category.name for category in lvis_categories()))
-        ids = class_ids_by_wnid(inet_lvis_categories())
-        vocabulary = Vocabulary(name="lvis-v1", class_names=names)
-        return Source(vocabulary, tuple(absent_classes(root, ids)), root, len(ids), partial(list_imagenet, root, ids))
     if dataset == "demo":
-        if not is_demo(root):
-            write_demo(root)
-        ids = _demo_class_ids(root)
-        names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
-        pictures = root / CLASSIFICATION
-        vocabulary = Vocabulary(name="demo", class_names=names)
-        return Source(vocabulary, (), pictures, len(ids), partial(list_imagenet, pictures, ids))
-    return _open_folder(root)
+        return _open_demo(root)
+    if dataset == "folder":
+        return _open_folder(root)
+    if dataset == "webdataset":
+        return Source(lvis_vocabulary(), (), root, 0, partial(list_webdataset, root))
+    if dataset in {"cc3m", "cc3m-unlabeled"}:
+        has_captions = dataset == "cc3m"
+        entries = partial(list_cc3m, root, with_captions=has_captions)
+        return Source(lvis_vocabulary(), (), root, 0, entries, has_captions=has_captions)
+    return _open_imagenet(dataset, root)
+
+
+def lvis_vocabulary() -> Vocabulary:
+    """The names of LVIS v1; row = `category_id`."""
+    return Vocabulary(name="lvis-v1", class_names=(NONE_NAME, *(category.name for category in lvis_categories())))
+
+
+def _open_imagenet(dataset: str, root: Path) -> Source:
+    if dataset == "inet-21k":
+        names_by_wnid = imagenet21k_names()
+        vocabulary = Vocabulary(name="imagenet-21k", class_names=(NONE_NAME, *names_by_wnid.values()))
+        ids = {wnid: row for row, wnid in enumerate(names_by_wnid, 1)}
+    elif dataset == "inet-unlabeled":
+        vocabulary, ids = lvis_vocabulary(), dict.fromkeys(imagenet21k_names(), NO_LABEL)
+    else:
+        vocabulary, ids = lvis_vocabulary(), class_ids_by_wnid(inet_lvis_categories())
+    return Source(vocabulary, tuple(absent_classes(root, ids)), root, len(ids), partial(list_imagenet, root, ids))
+
+
+def _open_demo(root: Path) -> Source:
+    if not is_demo(root):
+        write_demo(root)
+    ids = _demo_class_ids(root)
+    names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
+    pictures = root / CLASSIFICATION
+    vocabulary = Vocabulary(name="demo", class_names=names)
+    return Source(vocabulary, (), pictures, len(ids), partial(list_imagenet, pictures, ids))
 
 
 def _demo_class_ids(root: Path) -> dict[str, int]:
@@ -117,10 +152,7 @@ def _demo_class_ids(root: Path) -> dict[str, int]:
 
 def _open_folder(root: Path) -> Source:
     classes = folder_classes(root)
-    if classes:
-        vocabulary = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
-    else:
-        names = (NONE_NAME, *(category.name for category in lvis_categories()))
-        vocabulary = Vocabulary(name="lvis-v1", class_names=names)
+    own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
+    vocabulary = own if classes else lvis_vocabulary()
     ids = {name: row for row, name in enumerate(classes, 1)}
     return Source(vocabulary, (), root, len(ids), partial(list_folder, root, ids))

@@ -1,0 +1,152 @@
+"""What img2dataset writes with `--output_format webdataset`: tars of KEY.jpg, KEY.txt and KEY.json, a parquet each.
+
+A sample's picture, caption and facts are members of one tar. The parquet beside it has a row for every link, those that
+were dead included.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse_caption, too_long
+from richsem_prep.sources.entry import Rejected, SourceEntry
+from richsem_prep.sources.folder import NO_LABEL
+from richsem_prep.sources.tar_files import TAR, find_tars, member_name, tar_files
+from richsem_prep.sources.tar_members import TarMember
+from richsem_prep.sources.walk import first_names, scan_root
+from richsem_prep.sources.webdataset import is_picture
+from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import open_regular, printable, read_at
+
+TARS = "img2dataset's tars, such as 00000.tar"
+
+_MAX_FACTS_BYTES = 2**20
+_PARQUET_ROWS = 1_024
+_SHOWN = 200
+
+
+def list_img2dataset(root: Path, *, layout: str, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
+    """List the pictures in img2dataset's tars at any depth of ROOT; one tar at a time is in memory.
+
+    Args:
+        root: holds the tars.
+        layout: what is expected in it, for the error.
+        with_captions: give each picture its caption, from KEY.txt or else from KEY.json; one without is rejected.
+
+    Raises:
+        SourceError: at once where ROOT is missing, empty or without a tar; while listing where a folder can't be read;
+            at the end where no tar had a picture that counts.
+    """
+    tars, rejected = find_tars(root, layout=layout)
+    if not tars:
+        found = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:3])
+        found = found or f"found {first_names(scan_root(root, layout=layout))}"
+        raise SourceError(f"{root}: {found}; expected {layout}. Point --root at it")
+    return _list_tars(root, tars, rejected, with_captions)
+
+
+def _list_tars(
+    root: Path, tars: list[bytes], rejected: list[Rejected], with_captions: bool
+) -> Iterator[SourceEntry | Rejected]:
+    yield from rejected
+    is_empty = True
+    for tar in tars:
+        yield from _dead_links(root, tar)
+        for item in _list_tar(root, tar, with_captions):
+            is_empty = is_empty and isinstance(item, Rejected)
+            yield item
+    if is_empty:
+        asked = " with a caption; --dataset cc3m-unlabeled takes them without" if with_captions else ""
+        raise SourceError(f"the tars in {root} hold no pictures{asked}; expected {TARS}")
+
+
+def _list_tar(root: Path, tar: bytes, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
+    members, rejected = tar_files(root, tar)
+    yield from rejected
+    pictures = [(path, member) for path, member in members.items() if is_picture(path)]
+    if not with_captions:
+        for path, member in pictures:
+            yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, NO_LABEL)
+    elif pictures:
+        with open_regular(os.path.join(os.fsencode(root), tar)) as descriptor:
+            for path, member in pictures:
+                yield _captioned(tar, path, member, members, lambda m: read_at(descriptor, m.offset, m.size))
+
+
+def _captioned(
+    tar: bytes,
+    path: bytes,
+    picture: TarMember,
+    members: Mapping[bytes, TarMember],
+    read: Callable[[TarMember], bytes],
+) -> SourceEntry | Rejected:
+    name = member_name(tar, path)
+    try:
+        caption = _caption(_key(path), members, read)
+    except CaptionError as error:
+        return Rejected(name, str(error))
+    return SourceEntry(name, tar, picture.offset, picture.size, NO_LABEL, caption=caption)
+
+
+def _key(path: bytes) -> bytes:
+    """The sample that a member belongs to: its path up to the first dot of the file name, as webdataset has it."""
+    folder, slash, file = path.rpartition(b"/")
+    return folder + slash + file.partition(b".")[0]
+
+
+def _caption(key: bytes, members: Mapping[bytes, TarMember], read: Callable[[TarMember], bytes]) -> str:
+    """The caption of a sample.
+
+    Raises:
+        CaptionError: it has none that can be used.
+    """
+    text, facts = members.get(key + b".txt"), members.get(key + b".json")
+    if text is not None:
+        if text.size > MAX_CAPTION_BYTES:
+            raise CaptionError(too_long(text.size))
+        return parse_caption(read(text))
+    if facts is None:
+        raise CaptionError("no caption: neither KEY.txt nor KEY.json is in the tar")
+    if facts.size > _MAX_FACTS_BYTES:
+        raise CaptionError(f"its KEY.json has {facts.size:,} bytes; at most {_MAX_FACTS_BYTES:,} are read")
+    return parse_caption(_caption_field(read(facts)))
+
+
+def _caption_field(facts: bytes) -> bytes:
+    try:
+        value = json.loads(facts)
+    except (ValueError, RecursionError):
+        raise CaptionError("no caption: KEY.json is no JSON, and there is no KEY.txt") from None
+    caption = value.get("caption") if isinstance(value, dict) else None
+    if not isinstance(caption, str):
+        raise CaptionError("no caption: KEY.json has none, and there is no KEY.txt")
+    return caption.encode(errors="surrogatepass")
+
+
+def _dead_links(root: Path, tar: bytes) -> Iterator[Rejected]:
+    """The samples that img2dataset couldn't download, as the parquet beside a tar says; nothing where there is none."""
+    parquet = tar[: -len(TAR)] + b".parquet"
+    path = os.path.join(os.fsencode(root), parquet)
+    if not os.path.isfile(path):
+        return
+    try:
+        with pa.OSFile(os.fsdecode(path)) as file:
+            for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS, columns=["key", "status", "error_message"]):
+                for row in batch.to_pylist():
+                    if row["status"] != "success":
+                        yield Rejected(f"{printable(tar)}/{_short(row['key'])}", f"not downloaded: {_why(row)}")
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        yield Rejected(printable(parquet), "not legible as img2dataset's; the links it calls dead are not counted")
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    return _short(row["error_message"] or row["status"])
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:_SHOWN]

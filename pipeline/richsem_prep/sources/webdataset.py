@@ -1,0 +1,60 @@
+"""Any tars of pictures: every member that is called like a picture is one, without a label."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from richsem_prep.sources.entry import Rejected, SourceEntry
+from richsem_prep.sources.folder import NO_LABEL
+from richsem_prep.sources.tar_files import find_tars, member_name, tar_files
+from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import printable
+
+_LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
+
+PICTURE_SUFFIXES = (
+    *(b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".gif", b".tif", b".tiff"),
+    *(b".ppm", b".pgm", b".pbm", b".pnm"),
+)
+"""How members end that are taken for pictures, in lower case."""
+
+
+def list_webdataset(root: Path) -> Iterator[SourceEntry | Rejected]:
+    """List the pictures in the tars at any depth of ROOT, by the bytes of the names; one tar at a time is in memory.
+
+    Members that aren't called like a picture (captions, classes, arrays) are ignored.
+
+    Raises:
+        SourceError: at once where ROOT is missing, empty or without a tar; while listing where a folder can't be read;
+            at the end where no tar had a picture.
+    """
+    tars, rejected = find_tars(root, layout=_LAYOUT)
+    if not tars:
+        found = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:3]) or "there is no tar in it"
+        raise SourceError(f"{root} has no tars of pictures: {found}; expected {_LAYOUT}. Point --root at them")
+    return _list_tars(root, tars, rejected)
+
+
+def is_picture(path: bytes) -> bool:
+    """Whether a member is called like a picture."""
+    return path.lower().endswith(PICTURE_SUFFIXES)
+
+
+def _list_tars(root: Path, tars: list[bytes], rejected: list[Rejected]) -> Iterator[SourceEntry | Rejected]:
+    yield from rejected
+    is_empty = True
+    for tar in tars:
+        for item in _list_tar(root, tar):
+            is_empty = is_empty and isinstance(item, Rejected)
+            yield item
+    if is_empty:
+        raise SourceError(f"the tars in {root} hold no pictures; members are expected to end in .jpg, .png, .webp, ...")
+
+
+def _list_tar(root: Path, tar: bytes) -> Iterator[SourceEntry | Rejected]:
+    members, rejected = tar_files(root, tar)
+    yield from rejected
+    pictures = [(path, member) for path, member in members.items() if is_picture(path)]
+    if not pictures and not rejected:
+        yield Rejected(printable(tar), "a tar without a member that is called like a picture (.jpg, .png, .webp, ...)")
+    for path, member in pictures:
+        yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, NO_LABEL)
