@@ -191,7 +191,7 @@ def test_a_resume_with_labels_of_another_making_is_refused(command, own_cache, w
     assert command.train(**ONE_EPOCH) == 0
     path = command.out / "checkpoints" / "last.pt"
     content = torch.load(path, weights_only=True)
-    torch.save(content | {"extra_fingerprint": "0" * 64}, path)
+    torch.save(content | {"fingerprints": {"extra": "0" * 64}}, path)
     assert command.train("--resume") == 1
     assert "another label set than the run began with" in command.error
 

@@ -28,7 +28,7 @@ def full(info, **changes):
     values = {
         "info": info, "model": weights(), "averaged": weights(1), "step": 7, "best_ap": 0.25,
         "optimiser": {"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
-        "extra_fingerprint": "f" * 64,
+        "fingerprints": {"extra": "f" * 64},
     }  # fmt: skip
     return Checkpoint(**(values | changes))
 
@@ -44,7 +44,7 @@ def test_a_checkpoint_is_read_as_written(info, tmp_path):
     save_checkpoint(path, saved)
     found = load_checkpoint(path)
     assert (found.info.to_json(), found.step, found.best_ap) == (info.to_json(), 7, 0.25)
-    assert found.extra_fingerprint == saved.extra_fingerprint
+    assert found.fingerprints == saved.fingerprints
     assert found.optimiser["param_groups"] == saved.optimiser["param_groups"]
     assert_equal_weights(found.model, saved.model)
     assert_equal_weights(found.averaged, saved.averaged)

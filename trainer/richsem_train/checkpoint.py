@@ -28,10 +28,12 @@ class ModelInfo:
 
     Attributes:
         config: of the run that trained it.
-        class_names: row = category_id; rows that are no category are empty.
+        class_names: by row; rows that are no category are empty.
         frequencies: `r`, `c`, `f`, or empty.
         text_dim: width of the text bank; 0 without one.
         logit_scale: of the text bank; 0 without one.
+        category_ids: of the rows, in the annotations that it was trained on; -1 for rows that they have not, empty
+            where each row is its id.
     """
 
     config: TrainConfig
@@ -39,6 +41,7 @@ class ModelInfo:
     frequencies: tuple[str, ...]
     text_dim: int
     logit_scale: float
+    category_ids: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -49,6 +52,7 @@ class ModelInfo:
             "frequencies": list(self.frequencies),
             "text_dim": self.text_dim,
             "logit_scale": self.logit_scale,
+            "category_ids": list(self.category_ids),
         }
 
     @classmethod
@@ -72,6 +76,7 @@ class ModelInfo:
                 tuple(map(str, value["frequencies"])),
                 int(value["text_dim"]),
                 float(value["logit_scale"]),
+                tuple(map(int, value.get("category_ids", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
@@ -88,7 +93,7 @@ class Checkpoint:
         optimiser: state of the optimiser; empty in exported weights.
         step: steps taken.
         best_ap: of the evaluations so far.
-        extra_fingerprint: of the label set that it learns from; None without extra data.
+        fingerprints: of the label sets (and text) that it learns from, by section of the config.
     """
 
     info: ModelInfo
@@ -97,7 +102,7 @@ class Checkpoint:
     optimiser: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     best_ap: float = -1.0
-    extra_fingerprint: str | None = None
+    fingerprints: dict[str, str] = field(default_factory=dict)
 
     @property
     def inference_weights(self) -> dict[str, Tensor]:
@@ -114,7 +119,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "optimiser": checkpoint.optimiser,
         "step": checkpoint.step,
         "best_ap": checkpoint.best_ap,
-        "extra_fingerprint": checkpoint.extra_fingerprint,
+        "fingerprints": checkpoint.fingerprints,
     }
     with _written_whole(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
@@ -174,7 +179,7 @@ def _load_saved(path: Path) -> Checkpoint:
             dict(value.get("optimiser") or {}),
             _steps_taken(value["step"]),
             float(value.get("best_ap", -1.0)),
-            value.get("extra_fingerprint"),
+            _fingerprints(value),
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
@@ -185,6 +190,13 @@ def _weights(value: Any) -> dict[str, Tensor]:
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in named.items()):
         raise ValueError("its weights are no tensors by name")
     return named
+
+
+def _fingerprints(value: dict[str, Any]) -> dict[str, str]:
+    # Older checkpoints know of one label set only.
+    before = value.get("extra_fingerprint")
+    found = dict(value.get("fingerprints") or ({} if before is None else {"extra": before}))
+    return {str(section): str(fingerprint) for section, fingerprint in found.items()}
 
 
 def _steps_taken(value: Any) -> int:

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.build import build_detector, rebuild_detector, text_tensor
+from richsem_train.category_rows import scored_split
 from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
 from richsem_train.config import load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
@@ -59,8 +60,7 @@ def evaluate(
         detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
         settings = info.config
         data = data_folder(settings)
-        val = read_split(settings.detection, settings.detection.val, data)
-        _check_categories(info, val.num_rows, checkpoint)
+        val = scored_split(read_split(settings.detection, settings.detection.val, data), info.class_names)
         truth = load_ground_truth(data / settings.detection.val.annotations, metric=settings.detection.format)
         with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
@@ -74,7 +74,7 @@ def evaluate(
             )
             if not ranks.is_first:
                 return None
-            metrics = score_split(truth, val, folder, ranks=ranks, detections=settings.evaluation.detections)
+            metrics = score_split(truth, val.data, folder, ranks=ranks, detections=settings.evaluation.detections)
         return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
 
 
@@ -92,14 +92,6 @@ def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iter
         yield beside
         if ranks.is_first:
             shutil.rmtree(beside)
-
-
-def _check_categories(info: ModelInfo, rows: int, checkpoint: Path) -> None:
-    if rows > len(info.class_names):
-        raise RichSemError(
-            f"{checkpoint} knows {len(info.class_names)} classes, the annotations have ids up to {rows - 1}; "
-            "score it on the categories that it was trained on"
-        )
 
 
 def predict(
@@ -131,6 +123,7 @@ def predict(
         out,
         names=dict(enumerate(info.class_names)),
         frequencies=dict(enumerate(info.frequencies)),
+        category_ids=dict(enumerate(info.category_ids)),
         score_threshold=threshold,
         on_picture=on_picture,
     )
@@ -211,6 +204,7 @@ def _published(checkpoint: Path, config: str, changes: Sequence[str], device: to
         frequencies=vocabulary.frequencies,
         text_dim=0 if text is None else text.features.shape[1],
         logit_scale=0.0 if text is None else text.logit_scale,
+        category_ids=tuple(vocabulary.category_ids.tolist()),
     )
     model = build_detector(
         settings.model,

@@ -183,7 +183,12 @@ class DetectionConfig(_Section):
     Attributes:
         format: of the annotations; decides the metric, too.
         repeat_threshold: share of pictures below which a category's pictures are repeated; null repeats none.
-        labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`.
+        labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`. With
+            `cache`, its windows are shown as they are stored, in the place of augmentation.
+        cache: of these very pictures and boxes, with windows.
+        label_set: its name; null where the cache has one only.
+        label_form: the stored `topk`, or the `embedding` (exact).
+        root: where the pictures lie, for a cache that refers to them; null is where they lay when it was made.
         on_damage: what a missing or broken picture does to the run.
     """
 
@@ -193,18 +198,33 @@ class DetectionConfig(_Section):
     repeat_threshold: NonNegativeFloat | None = 0.001
     augmentation: AugmentationConfig = AugmentationConfig()
     labels: Literal["cache", "hard", "none"] = "none"
+    cache: Path | None = None
+    label_set: str | None = None
+    label_form: Literal["topk", "embedding"] = "embedding"
+    root: Path | None = None
     on_damage: Literal["stop", "skip"] = "stop"
 
 
 class TextConfig(_Section):
-    """The text bank: that of a label set of a cache.
+    """The text bank: that of a label set of a cache, or a folder with names of any choice.
 
     Attributes:
-        labels: its name; null where the cache has one label set only.
+        cache: whose label set has it.
+        labels: name of the label set; null where the cache has one only.
+        folder: made by `richsem-prep text`; stored embeddings of the same teacher are scored with it.
     """
 
-    cache: Path
+    cache: Path | None = None
     labels: str | None = None
+    folder: Path | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.cache is None) == (self.folder is None):
+            raise ValueError("name either text.cache or text.folder")
+        if self.labels is not None and self.cache is None:
+            raise ValueError("text.labels names a label set of text.cache; leave it out beside text.folder")
+        return self
 
 
 class ExtraConfig(_Section):
@@ -214,7 +234,8 @@ class ExtraConfig(_Section):
         label_set: its name; null where the cache has one only.
         teacher: refuse a label set of another teacher than this name; null takes any.
         labels: from the stored `topk`, from the `embedding` (exact), or the `hard` labels, for comparison.
-        views: `mosaics` or `crops` as stored, or `free-mosaics` composed of stored crops.
+        views: `mosaics`, `crops` or (of detection data) `windows` as stored, or `free-mosaics` composed of stored
+            crops.
         supervision: of their classes: `labelled`, `unlabelled`, or `pseudo` labels of the teacher.
         lanes: independent sequences of blocks that a batch is drawn from.
         root: where the pictures lie, for a cache that refers to them.
@@ -225,7 +246,7 @@ class ExtraConfig(_Section):
     label_set: str | None = None
     teacher: str | None = None
     labels: Literal["topk", "embedding", "hard"] = "embedding"
-    views: Literal["mosaics", "crops", "free-mosaics"] = "mosaics"
+    views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
     supervision: Supervision = "labelled"
     lanes: PositiveInt = 64
     root: Path | None = None
@@ -301,8 +322,16 @@ class TrainConfig(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         soft = (self.extra is not None and self.extra.labels != "hard") or self.detection.labels == "cache"
-        if self.model.needs_text and self.text is None and self.extra is None:
-            raise ValueError("the model needs a text bank; name a cache with text.cache, or one as extra.cache")
+        if self.detection.labels == "cache" and self.detection.cache is None:
+            raise ValueError(
+                "detection.labels=cache learns the soft labels of a cache of the detection pictures; name it as "
+                "detection.cache, or train without them by detection.labels=none"
+            )
+        if self.model.needs_text and self.text is None and self.extra is None and self.detection.labels != "cache":
+            raise ValueError(
+                "the model needs a text bank; name text.cache or text.folder, or a cache as extra.cache or "
+                "detection.cache"
+            )
         if not self.model.semantic_branch and (soft or self.detection.labels == "hard") and self.loss.soft_weight:
             raise ValueError(
                 "there are labels for the semantic branch, and model.semantic_branch is false; set it to true, "

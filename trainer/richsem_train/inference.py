@@ -24,7 +24,7 @@ class Detector:
         model: in evaluation mode, on its device.
         normalise: on the same device.
         precision: of backbone and transformer.
-        class_names: row = category_id.
+        class_names: by row; what is detected has rows as its category ids.
         keep: detections a picture.
         short_side: at which pictures are shown, pixels.
         longest_side: their long side has at most this many pixels.

@@ -47,6 +47,7 @@ def predict(
     *,
     names: Mapping[int, str],
     frequencies: Mapping[int, str] | None = None,
+    category_ids: Mapping[int, int] | None = None,
     score_threshold: float = 0.3,
     most: int = 30,
     on_picture: Callable[[Path, str | None], None] = lambda _path, _problem: None,
@@ -62,8 +63,9 @@ def predict(
         paths: picture files; one that can't be used is left out and reported, the others go on.
         detect: finds the objects of an upright RGB picture, in its pixels.
         out: a folder, made if absent; nothing is written elsewhere.
-        names: by category id.
-        frequencies: "r", "c" or "f" by category id, if known.
+        names: by row of the vocabulary.
+        frequencies: "r", "c" or "f" by row, if known.
+        category_ids: of the annotations, by row; negative where they have none. None: each row is its id.
         score_threshold: worse detections are not drawn.
         most: how many detections are drawn at most.
         on_picture: called after each path, with the reason where it failed.
@@ -91,7 +93,7 @@ def predict(
             cells.append(_cell(draw(most=most, legend=False)))
         write_atomically(out / output_name, _encoded(drawn, output_name))
         pictures.append(out / output_name)
-        records.append(_record(path, output_name, image, found, names, frequencies or {}))
+        records.append(_record(path, output_name, image, found, names, frequencies or {}, category_ids or {}))
         on_picture(path, None)
     if cells:
         captions = [record["name"] for record in records[: len(cells)]]
@@ -154,6 +156,7 @@ def _record(
     found: PictureDetections,
     names: Mapping[int, str],
     frequencies: Mapping[int, str],
+    category_ids: Mapping[int, int],
 ) -> dict[str, Any]:
     columns = zip(found.category_ids.tolist(), found.scores.tolist(), found.boxes_xyxy_px.tolist(), strict=True)
     return {
@@ -163,12 +166,12 @@ def _record(
         "width": image.width,
         "detections": [
             {
-                "name": names.get(category_id, str(category_id)),
-                "category_id": category_id,
-                "frequency": frequencies.get(category_id) or None,
+                "name": names.get(row, str(row)),
+                "category_id": None if category_ids.get(row, row) < 0 else category_ids.get(row, row),
+                "frequency": frequencies.get(row) or None,
                 "score": round(score, 6),
                 "box_xyxy_px": [round(edge, 2) for edge in box],
             }
-            for category_id, score, box in columns
+            for row, score, box in columns
         ],
     }

@@ -1,18 +1,26 @@
-"""What a run reads: annotations, the vocabulary, and the extra data, all checked to fit each other."""
+"""What a run reads: annotations, the vocabulary, and labels of caches, all checked to fit each other."""
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from richsem_schemas.annotations import DetectionData, check_vocabulary, read_annotations
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.annotations import DetectionData, read_annotations
+from richsem_schemas.manifest import TeacherIdentity
 from richsem_schemas.reader import open_cache
+from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank
+from richsem_schemas.text_folder import read_text_folder
+from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, rows_of_categories, scored_split
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.extra import ExpectedCache, ExtraCache, open_extra
+from richsem_train.data.cache_source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.extra import open_extra
+from richsem_train.data.windows import WindowCache, align_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +29,15 @@ class Vocabulary:
 
     Attributes:
         text: the text bank; None where there is none and the model needs none.
-        class_names: row = category_id; rows that are no class are empty.
+        class_names: by row; rows that are no class are empty.
         frequencies: `r`, `c`, `f`, or empty, a row.
+        category_ids: int64 [C], of the training annotations; -1 for rows that they have not (`ids_of_rows`).
     """
 
     text: TextBank | None
     class_names: tuple[str, ...]
     frequencies: tuple[str, ...]
+    category_ids: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +45,20 @@ class RunData:
     """Opened, and checked to fit each other.
 
     Attributes:
-        train: detection pictures to learn from.
+        train: detection pictures to learn from; their category ids are rows of the vocabulary.
         val: those to be scored on.
+        windows: soft labels of the training pictures; None where they are taught without.
         extra: views of a cache; None without extra data.
         vocabulary: the classes of all of them.
+        fingerprints: of what the labels come from, by section of the config.
     """
 
     train: DetectionData
-    val: DetectionData
-    extra: ExtraCache | None
+    val: ScoredSplit
+    windows: WindowCache | None
+    extra: TrainingCache | None
     vocabulary: Vocabulary
+    fingerprints: dict[str, str]
 
     @property
     def image_counts(self) -> Tensor:
@@ -69,17 +83,29 @@ def open_data(config: TrainConfig) -> RunData:
     Raises:
         RichSemError: something is missing, damaged, or doesn't fit the rest.
     """
-    _check_detection_labels(config)
     data = data_folder(config)
     text = None if config.text is None else _read_text(config.text)
     extra = None if config.extra is None else _open_extra(config.extra, text=text, data=data)
     if text is None and extra is not None:
-        text = extra.text
-    train = read_split(config.detection, config.detection.train, data)
-    val = read_split(config.detection, config.detection.val, data)
-    vocabulary = _vocabulary(text, train)
-    check_vocabulary(val, vocabulary.class_names)
-    return RunData(train, val, extra, vocabulary)
+        text = _Text(extra.text)
+    windows = _open_windows(config.detection, text=text, data=data) if config.detection.labels == "cache" else None
+    if text is None and windows is not None:
+        text = _Text(windows.text)
+    annotated = read_split(config.detection, config.detection.train, data)
+    vocabulary = _vocabulary(text, annotated)
+    train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
+    caches = {"extra": extra, DETECTION: windows}
+    fingerprints = {section: cache.fingerprint for section, cache in caches.items() if cache is not None}
+    if text is not None and text.is_other:
+        fingerprints["text"] = text.fingerprint
+    return RunData(
+        train,
+        scored_split(read_split(config.detection, config.detection.val, data), vocabulary.class_names),
+        None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
+        extra,
+        vocabulary,
+        fingerprints,
+    )
 
 
 def open_vocabulary(config: TrainConfig) -> Vocabulary:
@@ -89,9 +115,15 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
         RichSemError: annotations or the text bank are missing, or don't fit each other.
     """
     text = None if config.text is None else _read_text(config.text)
-    if text is None and config.model.needs_text and config.extra is not None:
-        text = _read_text(TextConfig(cache=config.extra.cache, labels=config.extra.label_set))
+    if text is None and config.model.needs_text:
+        text = _read_text(_text_of_caches(config))
     return _vocabulary(text, read_split(config.detection, config.detection.val, data_folder(config)))
+
+
+def _text_of_caches(config: TrainConfig) -> TextConfig:
+    if config.extra is not None:
+        return TextConfig(cache=config.extra.cache, labels=config.extra.label_set)
+    return TextConfig(cache=config.detection.cache, labels=config.detection.label_set)
 
 
 def read_split(detection: DetectionConfig, split: SplitConfig, data: Path) -> DetectionData:
@@ -99,41 +131,82 @@ def read_split(detection: DetectionConfig, split: SplitConfig, data: Path) -> De
     return read_annotations(data / split.annotations, data / split.images, file_format=detection.format)
 
 
-def _check_detection_labels(config: TrainConfig) -> None:
-    if config.detection.labels == "cache":
-        raise RichSemError(
-            f"config {config.name} wants soft labels on the detection pictures (detection.labels is cache), which "
-            "caches don't hold yet; train without them with --set detection.labels=none"
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """The text bank of a run.
+
+    Attributes:
+        bank: names and features.
+        teacher: of a text folder, which embeddings must share; None for the bank of a label set.
+    """
+
+    bank: TextBank
+    teacher: TeacherIdentity | None = None
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is another than those that the caches have."""
+        return self.teacher is not None
+
+    @property
+    def fingerprint(self) -> str:
+        features = hashlib.sha256(np.ascontiguousarray(self.bank.features, "<f4").tobytes()).hexdigest()
+        return json_sha256([list(self.bank.class_names), self.bank.logit_scale, features])
+
+    def expected(self, wanted: ExpectedCache) -> ExpectedCache:
+        """What a label set must be that is learnt with this bank."""
+        return replace(
+            wanted,
+            class_names=self.bank.class_names,
+            text=self.bank,
+            is_other_text=self.is_other,
+            teacher_weights=None if self.teacher is None else self.teacher.weights_sha256,
         )
 
 
-def _open_extra(extra: ExtraConfig, *, text: TextBank | None, data: Path) -> ExtraCache:
+def _open_extra(extra: ExtraConfig, *, text: _Text | None, data: Path) -> TrainingCache:
     expected = ExpectedCache(
-        views=extra.views,
-        labels=extra.labels,
-        supervision=extra.supervision,
-        class_names=None if text is None else text.class_names,
-        text=text,
-        teacher=extra.teacher,
+        views=extra.views, labels=extra.labels, supervision=extra.supervision, teacher=extra.teacher
     )
-    root = None if extra.root is None else data / extra.root
-    return open_extra(extra.cache, label_set=extra.label_set, expected=expected, root=root)
+    return open_extra(
+        extra.cache,
+        label_set=extra.label_set,
+        expected=expected if text is None else text.expected(expected),
+        root=None if extra.root is None else data / extra.root,
+    )
 
 
-def _read_text(text: TextConfig) -> TextBank:
+def _open_windows(detection: DetectionConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+    assert detection.cache is not None, "the config was checked for it"
+    expected = ExpectedCache(section=DETECTION, views="windows", labels=detection.label_form)
+    return open_training_cache(
+        detection.cache,
+        label_set=detection.label_set,
+        expected=expected if text is None else text.expected(expected),
+        root=None if detection.root is None else data / detection.root,
+    )
+
+
+def _read_text(text: TextConfig) -> _Text:
+    if text.folder is not None:
+        folder = read_text_folder(text.folder)
+        return _Text(folder.bank, folder.teacher)
+    assert text.cache is not None, "the config was checked for it"
     cache = open_cache(text.cache)
-    return cache.text_bank(cache.label_set(text.labels).name)
+    return _Text(cache.text_bank(cache.label_set(text.labels).name))
 
 
-def _vocabulary(text: TextBank | None, data: DetectionData) -> Vocabulary:
+def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:
     if text is None:
         names = [""] * data.num_rows
         for category in data.categories:
             names[category.id] = category.name
     else:
-        check_vocabulary(data, text.class_names)
-        names = list(text.class_names)
+        names = list(text.bank.class_names)
+    rows = rows_of_categories(data, names)
     frequencies = [""] * len(names)
-    for category in data.categories:
-        frequencies[category.id] = category.frequency or ""
-    return Vocabulary(text, tuple(names), tuple(frequencies))
+    for category, row in zip(data.categories, rows.tolist(), strict=True):
+        frequencies[row] = category.frequency or ""
+    return Vocabulary(
+        None if text is None else text.bank, tuple(names), tuple(frequencies), ids_of_rows(data, rows, len(names))
+    )

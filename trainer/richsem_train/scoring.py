@@ -6,11 +6,12 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Subset
 
 from richsem_schemas.annotations import DetectionData
+from richsem_train.category_rows import NO_CATEGORY, ScoredSplit
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.detections import DetectionWriter, merge_detections, rank_file
+from richsem_train.detections import DetectionWriter, PictureDetections, merge_detections, rank_file
 from richsem_train.distributed import Ranks
 from richsem_train.evaluation import GroundTruth, score
 from richsem_train.inference import Detector, detect_all
@@ -19,7 +20,7 @@ from richsem_train.targets import Batch
 
 def detect_split(
     detector: Detector,
-    data: DetectionData,
+    split: ScoredSplit,
     config: EvaluationConfig,
     folder: Path,
     *,
@@ -28,14 +29,21 @@ def detect_split(
     reporter: Reporter,
 ) -> None:
     """Write this rank's detections of a split into `folder`, and wait for the other ranks."""
-    loader = evaluation_loader(data, config, workers=workers, ranks=ranks)
-    reporter.begin("evaluating", len(range(ranks.rank, len(data), ranks.world_size)))
+    loader = evaluation_loader(split.data, config, workers=workers, ranks=ranks)
+    reporter.begin("evaluating", len(range(ranks.rank, len(split.data), ranks.world_size)))
     with DetectionWriter(rank_file(folder, ranks.rank)) as writer:
         for done, (image_id, found) in enumerate(detect_all(detector, loader), start=1):
-            writer.add(image_id, found)
+            writer.add(image_id, _in_ids(found, split))
             reporter.move(done)
     reporter.end()
     ranks.wait()
+
+
+def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:
+    """Rows of the vocabulary as ids of the annotations; what is no category of theirs can't count."""
+    category_ids = split.category_ids[found.category_ids]
+    kept = category_ids != NO_CATEGORY
+    return PictureDetections(category_ids[kept], found.boxes_xyxy_px[kept], found.scores[kept])
 
 
 def score_split(

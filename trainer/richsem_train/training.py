@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import RenderableType
 from torch import nn
+from torch.utils.data import Dataset
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
@@ -20,12 +21,14 @@ from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.config import TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
+from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.extra import ExtraDataset, sharing_notes
 from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
 from richsem_train.data.transforms import Augmentation
+from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
 from richsem_train.evaluation import load_ground_truth
@@ -40,6 +43,12 @@ from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
+
+_LABELS_OF = {
+    "extra": "the extra data",
+    "detection": "the cache of the detection pictures",
+    "text": "text.folder",
+}
 
 
 @dataclass(frozen=True)
@@ -116,20 +125,25 @@ class _Run:
             world_size=self.ranks.world_size,
         )
 
-    def _detection_feed(self) -> DetectionFeed:
+    def _detection_dataset(self) -> Dataset[Sample]:
         detection = self.config.detection
-        dataset = DetectionDataset(
+        if self.data.windows is not None:
+            return WindowDataset(self.data.train, self.data.windows, on_damage=detection.on_damage)
+        return DetectionDataset(
             self.data.train,
             Augmentation(**detection.augmentation.model_dump()),
             seed=self.config.seed,
             on_damage=detection.on_damage,
             is_hard=detection.labels == "hard",
         )
+
+    def _detection_feed(self) -> DetectionFeed:
+        detection = self.config.detection
         factors = repeat_factors(
             self.data.train.category_ids, self.data.train.offsets, threshold=detection.repeat_threshold or 0.0
         )
         return DetectionFeed(
-            dataset,
+            self._detection_dataset(),
             partial(epoch_indices, factors, self.config.seed),
             epoch_batches(int(factors.sum()), self.config.schedule.global_batch_size),
         )
@@ -207,12 +221,9 @@ class _Run:
             raise RichSemError(
                 f"{self.folder.last}: a checkpoint of another architecture ({' '.join(str(error).split())[:300]})"
             ) from None
-        _require_same_labels(saved, self._fingerprint())
+        _require_same_labels(saved, self.data.fingerprints)
         self.best_ap = saved.best_ap
         return saved.step
-
-    def _fingerprint(self) -> str | None:
-        return None if self.data.extra is None else self.data.extra.fingerprint
 
     def _say_what_is_done(self, first_step: int) -> None:
         say = self.reporter.say
@@ -222,8 +233,10 @@ class _Run:
             f"{len(train.categories):,} categories"
             + (f"; {extra.views_per_pass:,} extra views a pass" if extra is not None else "; no extra data")
         )
-        for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.problem_lines())]:
+        for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.data.problem_lines())]:
             say(f"annotations: {line}")
+        if self.data.windows is not None:
+            say(_windows_note(self.data.windows))
         if self.extra is not None:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
@@ -366,7 +379,11 @@ class _Run:
         )
         if self.ranks.is_first:
             metrics = score_split(
-                self.truth, self.data.val, self.folder.detections, ranks=self.ranks, detections=evaluation.detections
+                self.truth,
+                self.data.val.data,
+                self.folder.detections,
+                ranks=self.ranks,
+                detections=evaluation.detections,
             )
             log.write("eval", taken, metrics)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value >= 0)
@@ -392,13 +409,14 @@ class _Run:
                 frequencies=self.data.vocabulary.frequencies,
                 text_dim=0 if text is None else text.features.shape[1],
                 logit_scale=0.0 if text is None else text.logit_scale,
+                category_ids=tuple(self.data.vocabulary.category_ids.tolist()),
             ),
             self.detector.state_dict(),
             averaged.state_dict() if isinstance(averaged, nn.Module) else None,
             self.trainer.optimiser.state_dict() if with_optimiser else {},
             taken,
             self.best_ap,
-            self._fingerprint(),
+            self.data.fingerprints,
         )
 
     def _finish(self) -> RenderableType:
@@ -472,9 +490,19 @@ def _backbone_weights(config: TrainConfig) -> str | None:
     return weights if weights is None else str(data_file(config, Path(weights)))
 
 
-def _require_same_labels(saved: Checkpoint, fingerprint: str | None) -> None:
-    if saved.extra_fingerprint != fingerprint:
-        raise RichSemError(
-            f"the extra data is another label set than the run began with: its fingerprint is {fingerprint}, it was "
-            f"{saved.extra_fingerprint}; give the cache it began with, or name another --out"
-        )
+def _windows_note(windows: WindowCache) -> str:
+    source = windows.cache.source
+    return (
+        f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with soft "
+        f"labels ({source.labels}, {windows.cache.expected.labels})"
+    )
+
+
+def _require_same_labels(saved: Checkpoint, fingerprints: dict[str, str]) -> None:
+    for section in sorted(saved.fingerprints.keys() | fingerprints.keys()):
+        before, now = saved.fingerprints.get(section), fingerprints.get(section)
+        if before != now:
+            raise RichSemError(
+                f"{_LABELS_OF.get(section, section)} is another label set than the run began with: its fingerprint is "
+                f"{now}, it was {before}; give the cache it began with, or name another --out"
+            )

@@ -74,6 +74,7 @@ class ViewSource:
         spec: of the label set.
         files: of all shards.
         root: where the originals lie, for caches that refer to them.
+        section: of the config that names the cache, for messages.
     """
 
     layout: CacheLayout
@@ -84,6 +85,7 @@ class ViewSource:
     spec: LabelSpec
     files: ShardFiles
     root: Path | None
+    section: str = "extra"
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +155,9 @@ class ViewReader:
         self.source = source
         self._seed = seed
         self._whole_blocks = whole_blocks
-        self._shards: _Recent[_Shard] = _Recent(lanes + SPARE_SHARDS, lambda _: 1)
-        self._orders: _Recent[_BlockOrder] = _Recent(lanes + SPARE_SHARDS, lambda _: 1)
-        self._blocks: _Recent[_Block] = _Recent(block_bytes, lambda block: block.bytes)
+        self._shards: Recent[_Shard] = Recent(lanes + SPARE_SHARDS, lambda _: 1)
+        self._orders: Recent[_BlockOrder] = Recent(lanes + SPARE_SHARDS, lambda _: 1)
+        self._blocks: Recent[_Block] = Recent(block_bytes, lambda block: block.bytes)
         self.blocks_read = 0
 
     def read(self, place: ViewPlace) -> ReadView:
@@ -167,7 +169,7 @@ class ViewReader:
         try:
             return self._read(place)
         except (RichSemError, OSError) as error:
-            raise DamagedViewError(self._damage(place, error)) from error
+            raise DamagedViewError(damage_message(self.source, place.shard, error)) from error
 
     def _read(self, place: ViewPlace) -> ReadView:
         shard = self._shards.get(place.shard, lambda: self._read_shard(place.shard))
@@ -179,19 +181,7 @@ class ViewReader:
         labelled = block.views[index]
         samples = sorted({int(sample) for sample in labelled.view.tiles["sample"]})
         rows = [block.rows[sample] for sample in samples]
-        return ReadView(block.names[index], labelled, self._decode(place.shard, rows, block.span))
-
-    def _decode(self, shard: int, rows: list[PictureRow], span: Span | None) -> dict[int, Image.Image]:
-        pictures = {}
-        for stored in read_pictures(self.source.layout, shard, rows, root=self.source.root, span=span):
-            picture = decode_picture(stored.data)
-            if (picture.height, picture.width) != (stored.row.height, stored.row.width):
-                raise CorruptCacheError(
-                    f"the picture of {stored.row.key} is {picture.height} high and {picture.width} wide, its index "
-                    f"says {stored.row.height} and {stored.row.width}"
-                )
-            pictures[stored.row.sample] = picture
-        return pictures
+        return ReadView(block.names[index], labelled, decode_pictures(self.source, place.shard, rows, block.span))
 
     def _block_order(self, place: ViewPlace, shard: _Shard) -> _BlockOrder:
         rows = shard.views[place.pass_index]
@@ -203,37 +193,9 @@ class ViewReader:
     def _read_shard(self, shard: int) -> _Shard:
         """Check the files of a shard and read its indexes."""
         source = self.source
-        labels = source.layout.label_set(source.labels)
-        _require_size(source.layout.pictures_tar(shard), source.files.hash("pictures", shard))
-        _require_hash(labels.tar(shard), source.files.hash("labels", shard))
-        _require_hash(source.layout.pictures_index(shard), source.files.hash("pictures_index", shard))
-        _require_hash(labels.index(shard), source.files.hash("labels_index", shard))
-        pictures = picture_rows(source.layout, shard)
-        views: list[list[ViewRow]] = [[] for _ in range(source.passes)]
-        for row in read_view_rows(source.layout, source.labels, shard):
-            if row.kind == source.kind and 0 <= row.pass_index < source.passes:
-                views[row.pass_index].append(row)
-        for rows in views:
-            self._check_rows(shard, pictures, rows)
+        require_hash(source.layout.label_set(source.labels).tar(shard), source.files.hash("labels", shard))
+        pictures, views = read_indexes(source, shard)
         return _Shard(_by_block(pictures), [_by_block(rows) for rows in views])
-
-    def _check_rows(self, shard: int, pictures: list[PictureRow], views: list[ViewRow]) -> None:
-        """Pictures and views are joined by their keys, and all are there."""
-        files = self.source.files
-        for what, rows, expected in (
-            ("pictures", pictures, int(files.samples[shard])),
-            ("views of the pass", views, int(files.pass_views[shard])),
-        ):
-            if len(rows) != expected:
-                raise CorruptCacheError(f"its index has {len(rows)} {what}, its manifest says {expected}")
-            wrong = next((row for row in rows if row.key != sample_key(shard, row.sample)), None)
-            if wrong is not None:
-                raise CorruptCacheError(f"its index calls sample {wrong.sample} {wrong.key!r}")
-        known = {row.sample for row in pictures}
-        if len(known) != len(pictures):
-            raise CorruptCacheError("its index has a sample twice")
-        if stranger := next((row for row in views if row.sample not in known), None):
-            raise CorruptCacheError(f"it has labels of {stranger.key} but no picture")
 
     def _read_block(self, place: ViewPlace, shard: _Shard, number: int) -> _Block:
         self.blocks_read += 1
@@ -243,39 +205,117 @@ class ViewReader:
         rows = [rows[index] for index in order.tolist()]
         labels_span = read_views_span(source.layout, source.labels, place.shard, rows)
         views = list(read_views(source.layout, source.labels, place.shard, rows, span=labels_span))
-        names = [f"{row.key}.{row.member}" for row in rows]
-        self._check_views(rows, names, views, pictures)
+        check_views(source, rows, views, pictures)
         span = None
         if self._whole_blocks and source.plan.pictures == "copy":
             span = read_pictures_span(source.layout, place.shard, pictures)
-        return _Block(names, views, {row.sample: row for row in pictures}, span)
+        return _Block([view_name(row) for row in rows], views, {row.sample: row for row in pictures}, span)
 
-    def _check_views(
-        self, rows: list[ViewRow], names: list[str], views: list[LabelledView], pictures: list[PictureRow]
-    ) -> None:
-        spec = self.source.spec
-        expected = spec.record_layout.region_dtype()["class_ids"].shape[0]
-        for name, row, labelled in zip(names, rows, views, strict=True):
-            if (len(labelled.view.tiles), len(labelled.view.regions)) != (row.tiles, row.regions):
-                raise CorruptCacheError(f"{name}: has other tiles or regions than its index says")
-            if (labelled.embeddings is None) != (spec.embeddings == "none"):
-                raise CorruptCacheError(f"{name}: its embeddings are not those of the spec, {spec.embeddings}")
-            if labelled.embeddings is not None and labelled.embeddings.shape[1] != spec.teacher.embed_dim:
-                raise CorruptCacheError(f"{name}: its embeddings have another width than the spec says")
-            if labelled.labels.class_ids.shape[1] != expected:
-                raise CorruptCacheError(f"{name}: has another number of classes than the spec's top_k, {expected}")
-        named = list(zip(names, views, strict=True))
-        problem = next(view_problems(ViewBatch.of(named), ShardPictures.of(pictures, self.source.plan), spec), None)
-        if problem is not None:
-            raise CorruptCacheError(problem)
 
-    def _damage(self, place: ViewPlace, error: Exception) -> str:
-        layout, labels = self.source.layout, self.source.labels
-        return (
-            f"shard {layout.shard_name(place.shard)} of {layout.out} (label set {labels!r}) is damaged: {error}. "
-            f"See what else is with `richsem-prep verify {layout.out}`; restore the shard or make it anew, or go on "
-            "without it by extra.on_damage=skip"
-        )
+def read_indexes(source: ViewSource, shard: int) -> tuple[list[PictureRow], list[list[ViewRow]]]:
+    """Check a shard's indexes and read them: its pictures, and its views of the source's kind by pass.
+
+    Raises:
+        CorruptCacheError: they aren't those of the manifests, or pictures and views don't fit each other.
+    """
+    labels = source.layout.label_set(source.labels)
+    _require_size(source.layout.pictures_tar(shard), source.files.hash("pictures", shard))
+    _require_size(labels.tar(shard), source.files.hash("labels", shard))
+    require_hash(source.layout.pictures_index(shard), source.files.hash("pictures_index", shard))
+    require_hash(labels.index(shard), source.files.hash("labels_index", shard))
+    pictures = picture_rows(source.layout, shard)
+    views: list[list[ViewRow]] = [[] for _ in range(source.passes)]
+    for row in read_view_rows(source.layout, source.labels, shard):
+        if row.kind == source.kind and 0 <= row.pass_index < source.passes:
+            views[row.pass_index].append(row)
+    for rows in views:
+        _check_rows(source.files, shard, pictures, rows)
+    return pictures, views
+
+
+def _check_rows(files: ShardFiles, shard: int, pictures: list[PictureRow], views: list[ViewRow]) -> None:
+    """Pictures and views are joined by their keys, and all are there."""
+    for what, rows, expected in (
+        ("pictures", pictures, int(files.samples[shard])),
+        ("views of the pass", views, int(files.pass_views[shard])),
+    ):
+        if len(rows) != expected:
+            raise CorruptCacheError(f"its index has {len(rows)} {what}, its manifest says {expected}")
+        wrong = next((row for row in rows if row.key != sample_key(shard, row.sample)), None)
+        if wrong is not None:
+            raise CorruptCacheError(f"its index calls sample {wrong.sample} {wrong.key!r}")
+    known = {row.sample for row in pictures}
+    if len(known) != len(pictures):
+        raise CorruptCacheError("its index has a sample twice")
+    if stranger := next((row for row in views if row.sample not in known), None):
+        raise CorruptCacheError(f"it has labels of {stranger.key} but no picture")
+
+
+def check_views(
+    source: ViewSource, rows: Sequence[ViewRow], views: Sequence[LabelledView], pictures: Sequence[PictureRow]
+) -> None:
+    """Check what was read of a shard by what its index and the spec say of it.
+
+    Args:
+        source: which views.
+        rows: of the views.
+        views: as unpacked.
+        pictures: all that they may show.
+
+    Raises:
+        CorruptCacheError: a view breaks a rule of views, or is another than they say.
+    """
+    spec = source.spec
+    expected = spec.record_layout.region_dtype()["class_ids"].shape[0]
+    names = [view_name(row) for row in rows]
+    for name, row, labelled in zip(names, rows, views, strict=True):
+        if (len(labelled.view.tiles), len(labelled.view.regions)) != (row.tiles, row.regions):
+            raise CorruptCacheError(f"{name}: has other tiles or regions than its index says")
+        if (labelled.embeddings is None) != (spec.embeddings == "none"):
+            raise CorruptCacheError(f"{name}: its embeddings are not those of the spec, {spec.embeddings}")
+        if labelled.embeddings is not None and labelled.embeddings.shape[1] != spec.teacher.embed_dim:
+            raise CorruptCacheError(f"{name}: its embeddings have another width than the spec says")
+        if labelled.labels.class_ids.shape[1] != expected:
+            raise CorruptCacheError(f"{name}: has another number of classes than the spec's top_k, {expected}")
+    named = list(zip(names, views, strict=True))
+    problem = next(view_problems(ViewBatch.of(named), ShardPictures.of(pictures, source.plan), spec), None)
+    if problem is not None:
+        raise CorruptCacheError(problem)
+
+
+def decode_pictures(
+    source: ViewSource, shard: int, rows: Sequence[PictureRow], span: Span | None
+) -> dict[int, Image.Image]:
+    """Read and decode samples of a shard, by sample.
+
+    Raises:
+        RichSemError, OSError: one can't be read, or is not the one that was cached.
+    """
+    pictures = {}
+    for stored in read_pictures(source.layout, shard, rows, root=source.root, span=span):
+        picture = decode_picture(stored.data)
+        if (picture.height, picture.width) != (stored.row.height, stored.row.width):
+            raise CorruptCacheError(
+                f"the picture of {stored.row.key} is {picture.height} high and {picture.width} wide, its index "
+                f"says {stored.row.height} and {stored.row.width}"
+            )
+        pictures[stored.row.sample] = picture
+    return pictures
+
+
+def view_name(row: ViewRow) -> str:
+    """What messages call a view."""
+    return f"{row.key}.{row.member}"
+
+
+def damage_message(source: ViewSource, shard: int, error: Exception) -> str:
+    """Shard, reason and remedy."""
+    layout = source.layout
+    return (
+        f"shard {layout.shard_name(shard)} of {layout.out} (label set {source.labels!r}) is damaged: {error}. "
+        f"See what else is with `richsem-prep verify {layout.out}`; restore the shard or make it anew, or go on "
+        f"without it by {source.section}.on_damage=skip"
+    )
 
 
 def _by_block(rows: Sequence["_Row"]) -> dict[int, list["_Row"]]:
@@ -291,7 +331,12 @@ def _require_size(path: Path, expected: FileHash) -> None:
         raise CorruptCacheError(f"{path} has {status.st_size:,} bytes, its manifest says {expected.bytes:,}")
 
 
-def _require_hash(path: Path, expected: FileHash) -> None:
+def require_hash(path: Path, expected: FileHash) -> None:
+    """Check a file by its hash.
+
+    Raises:
+        CorruptCacheError: it is another one.
+    """
     _require_size(path, expected)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -303,7 +348,7 @@ _Row = TypeVar("_Row", PictureRow, ViewRow)
 _Value = TypeVar("_Value")
 
 
-class _Recent(Generic[_Value]):
+class Recent(Generic[_Value]):
     """What was used last, up to a size; failures are remembered as well, so that a bad disk is not asked again."""
 
     def __init__(self, limit: int, size: Callable[[_Value], int]) -> None:

@@ -29,7 +29,14 @@ def check_teachable(form: LabelForm, supervision: Supervision) -> None:
         )
 
 
-def view_target(labelled: LabelledView, form: LabelForm, supervision: Supervision, *, image_id: int) -> Target:
+def view_target(
+    labelled: LabelledView,
+    form: LabelForm,
+    supervision: Supervision,
+    *,
+    rows: NDArray[np.int64],
+    image_id: int,
+) -> Target:
     """The truth about a rendered view.
 
     Where a region of it has no label, the whole view is unlabelled: its other labels would teach that there is nothing
@@ -39,10 +46,11 @@ def view_target(labelled: LabelledView, form: LabelForm, supervision: Supervisio
         labelled: R regions.
         form: of the soft labels.
         supervision: of labelled regions.
-        image_id: negative.
+        rows: int64 [P], the vocabulary's row of each class that the cache labels with; 0 where it has none.
+        image_id: of the annotations, or negative.
     """
     view = labelled.view
-    category_ids_R = view.regions["category_id"].astype(np.int64)
+    category_ids_R = rows[view.regions["category_id"]]
     is_labelled = bool((category_ids_R > 0).all())
     if supervision != "labelled" or not is_labelled:
         category_ids_R = np.zeros_like(category_ids_R)
