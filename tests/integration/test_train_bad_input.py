@@ -205,9 +205,9 @@ def test_fewer_blocks_than_workers_are_said_and_do(command):
 # The run
 
 
-def test_soft_labels_on_detection_pictures_are_refused_with_the_remedy(command):
+def test_soft_labels_on_detection_pictures_need_a_cache(command):
     assert command.train(detection__labels="cache") == 1
-    assert "--set detection.labels=none" in command.error
+    assert "name it as detection.cache, or train without them by detection.labels=none" in command.error
     assert not command.out.exists()
 
 

@@ -171,7 +171,7 @@ def test_ranks_and_workers_see_the_same_pictures_at_each_step(world, tmp_path, w
     run = training._Run(
         config, data, RunFolder(tmp_path), Ranks(0, 1, torch.device("cpu")), StopRequest(), Quiet()
     )  # fmt: skip
-    extra = ExtraDataset(data.extra, seed=config.seed, lanes=config.extra.lanes, world_size=world_size)
+    extra = ExtraDataset(data.extras["extra"], seed=config.seed, lanes=config.extra.lanes, world_size=world_size)
     start, end = 3, EPOCH_STEPS + 5
     seen = [
         list(

@@ -108,7 +108,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
         ("model.hidden_dim=40", "no multiple of 32"),
         ("model.feature_levels=1", "fewer than the maps"),
         ("schedule.accumulate=3", "schedule.accumulate doesn't divide schedule.global_batch_size"),
-        ("extra=null", "name a cache with text.cache"),
+        ("extra=null", "name text.cache or text.folder, or a cache"),
         ("model.semantic_branch=false", "set it to true, or loss.soft_weight to 0"),
         ("model.classifier=linear", "needs model.classifier=text"),
         ("model=3", "model"),
@@ -184,3 +184,49 @@ def test_the_tails_of_the_config_are_those_of_the_loss(base):
 def test_the_tiny_config_of_the_tests_is_valid():
     values = {**VALUES, "extra": {**VALUES["extra"], "cache": "somewhere"}}
     assert parse_config(values, source="tests").name == "tiny"
+
+
+def several(base, *others):
+    values = base.model_dump(mode="json")
+    return values | {"extra": [values["extra"], *others]}
+
+
+def test_extra_data_may_be_several_caches(base):
+    config = parse_config(several(base, {"cache": "more", "weight": 2}), source="x")
+    assert {name: (str(each.cache), each.weight) for name, each in config.extras.items()} == {
+        "extra.0": ("caches/demo", 1.0),
+        "extra.1": ("more", 2.0),
+    }
+    changed = with_changes(config, ["extra.1.labels=topk"], source="x")
+    assert [each.labels for each in changed.extras.values()] == ["embedding", "topk"]
+    assert config_differences(config, changed) == {"extra.1.labels": ("embedding", "topk")}
+    assert list(base.extras) == ["extra"]
+    assert base.model_copy(update={"extra": None}).extras == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("extra.labels=topk", "there is a list of 2 here; say which one by its number, counted from 0"),
+        ("extra.2.labels=topk", "there is a list of 2 here"),
+        ("extra.1.lables=topk", "unknown key extra.1.lables; did you mean extra.labels?"),
+        ("extra.1.weight=0", "extra.1.weight: Input should be greater than 0 (got 0)"),
+    ],
+)
+def test_changes_of_several_caches_name_one(base, change, said):
+    config = parse_config(several(base, {"cache": "more"}), source="x")
+    with pytest.raises(RichSemError) as error:
+        with_changes(config, [change], source="x")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", [{}, {"cache": "a", "folder": "b"}, {"folder": "b", "labels": "c"}])
+def test_text_comes_from_one_place(base, text):
+    with pytest.raises(RichSemError, match=r"text: (name either text\.cache or text\.folder|text\.labels names)"):
+        parse_config(base.model_dump(mode="json") | {"text": text}, source="x")
+
+
+def test_soft_labels_on_detection_pictures_need_a_cache(base):
+    with pytest.raises(RichSemError, match=r"name it as detection\.cache, or train without them"):
+        with_changes(base, ["detection.labels=cache"], source="x")
+    assert with_changes(base, ["detection.labels=cache", "detection.cache=c", "extra=null"], source="x").text is None

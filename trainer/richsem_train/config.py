@@ -10,11 +10,13 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -228,9 +230,10 @@ class TextConfig(_Section):
 
 
 class ExtraConfig(_Section):
-    """The extra data: views of a cache, as many batches as of detection data.
+    """Extra data: views of a cache. All extra data together gives as many batches as the detection data.
 
     Attributes:
+        weight: how many of the extra batches are of this cache, in proportion to the others'.
         label_set: its name; null where the cache has one only.
         teacher: refuse a label set of another teacher than this name; null takes any.
         labels: from the stored `topk`, from the `embedding` (exact), or the `hard` labels, for comparison.
@@ -243,6 +246,7 @@ class ExtraConfig(_Section):
     """
 
     cache: Path
+    weight: PositiveFloat = 1.0
     label_set: str | None = None
     teacher: str | None = None
     labels: Literal["topk", "embedding", "hard"] = "embedding"
@@ -296,10 +300,19 @@ class LogConfig(_Section):
     wandb: str | None = None
 
 
+_ONE, _SEVERAL = "one cache", "several caches"
+_Extra = Annotated[
+    Annotated[ExtraConfig, Tag(_ONE)]
+    | Annotated[Annotated[tuple[ExtraConfig, ...], Field(min_length=1)], Tag(_SEVERAL)],
+    Discriminator(lambda value: _SEVERAL if isinstance(value, list | tuple) else _ONE),
+]
+
+
 class TrainConfig(_Section):
     """A whole run.
 
     Attributes:
+        extra: a section, or a list of them for several caches at once.
         data: folder that relative paths of data start from; null is `$RICHSEM_DATA`, or `data`.
         start_from: a checkpoint whose weights the model starts with, a published one included.
         workers: loader processes a rank, for each kind of data.
@@ -312,16 +325,25 @@ class TrainConfig(_Section):
     start_from: Path | None = None
     detection: DetectionConfig
     text: TextConfig | None = None
-    extra: ExtraConfig | None = None
+    extra: _Extra | None = None
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     log: LogConfig = LogConfig()
 
+    @property
+    def extras(self) -> dict[str, ExtraConfig]:
+        """The extra data by its section's name: `extra`, or `extra.0`, `extra.1`... of a list."""
+        if self.extra is None:
+            return {}
+        if isinstance(self.extra, ExtraConfig):
+            return {"extra": self.extra}
+        return {f"extra.{number}": each for number, each in enumerate(self.extra)}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        soft = (self.extra is not None and self.extra.labels != "hard") or self.detection.labels == "cache"
+        soft = any(each.labels != "hard" for each in self.extras.values()) or self.detection.labels == "cache"
         if self.detection.labels == "cache" and self.detection.cache is None:
             raise ValueError(
                 "detection.labels=cache learns the soft labels of a cache of the detection pictures; name it as "
@@ -415,6 +437,8 @@ def config_differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else key, part)
@@ -471,16 +495,29 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise RichSemError(
             f"--set {change[:_SHOWN]!r}: the value is no YAML ({' '.join(str(error).split())})"
         ) from None
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = values.get(parent)
-        values[parent] = dict(inner) if isinstance(inner, dict) else {}
-        values = values[parent]
-    values[last] = value
+    first, *rest = key.split(".")
+    values[first] = _with_value(values.get(first), rest, value, change)
+
+
+def _with_value(section: Any, path: Sequence[str], value: Any, change: str) -> Any:
+    """A copy of a section, or of a list of sections, with a value at the end of a path."""
+    if not path:
+        return value
+    first, *rest = path
+    if not isinstance(section, list):
+        inner = dict(section) if isinstance(section, dict) else {}
+        return inner | {first: _with_value(inner.get(first), rest, value, change)}
+    if not first.isdecimal() or int(first) >= len(section):
+        raise RichSemError(
+            f"--set {change[:_SHOWN]!r}: there is a list of {len(section)} here; say which one by its number, counted "
+            "from 0, such as extra.0.labels"
+        )
+    position = int(first)
+    return [*section[:position], _with_value(section[position], rest, value, change), *section[position + 1 :]]
 
 
 def _problem(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
+    where = ".".join(str(part) for part in item["loc"] if part not in (_ONE, _SEVERAL))
     if item["type"] == "extra_forbidden":
         return f"unknown key {where}{_nearest(where, known_keys())}"
     message = item["msg"].removeprefix("Value error, ")
@@ -492,7 +529,7 @@ def _problem(item: Any) -> str:
 
 def known_keys() -> list[str]:
     """Every key of a config, with dots."""
-    return list(_keys("", TrainConfig))
+    return list(dict.fromkeys(_keys("", TrainConfig)))
 
 
 def _keys(prefix: str, section: type[BaseModel]) -> Iterator[str]:
@@ -503,8 +540,9 @@ def _keys(prefix: str, section: type[BaseModel]) -> Iterator[str]:
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:
-    kinds = [annotation, *getattr(annotation, "__args__", ())]
-    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ class RunData:
         train: detection pictures to learn from; their category ids are rows of the vocabulary.
         val: those to be scored on.
         windows: soft labels of the training pictures; None where they are taught without.
-        extra: views of a cache; None without extra data.
+        extras: views of caches, by section of the config; empty without extra data.
         vocabulary: the classes of all of them.
         fingerprints: of what the labels come from, by section of the config.
     """
@@ -56,7 +56,7 @@ class RunData:
     train: DetectionData
     val: ScoredSplit
     windows: WindowCache | None
-    extra: TrainingCache | None
+    extras: dict[str, TrainingCache]
     vocabulary: Vocabulary
     fingerprints: dict[str, str]
 
@@ -85,24 +85,26 @@ def open_data(config: TrainConfig) -> RunData:
     """
     data = data_folder(config)
     text = None if config.text is None else _read_text(config.text)
-    extra = None if config.extra is None else _open_extra(config.extra, text=text, data=data)
-    if text is None and extra is not None:
-        text = _Text(extra.text)
+    extras: dict[str, TrainingCache] = {}
+    for section, extra in config.extras.items():
+        extras[section] = _open_extra(extra, section, text=text, data=data)
+        # What the first one is learnt with, the others must have as well.
+        text = text or _Text(extras[section].text)
     windows = _open_windows(config.detection, text=text, data=data) if config.detection.labels == "cache" else None
     if text is None and windows is not None:
         text = _Text(windows.text)
     annotated = read_split(config.detection, config.detection.train, data)
     vocabulary = _vocabulary(text, annotated)
     train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
-    caches = {"extra": extra, DETECTION: windows}
-    fingerprints = {section: cache.fingerprint for section, cache in caches.items() if cache is not None}
+    caches = extras | ({} if windows is None else {DETECTION: windows})
+    fingerprints = {section: cache.fingerprint for section, cache in caches.items()}
     if text is not None and text.is_other:
         fingerprints["text"] = text.fingerprint
     return RunData(
         train,
         scored_split(read_split(config.detection, config.detection.val, data), vocabulary.class_names),
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
-        extra,
+        extras,
         vocabulary,
         fingerprints,
     )
@@ -121,8 +123,8 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
 
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
-    if config.extra is not None:
-        return TextConfig(cache=config.extra.cache, labels=config.extra.label_set)
+    for extra in config.extras.values():
+        return TextConfig(cache=extra.cache, labels=extra.label_set)
     return TextConfig(cache=config.detection.cache, labels=config.detection.label_set)
 
 
@@ -164,9 +166,13 @@ class _Text:
         )
 
 
-def _open_extra(extra: ExtraConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+def _open_extra(extra: ExtraConfig, section: str, *, text: _Text | None, data: Path) -> TrainingCache:
     expected = ExpectedCache(
-        views=extra.views, labels=extra.labels, supervision=extra.supervision, teacher=extra.teacher
+        section=section,
+        views=extra.views,
+        labels=extra.labels,
+        supervision=extra.supervision,
+        teacher=extra.teacher,
     )
     return open_extra(
         extra.cache,

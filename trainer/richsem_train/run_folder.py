@@ -1,5 +1,6 @@
 """OUT, the folder of a run: one run, begun once, gone on with when asked."""
 
+import re
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
@@ -11,7 +12,9 @@ _MAY_DIFFER = (
     "workers",
     "log.",
     "evaluation.",
+    "detection.cache",
     "detection.on_damage",
+    "detection.root",
     "detection.train.images",
     "detection.val.",
     "extra.cache",
@@ -24,8 +27,12 @@ _MAY_DIFFER = (
     "schedule.epochs",
     "start_from",
     "text.cache",
+    "text.folder",
 )
 """What a resumed run may change: where things lie, and what doesn't touch the weights."""
+
+
+_NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class RunFolder:
@@ -65,14 +72,16 @@ class RunFolder:
         if not self.config.is_file():
             raise RichSemError(f"{self.out} holds no run to go on with; drop --resume to begin one there")
         found = load_config(str(self.config))
-        differences = {
-            key: values
-            for key, values in config_differences(found, config).items()
-            if not any(key == name or (name.endswith(".") and key.startswith(name)) for name in _MAY_DIFFER)
-        }
+        differences = {key: values for key, values in config_differences(found, config).items() if not _may_differ(key)}
         if differences:
             listed = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in differences.items())
             raise RichSemError(
                 f"{self.out} holds another run: {listed}. Give the same config and --set as before, "
                 "or name another --out"
             )
+
+
+def _may_differ(key: str) -> bool:
+    # Of several extra caches, what holds for one holds for each.
+    key = _NUMBER.sub("", key)
+    return any(key == name or (name.endswith(".") and key.startswith(name)) for name in _MAY_DIFFER)

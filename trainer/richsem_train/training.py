@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,11 @@ from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.config import TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
+from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
-from richsem_train.data.extra import ExtraDataset, sharing_notes
+from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, sharing_notes
+from richsem_train.data.extra_mix import ExtraMix
 from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
@@ -43,6 +45,9 @@ from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
+
+_SHOWN = 5
+"""Classes that a line names."""
 
 _LABELS_OF = {
     "extra": "the extra data",
@@ -102,7 +107,7 @@ class _Run:
         self.ranks = ranks
         self.stop = stop
         self.reporter = reporter
-        self.extra = self._extra_dataset()
+        self.extra = self._extra_mix()
         self.feed = self._detection_feed()
         self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
@@ -113,17 +118,22 @@ class _Run:
         self.best_ap = -1.0
         self.damaged = 0
 
-    def _extra_dataset(self) -> ExtraDataset | None:
-        extra = self.config.extra
-        if extra is None or self.data.extra is None:
+    def _extra_mix(self) -> ExtraMix | None:
+        extras = self.config.extras
+        if not extras:
             return None
-        return ExtraDataset(
-            self.data.extra,
-            seed=self.config.seed,
-            lanes=extra.lanes,
-            on_damage=extra.on_damage,
-            world_size=self.ranks.world_size,
-        )
+        sources = [
+            ExtraDataset(
+                self.data.extras[section],
+                seed=self.config.seed,
+                lanes=extra.lanes,
+                on_damage=extra.on_damage,
+                world_size=self.ranks.world_size,
+                block_bytes=BLOCK_BYTES // len(extras),
+            )
+            for section, extra in extras.items()
+        ]
+        return ExtraMix(sources, [extra.weight for extra in extras.values()])
 
     def _detection_dataset(self) -> Dataset[Sample]:
         detection = self.config.detection
@@ -227,21 +237,24 @@ class _Run:
 
     def _say_what_is_done(self, first_step: int) -> None:
         say = self.reporter.say
-        train, extra = self.data.train, self.data.extra
+        train, extras = self.data.train, self.data.extras
         say(
             f"{self.config.name}: {len(train):,} detection pictures, {len(train.category_ids):,} boxes, "
-            f"{len(train.categories):,} categories"
-            + (f"; {extra.views_per_pass:,} extra views a pass" if extra is not None else "; no extra data")
+            f"{len(train.categories):,} categories" + (f"; {_views_note(extras)}" if extras else "; no extra data")
         )
         for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.data.problem_lines())]:
             say(f"annotations: {line}")
+        for cache in extras.values():
+            if cache.expected.supervision == "labelled" and cache.classes_without_row:
+                say(_unlabelled_note(cache))
         if self.data.windows is not None:
             say(_windows_note(self.data.windows))
         if self.extra is not None:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
-            for note in sharing_notes(self.extra, world_size=self.ranks.world_size, workers=self.config.workers):
-                say(note)
+            for source in self.extra.sources:
+                for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
+                    say(note)
         parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
@@ -488,6 +501,19 @@ class _Clock:
 def _backbone_weights(config: TrainConfig) -> str | None:
     weights = config.model.backbone.weights
     return weights if weights is None else str(data_file(config, Path(weights)))
+
+
+def _views_note(extras: Mapping[str, TrainingCache]) -> str:
+    if len(extras) == 1:
+        return f"{next(iter(extras.values())).views_per_pass:,} extra views a pass"
+    counted = [f"{cache.views_per_pass:,} of {cache.source.layout.out}" for cache in extras.values()]
+    return f"extra views a pass: {', '.join(counted)}"
+
+
+def _unlabelled_note(cache: TrainingCache) -> str:
+    lost = cache.classes_without_row
+    shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
+    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
 
 
 def _windows_note(windows: WindowCache) -> str:

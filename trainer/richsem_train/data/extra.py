@@ -13,6 +13,7 @@ from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReade
 from richsem_train.data.collate import Sample
 from richsem_train.data.free_mosaics import CROPS_PER_MOSAIC, MOSAIC_STREAM, free_mosaic, require_whole_crop
 from richsem_train.data.lanes import LaneOrder, ViewPlace
+from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import check_teachable, view_target
 
 OnDamage = Literal["stop", "skip"]
@@ -73,6 +74,10 @@ class ExtraDataset(Dataset[Sample]):
             block_bytes=block_bytes,
             whole_blocks=lanes_held * cache.mean_block_bytes <= block_bytes,
         )
+
+    def batch_keys(self, number: int, share: RankShare) -> list[int]:
+        """Counters of a rank's samples of an extra batch, by the batch's number over the whole run."""
+        return list(share.counters(number))
 
     def __getitem__(self, counter: int) -> Sample:
         """Render one view.

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.extra import ExtraDataset
+from richsem_train.data.extra_mix import ExtraMix
 from richsem_train.data.order import DataKind, RankShare, batch_of_step, first_batch_from
 from richsem_train.targets import Batch, SoftLabels, Target
 
@@ -82,7 +83,7 @@ class TrainingLoaders:
     def __init__(
         self,
         detection: DetectionFeed,
-        extra: ExtraDataset | None,
+        extra: ExtraDataset | ExtraMix | None,
         *,
         share: RankShare,
         workers: int,
@@ -128,7 +129,7 @@ class TrainingLoaders:
         )
         if kind == "extra":
             assert self._extra is not None
-            return self._stream(self._extra, ExtraBatches(self._share, numbers))
+            return self._stream(self._extra, ExtraBatches(self._extra, self._share, numbers))
         return self._stream(self._detection.dataset, DetectionBatches(self._detection, self._share, numbers))
 
     def _stream(self, dataset: Dataset[Sample], keys: Sampler[list[Any]]) -> "_Stream":
@@ -154,15 +155,17 @@ class TrainingLoaders:
         )
 
 
-class ExtraBatches(Sampler[list[int]]):
-    """Counters of the rank's samples of consecutive extra batches.
+class ExtraBatches(Sampler[list[Any]]):
+    """Keys of the rank's samples of consecutive extra batches.
 
     Args:
+        extra: the extra data.
         share: of the rank.
         numbers: of the batches.
     """
 
-    def __init__(self, share: RankShare, numbers: range) -> None:
+    def __init__(self, extra: ExtraDataset | ExtraMix, share: RankShare, numbers: range) -> None:
+        self._extra = extra
         self._share = share
         self._numbers = numbers
 
@@ -170,9 +173,9 @@ class ExtraBatches(Sampler[list[int]]):
         """How many batches."""
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         for number in self._numbers:
-            yield list(self._share.counters(number))
+            yield list(self._extra.batch_keys(number, self._share))
 
 
 class DetectionBatches(Sampler[list[DetectionKey]]):

@@ -1,0 +1,54 @@
+"""Detection and extra caches together: soft labels on both, the same steps however often the run was stopped."""
+
+import pytest
+
+from richsem_schemas.annotations import read_annotations
+from tests.trainer.tiny import TRAIN, Quiet, losses_of, make_cache, make_world
+from tests.trainer.windows import WindowsCache
+
+STEPS = 2 * TRAIN // 4
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def caches(world, tmp_path_factory):
+    """A config's changes: windows of the detection pictures, and two caches of extra data."""
+    folder = tmp_path_factory.mktemp("caches")
+    data = read_annotations(world.data / "train.json", world.data / "train")
+    windows = WindowsCache(data, folder / "windows").make()
+    more = make_cache(folder, pictures=16)
+    return {
+        "detection__labels": "cache",
+        "detection__cache": str(windows.layout.out),
+        "extra": [
+            {"cache": str(world.cache), "lanes": 4},
+            {"cache": str(more.layout.out), "lanes": 2, "weight": 0.5, "labels": "topk", "views": "crops"},
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(world, caches, tmp_path_factory):
+    out, reporter = tmp_path_factory.mktemp("runs") / "run", Quiet()
+    world.run(out, reporter=reporter, **caches)
+    return out, reporter
+
+
+def test_both_kinds_of_data_teach_the_semantic_branch(trained, caches):
+    out, reporter = trained
+    lines = losses_of(out)
+    assert [line["data"] for line in lines] == ["detection", "extra"] * STEPS
+    assert all(line["losses"]["loss_soft"] > 0 and line["losses"]["loss_soft_dn"] > 0 for line in lines)
+    said = " ".join(reporter.said)
+    assert "windows of 2 passes with soft labels (hashed, embedding)" in said
+    assert "extra views a pass: 6 of" in said
+
+
+def test_a_run_in_two_parts_takes_the_same_steps(world, caches, trained, tmp_path):
+    world.run(tmp_path / "run", **caches | {"schedule__epochs": 1})
+    world.run(tmp_path / "run", resume=True, **caches)
+    assert losses_of(tmp_path / "run") == losses_of(trained[0])

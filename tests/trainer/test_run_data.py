@@ -1,0 +1,130 @@
+"""What a run reads fits together: caches share a text bank, and categories are joined by name."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from richsem_schemas.annotations import read_annotations
+from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.manifest import LabelSpec
+from richsem_schemas.reader import open_cache
+from richsem_schemas.text_bank import TextBank
+from richsem_schemas.text_folder import TextFolder, write_text_folder
+from richsem_train.run_data import open_data, open_vocabulary
+from tests.pipeline.synthetic_cache import CLASSES, DIM
+from tests.trainer.tiny import make_cache, make_world
+from tests.trainer.windows import WindowsCache
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def windows(world, tmp_path_factory):
+    data = read_annotations(world.data / "train.json", world.data / "train")
+    return WindowsCache(data, tmp_path_factory.mktemp("windows") / "out").make().layout.out
+
+
+def write_text(folder, cache, names, **teacher):
+    """A text folder of the teacher of a cache."""
+    spec = open_cache(cache).label_set(None).spec
+    features = np.random.default_rng(5).standard_normal((len(names), DIM)).astype(np.float32)
+    bank = TextBank(tuple(names), tuple(names), ("{}",), spec.teacher.logit_scale, features)
+    write_text_folder(folder, TextFolder(bank, spec.teacher.model_copy(update=teacher), "mine", "raw"))
+    return folder
+
+
+OTHER_NAMES = ("none", "something else", *reversed(CLASSES))
+
+
+def test_detection_and_extra_caches_share_their_text(world, windows):
+    data = open_data(world.config(detection__labels="cache", detection__cache=str(windows)))
+    assert set(data.fingerprints) == {"extra", "detection"}
+    assert data.windows.cache.text is not None
+    assert data.vocabulary.class_names == ("none", *CLASSES)
+    np.testing.assert_array_equal(data.vocabulary.category_ids, np.arange(7))
+
+
+def test_a_detection_cache_alone_gives_the_text(world, windows):
+    changes = {"detection__labels": "cache", "detection__cache": str(windows), "extra": None}
+    data = open_data(world.config(**changes))
+    assert data.vocabulary.text.features.shape == (7, DIM)
+    assert data.extras == {}
+    assert open_vocabulary(world.config(**changes)).text is not None
+
+
+def test_embeddings_are_scored_with_a_text_folder_of_their_teacher(world, windows, tmp_path):
+    text = write_text(tmp_path / "text", world.cache, OTHER_NAMES)
+    config = world.config(text={"folder": str(text)}, detection__labels="cache", detection__cache=str(windows))
+    data = open_data(config)
+    assert data.vocabulary.class_names == OTHER_NAMES
+    # Rows moved; the names went along, in labels, boxes and back.
+    rows = [0, *(OTHER_NAMES.index(name) for name in CLASSES)]
+    np.testing.assert_array_equal(data.extras["extra"].rows, rows)
+    np.testing.assert_array_equal(data.val.category_ids, [-1, -1, 6, 5, 4, 3, 2, 1])
+    plain = open_data(world.config(extra=None, text={"cache": str(world.cache)}))
+    np.testing.assert_array_equal(data.train.category_ids, np.array(rows)[plain.train.category_ids])
+    np.testing.assert_array_equal(data.image_counts.numpy()[rows[1:]], plain.image_counts.numpy()[1:])
+    assert [data.vocabulary.frequencies[row] for row in rows[1:]] == list(plain.vocabulary.frequencies[1:])
+    assert "text" in data.fingerprints
+
+
+def test_classes_that_the_text_lacks_leave_extra_pictures_unlabelled(world, tmp_path):
+    text = write_text(tmp_path / "text", world.cache, ("none", *CLASSES))
+    few = write_text(tmp_path / "few", world.cache, ("none", *CLASSES[:2]))
+    config = world.config(text={"folder": str(few)})
+    with pytest.raises(RichSemError, match=r"4 of 6 categories don't fit the vocabulary of 3 rows: 'c <script"):
+        open_data(config)
+    assert open_data(world.config(text={"folder": str(text)})).extras["extra"].classes_without_row == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "teacher", "message"),
+    [
+        ({}, {"weights_sha256": "9" * 64}, r"teacher\.weights_sha256 is '0{64}' there, '9{64}' here"),
+        ({"extra__labels": "topk"}, {}, r"text\.class_names has 7 names there, 8 here, first differing in row 1"),
+    ],
+)
+def test_text_that_does_not_fit_the_labels_is_refused_by_field(world, tmp_path, changes, teacher, message):
+    text = write_text(tmp_path / "text", world.cache, OTHER_NAMES, **teacher)
+    with pytest.raises(ManifestMismatchError, match=message):
+        open_data(world.config(text={"folder": str(text)}, **changes))
+
+
+def test_several_caches_share_one_text_or_are_refused_by_field(world, tmp_path):
+    first = {"cache": str(world.cache)}
+    second = make_cache(tmp_path)
+    both = [first, {"cache": str(second.layout.out), "weight": 2, "views": "crops"}]
+    data = open_data(world.config(extra=both))
+    assert set(data.fingerprints) == {"extra.0", "extra.1"}
+    change_text(second)
+    with pytest.raises(ManifestMismatchError, match=r"text\.features are others there.*\(extra\.1\.cache, extra\.1\."):
+        open_data(world.config(extra=both))
+
+
+def change_text(cache):
+    from richsem_schemas.text_bank import read_text_bank, write_text_bank
+
+    bank = read_text_bank(cache.label_set)
+    write_text_bank(cache.label_set, replace(bank, features=bank.features + 1))
+    assert LabelSpec.read(cache.label_set.spec)
+
+
+def test_ids_with_gaps_are_rows_of_the_same_names(world, tmp_path):
+    for split in ("train", "val"):
+        content = json.loads((world.data / f"{split}.json").read_text())
+        for each in [*content["annotations"], *content["categories"]]:
+            key = "category_id" if "image_id" in each else "id"
+            each[key] = 100 - 10 * each[key]
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+        (tmp_path / split).symlink_to(world.data / split)
+    same, gaps = open_data(world.config()), open_data(world.config(data=str(tmp_path)))
+    np.testing.assert_array_equal(gaps.train.category_ids, same.train.category_ids)
+    np.testing.assert_array_equal(gaps.train.offsets, same.train.offsets)
+    np.testing.assert_array_equal(gaps.val.category_ids, [-1, 90, 80, 70, 60, 50, 40])
+    assert gaps.vocabulary.frequencies == same.vocabulary.frequencies
+    assert gaps.image_counts.tolist() == same.image_counts.tolist()
