@@ -1,6 +1,5 @@
 """What the user asks for, validated once."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
@@ -8,18 +7,19 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveI
 from richsem_schemas.codec import Embeddings
 from richsem_schemas.layout import check_set_name
 from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD
+from richsem_schemas.places import PlaceField
 
 DatasetChoice = Literal[
     "inet-lvis", "inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset", "folder", "demo"
 ]
 
 
-class ShardConfig(BaseModel, frozen=True, extra="forbid"):
+class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
     """Options of `richsem-prep shard`, defaults of the dataset filled in."""
 
     dataset: DatasetChoice
-    root: Path
-    out: Path
+    root: PlaceField
+    out: PlaceField
     teacher: str
     region_encoder: Literal["roi-align", "crop"] | None
     teacher_size: Annotated[int, Field(ge=32, le=4096)] | None

@@ -24,6 +24,7 @@ from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories, 
 from richsem_schemas.errors import RichSemError, SourceError
 from richsem_schemas.imagenet21k import imagenet21k_names
 from richsem_schemas.manifest import ViewGeometry, Vocabulary
+from richsem_schemas.places import Place, require_local
 from richsem_schemas.text_bank import NONE_NAME
 
 
@@ -78,7 +79,7 @@ class Source:
 
     vocabulary: Vocabulary
     absent: tuple[str, ...]
-    root: Path
+    root: Place
     class_count: int
     entries: Callable[[], Iterator[SourceEntry | Rejected]]
     has_boxes: bool = False
@@ -97,14 +98,14 @@ def preset(dataset: str) -> Preset:
     return PRESETS[dataset]
 
 
-def open_source(dataset: str, root: Path) -> Source:
+def open_source(dataset: str, root: Place) -> Source:
     """Look at a dataset's root, without listing it.
 
     Raises:
         SourceError: it isn't there, or not in the expected layout.
     """
     if dataset == "demo":
-        return _open_demo(root)
+        return _open_demo(require_local(root, "the demo"))
     if dataset == "folder":
         return _open_folder(root)
     if dataset == "webdataset":
@@ -121,7 +122,7 @@ def lvis_vocabulary() -> Vocabulary:
     return Vocabulary(name="lvis-v1", class_names=(NONE_NAME, *(category.name for category in lvis_categories())))
 
 
-def _open_imagenet(dataset: str, root: Path) -> Source:
+def _open_imagenet(dataset: str, root: Place) -> Source:
     if dataset == "inet-21k":
         names_by_wnid = imagenet21k_names()
         vocabulary = Vocabulary(name="imagenet-21k", class_names=(NONE_NAME, *names_by_wnid.values()))
@@ -150,7 +151,7 @@ def _demo_class_ids(root: Path) -> dict[str, int]:
         raise SourceError(f"{root / CATEGORIES} is damaged ({error}); delete {root}, it is drawn again") from None
 
 
-def _open_folder(root: Path) -> Source:
+def _open_folder(root: Place) -> Source:
     classes = folder_classes(root)
     own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
     vocabulary = own if classes else lvis_vocabulary()

@@ -4,7 +4,6 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +12,7 @@ from richsem_prep.settings import WorkerDescription, WorkerSettings
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.places import Place
 from richsem_schemas.text_bank import TextBank
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Executor(Protocol):
         """Have one worker make the text bank."""
 
     def run(
-        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Path | None, on_progress: OnProgress
+        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Place | None, on_progress: OnProgress
     ) -> Iterator[ShardOutcome]:
         """Make shards, in any order; each outcome as it comes.
 
@@ -106,7 +106,7 @@ class InlineExecutor:
             return self._worker.text_bank(vocabulary, names)  # type: ignore[arg-type]
 
     def run(
-        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Path | None, on_progress: OnProgress
+        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Place | None, on_progress: OnProgress
     ) -> Iterator[ShardOutcome]:
         """Make shards one after the other."""
         assert self._worker is not None

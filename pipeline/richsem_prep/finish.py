@@ -1,7 +1,6 @@
 """The last step: manifests, once every shard has its receipt."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout
@@ -15,6 +14,7 @@ from richsem_schemas.manifest import (
     PicturesReceipt,
     Plan,
 )
+from richsem_schemas.places import Place, each_of
 from richsem_schemas.reader import read_plan
 from richsem_schemas.text_bank import hash_bytes
 
@@ -75,10 +75,10 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
 
 
 def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]:
-    missing = [shard for shard in range(plan.shards) if not layout.pictures_receipt(shard).is_file()]
-    _require_none_missing(layout, "pictures", missing, plan)
-    receipts = [PicturesReceipt.read(layout.pictures_receipt(shard)) for shard in range(plan.shards)]
-    for receipt in receipts:
+    _require_none_missing(layout, "pictures", layout.pictures_receipt, plan)
+
+    def read(shard: int) -> PicturesReceipt:
+        receipt = PicturesReceipt.read(layout.pictures_receipt(shard))
         _require_whole(layout.pictures_tar(receipt.summary.shard), receipt.summary.tar)
         _require_whole(layout.pictures_index(receipt.summary.shard), receipt.summary.index)
         if receipt.plan_fingerprint != plan.fingerprint:
@@ -86,26 +86,24 @@ def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]
                 f"{layout.pictures_receipt(receipt.summary.shard)} belongs to another plan than {layout.plan}; "
                 "delete it and run the same `richsem-prep shard` again"
             )
-    return receipts
+        return receipt
+
+    return each_of(layout.out, read, range(plan.shards))
 
 
 def finished_sets(layout: CacheLayout) -> list[str]:
     """Label sets of which every shard is there."""
     plan = read_plan(layout)
-    return [
-        name
-        for name in layout.label_sets()
-        if all(layout.label_set(name).receipt(shard).is_file() for shard in range(plan.shards))
-    ]
+    return [name for name in layout.label_sets() if not _missing(layout, layout.label_set(name).receipt, plan)]
 
 
 def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest:
     label_set = layout.label_set(name)
-    missing = [shard for shard in range(plan.shards) if not label_set.receipt(shard).is_file()]
-    _require_none_missing(layout, f"label set {name}", missing, plan)
+    _require_none_missing(layout, f"label set {name}", label_set.receipt, plan)
     spec = LabelSpec.read(label_set.spec)
-    receipts = [LabelsReceipt.read(label_set.receipt(shard)) for shard in range(plan.shards)]
-    for receipt in receipts:
+
+    def read(shard: int) -> LabelsReceipt:
+        receipt = LabelsReceipt.read(label_set.receipt(shard))
         _require_whole(label_set.tar(receipt.summary.shard), receipt.summary.tar)
         _require_whole(label_set.index(receipt.summary.shard), receipt.summary.index)
         if receipt.spec_fingerprint != spec.fingerprint:
@@ -113,6 +111,9 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
                 f"{label_set.receipt(receipt.summary.shard)} belongs to another spec than {label_set.spec}; "
                 "run the same `richsem-prep shard` again"
             )
+        return receipt
+
+    receipts = each_of(layout.out, read, range(plan.shards))
     environments: list[Environment] = []
     for receipt in receipts:
         if receipt.environment not in environments:
@@ -130,7 +131,7 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
     )
 
 
-def _require_whole(path: Path, expected: FileHash) -> None:
+def _require_whole(path: Place, expected: FileHash) -> None:
     size = path.stat().st_size if path.is_file() else 0
     if size != expected.bytes:
         raise CorruptCacheError(
@@ -139,8 +140,13 @@ def _require_whole(path: Path, expected: FileHash) -> None:
         )
 
 
-def _require_none_missing(layout: CacheLayout, what: str, missing: list[int], plan: Plan) -> None:
-    if missing:
+def _missing(layout: CacheLayout, receipt: Callable[[int], Place], plan: Plan) -> list[int]:
+    there = each_of(layout.out, lambda shard: receipt(shard).is_file(), range(plan.shards))
+    return [shard for shard, is_there in enumerate(there) if not is_there]
+
+
+def _require_none_missing(layout: CacheLayout, what: str, receipt: Callable[[int], Place], plan: Plan) -> None:
+    if missing := _missing(layout, receipt, plan):
         shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
         raise RichSemError(
             f"{layout.out}: {len(missing)} of {plan.shards} shards of the {what} are missing ({shown}); "

@@ -6,7 +6,6 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from richsem_schemas.codec import unpack_view
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import LabelManifest, LabelSpec, LabelsReceipt, Plan
+from richsem_schemas.places import Place, RemotePath, each_of
 from richsem_schemas.reader import Cache, read_span, view_rows
 from richsem_schemas.soft_labels import TopKSoftLabels
 from richsem_schemas.text_bank import NONE_NAME
@@ -199,14 +199,21 @@ def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, 
 
 def _quarantine_reasons(layout: CacheLayout, shards: int) -> Counter[str]:
     reasons: Counter[str] = Counter()
-    for path in (layout.listing_quarantine, *map(layout.quarantine, range(shards))):
-        if path.is_file():
-            with path.open("rb") as file:
-                reasons.update(_reason(path, line) for line in file)
+    for found in each_of(layout.out, _reasons, (layout.listing_quarantine, *map(layout.quarantine, range(shards)))):
+        reasons.update(found)
     return reasons
 
 
-def _reason(path: Path, line: bytes) -> str:
+def _reasons(path: Place) -> Counter[str]:
+    if not path.is_file():
+        return Counter()
+    if isinstance(path, RemotePath):
+        return Counter(_reason(path, line) for line in path.read_bytes().splitlines())
+    with path.open("rb") as file:
+        return Counter(_reason(path, line) for line in file)
+
+
+def _reason(path: Place, line: bytes) -> str:
     try:
         return str(json.loads(line)["reason"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -216,13 +223,16 @@ def _reason(path: Path, line: bytes) -> str:
 def _stage_seconds(layout: CacheLayout, manifest: LabelManifest) -> dict[str, float]:
     """From the receipts of the labels; where a shard's pictures were made with them, those seconds are among them."""
     total: Counter[str] = Counter()
-    for summary in manifest.shards:
-        total.update(LabelsReceipt.read(layout.label_set(manifest.name).receipt(summary.shard)).seconds)
+    receipts = [layout.label_set(manifest.name).receipt(summary.shard) for summary in manifest.shards]
+    for receipt in each_of(layout.out, LabelsReceipt.read, receipts):
+        total.update(receipt.seconds)
     return dict(total)
 
 
-def _bytes_below(folder: Path) -> int:
+def _bytes_below(folder: Place) -> int:
     """Bytes of the regular files below a folder; links are not followed."""
+    if isinstance(folder, RemotePath):
+        return sum(folder.sizes_below().values())
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

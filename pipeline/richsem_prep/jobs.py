@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import IO
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.places import Place, RemotePath
 
 JOBS_FOLDER = ".jobs"
 
 
 @contextmanager
-def hold_job(out: Path, shards: range | None) -> Iterator[None]:
+def hold_job(out: Place, shards: range | None) -> Iterator[None]:
     """Claim some shards of an OUT for this process; a killed process's claim ends with it.
+
+    At a URL there are no such locks, so nothing is claimed there.
 
     Args:
         out: the cache.
@@ -25,6 +28,9 @@ def hold_job(out: Path, shards: range | None) -> Iterator[None]:
     Raises:
         RichSemError: a living job holds some of the same shards.
     """
+    if isinstance(out, RemotePath):
+        yield
+        return
     folder = out / JOBS_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,8 +54,11 @@ def hold_job(out: Path, shards: range | None) -> Iterator[None]:
 
 
 @contextmanager
-def one_at_a_time(out: Path) -> Iterator[None]:
-    """Wait until no other job writes the plan or the spec of this OUT."""
+def one_at_a_time(out: Place) -> Iterator[None]:
+    """Wait until no other job writes the plan or the spec of this OUT; at a URL, don't."""
+    if isinstance(out, RemotePath):
+        yield
+        return
     with (out / JOBS_FOLDER / "plan-guard").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         yield

@@ -21,6 +21,7 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.manifest import LabelManifest
 from richsem_schemas.picture import decode_picture
+from richsem_schemas.places import Place, open_place
 from richsem_schemas.reader import Cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import write_atomically
@@ -55,7 +56,7 @@ class ShownView:
     jpeg: bytes
 
 
-def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Path | None) -> int:
+def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place | None) -> int:
     """Write a page about a label set; returns how many views it shows.
 
     Args:
@@ -73,7 +74,7 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Path 
         raise RichSemError(f"--html {path}: there is no folder {path.parent}; make it, or name another file")
     if path.is_dir():
         raise RichSemError(f"--html {path} is a folder; name a file in it, such as {path / 'views.html'}")
-    root = root or (Path(cache.manifest.plan.root) if cache.manifest.plan.root else None)
+    root = root or (open_place(cache.manifest.plan.root) if cache.manifest.plan.root else None)
     shown = [_load(cache, labels, shard, row, root) for shard, row in choose_views(cache, labels, views)]
     # Names may hold what UTF-8 has no bytes for.
     write_atomically(path, page_html(cache, cache.label_sets[labels], shown).encode("utf-8", "replace"))
@@ -123,7 +124,7 @@ def _diagonally(keys: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     return sorted(keys, key=turn)
 
 
-def _load(cache: Cache, labels: str, shard: int, row: ViewRow, root: Path | None) -> ShownView:
+def _load(cache: Cache, labels: str, shard: int, row: ViewRow, root: Place | None) -> ShownView:
     layout = cache.layout
     rows = {item.sample: item for item in picture_rows(layout, shard)}
     (labelled,) = read_views(layout, labels, shard, [row])

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import FileHash, Plan
 from richsem_schemas.originals import printable
 from richsem_schemas.permutation import permuted
+from richsem_schemas.places import READ_AHEAD_BYTES, Place, RemotePath
 from richsem_schemas.sealed_json import canonical_json, commit, temporary_path
 
 LISTING_BATCH = 1_024
@@ -167,8 +169,11 @@ def _boxes(row: dict) -> PictureBoxes | None:
 
 @contextmanager
 def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatchFileReader]:
-    _require_intact(layout.listing, plan.listing)
     # Read rather than mapped: pages touched at random would pile up to hundreds of MiB for a long listing.
+    if isinstance(layout.listing, RemotePath):
+        yield pa.ipc.open_file(pa.PythonFile(_fetched_listing(layout.listing, plan.listing), "r"))
+        return
+    _require_intact(layout.listing, plan.listing)
     with pa.OSFile(str(layout.listing)) as source:
         yield pa.ipc.open_file(source)
 
@@ -181,6 +186,23 @@ def _require_intact(path: Path, expected: FileHash) -> None:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         digest = "missing"
+    _require_digest(path, digest, expected)
+
+
+@functools.lru_cache(maxsize=4)
+def _fetched_listing(path: RemotePath, expected: FileHash) -> IO[bytes]:
+    """Fetch the listing once a process, since a shard's rows lie all over it; the copy goes with the process."""
+    copy = TemporaryFile()  # noqa: SIM115 - open as long as the process asks for shards
+    digest = hashlib.sha256()
+    with path.open() as file:
+        while data := file.read(READ_AHEAD_BYTES):
+            digest.update(data)
+            copy.write(data)
+    _require_digest(path, digest.hexdigest(), expected)
+    return copy
+
+
+def _require_digest(path: Place, digest: str, expected: FileHash) -> None:
     if digest != expected.sha256:
         raise CorruptCacheError(
             f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
@@ -192,7 +214,7 @@ class HashedFile:
 
     closed = False
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | IO[bytes]) -> None:
         self._file = file
         self._digest = hashlib.sha256()
         self._bytes = 0
@@ -232,8 +254,19 @@ class HashedFile:
 
 
 @contextmanager
-def hashed_file(path: Path) -> Iterator[HashedFile]:
-    """Write a file that becomes visible, fsynced, when the block ends well, and leaves nothing when it doesn't."""
+def hashed_file(path: Place) -> Iterator[HashedFile]:
+    """Write a file that becomes visible, fsynced, when the block ends well, and leaves nothing when it doesn't.
+
+    At a URL it is written to a local temporary file first, and uploaded when it is whole.
+    """
+    if isinstance(path, RemotePath):
+        with NamedTemporaryFile(prefix="richsem-", suffix=f"-{path.name}") as spool:
+            hashed = HashedFile(spool)
+            yield hashed
+            spool.flush()
+            if not hashed.discarded:
+                path.upload(Path(spool.name))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:

@@ -16,6 +16,7 @@ from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerS
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.places import Place
 from richsem_schemas.text_bank import TextBank
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class RayWorker:
         assert self._worker is not None
         return _as_value(lambda: self._worker.text_bank(vocabulary, names))  # type: ignore[union-attr, arg-type]
 
-    def open(self, layout: CacheLayout, labels: str, root: Path | None) -> Failure | None:
+    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> Failure | None:
         """Get ready for a label set."""
         if self._worker is None:
             return self._not_started
@@ -201,7 +202,7 @@ class RayExecutor:
         return self._value(bank)
 
     def run(
-        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Path | None, on_progress: OnProgress
+        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Place | None, on_progress: OnProgress
     ) -> Iterator[ShardOutcome]:
         """Make shards, one a worker at a time; a lost worker is replaced and its shard tried again."""
         waiting = deque(shards)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from richsem_prep.plan import planned_entries
 from richsem_prep.sources import SourceEntry, read_entry
@@ -10,9 +9,10 @@ from richsem_schemas.errors import PictureError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan
 from richsem_schemas.picture import decode_picture
+from richsem_schemas.places import Place
 
 
-def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Path, *, say: Callable[[str], None]) -> None:
+def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Place, *, say: Callable[[str], None]) -> None:
     """Take back the receipts of shards that would now hold more pictures, so that they are made again.
 
     A shard's views change with its pictures, so its labels go in every label set, and with them the manifests.
@@ -35,7 +35,7 @@ def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Path, *, say: Call
     )
 
 
-def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Path) -> bool:
+def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Place) -> bool:
     path = layout.quarantine(shard)
     if not path.is_file():
         return False
@@ -47,7 +47,7 @@ def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Path) 
     return any(_is_readable(root, entry) for entry in bad)
 
 
-def _is_readable(root: Path, entry: SourceEntry) -> bool:
+def _is_readable(root: Place, entry: SourceEntry) -> bool:
     try:
         decode_picture(read_entry(root, entry))
     except (PictureError, OSError):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from richsem_prep.config import ShardConfig
@@ -21,7 +21,9 @@ from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerS
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
+from richsem_schemas.places import Place, RemotePath, each_of, lives_in_this_process
 from richsem_schemas.reader import read_plan
+from richsem_schemas.sealed_json import temporaries
 from richsem_schemas.text_bank import read_text_bank, write_text_bank
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
     """
     start = time.monotonic()
     layout = CacheLayout(config.out, config.dataset)
-    _require_usable_out(config.out, config.root)
+    _require_usable_out(config.out, config.root, config.executor)
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):
             plan, root = _prepare_plan(config, layout, reporter)
@@ -101,11 +103,12 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
 
 
 def _make_shards(
-    shards: range, plan: Plan, root: Path, executor: Executor, reporter: Reporter, summary: RunSummary
+    shards: range, plan: Plan, root: Place, executor: Executor, reporter: Reporter, summary: RunSummary
 ) -> None:
     layout, labels = summary.layout, summary.labels
     spec = LabelSpec.read(layout.label_set(labels).spec)
-    missing = [shard for shard in shards if not shard_is_done(layout, labels, shard, plan, spec)]
+    done = each_of(layout.out, lambda shard: shard_is_done(layout, labels, shard, plan, spec), shards)
+    missing = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
     summary.already = len(shards) - len(missing)
     if not missing:
         return
@@ -120,15 +123,17 @@ def _make_shards(
     summary.work_seconds = time.monotonic() - start
 
 
-def _require_usable_out(out: Path, root: Path) -> None:
+def _require_usable_out(out: Place, root: Place, executor: str) -> None:
+    if executor == "ray" and (lives_in_this_process(out) or lives_in_this_process(root)):
+        raise RichSemError(f"--out {out} --root {root}: only this process sees memory://; use --executor inline")
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
     try:
-        os.fsencode(out).decode()
+        os.fsencode(str(out)).decode()
     except UnicodeDecodeError:
         raise RichSemError(f"--out {str(out)!r} has a name that is no UTF-8; name another") from None
-    inner, outer = sorted((out.resolve(), root.resolve()), key=lambda path: len(path.parts), reverse=True)
-    if inner.is_relative_to(outer):
+    inner, outer = sorted((f"{place.resolve()}/" for place in (out, root)), key=len, reverse=True)
+    if inner.startswith(outer):
         raise RichSemError(f"--out {out} and --root {root} lie in each other; a cache needs a folder of its own")
     if not out.is_dir() or (out / "plan" / "plan.json").is_file() or (out / "plan" / "listing.arrow").is_file():
         return
@@ -159,11 +164,11 @@ def _worker_settings(config: ShardConfig) -> WorkerSettings:
     )
 
 
-def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> tuple[Plan, Path]:
+def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> tuple[Plan, Place]:
     """The plan of OUT, found there or made now, and where the originals lie."""
     if config.overwrite:
         _clear(config, layout, reporter)
-    for leftover in layout.plan.parent.glob(".*.tmp"):
+    for leftover in temporaries(layout.plan.parent):
         leftover.unlink(missing_ok=True)
     if layout.plan.exists():
         plan = read_plan(layout)
@@ -237,8 +242,13 @@ def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None
         _remove(path)
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Place) -> None:
     """Remove a file, or what this program wrote into a folder; anything else in it stays."""
+    if isinstance(path, RemotePath):
+        path.unlink(missing_ok=True)
+        written = [path / name for name in path.sizes_below() if PurePosixPath(name).suffix in _SUFFIXES]
+        each_of(path, lambda file: file.unlink(missing_ok=True), written)
+        return
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
@@ -267,12 +277,12 @@ def _sweep(layout: CacheLayout, labels: str, shards: range) -> None:
     folders = {path(0).parent for path in _files_of(layout, label_set)}
     mine = {layout.shard_name(shard) for shard in shards}
     for folder in folders:
-        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        for path in temporaries(folder):
             if path.name.removeprefix(".").partition(".")[0] in mine:
                 path.unlink(missing_ok=True)
 
 
-def _files_of(layout: CacheLayout, label_set: LabelSetLayout) -> tuple[Callable[[int], Path], ...]:
+def _files_of(layout: CacheLayout, label_set: LabelSetLayout) -> tuple[Callable[[int], Place], ...]:
     return (
         layout.pictures_tar,
         layout.pictures_index,

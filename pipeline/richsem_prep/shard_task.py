@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -41,6 +40,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
 )
 from richsem_schemas.picture import decode_picture, picture_extension
+from richsem_schemas.places import Place
 from richsem_schemas.reader import picture_rows, read_pictures
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import canonical_json
@@ -80,7 +80,7 @@ class ShardInputs:
     plan: Plan
     spec: LabelSpec
     text: TextBank
-    root: Path | None
+    root: Place | None
     decode_threads: int
     environment: Environment
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow as pa
 from webdataset import TarWriter
@@ -10,6 +9,7 @@ from webdataset import TarWriter
 from richsem_prep.plan import HashedFile, hashed_file
 from richsem_schemas.index import index_bytes
 from richsem_schemas.manifest import FileHash
+from richsem_schemas.places import Place
 from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.text_bank import hash_bytes
 
@@ -48,7 +48,7 @@ class ShardTar:
 
 
 @contextmanager
-def open_tar(path: Path) -> Iterator[tuple[ShardTar, HashedFile]]:
+def open_tar(path: Place) -> Iterator[tuple[ShardTar, HashedFile]]:
     """A tar that becomes visible when the block ends well, and leaves nothing when it doesn't."""
     with hashed_file(path) as file:
         tar = ShardTar(file)
@@ -61,7 +61,7 @@ def open_tar(path: Path) -> Iterator[tuple[ShardTar, HashedFile]]:
             tar.close()
 
 
-def write_index(path: Path, rows: list[tuple], schema: pa.Schema) -> FileHash:
+def write_index(path: Place, rows: list[tuple], schema: pa.Schema) -> FileHash:
     """Write a shard's index."""
     data = index_bytes(rows, schema)
     write_atomically(path, data)

@@ -36,6 +36,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
     TextManifest,
 )
+from richsem_schemas.places import Place, RemotePath
 from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
@@ -76,7 +77,7 @@ class Verification:
 
 
 def verify_cache(
-    out: Path,
+    out: Place,
     *,
     labels: str | None = None,
     threads: int | None = None,
@@ -122,7 +123,9 @@ class _Tree:
     notes: list[str] = field(default_factory=list)
 
 
-def _walk(out: Path) -> _Tree:
+def _walk(out: Place) -> _Tree:
+    if isinstance(out, RemotePath):
+        return _Tree(out.sizes_below())
     if not out.is_dir():
         raise RichSemError(f"{out} is no folder; name the OUT of a `richsem-prep shard`")
     tree = _Tree()
@@ -166,7 +169,7 @@ def _link_problem(out: Path, name: str, entry: os.DirEntry[str]) -> Problem:
     return Problem(name, f"a link that leads {where}, to {target}; it was not followed", remedy)
 
 
-def _read_plan(out: Path, tree: _Tree) -> Plan | None:
+def _read_plan(out: Place, tree: _Tree) -> Plan | None:
     """The plan, from the manifest where its own file is broken."""
     layout = CacheLayout(out, "any")
     again = "run the same `richsem-prep shard` again: it lists the source anew and keeps what fits"
@@ -253,10 +256,10 @@ class _Verifier:
             label_sets=tuple(self.set_names),
         )
 
-    def _add(self, path: Path, message: str, remedy: str) -> None:
+    def _add(self, path: Place, message: str, remedy: str) -> None:
         self.tree.problems.append(Problem(self.cache.relative(path), message, remedy))
 
-    def _read(self, path: Path, kind: type[_Record], *, remedy: str, missing: str = "it is missing") -> _Record | None:
+    def _read(self, path: Place, kind: type[_Record], *, remedy: str, missing: str = "it is missing") -> _Record | None:
         """A sealed file, or None and a problem."""
         if not self.cache.has(path):
             self._add(path, missing, remedy)
@@ -286,7 +289,7 @@ class _Verifier:
             if path not in names and not self._is_shard_file(path, folders) and not self._is_other_set(path):
                 self.tree.problems.append(Problem(path, "this file doesn't belong to the cache", "remove it"))
 
-    def _is_shard_file(self, path: str, folders: dict[str, Path]) -> bool:
+    def _is_shard_file(self, path: str, folders: dict[str, Place]) -> bool:
         layout = self.cache.layout
         match = _SHARD_FILE.fullmatch(path)
         number = _NUMBER.fullmatch(match["stem"]) if match else None
@@ -321,10 +324,10 @@ class _Verifier:
             self._add(layout.manifest, message, remedy)
         return manifest
 
-    def _receipts(self, folder: Path) -> str:
+    def _receipts(self, folder: Place) -> str:
         return f"{self._shards_done(folder)} of {self.cache.plan.shards} shards have a receipt"
 
-    def _shards_done(self, folder: Path) -> int:
+    def _shards_done(self, folder: Place) -> int:
         prefix = self.cache.relative(folder) + "/"
         return sum(path.startswith(prefix) for path in self.cache.sizes)
 
@@ -337,7 +340,7 @@ class _Verifier:
         if plan.samples > plan.listed:
             self._add(layout.plan, f"it takes {plan.samples} samples of {plan.listed} listed", remedy)
 
-    def _check_hash(self, path: Path, expected: FileHash, *, said_by: str, remedy: str) -> None:
+    def _check_hash(self, path: Place, expected: FileHash, *, said_by: str, remedy: str) -> None:
         if problem := self.cache.file_problem(path, expected, said_by=said_by):
             self._add(path, problem, remedy)
 
@@ -479,7 +482,7 @@ def _text_problems(bank: TextBank, spec: LabelSpec, plan: Plan) -> Iterator[str]
         yield "its features have rows that are zero or no numbers"
 
 
-def problem_lines(out: Path, verification: Verification) -> Iterator[str]:
+def problem_lines(out: Place, verification: Verification) -> Iterator[str]:
     """What is wrong, a line a problem, the first of them."""
     problems = verification.problems
     for problem in problems[:MAX_PROBLEMS_SHOWN]:
@@ -492,7 +495,7 @@ def problem_lines(out: Path, verification: Verification) -> Iterator[str]:
         )
 
 
-def success_line(out: Path, verification: Verification, *, seconds: float) -> str:
+def success_line(out: Place, verification: Verification, *, seconds: float) -> str:
     """What was found to be right."""
     v, sets = verification, len(verification.label_sets)
     counts = f"{v.files:,} files, {v.pictures:,} pictures, {v.views:,} views and {v.regions:,} regions"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from richsem_prep.verify_tar import (
 )
 from richsem_prep.verify_views import LabelSetUnderTest, sampled_regions, views_problems
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.index import PictureColumns, ViewColumns, read_picture_columns, read_view_columns
+from richsem_schemas.index import PictureColumns, ViewColumns, parquet_source, read_picture_columns, read_view_columns
 from richsem_schemas.layout import CacheLayout, sample_key
 from richsem_schemas.manifest import (
     FileHash,
@@ -38,6 +37,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
 )
 from richsem_schemas.originals import WHOLE_FILE, Original, open_regular
+from richsem_schemas.places import Place, RemotePath, name_below
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
 from richsem_schemas.view_checks import ShardPictures
 
@@ -90,15 +90,15 @@ class CacheUnderTest:
     done: BytesDone
     is_thorough: bool
 
-    def relative(self, path: Path) -> str:
+    def relative(self, path: Place) -> str:
         """A file's name in problems."""
-        return path.relative_to(self.layout.out).as_posix()
+        return name_below(path, self.layout.out)
 
-    def has(self, path: Path) -> bool:
+    def has(self, path: Place) -> bool:
         """Whether a regular file is there."""
         return self.relative(path) in self.sizes
 
-    def file_problem(self, path: Path, expected: FileHash, *, said_by: str) -> str | None:
+    def file_problem(self, path: Place, expected: FileHash, *, said_by: str) -> str | None:
         """Compare a file with its size and SHA-256; None where they agree."""
         if problem := self.size_problem(path, expected, said_by=said_by):
             return problem
@@ -107,15 +107,20 @@ class CacheUnderTest:
         return reader.problem(expected, said_by=said_by)
 
     @contextmanager
-    def open(self, path: Path, *, counted: bool = True) -> "Iterator[HashingReader]":
+    def open(self, path: Place, *, counted: bool = True) -> "Iterator[HashingReader]":
         """Open a file to be read once, from start to end; `counted` where its bytes are progress."""
+        done = self.done if counted else BytesDone(lambda _: None)
+        if isinstance(path, RemotePath):
+            with path.open() as remote:
+                yield HashingReader(remote, done)
+            return
         with (
             open_regular(os.fsencode(path)) as descriptor,
             os.fdopen(descriptor, "rb", buffering=_BUFFER, closefd=False) as file,
         ):
-            yield HashingReader(file, self.done if counted else BytesDone(lambda _: None))
+            yield HashingReader(file, done)
 
-    def size_problem(self, path: Path, expected: FileHash, *, said_by: str) -> str | None:
+    def size_problem(self, path: Place, expected: FileHash, *, said_by: str) -> str | None:
         """Compare a file with its size alone."""
         size = self.sizes.get(self.relative(path))
         if size is None:
@@ -219,17 +224,17 @@ class _Report:
     remedy: str
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, path: Path, message: str) -> None:
+    def add(self, path: Place, message: str) -> None:
         self.problems.append(Problem(self.cache.relative(path), message, self.remedy))
 
-    def all(self, path: Path, messages: Iterator[str]) -> bool:
+    def all(self, path: Place, messages: Iterator[str]) -> bool:
         """Add messages about one file, as many as tell something; returns whether there were any."""
         found = _messages(messages)
         for message in found:
             self.add(path, message)
         return bool(found)
 
-    def guarded(self, path: Path, read: Callable[[], Any]) -> Any:
+    def guarded(self, path: Place, read: Callable[[], Any]) -> Any:
         """What `read` returns, or None and a problem where it can't: the bytes of a cache may be anything."""
         try:
             return read()
@@ -237,19 +242,19 @@ class _Report:
             self.add(path, reason(error, path))
             return None
 
-    def receipt(self, path: Path, kind: type[Any]) -> Any:
+    def receipt(self, path: Place, kind: type[Any]) -> Any:
         if not self.cache.has(path):
             self.add(path, "it is missing")
             return None
         self.cache.done.add(self.cache.sizes[self.cache.relative(path)])
         return self.guarded(path, lambda: kind.read(path))
 
-    def rows(self, path: Path, summary: ShardSummary, count: int, read: Callable[[Path], Any]) -> Any:
+    def rows(self, path: Place, summary: ShardSummary, count: int, read: Callable[[Place], Any]) -> Any:
         """An index of so many rows, or None and a problem."""
         return self.guarded(path, lambda: _read_index(self.cache, path, summary, count, read))
 
 
-def reason(error: Exception, path: Path) -> str:
+def reason(error: Exception, path: Place) -> str:
     """What an exception says, without the name of the file, on one line."""
     if not isinstance(error, CorruptCacheError):
         return f"it can't be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
@@ -269,7 +274,7 @@ def _guarded_messages(messages: Iterator[str]) -> Iterator[str]:
 
 def _check_tar(
     report: _Report,
-    path: Path,
+    path: Place,
     expected: FileHash,
     members: Members | None,
     problems_of: Callable[[Iterator[Chunk]], Iterator[str]],
@@ -310,12 +315,12 @@ def _messages(problems: Iterator[str]) -> list[str]:
 
 
 def _read_index(
-    cache: CacheUnderTest, path: Path, summary: ShardSummary, rows: int, read: Callable[[Path], Any]
+    cache: CacheUnderTest, path: Place, summary: ShardSummary, rows: int, read: Callable[[Place], Any]
 ) -> Any:
     """Read an index whose hash is right and whose claims are modest: a few bytes of parquet can promise any size."""
     if problem := cache.file_problem(path, summary.index, said_by="the receipt"):
         raise CorruptCacheError(problem)
-    metadata = pq.read_metadata(path)
+    metadata = pq.read_metadata(parquet_source(path))
     if metadata.num_rows != rows:
         raise CorruptCacheError(f"it has {metadata.num_rows:,} rows, the receipt says {rows:,}")
     unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
@@ -413,7 +418,7 @@ def _members(rows: ViewColumns) -> list[str]:
     return [f"{kind}-{number}.npy" for kind, number in zip(rows.kind, rows.pass_index.tolist(), strict=True)]
 
 
-def _check_quarantine(report: _Report, path: Path, receipt: PicturesReceipt, shard: int) -> set[int]:
+def _check_quarantine(report: _Report, path: Place, receipt: PicturesReceipt, shard: int) -> set[int]:
     """Check a shard's quarantine file; returns the samples that it names."""
     if receipt.quarantine is None:
         if report.cache.has(path):
@@ -425,7 +430,7 @@ def _check_quarantine(report: _Report, path: Path, receipt: PicturesReceipt, sha
     return report.guarded(path, lambda: _quarantined_samples(path, receipt.summary, shard)) or set()
 
 
-def _quarantined_samples(path: Path, summary: ShardSummary, shard: int) -> set[int]:
+def _quarantined_samples(path: Place, summary: ShardSummary, shard: int) -> set[int]:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise CorruptCacheError("it is too large for what it holds")
     samples = set()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.manifest import FileHash
 from richsem_schemas.picture import MAX_PICTURE_BYTES
+from richsem_schemas.places import RemoteFile
 
 CHUNK_BYTES = 4 * 2**20
 """Read and checked at a time: enough that a call of NumPy costs little a byte, little enough for many threads."""
@@ -44,7 +45,7 @@ class BytesDone:
 class HashingReader:
     """Reads a file from start to end and keeps the hash of what went by."""
 
-    def __init__(self, file: BinaryIO, done: BytesDone) -> None:
+    def __init__(self, file: BinaryIO | RemoteFile, done: BytesDone) -> None:
         self._file = file
         self._done = done
         self._digest = hashlib.sha256()

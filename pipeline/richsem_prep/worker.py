@@ -1,7 +1,6 @@
 """One worker: owns one device and one teacher, and makes whole shards. The same object serves every executor."""
 
 import os
-from pathlib import Path
 
 import numpy
 import open_clip
@@ -20,6 +19,7 @@ from richsem_prep.text import TEMPLATES, text_bank
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Environment, LabelSpec, Plan, Vocabulary
+from richsem_schemas.places import Place
 from richsem_schemas.text_bank import TextBank, read_text_bank
 
 TORCH_THREADS = 1
@@ -69,7 +69,7 @@ class Worker:
         finally:
             torch.set_num_threads(TORCH_THREADS)
 
-    def open(self, layout: CacheLayout, labels: str, root: Path | None) -> None:
+    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> None:
         """Get ready for the shards of one label set.
 
         Raises:

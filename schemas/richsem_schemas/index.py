@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.places import Place, RemotePath
 
 PICTURE_COLUMNS = pa.schema(
     [
@@ -129,32 +130,37 @@ def index_bytes(rows: list[tuple], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def read_picture_index(path: Path) -> list[PictureRow]:
+def read_picture_index(path: Place) -> list[PictureRow]:
     """Rows of a shard's picture index, in the order of its tar."""
     return [PictureRow(*row) for row in _read(path, PICTURE_COLUMNS)]
 
 
-def read_view_index(path: Path) -> list[ViewRow]:
+def read_view_index(path: Place) -> list[ViewRow]:
     """Rows of a shard's view index, in the order of its tar."""
     return [ViewRow(*row) for row in _read(path, VIEW_COLUMNS)]
 
 
-def read_picture_columns(path: Path) -> PictureColumns:
+def read_picture_columns(path: Place) -> PictureColumns:
     """The columns of a shard's picture index."""
     return PictureColumns(*_read_columns(path, PICTURE_COLUMNS))
 
 
-def read_view_columns(path: Path) -> ViewColumns:
+def read_view_columns(path: Place) -> ViewColumns:
     """The columns of a shard's view index."""
     return ViewColumns(*_read_columns(path, VIEW_COLUMNS))
 
 
-def _read(path: Path, schema: pa.Schema) -> list[tuple]:
+def parquet_source(path: Place) -> Path | BytesIO:
+    """What pyarrow reads an index from."""
+    return BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
+
+
+def _read(path: Place, schema: pa.Schema) -> list[tuple]:
     with _readable(path):
         return list(zip(*(column.to_pylist() for column in _read_table(path, schema).columns), strict=True))
 
 
-def _read_columns(path: Path, schema: pa.Schema) -> list[Any]:
+def _read_columns(path: Place, schema: pa.Schema) -> list[Any]:
     """Strings as lists, numbers as arrays."""
     with _readable(path):
         columns = _read_table(path, schema).columns
@@ -162,17 +168,19 @@ def _read_columns(path: Path, schema: pa.Schema) -> list[Any]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Place) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(path, RemotePath) and isinstance(error, OSError):
+            raise  # The network failed, which says nothing about the file.
         raise CorruptCacheError(f"{path}: not a readable index ({error})") from None
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    table = pq.read_table(path, partitioning=None)
+def _read_table(path: Place, schema: pa.Schema) -> pa.Table:
+    table = pq.read_table(parquet_source(path), partitioning=None)
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise ValueError("its columns are not those of a version 1 index")
     if any(column.null_count for column in table.columns):

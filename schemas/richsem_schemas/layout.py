@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+
+from richsem_schemas.places import Place
 
 FORMAT_VERSION = 1
 BLOCK_SAMPLES = 64
@@ -53,7 +54,7 @@ class CacheLayout:
         name: the dataset's name, with which every shard begins.
     """
 
-    out: Path
+    out: Place
     name: str
 
     def __post_init__(self) -> None:
@@ -64,38 +65,38 @@ class CacheLayout:
         return f"{self.name}-{shard:06d}"
 
     @property
-    def manifest(self) -> Path:
+    def manifest(self) -> Place:
         """What the cache is; written last."""
         return self.out / "manifest.json"
 
     @property
-    def plan(self) -> Path:
+    def plan(self) -> Place:
         """What the cache will be; written first."""
         return self.out / "plan" / "plan.json"
 
     @property
-    def listing(self) -> Path:
+    def listing(self) -> Place:
         """Every picture of the source, in the source's order."""
         return self.out / "plan" / "listing.arrow"
 
     @property
-    def listing_quarantine(self) -> Path:
+    def listing_quarantine(self) -> Place:
         """What the listing left out."""
         return self.out / "quarantine" / "listing.jsonl"
 
-    def pictures_tar(self, shard: int) -> Path:
+    def pictures_tar(self, shard: int) -> Place:
         """The pictures of a shard."""
         return self.out / "pictures" / f"{self.shard_name(shard)}.tar"
 
-    def pictures_index(self, shard: int) -> Path:
+    def pictures_index(self, shard: int) -> Place:
         """Where each picture lies in its tar."""
         return self.out / "index" / "pictures" / f"{self.shard_name(shard)}.parquet"
 
-    def pictures_receipt(self, shard: int) -> Path:
+    def pictures_receipt(self, shard: int) -> Place:
         """Counts and hashes of a finished shard of pictures; its done-mark."""
         return self.out / "receipts" / "pictures" / f"{self.shard_name(shard)}.json"
 
-    def quarantine(self, shard: int) -> Path:
+    def quarantine(self, shard: int) -> Place:
         """The samples of a shard that were left out, and why."""
         return self.out / "quarantine" / f"{self.shard_name(shard)}.jsonl"
 
@@ -123,38 +124,38 @@ class LabelSetLayout:
         check_set_name(self.name)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """The set's own folder."""
         return self.cache.out / "labels" / self.name
 
     @property
-    def spec(self) -> Path:
+    def spec(self) -> Place:
         """What the set will be; written first."""
         return self.folder / "spec.json"
 
     @property
-    def manifest(self) -> Path:
+    def manifest(self) -> Place:
         """What the set is; written last."""
         return self.folder / "manifest.json"
 
     @property
-    def text(self) -> Path:
+    def text(self) -> Place:
         """Class names and templates of the text bank."""
         return self.folder / "text" / "text.json"
 
     @property
-    def text_features(self) -> Path:
+    def text_features(self) -> Place:
         """Raw text means, float32 [C, D]."""
         return self.folder / "text" / "features.npy"
 
-    def tar(self, shard: int) -> Path:
+    def tar(self, shard: int) -> Place:
         """The labelled views of a shard."""
         return self.folder / f"{self.cache.shard_name(shard)}.tar"
 
-    def index(self, shard: int) -> Path:
+    def index(self, shard: int) -> Place:
         """Where each view lies in its tar."""
         return self.cache.out / "index" / "labels" / self.name / f"{self.cache.shard_name(shard)}.parquet"
 
-    def receipt(self, shard: int) -> Path:
+    def receipt(self, shard: int) -> Place:
         """Counts and hashes of a finished shard of labels; its done-mark."""
         return self.cache.out / "receipts" / "labels" / self.name / f"{self.cache.shard_name(shard)}.json"

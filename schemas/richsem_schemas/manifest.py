@@ -5,7 +5,6 @@ hold what identifies it; manifests are written last and add what came of it.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -23,6 +22,7 @@ from pydantic import (
 from richsem_schemas.codec import Embeddings, RecordLayout
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.layout import FORMAT_VERSION, check_dataset_name, check_set_name
+from richsem_schemas.places import Place
 from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
 
 MAX_SAMPLES_PER_SHARD = 100_000
@@ -42,7 +42,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Place) -> Self:
         """Read and validate.
 
         Raises:
@@ -64,7 +64,7 @@ class _Record(BaseModel):
             reason = first["msg"].removeprefix("Value error, ")
             raise CorruptCacheError(f"{path}: {where + ': ' if where else ''}{reason}") from None
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Place) -> None:
         """Write, whole or not at all."""
         write_sealed_json(path, self.model_dump(mode="json"))
 
@@ -326,7 +326,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def require_same(
-    path: Path, found: _Model, wanted: _Model, *, ignore: frozenset[str] = frozenset(), remedy: str
+    path: Place, found: _Model, wanted: _Model, *, ignore: frozenset[str] = frozenset(), remedy: str
 ) -> None:
     """Check that what stands at `path` is what a run asks for.
 

@@ -5,11 +5,11 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from richsem_schemas.errors import PictureError, SourceError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, gunzip_picture
+from richsem_schemas.places import Place, RemoteFile, RemotePath
 
 WHOLE_FILE = -1
 """The `offset` of a picture that is a file of its own."""
@@ -43,7 +43,7 @@ class Original:
         return cls(os.fsencode(str(value["file"])), int(value["offset"]), int(value["size"]))
 
 
-def read_original(root: Path, original: Original) -> bytes:
+def read_original(root: Place, original: Original) -> bytes:
     """Read one picture's bytes, gzip-compressed ones inflated.
 
     Symlinks below `root` are followed wherever they point (people link their datasets), but only regular files are
@@ -53,12 +53,14 @@ def read_original(root: Path, original: Original) -> bytes:
         PictureError: truncated, larger than `MAX_PICTURE_BYTES`, damaged gzip data, or not a regular file.
         SourceError: the file lies outside of `root`.
     """
-    path = _path_below(root, original.file)
-    with open_regular(path) as descriptor:
-        if original.offset == WHOLE_FILE:
-            data = _read_whole(descriptor)
-        else:
-            data = _read_range(descriptor, original.offset, original.size)
+    if isinstance(root, RemotePath):
+        data = _read_remote(root, original)
+    else:
+        with open_below(root, original.file) as file:
+            if original.offset == WHOLE_FILE:
+                data = _read_whole(file)
+            else:
+                data = _read_range(file, original.offset, original.size)
     return gunzip_picture(data)
 
 
@@ -83,8 +85,36 @@ def open_regular(path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_at(descriptor: int, offset: int, size: int) -> bytes:
+OpenFile = int | RemoteFile
+"""A file open for reading: a descriptor, or a file at a URL."""
+
+
+@contextmanager
+def open_below(root: Place, file: bytes) -> Iterator[OpenFile]:
+    """Open a regular file below a root, as `read_original` does.
+
+    Raises:
+        PictureError: not a regular file.
+        SourceError: it lies outside of `root`.
+    """
+    _check_below(root, file)
+    if isinstance(root, RemotePath):
+        with (root / os.fsdecode(file)).open() as remote:
+            yield remote
+    else:
+        with open_regular(os.path.join(os.fsencode(root), file)) as descriptor:
+            yield descriptor
+
+
+def size_of(file: OpenFile) -> int:
+    """Bytes of an open file."""
+    return os.fstat(file).st_size if isinstance(file, int) else file.size
+
+
+def read_at(descriptor: OpenFile, offset: int, size: int) -> bytes:
     """Read `size` bytes from `offset` on, fewer only where the file ends."""
+    if isinstance(descriptor, RemoteFile):
+        return descriptor.read_at(offset, size)
     parts: list[bytes] = []
     while size > 0 and (part := os.pread(descriptor, size, offset)):
         parts.append(part)
@@ -93,8 +123,8 @@ def read_at(descriptor: int, offset: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _path_below(root: Path, file: bytes) -> bytes:
-    """Join a listed path to its root.
+def _check_below(root: Place, file: bytes) -> None:
+    """Refuse a listed path that leads out of its root.
 
     Raises:
         SourceError: the path is empty, absolute, or climbs with `..`.
@@ -103,19 +133,33 @@ def _path_below(root: Path, file: bytes) -> bytes:
         raise SourceError(
             f"{printable(file)!r} is no path below {root}; entries are relative and without `..`: list the source anew"
         )
-    return os.path.join(os.fsencode(root), file)
 
 
-def _read_whole(descriptor: int) -> bytes:
+def _read_remote(root: RemotePath, original: Original) -> bytes:
+    """Read a picture by one request."""
+    _check_below(root, original.file)
+    path = root / os.fsdecode(original.file)
+    if original.offset == WHOLE_FILE:
+        data = path.read_range(0, MAX_PICTURE_BYTES + 1)
+        _check_bytes(len(data))
+        return data
+    _check_bytes(original.size)
+    return _require_all(path.read_range(original.offset, original.size), original.size)
+
+
+def _read_whole(descriptor: OpenFile) -> bytes:
     # The file's size now, not when it was listed: it may have been replaced by a repaired copy.
-    size = os.fstat(descriptor).st_size
+    size = size_of(descriptor)
     _check_bytes(size)
     return read_at(descriptor, 0, size)
 
 
-def _read_range(descriptor: int, offset: int, size: int) -> bytes:
+def _read_range(descriptor: OpenFile, offset: int, size: int) -> bytes:
     _check_bytes(size)
-    data = read_at(descriptor, offset, size)
+    return _require_all(read_at(descriptor, offset, size), size)
+
+
+def _require_all(data: bytes, size: int) -> bytes:
     if len(data) < size:
         raise PictureError(f"truncated: {len(data):,} of {size:,} bytes are in the archive")
     return data

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from richsem_schemas.codec import LabelledView, unpack_view
@@ -15,6 +14,7 @@ from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan
 from richsem_schemas.originals import Original, read_original
 from richsem_schemas.picture import MAX_PICTURE_BYTES
+from richsem_schemas.places import Place, RemotePath
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
@@ -23,7 +23,7 @@ MAX_VIEWS_SPAN_BYTES = 2**30
 """Most bytes that the views of one block may take; a forged index must not fill the memory."""
 
 
-def find_layout(out: Path) -> CacheLayout:
+def find_layout(out: Place) -> CacheLayout:
     """The layout of the cache in a folder, finished or not.
 
     Raises:
@@ -82,7 +82,7 @@ class Cache:
         return read_text_bank(self.layout.label_set(labels))
 
 
-def open_cache(out: Path, *, only: str | None = None) -> Cache:
+def open_cache(out: Place, *, only: str | None = None) -> Cache:
     """Open a finished cache.
 
     Args:
@@ -110,14 +110,17 @@ def open_cache(out: Path, *, only: str | None = None) -> Cache:
     return Cache(layout, manifest, sets)
 
 
-def read_span(path: Path, offset: int, size: int) -> bytes:
-    """Read bytes from the middle of a file.
+def read_span(path: Place, offset: int, size: int) -> bytes:
+    """Read bytes from the middle of a file; at a URL, by one request.
 
     Raises:
         CorruptCacheError: the file ends before.
     """
-    with path.open("rb") as file:
-        data = os.pread(file.fileno(), size, offset)
+    if isinstance(path, RemotePath):
+        data = path.read_range(offset, size)
+    else:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), size, offset)
     if len(data) != size:
         raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there")
     return data
@@ -137,7 +140,7 @@ class Span:
         data: the bytes.
     """
 
-    path: Path
+    path: Place
     start: int
     data: bytes
 
@@ -174,7 +177,7 @@ def read_views_span(layout: CacheLayout, labels: str, shard: int, rows: Sequence
     return _read_hull(layout.label_set(labels).tar(shard), members, limit=MAX_VIEWS_SPAN_BYTES)
 
 
-def _read_hull(path: Path, members: list[tuple[int, int]], *, limit: int) -> Span:
+def _read_hull(path: Place, members: list[tuple[int, int]], *, limit: int) -> Span:
     """Read the smallest range that covers all (offset, size)."""
     start = min((offset for offset, _ in members), default=0)
     end = max((offset + size for offset, size in members), default=0)
@@ -199,7 +202,7 @@ class StoredPicture:
 
 
 def read_pictures(
-    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Path | None, span: Span | None = None
+    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Place | None, span: Span | None = None
 ) -> Iterator[StoredPicture]:
     """Read samples of one shard, in the order of `rows`, each checked against its hash.
 
@@ -231,7 +234,7 @@ def read_pictures(
         yield StoredPicture(row, sidecar, data)
 
 
-def _read_sidecar(path: Path, row: PictureRow, read: ReadRange) -> dict[str, Any]:
+def _read_sidecar(path: Place, row: PictureRow, read: ReadRange) -> dict[str, Any]:
     if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
         raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
     try:
@@ -243,7 +246,7 @@ def _read_sidecar(path: Path, row: PictureRow, read: ReadRange) -> dict[str, Any
     return sidecar
 
 
-def _read_referenced(path: Path, row: PictureRow, sidecar: dict[str, Any], root: Path | None) -> bytes:
+def _read_referenced(path: Place, row: PictureRow, sidecar: dict[str, Any], root: Place | None) -> bytes:
     if root is None:
         raise RichSemError(f"{path}: its pictures lie outside the cache; say where with --root")
     try:

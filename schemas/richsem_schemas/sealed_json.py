@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.places import Place, RemotePath
 
 MAX_JSON_BYTES = 256 * 2**20
 
@@ -24,22 +25,19 @@ def json_sha256(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` with its checksum, whole or not at all (temporary name, fsync, rename)."""
+def write_sealed_json(path: Place, value: dict[str, Any]) -> None:
+    """Write `value` with its checksum, whole or not at all, as `write_atomically`."""
     write_atomically(path, _spelling(value, json_sha256(value)))
 
 
-def read_sealed_json(path: Path) -> dict[str, Any]:
+def read_sealed_json(path: Place) -> dict[str, Any]:
     """Read what `write_sealed_json` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
         CorruptCacheError: the file is not byte for byte what was written.
     """
-    status = path.stat()
-    # A FIFO in its place would be waited for, a giant be read.
-    usable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_JSON_BYTES
-    data = path.read_bytes() if usable else b""
+    data = _read_bounded(path)
     try:
         value = json.loads(data)
         value.pop("checksum")
@@ -51,14 +49,26 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def _read_bounded(path: Place) -> bytes:
+    """The file; nothing where it can't be one of ours: a FIFO would be waited for, a giant fill the memory."""
+    if isinstance(path, RemotePath):
+        data = path.read_range(0, MAX_JSON_BYTES + 1)
+        return data if len(data) <= MAX_JSON_BYTES else b""
+    status = path.stat()
+    return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_JSON_BYTES else b""
+
+
 def _spelling(value: dict[str, Any], checksum: str) -> bytes:
     """One line a field, so that people can read the file, and the checksum last."""
     lines = [f"{json.dumps(key)}: {canonical_json(value[key]).decode()}" for key in sorted(value)]
     return ("{\n" + ",\n".join([*lines, f'"checksum": "{checksum}"']) + "\n}\n").encode()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, fsync it, rename it into place, fsync the folder."""
+def write_atomically(path: Place, data: bytes) -> None:
+    """Write a file under a temporary name, fsync it, rename it into place, fsync the folder; at a URL, by one call."""
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
@@ -74,6 +84,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def temporary_path(path: Path) -> Path:
     """A name beside `path` that no other process uses, and that a sweep recognises."""
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def temporaries(folder: Place) -> list[Path]:
+    """What processes write in a folder, or left when they were killed; none at a URL, where files appear whole."""
+    return sorted(folder.glob(".*.tmp")) if isinstance(folder, Path) and folder.is_dir() else []
 
 
 def commit(temporary: Path, path: Path) -> None:

@@ -20,6 +20,7 @@ from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import WHOLE_FILE, printable
+from richsem_schemas.places import Place
 
 TSV_NAMES = (
     "Train_GCC-training.tsv",
@@ -84,7 +85,7 @@ class _Downloads:
         return f"{PICTURES}/{prefix}{self.crcs[row]}{self.extensions[self.codes[row]].decode()}"
 
 
-def find_tsv(root: Path) -> Path | None:
+def find_tsv(root: Place) -> Place | None:
     """The TSV of captions in ROOT; None where it or the folder of pictures is missing."""
     if not (root / PICTURES).is_dir():
         return None

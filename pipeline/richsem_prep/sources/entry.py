@@ -1,12 +1,12 @@
 """What a source lists: pictures, and things that are none."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.originals import Original, read_original
+from richsem_schemas.places import Place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +73,6 @@ class Rejected:
     reason: str
 
 
-def read_entry(root: Path, entry: SourceEntry) -> bytes:
+def read_entry(root: Place, entry: SourceEntry) -> bytes:
     """Read one picture's bytes; `read_original` says how."""
     return read_original(root, entry.original)

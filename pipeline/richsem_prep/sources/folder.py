@@ -1,13 +1,12 @@
 """Any folder of pictures: the top-level folder is the class, and pictures outside of one have none."""
 
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
-from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
+from richsem_prep.sources.walk import Entry, file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import printable
+from richsem_schemas.places import Place
 
 _LAYOUT = "pictures, or folders of pictures, one folder a class"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
@@ -16,7 +15,7 @@ NO_LABEL = 0
 """The category id of pictures without a class: the vocabulary's row 0."""
 
 
-def folder_classes(root: Path) -> list[str]:
+def folder_classes(root: Place) -> list[str]:
     """Names of the top-level folders with at least one file at any depth, sorted; names as `printable` shows them.
 
     Raises:
@@ -26,7 +25,7 @@ def folder_classes(root: Path) -> list[str]:
     return sorted({printable(folder) for folder in folders if _has_file(root, folder)})
 
 
-def list_folder(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
+def list_folder(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
     """List every file below ROOT as a picture, by the bytes of the names.
 
     Hidden files are skipped; archives are rejected, not opened.
@@ -42,9 +41,7 @@ def list_folder(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEntr
     return _list_top(root, scan_root(root, layout=_LAYOUT), class_ids)
 
 
-def _list_top(
-    root: Path, entries: list[os.DirEntry[bytes]], class_ids: Mapping[str, int]
-) -> Iterator[SourceEntry | Rejected]:
+def _list_top(root: Place, entries: list[Entry], class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
     is_empty = True
     for item in _list_files(root, entries, class_ids):
         checked = _reject_archive(item)
@@ -54,9 +51,7 @@ def _list_top(
         raise SourceError(f"{root} has no file that could be a picture; expected {_LAYOUT}. Point --root at it")
 
 
-def _list_files(
-    root: Path, entries: list[os.DirEntry[bytes]], class_ids: Mapping[str, int]
-) -> Iterator[SourceEntry | Rejected]:
+def _list_files(root: Place, entries: list[Entry], class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
     for entry in entries:
         if is_folder(entry):
             yield from walk_files(root, entry.name, class_ids.get(printable(entry.name), NO_LABEL))
@@ -70,5 +65,5 @@ def _reject_archive(item: SourceEntry | Rejected) -> SourceEntry | Rejected:
     return item
 
 
-def _has_file(root: Path, folder: bytes) -> bool:
+def _has_file(root: Place, folder: bytes) -> bool:
     return any(isinstance(_reject_archive(item), SourceEntry) for item in walk_files(root, folder, NO_LABEL))

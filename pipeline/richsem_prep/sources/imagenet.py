@@ -1,15 +1,14 @@
 """ImageNet as people keep it: a folder per wnid, or a tar per wnid that is read in place."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_files import COMPRESSED, COMPRESSED_REASON, TAR, member_name, tar_files
-from richsem_prep.sources.walk import file_entry, first_names, is_folder, scan_root, walk_files
+from richsem_prep.sources.walk import Entry, file_entry, first_names, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import printable
+from richsem_schemas.places import Place
 
 _LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
 
@@ -28,7 +27,7 @@ class _ClassPlace:
         return self.folder is not None or self.tar is not None
 
 
-def list_imagenet(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
+def list_imagenet(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
     """List the pictures of an ImageNet tree, by class name and then by the bytes of the file names.
 
     Whatever else ROOT holds is ignored: ImageNet-21k has many more classes. Of a class that is both a folder and a tar
@@ -54,7 +53,7 @@ def list_imagenet(root: Path, class_ids: Mapping[str, int]) -> Iterator[SourceEn
     return _list_places(root, places, class_ids)
 
 
-def absent_classes(root: Path, class_ids: Mapping[str, int]) -> list[str]:
+def absent_classes(root: Place, class_ids: Mapping[str, int]) -> list[str]:
     """Names of the classes that ROOT has neither as a folder nor as an uncompressed tar, sorted.
 
     Raises:
@@ -64,9 +63,9 @@ def absent_classes(root: Path, class_ids: Mapping[str, int]) -> list[str]:
     return sorted(set(class_ids) - present)
 
 
-def _class_places(root: Path, class_ids: Mapping[str, int]) -> list[_ClassPlace]:
+def _class_places(root: Place, class_ids: Mapping[str, int]) -> list[_ClassPlace]:
     """Find the classes in ROOT with one scan; sorted by class name."""
-    by_class: dict[str, list[os.DirEntry[bytes]]] = {}
+    by_class: dict[str, list[Entry]] = {}
     for entry in scan_root(root, layout=_LAYOUT):
         class_name = _class_of(printable(entry.name), class_ids)
         if class_name is not None:
@@ -83,7 +82,7 @@ def _class_of(name: str, class_ids: Mapping[str, int]) -> str | None:
     return None
 
 
-def _class_place(class_name: str, entries: list[os.DirEntry[bytes]]) -> _ClassPlace:
+def _class_place(class_name: str, entries: list[Entry]) -> _ClassPlace:
     by_name = {printable(entry.name): entry for entry in entries}
     folder = tar = None
     if class_name in by_name and is_folder(by_name[class_name]):
@@ -95,7 +94,7 @@ def _class_place(class_name: str, entries: list[os.DirEntry[bytes]]) -> _ClassPl
     return _ClassPlace(class_name, folder, tar, unusable)
 
 
-def _is_file(entry: os.DirEntry[bytes]) -> bool:
+def _is_file(entry: Entry) -> bool:
     return isinstance(file_entry(entry, entry.name, 0), SourceEntry)
 
 
@@ -108,7 +107,7 @@ def _why_unusable(name: str, used: bytes | None) -> str:
 
 
 def _list_places(
-    root: Path, places: list[_ClassPlace], class_ids: Mapping[str, int]
+    root: Place, places: list[_ClassPlace], class_ids: Mapping[str, int]
 ) -> Iterator[SourceEntry | Rejected]:
     is_empty = True
     for place in places:
@@ -122,14 +121,14 @@ def _list_places(
         raise SourceError(f"{root} has folders of the classes asked for but no file in them; expected {_LAYOUT}")
 
 
-def _list_class(root: Path, place: _ClassPlace, category_id: int) -> Iterator[SourceEntry | Rejected]:
+def _list_class(root: Place, place: _ClassPlace, category_id: int) -> Iterator[SourceEntry | Rejected]:
     if place.folder is not None:
         return walk_files(root, place.folder, category_id)
     assert place.tar is not None  # unusable places are skipped
     return _list_tar(root, place.tar, category_id)
 
 
-def _list_tar(root: Path, tar: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
+def _list_tar(root: Place, tar: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
     """List a tar's pictures in the order a folder of the same files would have, what is rejected first."""
     members, rejected = tar_files(root, tar)
     yield from rejected

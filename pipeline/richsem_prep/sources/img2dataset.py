@@ -7,6 +7,7 @@ were dead included.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from richsem_prep.sources.tar_members import TarMember
 from richsem_prep.sources.walk import first_names, scan_root
 from richsem_prep.sources.webdataset import is_picture
 from richsem_schemas.errors import SourceError
-from richsem_schemas.originals import open_regular, printable, read_at
+from richsem_schemas.originals import open_below, printable, read_at
+from richsem_schemas.places import Place
 
 TARS = "img2dataset's tars, such as 00000.tar"
 
@@ -30,7 +32,7 @@ _PARQUET_ROWS = 1_024
 _SHOWN = 200
 
 
-def list_img2dataset(root: Path, *, layout: str, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
+def list_img2dataset(root: Place, *, layout: str, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
     """List the pictures in img2dataset's tars at any depth of ROOT; one tar at a time is in memory.
 
     Args:
@@ -51,7 +53,7 @@ def list_img2dataset(root: Path, *, layout: str, with_captions: bool) -> Iterato
 
 
 def _list_tars(
-    root: Path, tars: list[bytes], rejected: list[Rejected], with_captions: bool
+    root: Place, tars: list[bytes], rejected: list[Rejected], with_captions: bool
 ) -> Iterator[SourceEntry | Rejected]:
     yield from rejected
     is_empty = True
@@ -65,7 +67,7 @@ def _list_tars(
         raise SourceError(f"the tars in {root} hold no pictures{asked}; expected {TARS}")
 
 
-def _list_tar(root: Path, tar: bytes, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
+def _list_tar(root: Place, tar: bytes, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
     members, rejected = tar_files(root, tar)
     yield from rejected
     pictures = [(path, member) for path, member in members.items() if is_picture(path)]
@@ -73,7 +75,7 @@ def _list_tar(root: Path, tar: bytes, with_captions: bool) -> Iterator[SourceEnt
         for path, member in pictures:
             yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, NO_LABEL)
     elif pictures:
-        with open_regular(os.path.join(os.fsencode(root), tar)) as descriptor:
+        with open_below(root, tar) as descriptor:
             for path, member in pictures:
                 yield _captioned(tar, path, member, members, lambda m: read_at(descriptor, m.offset, m.size))
 
@@ -128,14 +130,14 @@ def _caption_field(facts: bytes) -> bytes:
     return caption.encode(errors="surrogatepass")
 
 
-def _dead_links(root: Path, tar: bytes) -> Iterator[Rejected]:
+def _dead_links(root: Place, tar: bytes) -> Iterator[Rejected]:
     """The samples that img2dataset couldn't download, as the parquet beside a tar says; nothing where there is none."""
     parquet = tar[: -len(TAR)] + b".parquet"
-    path = os.path.join(os.fsencode(root), parquet)
-    if not os.path.isfile(path):
+    path = root / os.fsdecode(parquet)
+    if not path.is_file():
         return
     try:
-        with pa.OSFile(os.fsdecode(path)) as file:
+        with pa.OSFile(str(path)) if isinstance(path, Path) else BytesIO(path.read_bytes()) as file:
             for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS, columns=["key", "status", "error_message"]):
                 for row in batch.to_pylist():
                     if row["status"] != "success":

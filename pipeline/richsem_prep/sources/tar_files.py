@@ -1,21 +1,20 @@
 """The files in the plain tars of a source: which can be read in place, and which are left out and why."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
 from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import PictureError
-from richsem_schemas.originals import open_regular, printable
+from richsem_schemas.originals import open_below, printable
+from richsem_schemas.places import Place
 
 TAR = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 COMPRESSED_REASON = "a compressed archive; unpack it to a plain tar (gunzip, unxz, ...): members are read in place"
 
 
-def find_tars(root: Path, *, layout: str) -> tuple[list[bytes], list[Rejected]]:
+def find_tars(root: Place, *, layout: str) -> tuple[list[bytes], list[Rejected]]:
     """Find the plain tars at any depth of ROOT, by the bytes of their names; whatever else lies there is ignored.
 
     Args:
@@ -41,7 +40,7 @@ def find_tars(root: Path, *, layout: str) -> tuple[list[bytes], list[Rejected]]:
     return tars, rejected
 
 
-def _all_files(root: Path, layout: str) -> Iterator[SourceEntry | Rejected]:
+def _all_files(root: Place, layout: str) -> Iterator[SourceEntry | Rejected]:
     for entry in scan_root(root, layout=layout):
         if is_folder(entry):
             yield from walk_files(root, entry.name, 0)
@@ -49,7 +48,7 @@ def _all_files(root: Path, layout: str) -> Iterator[SourceEntry | Rejected]:
             yield file_entry(entry, entry.name, 0)
 
 
-def tar_files(root: Path, tar: bytes) -> tuple[dict[bytes, TarMember], list[Rejected]]:
+def tar_files(root: Place, tar: bytes) -> tuple[dict[bytes, TarMember], list[Rejected]]:
     """The regular files of a tar by path, in the order a folder of the same files would have; hidden ones are left out.
 
     Args:
@@ -62,7 +61,7 @@ def tar_files(root: Path, tar: bytes) -> tuple[dict[bytes, TarMember], list[Reje
     members: dict[bytes, TarMember] = {}
     rejected: list[Rejected] = []
     try:
-        with open_regular(os.path.join(os.fsencode(root), tar)) as descriptor:
+        with open_below(root, tar) as descriptor:
             for member in tar_members(descriptor):
                 rejected += _add_member(members, tar, member)
     except (TarDamageError, PictureError) as error:

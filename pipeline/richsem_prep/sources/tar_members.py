@@ -5,12 +5,11 @@ member, ends silently where an archive is cut at a header or damaged, and in old
 size; here all of these are errors.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.originals import printable, read_at
+from richsem_schemas.originals import OpenFile, printable, read_at, size_of
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
@@ -39,7 +38,7 @@ class TarMember:
     kind: str
 
 
-def tar_members(descriptor: int) -> Iterator[TarMember]:
+def tar_members(descriptor: OpenFile) -> Iterator[TarMember]:
     """Yield the members of an uncompressed tar in the order they lie; long names of pax and GNU tar included.
 
     Raises:
@@ -49,7 +48,7 @@ def tar_members(descriptor: int) -> Iterator[TarMember]:
     Source:
         POSIX.1-2017 pax, "ustar Interchange Format", and GNU tar's manual, "Basic Tar Format".
     """
-    archive_size = os.fstat(descriptor).st_size
+    archive_size = size_of(descriptor)
     extensions: dict[bytes, bytes] = {}
     defaults: dict[bytes, bytes] = {}
     offset = 0
@@ -70,7 +69,9 @@ def tar_members(descriptor: int) -> Iterator[TarMember]:
     _check_tail(descriptor, offset, archive_size)
 
 
-def _member(descriptor: int, header: bytes, data: int, size: int, fields: dict[bytes, bytes]) -> tuple[TarMember, int]:
+def _member(
+    descriptor: OpenFile, header: bytes, data: int, size: int, fields: dict[bytes, bytes]
+) -> tuple[TarMember, int]:
     """Make the member of a header whose data starts at `data`, and tell where the next header lies."""
     name = fields.get(b"path") or _header_name(header)
     kind = header[156:157]
@@ -87,7 +88,7 @@ def _member(descriptor: int, header: bytes, data: int, size: int, fields: dict[b
     return TarMember(name, data, size, shown_kind), data + _padded(size)
 
 
-def _read_header(descriptor: int, offset: int) -> bytes | None:
+def _read_header(descriptor: OpenFile, offset: int) -> bytes | None:
     """Read and check one header; None is the end marker."""
     header = read_at(descriptor, offset, _BLOCK)
     if header == _END:
@@ -145,7 +146,7 @@ def _header_name(header: bytes) -> bytes:
     return name
 
 
-def _read_extension(descriptor: int, offset: int, size: int) -> bytes:
+def _read_extension(descriptor: OpenFile, offset: int, size: int) -> bytes:
     if size > _MAX_EXTENSION_BYTES:
         raise TarDamageError(f"a name or pax header of {size:,} bytes at byte {offset:,}; what follows is not listed")
     content = read_at(descriptor, offset, size)
@@ -179,7 +180,7 @@ def _pax_fields(content: bytes, offset: int) -> dict[bytes, bytes]:
     return fields
 
 
-def _after_sparse_map(descriptor: int, header: bytes, data: int) -> int:
+def _after_sparse_map(descriptor: OpenFile, header: bytes, data: int) -> int:
     """Skip the further blocks of an old GNU sparse member's map."""
     is_extended = header[482]
     while is_extended:
@@ -191,7 +192,7 @@ def _after_sparse_map(descriptor: int, header: bytes, data: int) -> int:
     return data
 
 
-def _check_tail(descriptor: int, offset: int, archive_size: int) -> None:
+def _check_tail(descriptor: OpenFile, offset: int, archive_size: int) -> None:
     """Only zeros may follow the end marker: anything else would be lost without a word."""
     tail = read_at(descriptor, offset, min(archive_size - offset, _TAIL_BYTES))
     if tail.strip(b"\0"):

@@ -2,18 +2,49 @@
 
 import errno
 import os
+import stat as stat_modes
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import WHOLE_FILE, printable
+from richsem_schemas.places import Place, RemotePath, RemoteStatus
 
 _DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
 _HIDDEN = b"."
 
 
-def scan_root(root: Path, *, layout: str) -> list[os.DirEntry[bytes]]:
+@dataclass(frozen=True, slots=True)
+class RemoteEntry:
+    """A file or a folder of a listing at a URL, with those of `os.DirEntry`'s methods that are needed."""
+
+    name: bytes
+    path: RemotePath
+    status: RemoteStatus
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return stat_modes.S_ISDIR(self.status.st_mode)
+
+    def is_file(self) -> bool:
+        """Whether it is a file."""
+        return stat_modes.S_ISREG(self.status.st_mode)
+
+    def is_symlink(self) -> bool:
+        """Whether it is a link; listings at URLs don't tell."""
+        return False
+
+    def stat(self) -> RemoteStatus:
+        """Its size."""
+        return self.status
+
+
+Entry: TypeAlias = os.DirEntry[bytes] | RemoteEntry
+
+
+def scan_root(root: Place, *, layout: str) -> list[Entry]:
     """List the top level of a source, sorted, without hidden names.
 
     Args:
@@ -27,13 +58,13 @@ def scan_root(root: Path, *, layout: str) -> list[os.DirEntry[bytes]]:
         raise SourceError(f"{root} doesn't exist; expected {layout}. Point --root at it")
     if not root.is_dir():
         raise SourceError(f"{root} is no folder; expected {layout}. Point --root at it")
-    entries = _scan(os.fsencode(root))
+    entries = _scan(root if isinstance(root, RemotePath) else os.fsencode(root))
     if not entries:
         raise SourceError(f"{root} is empty; expected {layout}. Point --root at it")
     return entries
 
 
-def walk_files(root: Path, folder: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
+def walk_files(root: Place, folder: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
     """List the files below a folder as pictures of one class, deeper folders included.
 
     Links to folders are followed, each real folder once; hidden files are skipped; what is neither a file nor a folder
@@ -47,10 +78,10 @@ def walk_files(root: Path, folder: bytes, category_id: int) -> Iterator[SourceEn
     Raises:
         SourceError: a folder can't be listed.
     """
-    visited = {_folder_identity(os.fsencode(root))}
-    pending: list[tuple[bytes, Iterator[os.DirEntry[bytes]]]] = []
+    visited = {_folder_identity(_below(root, b""))}
+    pending: list[tuple[bytes, Iterator[Entry]]] = []
 
-    def enter(path: bytes, folder: bytes) -> Iterator[Rejected]:
+    def enter(path: bytes | RemotePath, folder: bytes) -> Iterator[Rejected]:
         identity = _folder_identity(path)
         if identity in visited:
             yield Rejected(printable(folder), "a link to a folder that is already listed")
@@ -58,7 +89,7 @@ def walk_files(root: Path, folder: bytes, category_id: int) -> Iterator[SourceEn
         visited.add(identity)
         pending.append((folder, iter(_scan(path))))
 
-    yield from enter(os.path.join(os.fsencode(root), folder), folder)
+    yield from enter(_below(root, folder), folder)
     while pending:
         parent, entries = pending[-1]
         entry = next(entries, None)
@@ -70,7 +101,7 @@ def walk_files(root: Path, folder: bytes, category_id: int) -> Iterator[SourceEn
             yield file_entry(entry, parent + b"/" + entry.name, category_id)
 
 
-def is_folder(entry: os.DirEntry[bytes]) -> bool:
+def is_folder(entry: Entry) -> bool:
     """Tell whether an entry is a folder or a link to one; a link to nowhere is not."""
     try:
         return entry.is_dir()
@@ -80,11 +111,11 @@ def is_folder(entry: os.DirEntry[bytes]) -> bool:
         raise _unreadable(entry.path, error) from error
 
 
-def file_entry(entry: os.DirEntry[bytes], file: bytes, category_id: int) -> SourceEntry | Rejected:
+def file_entry(entry: Entry, file: bytes, category_id: int) -> SourceEntry | Rejected:
     """Make the entry of one file, or reject what is no regular file.
 
     Args:
-        entry: as `os.scandir` gave it.
+        entry: as it was listed.
         file: its path relative to the source's root.
         category_id: its class; 0 for none.
 
@@ -102,21 +133,32 @@ def file_entry(entry: os.DirEntry[bytes], file: bytes, category_id: int) -> Sour
     return SourceEntry(printable(file), file, WHOLE_FILE, size, category_id)
 
 
-def first_names(entries: list[os.DirEntry[bytes]], count: int = 5) -> str:
+def first_names(entries: list[Entry], count: int = 5) -> str:
     """The first few names of a listing, for an error message."""
     shown = ", ".join(printable(entry.name) for entry in entries[:count])
     return shown + (", ..." if len(entries) > count else "")
 
 
-def _scan(path: bytes) -> list[os.DirEntry[bytes]]:
+def _below(root: Place, folder: bytes) -> bytes | RemotePath:
+    if isinstance(root, RemotePath):
+        return root / os.fsdecode(folder) if folder else root
+    return os.path.join(os.fsencode(root), folder) if folder else os.fsencode(root)
+
+
+def _scan(path: bytes | RemotePath) -> list[Entry]:
     try:
+        if isinstance(path, RemotePath):
+            found = [RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
+            return sorted((entry for entry in found if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def _folder_identity(path: bytes) -> tuple[int, int]:
+def _folder_identity(path: bytes | RemotePath) -> tuple[int, int] | str:
+    if isinstance(path, RemotePath):
+        return path.url
     try:
         status = os.stat(path)
     except OSError as error:
@@ -124,5 +166,6 @@ def _folder_identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _unreadable(path: bytes, error: OSError) -> SourceError:
-    return SourceError(f"{printable(path)} can't be listed: {error.strerror}; make it readable or move it out of ROOT")
+def _unreadable(path: bytes | RemotePath, error: OSError) -> SourceError:
+    shown = str(path) if isinstance(path, RemotePath) else printable(path)
+    return SourceError(f"{shown} can't be listed: {error.strerror}; make it readable or move it out of ROOT")

@@ -1,13 +1,13 @@
 """Any tars of pictures: every member that is called like a picture is one, without a label."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_prep.sources.tar_files import find_tars, member_name, tar_files
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import printable
+from richsem_schemas.places import Place
 
 _LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
 
@@ -18,7 +18,7 @@ PICTURE_SUFFIXES = (
 """How members end that are taken for pictures, in lower case."""
 
 
-def list_webdataset(root: Path) -> Iterator[SourceEntry | Rejected]:
+def list_webdataset(root: Place) -> Iterator[SourceEntry | Rejected]:
     """List the pictures in the tars at any depth of ROOT, by the bytes of the names; one tar at a time is in memory.
 
     Members that aren't called like a picture (captions, classes, arrays) are ignored.
@@ -39,7 +39,7 @@ def is_picture(path: bytes) -> bool:
     return path.lower().endswith(PICTURE_SUFFIXES)
 
 
-def _list_tars(root: Path, tars: list[bytes], rejected: list[Rejected]) -> Iterator[SourceEntry | Rejected]:
+def _list_tars(root: Place, tars: list[bytes], rejected: list[Rejected]) -> Iterator[SourceEntry | Rejected]:
     yield from rejected
     is_empty = True
     for tar in tars:
@@ -50,7 +50,7 @@ def _list_tars(root: Path, tars: list[bytes], rejected: list[Rejected]) -> Itera
         raise SourceError(f"the tars in {root} hold no pictures; members are expected to end in .jpg, .png, .webp, ...")
 
 
-def _list_tar(root: Path, tar: bytes) -> Iterator[SourceEntry | Rejected]:
+def _list_tar(root: Place, tar: bytes) -> Iterator[SourceEntry | Rejected]:
     members, rejected = tar_files(root, tar)
     yield from rejected
     pictures = [(path, member) for path, member in members.items() if is_picture(path)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.layout import BLOCK_SAMPLES
 from richsem_schemas.manifest import CacheManifest, FileHash, LabelManifest, Plan, ShardSummary, ViewsSpec
+from richsem_schemas.places import Place, open_place
 from richsem_schemas.reader import Cache, open_cache
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.view import ViewKind
@@ -112,7 +112,7 @@ class TrainingCache:
 
 
 def open_training_cache(
-    out: Path, *, label_set: str | None = None, expected: ExpectedCache, root: Path | None = None
+    out: Place, *, label_set: str | None = None, expected: ExpectedCache, root: Place | None = None
 ) -> TrainingCache:
     """Open a cache for training and refuse it where it doesn't fit.
 
@@ -173,7 +173,7 @@ def _passes(views: ViewsSpec, kind: ViewKind) -> int:
     return {"crop": views.crops, "mosaic": views.mosaics, "window": views.windows}[kind]
 
 
-def _check_manifests(path: Path, cache: CacheManifest, labels: LabelManifest) -> None:
+def _check_manifests(path: Place, cache: CacheManifest, labels: LabelManifest) -> None:
     """Pictures and labels belong together, shard by shard."""
     plan, spec = cache.plan, labels.spec
     numbers = list(range(plan.shards))
@@ -269,11 +269,11 @@ def _text_mismatches(found: TextBank, wanted: TextBank) -> Iterator[str]:
         yield "text.features are others there than the model's"
 
 
-def _find_root(cache: Cache, root: Path | None, section: str) -> Path | None:
+def _find_root(cache: Cache, root: Place | None, section: str) -> Place | None:
     plan = cache.manifest.plan
     if plan.pictures == "copy":
         return None
-    found = root or (Path(plan.root) if plan.root else None)
+    found = root or (open_place(plan.root) if plan.root else None)
     if found is None or not found.is_dir():
         where = "which is not known" if found is None else f"{found} is no folder"
         raise RichSemError(
@@ -283,7 +283,7 @@ def _find_root(cache: Cache, root: Path | None, section: str) -> Path | None:
     return found
 
 
-def _shard_files(path: Path, cache: CacheManifest, labels: LabelManifest, kind: ViewKind) -> ShardFiles:
+def _shard_files(path: Place, cache: CacheManifest, labels: LabelManifest, kind: ViewKind) -> ShardFiles:
     samples = np.array([summary.samples for summary in cache.shards], np.int64)
     files: dict[str, list[FileHash]] = {
         "pictures": [summary.tar for summary in cache.shards],
@@ -305,7 +305,7 @@ def _digests(hashes: list[FileHash]) -> NDArray[np.uint8]:
 
 
 def _pass_views(
-    path: Path, samples: NDArray[np.int64], shards: Iterable[ShardSummary], views: ViewsSpec, kind: ViewKind
+    path: Place, samples: NDArray[np.int64], shards: Iterable[ShardSummary], views: ViewsSpec, kind: ViewKind
 ) -> NDArray[np.int64]:
     """How many views of a kind one pass has in each shard, without opening an index.
 

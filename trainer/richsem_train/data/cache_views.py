@@ -5,12 +5,10 @@ label shards against the hashes of the manifests, pictures against theirs, views
 can go wrong becomes one error that names the shard, the reason and the remedy.
 """
 
-import hashlib
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -26,6 +24,7 @@ from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.manifest import FileHash, LabelSpec, Plan
 from richsem_schemas.picture import decode_picture
+from richsem_schemas.places import Place, file_sha256
 from richsem_schemas.reader import Span, picture_rows, read_pictures, read_pictures_span, read_views, read_views_span
 from richsem_schemas.reader import view_rows as read_view_rows
 from richsem_schemas.view import ViewKind
@@ -84,7 +83,7 @@ class ViewSource:
     plan: Plan
     spec: LabelSpec
     files: ShardFiles
-    root: Path | None
+    root: Place | None
     section: str = "extra"
 
 
@@ -325,22 +324,20 @@ def _by_block(rows: Sequence["_Row"]) -> dict[int, list["_Row"]]:
     return blocks
 
 
-def _require_size(path: Path, expected: FileHash) -> None:
+def _require_size(path: Place, expected: FileHash) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) or status.st_size != expected.bytes:
         raise CorruptCacheError(f"{path} has {status.st_size:,} bytes, its manifest says {expected.bytes:,}")
 
 
-def require_hash(path: Path, expected: FileHash) -> None:
+def require_hash(path: Place, expected: FileHash) -> None:
     """Check a file by its hash.
 
     Raises:
         CorruptCacheError: it is another one.
     """
     _require_size(path, expected)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != expected.sha256:
+    if file_sha256(path) != expected.sha256:
         raise CorruptCacheError(f"{path}: its bytes are not those that its manifest has the hash of")
 
 

@@ -1,12 +1,12 @@
 """The extra data: a cache opened for training, and its views as samples."""
 
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from richsem_schemas.places import Place
 from richsem_schemas.render import render_view
 from richsem_train.data.cache_source import ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReader
@@ -23,7 +23,7 @@ BLOCK_BYTES = 512 * 2**20
 
 
 def open_extra(
-    out: Path, *, label_set: str | None = None, expected: ExpectedCache, root: Path | None = None
+    out: Place, *, label_set: str | None = None, expected: ExpectedCache, root: Place | None = None
 ) -> TrainingCache:
     """Open a cache of extra data; see `open_training_cache`.
 
