@@ -3,7 +3,6 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import FileHash, TextManifest
+from richsem_schemas.places import Place
 from richsem_schemas.sealed_json import write_atomically
 
 NONE_NAME = "none"
@@ -66,7 +66,7 @@ def read_text_bank(layout: LabelSetLayout) -> TextBank:
     return read_bank(TextManifest.read(layout.text), layout.text, layout.text_features)
 
 
-def read_bank(manifest: TextManifest, text: Path, features: Path) -> TextBank:
+def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:
     """The bank that a manifest describes, with the features beside it.
 
     Args:
@@ -90,7 +90,7 @@ def read_bank(manifest: TextManifest, text: Path, features: Path) -> TextBank:
     return TextBank(names, prompted, manifest.templates, manifest.logit_scale, features_CD)
 
 
-def _parse_features(data: bytes, path: Path, *, classes: int) -> NDArray[np.float32]:
+def _parse_features(data: bytes, path: Place, *, classes: int) -> NDArray[np.float32]:
     """Read a float32 matrix of `classes` rows, with the very header that `np.save` gives it."""
     header_bytes = 10 + int.from_bytes(data[8:10], "little")
     dim, surplus = divmod(len(data) - header_bytes, 4 * max(classes, 1))

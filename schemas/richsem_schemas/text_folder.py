@@ -1,13 +1,13 @@
 """A text bank of its own, outside of any cache: another vocabulary or other prompts for the embeddings of one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.manifest import TeacherIdentity, TextManifest, TextSpec
+from richsem_schemas.places import Place
 from richsem_schemas.sealed_json import json_sha256, write_atomically
 from richsem_schemas.text_bank import NONE_NAME, TextBank, features_file, hash_bytes, read_bank
 
@@ -59,17 +59,17 @@ class TextFolder:
         )
 
 
-def text_path(folder: Path) -> Path:
+def text_path(folder: Place) -> Place:
     """The sealed manifest of a text folder; written last."""
     return folder / "text.json"
 
 
-def features_path(folder: Path) -> Path:
+def features_path(folder: Place) -> Place:
     """The features of a text folder, raw float32 means [C, D]."""
     return folder / "features.npy"
 
 
-def write_text_folder(folder: Path, text: TextFolder) -> None:
+def write_text_folder(folder: Place, text: TextFolder) -> None:
     """Write features first, then the manifest that holds their hash."""
     data = features_file(text.bank.features)
     write_atomically(features_path(folder), data)
@@ -85,7 +85,7 @@ def write_text_folder(folder: Path, text: TextFolder) -> None:
     ).write(text_path(folder))
 
 
-def read_text_folder(folder: Path) -> TextFolder:
+def read_text_folder(folder: Place) -> TextFolder:
     """Read what `richsem-prep text` wrote.
 
     Raises:
@@ -98,7 +98,7 @@ def read_text_folder(folder: Path) -> TextFolder:
         bank = read_bank(manifest, path, features_path(folder))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RichSemError(
-            f"{folder} holds no text ({Path(error.filename).name} is missing); make one with `richsem-prep text`"
+            f"{folder} holds no text ({error.filename} is missing); make one with `richsem-prep text`"
         ) from None
     for problem in _problems(bank, manifest.teacher):
         raise CorruptCacheError(f"{path}: {problem}; make it anew with `richsem-prep text`")
