@@ -1,7 +1,8 @@
 """The names and boxes of a detection cache's pictures, from the listing of its plan: no shard is opened for them."""
 
-import hashlib
+import io
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan
 from richsem_schemas.permutation import permuted
+from richsem_schemas.places import Place, RemotePath, file_sha256
 
 _COLUMNS = {
     "file": pa.binary(),
@@ -21,8 +23,6 @@ _COLUMNS = {
     "boxes_width": pa.int32(),
 }
 """Those of the listing's columns that are read."""
-
-_CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
     """
     _require_intact(layout, plan)
     try:
-        with layout.listing.open("rb") as file, pa.ipc.open_file(pa.PythonFile(file, "r")) as reader:
+        with _opened(layout.listing) as file, pa.ipc.open_file(pa.PythonFile(file, "r")) as reader:
             _require_boxes(reader.schema, layout)
             table = reader.read_all().select(list(_COLUMNS))
     except pa.ArrowException as error:
@@ -75,6 +75,10 @@ def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
         np.stack(sizes, axis=1).astype(np.int32),
         _positions(plan),
     )
+
+
+def _opened(listing: Place) -> BinaryIO:
+    return io.BytesIO(listing.read_bytes()) if isinstance(listing, RemotePath) else listing.open("rb")
 
 
 def _positions(plan: Plan) -> NDArray[np.int64]:
@@ -99,11 +103,7 @@ def _require_boxes(schema: pa.Schema, layout: CacheLayout) -> None:
 
 def _require_intact(layout: CacheLayout, plan: Plan) -> None:
     """Arrow trusts what it reads, so damage would read as anything at all."""
-    digest = hashlib.sha256()
-    with layout.listing.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    if digest.hexdigest() != plan.listing.sha256:
+    if file_sha256(layout.listing) != plan.listing.sha256:
         raise CorruptCacheError(
             f"{layout.listing}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
         )

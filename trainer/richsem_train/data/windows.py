@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.layout import sample_key
 from richsem_schemas.listed_boxes import read_listed_boxes
+from richsem_schemas.places import Place
 from richsem_schemas.reader import read_pictures_span, read_views
 from richsem_schemas.render import render_view
 from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
@@ -138,7 +138,7 @@ def _quarantined_positions(source: ViewSource) -> NDArray[np.int64]:
     return np.array(positions, np.int64)
 
 
-def _quarantine_lines(path: Path) -> Iterable[dict[str, object]]:
+def _quarantine_lines(path: Place) -> Iterable[dict[str, object]]:
     try:
         if path.stat().st_size > _MAX_QUARANTINE_BYTES:
             raise CorruptCacheError(f"{path}: larger than {_MAX_QUARANTINE_BYTES:,} bytes")
