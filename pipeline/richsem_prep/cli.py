@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from richsem_prep.commands.audit import audit
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
 
@@ -389,3 +390,4 @@ def view(
 
 
 app.command()(text)
+app.command()(audit)

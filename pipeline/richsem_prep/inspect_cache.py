@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from richsem_prep.audit_records import audit_line, last_audit
 from richsem_schemas.codec import unpack_view
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import LabelManifest, LabelSpec, LabelsReceipt, Plan
+from richsem_schemas.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan
 from richsem_schemas.places import Place, RemotePath, each_of
 from richsem_schemas.reader import Cache, read_span, view_rows
 from richsem_schemas.soft_labels import TopKSoftLabels
@@ -59,6 +60,7 @@ class CacheStatistics:
         class_counts: regions by hard label, most frequent first, ties by the vocabulary's order; "none" left out.
         quarantined: reasons and their counts, most frequent first.
         seconds: by stage, summed over the set's shards.
+        last_audit: of the set as it is; None where there was none.
     """
 
     labels: str
@@ -78,6 +80,7 @@ class CacheStatistics:
     class_counts: tuple[ClassCount, ...]
     quarantined: tuple[tuple[str, int], ...]
     seconds: dict[str, float]
+    last_audit: AuditRecord | None
 
     @property
     def bytes_a_region(self) -> float:
@@ -139,6 +142,7 @@ def inspect_label_set(
         class_counts=_class_counts(plan, counts.by_class),
         quarantined=tuple(_quarantine_reasons(layout, len(pictures)).most_common()),
         seconds=_stage_seconds(layout, manifest),
+        last_audit=last_audit(layout.label_set(name), manifest.fingerprint),
     )
 
 
@@ -321,6 +325,7 @@ def _trouble_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield f"  {count:,} time{'s' * (count > 1)}", reason
     if (more := len(statistics.quarantined) - REASONS_SHOWN) > 0:
         yield "  and", f"{more:,} other reasons"
+    yield "last audit", audit_line(statistics.last_audit) if statistics.last_audit else "none"
     seconds = ", ".join(f"{stage} {value:,.1f}" for stage, value in statistics.seconds.items())
     yield "seconds by stage", f"{seconds}; summed over shards and threads"
 

@@ -29,7 +29,7 @@ from richsem_schemas.text_bank import read_text_bank, write_text_bank
 if TYPE_CHECKING:
     from richsem_prep.shard_task import ShardResult
 
-_PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine")
+_PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", "audits")
 _SUFFIXES = (".json", ".jsonl", ".tar", ".parquet", ".arrow", ".npy", ".tmp")
 """Everything that this program writes into an OUT."""
 
@@ -238,7 +238,7 @@ def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None
         return
     reporter.say(f"--overwrite: removing label set {config.labels} of {config.out}; its pictures stay")
     label_set = layout.label_set(config.labels)
-    for path in (label_set.folder, label_set.index(0).parent, label_set.receipt(0).parent):
+    for path in (label_set.folder, label_set.index(0).parent, label_set.receipt(0).parent, label_set.audits):
         _remove(path)
 
 

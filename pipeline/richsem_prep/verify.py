@@ -28,6 +28,7 @@ from richsem_prep.verify_views import LabelSetUnderTest
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, check_set_name
 from richsem_schemas.manifest import (
+    AuditRecord,
     CacheManifest,
     FileHash,
     LabelManifest,
@@ -48,7 +49,9 @@ MAX_PROBLEMS_SHOWN = 50
 _SHARD_FILE = re.compile(r"(?P<folder>.+)/(?P<stem>[A-Za-z0-9_-]+)\.(?:tar|parquet|jsonl?)")
 _NUMBER = re.compile(r".+-(\d{6,9})")
 
-_Record = TypeVar("_Record", Plan, CacheManifest, LabelManifest, LabelSpec, TextManifest)
+_AUDIT_FILE = re.compile(r"audits/(?P<labels>[^/]+)/\d{8}T\d{12}\.json")
+
+_Record = TypeVar("_Record", Plan, CacheManifest, LabelManifest, LabelSpec, TextManifest, AuditRecord)
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,9 @@ class _Verifier:
         names = {self.cache.relative(path) for path in known}
         folders = {self.cache.relative(folder): folder for folder in shard_folders}
         for path in self.cache.sizes:
-            if path not in names and not self._is_shard_file(path, folders) and not self._is_other_set(path):
+            if path in names or self._is_other_set(path) or self._check_audit(path):
+                continue
+            if not self._is_shard_file(path, folders):
                 self.tree.problems.append(Problem(path, "this file doesn't belong to the cache", "remove it"))
 
     def _is_shard_file(self, path: str, folders: dict[str, Place]) -> bool:
@@ -303,11 +308,21 @@ class _Verifier:
             mine |= {labels.tar(shard), labels.index(shard), labels.receipt(shard)}
         return shard < self.cache.plan.shards and layout.out / path in mine
 
+    def _check_audit(self, path: str) -> bool:
+        """Whether a file is an audit of one of the sets; what is wrong with it is reported."""
+        match = _AUDIT_FILE.fullmatch(path)
+        if match is None or match["labels"] not in self.set_names:
+            return False
+        record = self._read(self.cache.layout.out / path, AuditRecord, remedy="remove it, and audit again")
+        if record is not None and record.labels != match["labels"]:
+            self.tree.problems.append(Problem(path, f"it is an audit of {record.labels!r}", "remove it"))
+        return True
+
     def _is_other_set(self, path: str) -> bool:
         """Whether a file is of a label set that was not asked about."""
         if self.all_sets:
             return False
-        prefixes = ("labels/", "index/labels/", "receipts/labels/")
+        prefixes = ("labels/", "index/labels/", "receipts/labels/", "audits/")
         mine = tuple(f"{prefix}{name}/" for prefix in prefixes for name in self.set_names)
         return path.startswith(prefixes) and not path.startswith(mine)
 

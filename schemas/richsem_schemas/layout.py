@@ -159,3 +159,8 @@ class LabelSetLayout:
     def receipt(self, shard: int) -> Place:
         """Counts and hashes of a finished shard of labels; its done-mark."""
         return self.cache.out / "receipts" / "labels" / self.name / f"{self.cache.shard_name(shard)}.json"
+
+    @property
+    def audits(self) -> Place:
+        """Folder of what `richsem-prep audit` found, a file an audit, the last one last by name."""
+        return self.cache.out / "audits" / self.name

@@ -322,6 +322,48 @@ class LabelManifest(_Record):
     shards: tuple[ShardSummary, ...]
 
 
+class Spread(BaseModel, frozen=True, extra="forbid"):
+    """How a figure is spread over regions."""
+
+    lowest: float
+    percentile_1: float
+    median: float
+    mean: float
+    percentile_99: float
+    highest: float
+
+
+class AuditRecord(_Record):
+    """What `richsem-prep audit` found when it showed regions of a label set to the live teacher again.
+
+    Attributes:
+        at: when, in UTC, as ISO 8601 writes it.
+        seed: by which the regions were drawn.
+        precision: of the live teacher, which on another device may not be that of the set.
+        cosine: of stored and live embeddings; None where none are stored.
+        kl: nats, of the stored soft label from the live distribution, the classes left out as one.
+        worst: the region with the largest KL, as KEY.VIEW and its number in the view.
+        passed: every cosine at least `min_cosine`, every KL at most `max_kl`.
+    """
+
+    format_version: Literal[1] = 1
+    labels: SetName
+    spec_fingerprint: Sha256
+    at: str
+    seed: NonNegativeInt
+    regions: PositiveInt
+    views: PositiveInt
+    shards: PositiveInt
+    precision: Literal["fp32", "fp16", "bf16"]
+    environment: Environment
+    cosine: Spread | None
+    kl: Spread
+    worst: str
+    min_cosine: float
+    max_kl: float
+    passed: bool
+
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

@@ -1,0 +1,65 @@
+"""`richsem-prep audit`."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def audit(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the cache, or its URL.")],
+    teacher: Annotated[str, typer.Option(help="The one that made the set, as `shard` takes it.")],
+    samples: Annotated[int, typer.Option(min=1, help="Regions to show to the teacher again.")] = 256,
+    labels: Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            min=-1, max=1, help="Fail where an embedding lies farther off. \\[default: 0.999; of int8 ones 0.99]"
+        ),
+    ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.01; of int8 ones 0.05]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another one chooses other regions.")] = 0,
+    root: Annotated[
+        str | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")] = None,
+) -> None:
+    """Show random regions of a cache to the live teacher again, and compare with what is stored.
+
+    Refuses another teacher than the one that made the label set, by the field
+    that differs. The outcome is kept in OUT/audits; `inspect` shows the last one.
+    Exits with 1 where a cosine or a KL is out of bounds.
+
+    [bold]Examples[/bold]
+
+      richsem-prep audit caches/inet-lvis --teacher RN50:openai
+      richsem-prep audit caches/inet-lvis --teacher RN50:openai --samples 4000 --seed 1
+    """
+    from rich.progress import MofNCompleteColumn, Progress
+
+    from richsem_prep import audit as auditing
+    from richsem_prep.audit_records import audit_line, audit_table
+    from richsem_schemas.places import open_place
+    from richsem_schemas.reader import open_cache
+
+    cache = open_cache(open_place(out), only=labels)
+    name = cache.label_set(labels).name
+    request = auditing.AuditRequest(
+        teacher, samples, seed, min_cosine, max_kl, device, open_place(root) if root else None
+    )
+    errors = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("audit", total=None)
+        record = auditing.audit(
+            cache, name, request, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    Console().print(audit_table(record))
+    typer.echo(audit_line(record))
+    if not record.passed:
+        raise typer.Exit(1)
