@@ -4,6 +4,7 @@ from rich.table import Table
 
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import AuditRecord, Spread
+from richsem_schemas.places import Place
 
 
 def last_audit(label_set: LabelSetLayout, fingerprint: str) -> AuditRecord | None:
@@ -14,7 +15,8 @@ def last_audit(label_set: LabelSetLayout, fingerprint: str) -> AuditRecord | Non
     """
     if not label_set.audits.is_dir():
         return None
-    for path in sorted(label_set.audits.iterdir(), key=lambda path: path.name, reverse=True):
+    paths: list[Place] = [*label_set.audits.iterdir()]
+    for path in sorted(paths, key=lambda path: path.name, reverse=True):
         if path.suffix == ".json" and not path.name.startswith("."):
             record = AuditRecord.read(path)
             return record if record.spec_fingerprint == fingerprint else None
