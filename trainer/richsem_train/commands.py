@@ -18,7 +18,7 @@ from richsem_train.config import load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
-from richsem_train.evaluation import load_ground_truth
+from richsem_train.evaluation import load_truth
 from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
@@ -60,8 +60,9 @@ def evaluate(
         detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
         settings = info.config
         data = data_folder(settings)
-        val = scored_split(read_split(settings.detection, settings.detection.val, data), info.class_names)
-        truth = load_ground_truth(data / settings.detection.val.annotations, metric=settings.detection.format)
+        detection = settings.detection
+        val = scored_split(read_split(detection, detection.val, data, class_names=info.class_names), info.class_names)
+        truth = load_truth(data / detection.val.annotations, val.data, detection.format)
         with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
                 detector,

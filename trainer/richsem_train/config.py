@@ -26,6 +26,9 @@ from richsem_schemas.errors import RichSemError
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
 
+AnnotationFormat = Literal["lvis", "coco", "objects365", "openimages", "visual-genome"]
+"""Whose annotation files these are."""
+
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
@@ -183,7 +186,8 @@ class DetectionConfig(_Section):
     """The detection data.
 
     Attributes:
-        format: of the annotations; decides the metric, too.
+        format: of the annotations; decides the metric, too: that of LVIS or of COCO; of OpenImages and Visual Genome
+            AP and AP50.
         repeat_threshold: share of pictures below which a category's pictures are repeated; null repeats none.
         labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`. With
             `cache`, its windows are shown as they are stored, in the place of augmentation.
@@ -194,7 +198,7 @@ class DetectionConfig(_Section):
         on_damage: what a missing or broken picture does to the run.
     """
 
-    format: Literal["lvis", "coco"] = "lvis"
+    format: AnnotationFormat = "lvis"
     train: SplitConfig
     val: SplitConfig
     repeat_threshold: NonNegativeFloat | None = 0.001
@@ -314,7 +318,8 @@ class TrainConfig(_Section):
     Attributes:
         extra: a section, or a list of them for several caches at once.
         data: folder that relative paths of data start from; null is `$RICHSEM_DATA`, or `data`.
-        start_from: a checkpoint whose weights the model starts with, a published one included.
+        start_from: a checkpoint whose weights the model starts with, a published one included; classifiers of other
+            classes are left out.
         workers: loader processes a rank, for each kind of data.
     """
 

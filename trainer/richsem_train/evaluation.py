@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,21 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import RichSemError
+from richsem_train.config import AnnotationFormat
 from richsem_train.detections import Detections
 
-Metric = Literal["lvis", "coco"]
+Metric = Literal["lvis", "coco", "boxes"]
+"""The protocol: `boxes` is COCO's where sizes of objects mean nothing, so AP and AP50 are all it has."""
+
+_METRICS: dict[AnnotationFormat, Metric] = {
+    "lvis": "lvis",
+    "coco": "coco",
+    "objects365": "coco",
+    "openimages": "boxes",
+    "visual-genome": "boxes",
+}
 
 NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
@@ -81,6 +92,38 @@ def load_ground_truth(annotations: Path | str | Mapping[str, Any], *, metric: Me
     )
 
 
+def load_truth(path: Path, data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
+    """The annotations of a split for scoring, by the protocol of their format.
+
+    Args:
+        path: the file.
+        data: what was read of it; used where the file is none that the protocol's own programs read. Crowd regions
+            and boxes without area are left out there.
+        file_format: whose file it is.
+    """
+    if file_format in ("lvis", "coco"):
+        return load_ground_truth(path, metric=_METRICS[file_format])
+    return replace(load_ground_truth(_as_coco(data), metric=_METRICS[file_format]), source=str(path))
+
+
+def _as_coco(data: DetectionData) -> dict[str, Any]:
+    owners = np.repeat(data.image_ids, np.diff(data.offsets)).tolist()
+    boxes_xywh = data.boxes_xywh_px.astype(np.float64)
+    areas = boxes_xywh[:, 2:].prod(axis=1).tolist()
+    columns = zip(owners, data.category_ids.tolist(), boxes_xywh.tolist(), areas, strict=True)
+    return {
+        "images": [
+            {"id": image_id, "height": height, "width": width}
+            for image_id, (height, width) in zip(data.image_ids.tolist(), data.hws_px.tolist(), strict=True)
+        ],
+        "annotations": [
+            {"id": number, "image_id": image_id, "category_id": row, "bbox": box, "area": area, "iscrowd": 0}
+            for number, (image_id, row, box, area) in enumerate(columns, 1)
+        ],
+        "categories": [{"id": each.id, "name": each.name} for each in data.categories],
+    }
+
+
 def score(
     annotations: GroundTruth | Path | str | Mapping[str, Any],
     detections: Detections,
@@ -99,7 +142,8 @@ def score(
             picture and category, which applies as well.
 
     Returns:
-        AP, AP50, AP75, APs, APm, APl, and for "lvis" APr, APc, APf, from 0 to 1; -1 where there is nothing to average.
+        AP, AP50, and but for "boxes" AP75, APs, APm, APl, and for "lvis" APr, APc, APf, from 0 to 1; -1 where there is
+        nothing to average.
 
     Raises:
         RichSemError: see `load_ground_truth`; detections of unknown pictures, or numbers that are not finite.
@@ -202,9 +246,10 @@ def _precision(truth: GroundTruth, detections: Detections) -> NDArray[np.float64
 
 def _summary(precision_TRKA: NDArray[np.float64], truth: GroundTruth) -> dict[str, float]:
     every_area = precision_TRKA[..., 0]
-    summary = {
-        "AP": _mean(every_area),
-        "AP50": _mean(every_area[_IOU_50]),
+    summary = {"AP": _mean(every_area), "AP50": _mean(every_area[_IOU_50])}
+    if truth.metric == "boxes":
+        return summary
+    summary |= {
         "AP75": _mean(every_area[_IOU_75]),
         **{f"AP{area[0]}": _mean(precision_TRKA[..., index]) for index, area in enumerate(_AREAS) if index},
     }

@@ -1,7 +1,7 @@
 """Detecting: pictures in, boxes with names out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,8 +78,20 @@ class Detector:
         return Sample(torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous(), target, "")
 
 
-def detect_all(detector: Detector, batches: Iterable[Batch]) -> Iterator[tuple[int, PictureDetections]]:
-    """Detections of each picture, with its image id."""
+def detect_all(
+    detector: Detector, batches: Iterable[Batch], *, are_relative: bool = False
+) -> Iterator[tuple[int, PictureDetections]]:
+    """Detections of each picture, with its image id.
+
+    Args:
+        detector: finds them.
+        batches: of pictures.
+        are_relative: give boxes as fractions of the picture's sides, as annotations without sizes have them.
+    """
     for batch in batches:
         for target, found in zip(batch.targets, detector.detect(batch), strict=True):
+            if are_relative:
+                height, width = target.original_hw
+                sides = np.array([width, height] * 2, np.float32)
+                found = replace(found, boxes_xyxy_px=found.boxes_xyxy_px / sides)  # noqa: PLW2901
             yield target.image_id, found

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def open_data(config: TrainConfig) -> RunData:
     windows = _open_windows(config.detection, text=text, data=data) if config.detection.labels == "cache" else None
     if text is None and windows is not None:
         text = _Text(windows.text)
-    annotated = read_split(config.detection, config.detection.train, data)
+    named = _named_classes(text, windows)
+    annotated = read_split(config.detection, config.detection.train, data, class_names=named)
     vocabulary = _vocabulary(text, annotated)
     train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
     caches = extras | ({} if windows is None else {DETECTION: windows})
@@ -102,7 +104,7 @@ def open_data(config: TrainConfig) -> RunData:
         fingerprints["text"] = text.fingerprint
     return RunData(
         train,
-        scored_split(read_split(config.detection, config.detection.val, data), vocabulary.class_names),
+        scored_split(_read_val(config, class_names=named or vocabulary.class_names), vocabulary.class_names),
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
         extras,
         vocabulary,
@@ -119,7 +121,7 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
     text = None if config.text is None else _read_text(config.text)
     if text is None and config.model.needs_text:
         text = _read_text(_text_of_caches(config))
-    return _vocabulary(text, read_split(config.detection, config.detection.val, data_folder(config)))
+    return _vocabulary(text, _read_val(config, class_names=_named_classes(text, None)))
 
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
@@ -128,9 +130,35 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
     return TextConfig(cache=config.detection.cache, labels=config.detection.label_set)
 
 
-def read_split(detection: DetectionConfig, split: SplitConfig, data: Path) -> DetectionData:
-    """Read the annotations of a split."""
-    return read_annotations(data / split.annotations, data / split.images, file_format=detection.format)
+def read_split(
+    detection: DetectionConfig, split: SplitConfig, data: Path, *, class_names: Sequence[str] | None
+) -> DetectionData:
+    """Read the annotations of a split.
+
+    Args:
+        detection: says whose they are.
+        split: says where they are.
+        data: where relative paths start.
+        class_names: by row, for files that don't list their classes (Visual Genome): those that count. None is the
+            frequent ones.
+    """
+    return read_annotations(
+        data / split.annotations,
+        data / split.images,
+        file_format=detection.format,
+        class_names=None if class_names is None else class_names[1:],
+    )
+
+
+def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None) -> DetectionData:
+    return read_split(config.detection, config.detection.val, data_folder(config), class_names=class_names)
+
+
+def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
+    """The classes that the run is about, where something names them: the cache of its very boxes first."""
+    if windows is not None:
+        return windows.source.plan.vocabulary.class_names
+    return None if text is None else text.bank.class_names
 
 
 @dataclass(frozen=True, eq=False)

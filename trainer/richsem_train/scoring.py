@@ -31,8 +31,9 @@ def detect_split(
     """Write this rank's detections of a split into `folder`, and wait for the other ranks."""
     loader = evaluation_loader(split.data, config, workers=workers, ranks=ranks)
     reporter.begin("evaluating", len(range(ranks.rank, len(split.data), ranks.world_size)))
+    found_in_all = detect_all(detector, loader, are_relative=split.data.are_relative)
     with DetectionWriter(rank_file(folder, ranks.rank)) as writer:
-        for done, (image_id, found) in enumerate(detect_all(detector, loader), start=1):
+        for done, (image_id, found) in enumerate(found_in_all, start=1):
             writer.add(image_id, _in_ids(found, split))
             reporter.move(done)
     reporter.end()

@@ -33,7 +33,7 @@ from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
-from richsem_train.evaluation import load_ground_truth
+from richsem_train.evaluation import load_truth
 from richsem_train.inference import Detector
 from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
@@ -112,8 +112,8 @@ class _Run:
         self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         self.trainer = self._make_trainer()
-        self.truth = load_ground_truth(
-            data_folder(config) / config.detection.val.annotations, metric=config.detection.format
+        self.truth = load_truth(
+            data_folder(config) / config.detection.val.annotations, data.val.data, config.detection.format
         )
         self.best_ap = -1.0
         self.damaged = 0
@@ -173,7 +173,12 @@ class _Run:
             semantic_branch=config.model.semantic_branch,
         )
         if config.start_from is not None:
-            report = load_published(detector, data_file(config, config.start_from), fresh_heads=True)
+            report = load_published(
+                detector,
+                data_file(config, config.start_from),
+                fresh_heads=True,
+                class_names=self.data.vocabulary.class_names,
+            )
             self.reporter.say(f"{config.start_from}: {report.summary()}")
         if config.schedule.compile:
             detector.backbone.compile(dynamic=True)

@@ -1,4 +1,5 @@
 import argparse
+import json
 import math
 import os
 import pickle
@@ -7,6 +8,7 @@ import zlib
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.models.backbone import make_backbone
@@ -252,6 +254,60 @@ def test_a_plain_checkpoint_starts_a_text_classifier_and_says_which_heads_are_ne
         "transformer.enc_out_class_embed.weight",
         "transformer.enc_out_class_embed.bias",
     }
+
+
+CLASS_ROWS = {
+    "class_embed.0.weight",
+    "class_embed.0.bias",
+    "label_enc.weight",
+    "transformer.enc_out_class_embed.weight",
+    "transformer.enc_out_class_embed.bias",
+}
+
+
+def told(names):
+    """What a checkpoint of this program says of its model."""
+    return {"info": json.dumps({"class_names": list(names)})}
+
+
+NAMES = ("none", "a", "b", "c", "d", "e", "f")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_belongs_to_other_classes_is_left_out_and_all_else_is_taken(tmp_path, suffix):
+    state = {name: weight for name, weight in state_dict("dino").items() if not name.startswith("label_enc.x")}
+    path = tmp_path / f"objects365{suffix}"
+    if suffix == ".pth":
+        saved(path, state, **told(reversed(NAMES)))
+    else:
+        save_file({name: weight.contiguous() for name, weight in state.items()}, path,
+                  metadata={"richsem": told(reversed(NAMES))["info"]})  # fmt: skip
+    model = detector("dino")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    report = load_published(model, path, fresh_heads=True, class_names=NAMES)
+    assert set(report.skipped["classifiers of other classes"]) == CLASS_ROWS == set(report.missing)
+    assert "5 skipped (classifiers of other classes)" in report.summary()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]) if name in CLASS_ROWS else (weight == value_of(name)).all(), name
+
+
+def test_the_same_classes_or_unknown_ones_keep_their_rows(tmp_path):
+    for more in ({}, told(NAMES), {"info": "no JSON"}):
+        path = saved(tmp_path / "checkpoint.pth", state_dict("dino"), **more)
+        report = load_published(detector("dino"), path, fresh_heads=True, class_names=NAMES)
+        assert report.missing == ()
+
+
+def test_another_number_of_classes_is_left_out_but_not_another_width(tmp_path):
+    state = state_dict("dino") | {"class_embed.0.weight": torch.zeros(9, WIDTH), "class_embed.0.bias": torch.zeros(9)}
+    for name in [name for name in state if name.startswith("class_embed.")]:
+        state[name] = state[f"class_embed.0.{name.rpartition('.')[2]}"]
+    path = saved(tmp_path / "checkpoint.pth", state)
+    report = load_published(detector("dino"), path, fresh_heads=True)
+    assert set(report.skipped["classifiers of other classes"]) == {"class_embed.0.weight", "class_embed.0.bias"}
+    narrow = {name: weight[:-1] if name == "transformer.enc_output.bias" else weight for name, weight in state.items()}
+    with pytest.raises(RichSemError, match=r"of another width .*transformer\.enc_output\.bias is"):
+        load_published(detector("dino"), saved(tmp_path / "narrow.pth", narrow), fresh_heads=True)
 
 
 def test_without_semantic_branch_its_projection_is_left_out(tmp_path):

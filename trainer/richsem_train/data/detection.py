@@ -72,7 +72,7 @@ class DetectionDataset(Dataset[Sample]):
         damage: list[str] = []
         index, image = self._whole_picture(picture, damage)
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
-        boxes_xyxy_px, labels = _objects_xyxy(self.data, index)
+        boxes_xyxy_px, labels = _objects_xyxy(self.data, index, _hw(image))
         augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
         kept = labels[augmented.kept]
         sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
@@ -122,7 +122,7 @@ class EvaluationDataset(Dataset[Sample]):
         if not 0 <= index < len(self.data):
             raise IndexError(index)
         image = read_picture(self.data, index)
-        boxes_xyxy_px, labels = _objects_xyxy(self.data, index)
+        boxes_xyxy_px, labels = _objects_xyxy(self.data, index, _hw(image))
         out_hw = resized_hw(_hw(image), self.short_side, self.longest_side)
         return _sample(self.data, index, *resize(image, boxes_xyxy_px, out_hw), labels, _hw(image))
 
@@ -143,7 +143,7 @@ def read_picture(data: DetectionData, index: int) -> Image.Image:
     except PictureError as error:
         raise PictureError(f"{path}: {error}; replace it, or take it out of the annotations") from error
     height, width = data.hws_px[index].tolist()
-    if _hw(image) != (height, width):
+    if _hw(image) != (height, width) and not data.are_relative:
         raise PictureError(
             f"{path}: is {image.height} high and {image.width} wide, its annotations say {height} and {width}; "
             "boxes hold for pictures of the annotated size, upright as EXIF has it"
@@ -159,10 +159,11 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _objects_xyxy(data: DetectionData, index: int) -> tuple[Boxes, NDArray[np.int64]]:
-    boxes_xywh_px, labels = data.objects(index)
-    corner_xy_px = boxes_xywh_px[:, :2]
-    return np.concatenate([corner_xy_px, corner_xy_px + boxes_xywh_px[:, 2:]], axis=1), labels
+def _objects_xyxy(data: DetectionData, index: int, hw: tuple[int, int]) -> tuple[Boxes, NDArray[np.int64]]:
+    boxes_xyxy, labels = data.boxes_xyxy(index), data.objects(index)[1]
+    if data.are_relative:
+        boxes_xyxy = boxes_xyxy * np.array([hw[1], hw[0]] * 2, np.float32)
+    return boxes_xyxy, labels
 
 
 def _sample(

@@ -5,9 +5,10 @@ import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -54,10 +55,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         RichSemError: no such file, or nothing in it that can be read safely.
     """
+    return read_state_and_info(path)[0]
+
+
+def read_state_and_info(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The same, and what a checkpoint of this program says of its model (JSON); None for others.
+
+    Raises:
+        RichSemError: no such file, or nothing in it that can be read safely.
+    """
     if not path.is_file():
         raise RichSemError(f"{path}: there is no such file of weights; give a .pth or .safetensors file")
+    state: dict[str, Any]
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                info = (file.metadata() or {}).get("richsem")
+            state = dict(load_file(path))
+        else:
+            state = _read_checkpoint(path)
+            info = state.get("info")
     except (OSError, RuntimeError, EOFError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise RichSemError(
             f"{path}: is not a file of weights that can be read without running its code: {str(error)[:300]}; "
@@ -70,10 +87,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise RichSemError(f"{path}: holds no weights; its keys are {_some(state)}")
-    return tensors
+    return tensors, info if isinstance(info, str) else None
 
 
-def _read_checkpoint(path: Path) -> dict[str, object]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     # Published checkpoints of DETR's descendants hold the arguments of their training.
     with torch.serialization.safe_globals([argparse.Namespace]):
         loaded = torch.load(path, map_location="cpu", weights_only=True)

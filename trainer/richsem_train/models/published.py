@@ -1,7 +1,8 @@
 """Weights published by DINO and RichSem, under the names of their checkpoints."""
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.models.backbone_weights import read_state
+from richsem_train.models.backbone_weights import read_state_and_info
 from richsem_train.models.dino import Dino
 
 _WRAPPERS = re.compile(r"^(module\.|detr\.)+")
@@ -30,6 +31,9 @@ _LEFT_OUT = {
 
 _HEADS = re.compile(r"class_embed\.|transformer\.enc_out_class_embed\.|label_enc\.")
 """Depend on the classifier and the semantic branch; a detector with other ones learns its own."""
+
+_ROWS = re.compile(r"(class_embed\.\d+|transformer\.enc_out_class_embed)\.(weight|bias)$|label_enc\.weight$")
+"""Have a row a class: linear classifiers and embeddings of labels. Projections to text features know no classes."""
 
 _REPEATED_HEAD = re.compile(r"(bbox_embed|class_embed)\.[1-9]\d*\.(.+)")
 
@@ -57,8 +61,10 @@ class LoadReport:
         return "; ".join(parts)
 
 
-def load_published(model: Dino, path: Path, *, fresh_heads: bool = False) -> LoadReport:
-    """Give a detector the weights of a published checkpoint of DINO or RichSem, or of an exported one of ours.
+def load_published(
+    model: Dino, path: Path, *, fresh_heads: bool = False, class_names: Sequence[str] | None = None
+) -> LoadReport:
+    """Give a detector the weights of a published checkpoint of DINO or RichSem, or of one of ours.
 
     Text features and logit scale never come from the file: they are the detector's own. Heads of another classifier
     are left out, those that the file lacks are reported; everything else must be there and fit.
@@ -66,18 +72,26 @@ def load_published(model: Dino, path: Path, *, fresh_heads: bool = False) -> Loa
     Args:
         model: built for the checkpoint's architecture.
         path: a checkpoint or a state dict of PyTorch, or a safetensors file. It is read without running its code.
-        fresh_heads: leave out classifiers of another number of classes, too, instead of refusing them.
+        fresh_heads: leave out what belongs to other classes, too, instead of refusing it: classifiers and label
+            embeddings of another number of rows, or of other `class_names` where the file has names.
+        class_names: the detector's, by row.
 
     Raises:
         RichSemError: the file can't be read safely, or is of another architecture, number of classes or width; the
             detector is left as it was.
     """
-    found = {_WRAPPERS.sub("", key): tensor for key, tensor in read_state(path).items()}
+    state, info = read_state_and_info(path)
+    found = {_WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key not in _VOCABULARY}
     chosen = {key: tensor for key, tensor in found.items() if key in wanted}
     skipped = _left_out(found.keys() - chosen.keys())
     if fresh_heads:
-        other = {name for name, tensor in chosen.items() if _HEADS.match(name) and tensor.shape != wanted[name].shape}
+        names_differ = class_names is not None and _saved_names(info) not in (None, tuple(class_names))
+        other = {
+            name
+            for name, tensor in chosen.items()
+            if (_HEADS.match(name) and tensor.shape != wanted[name].shape) or (names_differ and _ROWS.match(name))
+        }
         chosen = {name: tensor for name, tensor in chosen.items() if name not in other}
         skipped |= {"classifiers of other classes": tuple(sorted(other))} if other else {}
     missing = sorted(wanted.keys() - chosen.keys())
@@ -87,6 +101,14 @@ def load_published(model: Dino, path: Path, *, fresh_heads: bool = False) -> Loa
     _check_logit_scale(model, found, path)
     model.load_state_dict(chosen, strict=False)
     return LoadReport(tuple(sorted(chosen)), skipped, tuple(missing))
+
+
+def _saved_names(info: str | None) -> tuple[str, ...] | None:
+    """The classes of a checkpoint of this program."""
+    try:
+        return tuple(map(str, json.loads(info)["class_names"])) if info is not None else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _left_out(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
