@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from richsem_prep.commands.audit import audit
+from richsem_prep.commands.diff import diff
+from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
 
@@ -391,3 +393,5 @@ def view(
 
 app.command()(text)
 app.command()(audit)
+app.command()(rescore)
+app.command()(diff)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.layout import CacheLayout
+from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import (
     CacheManifest,
     Environment,
@@ -21,10 +21,11 @@ from richsem_schemas.text_bank import hash_bytes
 
 def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
     """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
-    label_set = layout.label_set(labels)
-    pictures = _valid_receipt(layout, shard, plan)
-    if pictures is None:
-        return False
+    return _valid_receipt(layout, shard, plan) is not None and labels_are_done(layout.label_set(labels), shard, spec)
+
+
+def labels_are_done(label_set: LabelSetLayout, shard: int, spec: LabelSpec) -> bool:
+    """Whether a shard of labels has a valid receipt, and the files are as long as it says."""
     try:
         receipt = LabelsReceipt.read(label_set.receipt(shard))
         return (

@@ -1,10 +1,10 @@
 """Shards on their way to disk: WebDataset tars with deterministic bytes, their indexes, and the receipt last."""
 
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pyarrow as pa
-from webdataset import TarWriter
 
 from richsem_prep.plan import HashedFile, hashed_file
 from richsem_schemas.index import index_bytes
@@ -18,11 +18,10 @@ _HEADER = 512
 
 
 class ShardTar:
-    """A tar being written, sample by sample."""
+    """A tar being written, sample by sample; the standard library's headers, since webdataset's writer needs torch."""
 
     def __init__(self, file: HashedFile) -> None:
         self._file = file
-        self._tar = TarWriter(file, user="richsem", group="richsem", mtime=0, encoder=False)
         self._position = 0
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
@@ -37,14 +36,26 @@ class ShardTar:
         """
         offsets = {}
         for extension in sorted(members):
+            data = members[extension]
             offsets[extension] = self._position + _HEADER
-            self._position += _HEADER + -(-len(members[extension]) // _HEADER) * _HEADER
-        self._tar.write({"__key__": key, **members})
+            self._append(_header(f"{key}.{extension}", len(data)) + data + bytes(-len(data) % _HEADER))
         return offsets
 
     def close(self) -> None:
-        """Write the end-of-archive marker."""
-        self._tar.close()
+        """Write the end-of-archive marker: two empty headers, and zeros to a whole record."""
+        self._append(bytes(2 * _HEADER))
+        self._append(bytes(-self._position % tarfile.RECORDSIZE))
+
+    def _append(self, data: bytes) -> None:
+        self._file.write(data)
+        self._position += len(data)
+
+
+def _header(name: str, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o444, 0
+    info.uname = info.gname = "richsem"
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
 @contextmanager

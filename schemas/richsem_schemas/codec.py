@@ -115,11 +115,12 @@ def pack_view(view: View, features_RD: NDArray[np.floating], labels: TopKSoftLab
         regions["embedding"], regions["scale"] = _quantise(features_RD)
     elif layout.embeddings == "float16":
         regions["embedding"] = features_RD
-    return _npy_header(dtype) + record.tobytes()
+    return npy_header(dtype) + record.tobytes()
 
 
 @functools.lru_cache(maxsize=4096)
-def _npy_header(dtype: np.dtype[np.void]) -> bytes:
+def npy_header(dtype: np.dtype[np.void]) -> bytes:
+    """What stands before a record in its member."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": ()}

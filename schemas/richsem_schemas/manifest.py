@@ -5,7 +5,7 @@ hold what identifies it; manifests are written last and add what came of it.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +15,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -34,6 +37,7 @@ MIN_LISTING_BYTES = 28
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
 SetName = Annotated[str, AfterValidator(check_set_name)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -67,6 +71,29 @@ class _Record(BaseModel):
     def write(self, path: Place) -> None:
         """Write, whole or not at all."""
         write_sealed_json(path, self.model_dump(mode="json"))
+
+
+_WHOLE = {"whole": True}
+"""Context of a dump that leaves nothing out."""
+
+
+class _Grown(BaseModel):
+    """Gained fields while the format stayed: they are left out where they have their default.
+
+    So what was written before reads, hashes and seals as it did, and a reader from before refuses only what it would
+    misread.
+    """
+
+    grown: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        value: dict[str, Any] = dump(self)
+        if info.context == _WHOLE:
+            return value
+        fields = type(self).model_fields
+        unused = {name for name in self.grown if getattr(self, name) == fields[name].default}
+        return {name: item for name, item in value.items() if name not in unused}
 
 
 class FileHash(BaseModel, frozen=True, extra="forbid"):
@@ -260,8 +287,16 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
     prompts_sha256: Sha256
 
 
-class LabelSpec(_Record):
-    """What identifies a label set; the fingerprint is over all of it."""
+class LabelSpec(_Record, _Grown):
+    """What identifies a label set; the fingerprint is over all of it.
+
+    Attributes:
+        temperature: divides the teacher's logits: a soft label is softmax(logit_scale / temperature x cosine).
+        rescored_from: fingerprint of the label set whose embeddings the labels were computed from; None where the
+            teacher saw the views.
+    """
+
+    grown: ClassVar[frozenset[str]] = frozenset({"temperature", "rescored_from"})
 
     format_version: Literal[1] = 1
     plan_fingerprint: Sha256
@@ -272,6 +307,8 @@ class LabelSpec(_Record):
     text: TextSpec
     embeddings: Embeddings
     top_k: PositiveInt
+    temperature: Temperature = 1.0
+    rescored_from: Sha256 | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -377,11 +414,16 @@ def require_same(
     """
     differences = [
         f"{field} is {here!r} there, {asked!r} here"
-        for field, here, asked in _differences("", found.model_dump(mode="json"), wanted.model_dump(mode="json"))
+        for field, here, asked in differing_fields(found, wanted)
         if field not in ignore
     ]
     if differences:
         raise ManifestMismatchError(f"{path} holds something else: {'; '.join(differences)}. {remedy}")
+
+
+def differing_fields(found: _Model, wanted: _Model) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of the fields in which two records differ, and both values, long ones cut."""
+    return _differences("", *(model.model_dump(mode="json", context=_WHOLE) for model in (found, wanted)))
 
 
 def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -71,12 +71,33 @@ def top_k_soft_labels(log_probs_RC: NDArray[np.float64], *, top_k: int) -> TopKS
     classes = log_probs_RC.shape[1]
     if not 1 <= top_k <= classes:
         raise ValueError(f"top_k is {top_k}, must be in 1..{classes} (the number of classes)")
-    order = np.argsort(-log_probs_RC, axis=1, kind="stable")
-    kept, left_out = order[:, :top_k], order[:, top_k:]
-    log_kept = np.take_along_axis(log_probs_RC, kept, axis=1)
+    kept_RK = _largest(log_probs_RC, top_k)
+    log_kept = np.take_along_axis(log_probs_RC, kept_RK, axis=1)
+    rest_RC = np.exp(log_probs_RC)
+    np.put_along_axis(rest_RC, kept_RK, 0.0, axis=1)
     with np.errstate(divide="ignore"):
-        log_rest = np.log(np.exp(np.take_along_axis(log_probs_RC, left_out, axis=1)).sum(axis=1))
-    return TopKSoftLabels(kept.astype(np.int32), _round_to_float16(log_kept), log_rest.astype(np.float32))
+        log_rest = np.log(rest_RC.sum(axis=1))
+    return TopKSoftLabels(kept_RK.astype(np.int32), _round_to_float16(log_kept), log_rest.astype(np.float32))
+
+
+def _largest(values_RC: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """[R, count] columns of each row's largest values, largest first, ties to the lower column.
+
+    The same as a stable sort of whole rows, but only the largest are sorted.
+    """
+    columns = values_RC.shape[1]
+    if 2 * count >= columns:
+        return np.argsort(-values_RC, axis=1, kind="stable")[:, :count]
+    largest_RK = np.sort(np.argpartition(values_RC, columns - count, axis=1)[:, columns - count :], axis=1)
+    kept_RK = np.take_along_axis(values_RC, largest_RK, axis=1)
+    order_RK = np.argsort(-kept_RK, axis=1, kind="stable")
+    found_RK = np.take_along_axis(largest_RK, order_RK, axis=1)
+    # Where the last value kept stands outside, too, the partition chose any of the equals.
+    last_R1 = kept_RK.min(axis=1, keepdims=True, initial=np.inf)
+    is_tied_R = (values_RC == last_R1).sum(axis=1) > (kept_RK == last_R1).sum(axis=1)
+    if is_tied_R.any():
+        found_RK[is_tied_R] = np.argsort(-values_RC[is_tied_R], axis=1, kind="stable")[:, :count]
+    return found_RK
 
 
 def _round_to_float16(log_probs_RK: NDArray[np.float64]) -> NDArray[np.float16]:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -17,7 +19,7 @@ from richsem_schemas.manifest import (
     Vocabulary,
     require_same,
 )
-from richsem_schemas.sealed_json import write_sealed_json
+from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
 
 A, B = "a" * 64, "b" * 64
 PLAN_FINGERPRINT = "f5632221c9006bb5bc7463c98d247f5f3ad450646c8bb6f0f3599f22754571a1"
@@ -341,3 +343,22 @@ def test_values_that_begin_alike_are_shown_where_they_differ(tmp_path):
         require_same(tmp_path / "plan.json", there, here, remedy="")
     assert "21k" in str(caught.value)
     assert "imagenet-1k" in str(caught.value)
+
+
+def test_fields_that_came_later_change_nothing_where_they_have_their_default():
+    golden = Path(__file__).parents[1] / "golden" / "cache" / "labels" / "float16" / "spec.json"
+    spec = LabelSpec.read(golden)
+    assert (spec.temperature, spec.rescored_from) == (1.0, None)
+    assert "temperature" not in spec.model_dump(mode="json")
+    assert spec.fingerprint == json_sha256(read_sealed_json(golden))
+    warmer = spec.model_copy(update={"temperature": 2.0})
+    assert warmer.fingerprint != spec.fingerprint
+    assert warmer.model_dump(mode="json")["temperature"] == 2.0
+
+
+def test_a_temperature_outside_of_reason_is_refused():
+    golden = Path(__file__).parents[1] / "golden" / "cache" / "labels" / "float16" / "spec.json"
+    value = LabelSpec.read(golden).model_dump(mode="json")
+    for temperature in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValidationError):
+            LabelSpec.model_validate(value | {"temperature": temperature})

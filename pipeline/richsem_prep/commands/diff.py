@@ -1,0 +1,90 @@
+"""`richsem-prep diff`."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from richsem_prep.diff import Difference
+
+_SWAPS_SHOWN = 5
+
+
+def diff(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache.")],
+    labels: Annotated[tuple[str, str], typer.Option(metavar="A B", help="The two label sets; A is the reference.")],
+    classes: Annotated[int, typer.Option(min=0, help="Classes shown, those that differ most first.")] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Shards at a time. \\[default: one a core]")] = None,
+) -> None:
+    """Compare two label sets of one cache: divergence, changed top classes, class by class.
+
+    KL(A ‖ B) in nats: over all classes where both sets have embeddings, or were
+    rescored from a set that does; else over the classes that both labels keep, with
+    the rest as one more class, which is a lower bound.
+
+    [bold]Examples[/bold]
+
+      richsem-prep diff caches/inet-lvis --labels RN50-openai soft
+      richsem-prep diff caches/inet-lvis --labels RN50-openai ViT-L-14-openai --json
+    """
+    from richsem_prep.diff import diff_label_sets
+    from richsem_prep.progress_bar import counting_bar
+
+    with counting_bar(Console(stderr=True), "diff", "shards") as on_progress:
+        found = diff_label_sets(
+            out.absolute(), *labels, threads=threads or len(os.sched_getaffinity(0)), on_progress=on_progress
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+        return
+    console = Console()
+    console.print(_overview(found))
+    if classes:
+        console.print(_class_table(found, classes))
+
+
+def _overview(found: "Difference") -> Table:
+    a, b = found.labels
+    table = Table(title=f"{a} → {b}", show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for field, here, there in found.fields:
+        table.add_row(Text(field), _plain(f"{here} → {there}"))
+    unmatched = f"; {found.unmatched_views:,} views are in one set alone" if found.unmatched_views else ""
+    table.add_row("regions", f"{found.regions:,}{unmatched}")
+    how = "over all classes, from embeddings" if found.is_exact else "over the classes both keep; a lower bound"
+    table.add_row(
+        "KL(A ‖ B), nats",
+        f"mean {found.mean_kl:.4f}, median {found.median_kl:.4f}, 95% below {found.p95_kl:.4f}, "
+        f"most {found.max_kl:.4f}; {how}",
+    )
+    table.add_row("top-1 flips", f"{found.flips:,}, {found.flips / found.regions:.1%}")
+    for here, there, count in found.swaps[:_SWAPS_SHOWN]:
+        table.add_row("", _plain(f"{count:,} {here} → {there}"))
+    return table
+
+
+def _class_table(found: "Difference", shown: int) -> Table:
+    table = Table(title=f"classes by {found.grouped_by}, largest mean KL first", title_justify="left")
+    table.add_column("class")
+    for name in ("regions", "mean KL", "flips"):
+        table.add_column(name, justify="right")
+    for item in found.classes[:shown]:
+        table.add_row(_plain(item.name), f"{item.regions:,}", f"{item.mean_kl:.4f}", f"{item.flips / item.regions:.1%}")
+    if len(found.classes) > shown:
+        table.caption = f"and {len(found.classes) - shown:,} more; --classes shows them"
+    return table
+
+
+def _plain(text: str) -> Text:
+    from richsem_prep.inspect_cache import printable_text
+
+    return Text(printable_text(text))
