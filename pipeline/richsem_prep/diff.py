@@ -292,8 +292,8 @@ def kept_kl_divergence(
 def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> Difference:
     kl_R = np.concatenate([part.kl for part in parts])
     if not len(kl_R):
-        names = " and ".join(side.manifest.name for side in sides)
-        raise RichSemError(f"{cache.layout.out}: label sets {names} have no views in common; their views differ")
+        both = " and ".join(side.manifest.name for side in sides)
+        raise RichSemError(f"{cache.layout.out}: label sets {both} have no views in common; their views differ")
     top_a_R, top_b_R = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top_a", "top_b"))
     category_R = np.concatenate([part.category for part in parts])
     is_flip_R = top_a_R != top_b_R
@@ -322,7 +322,7 @@ def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> D
 
 
 def _classes(
-    names: tuple[str, ...], class_R: NDArray[np.int64], kl: NDArray[np.float64], is_flip_R: NDArray[np.bool_]
+    names: tuple[str, ...], class_R: NDArray[np.int64], kl_R: NDArray[np.float64], is_flip_R: NDArray[np.bool_]
 ) -> Iterator[ClassDifference]:
     regions_C = np.bincount(class_R, minlength=len(names))
     kl_C = np.bincount(class_R, weights=kl_R, minlength=len(names))
@@ -333,7 +333,7 @@ def _classes(
 
 
 def _swaps(
-    names: tuple[str, ...], top_a: NDArray[np.int64], top_b: NDArray[np.int64]
+    names: tuple[str, ...], top_a_R: NDArray[np.int64], top_b_R: NDArray[np.int64]
 ) -> Iterator[tuple[str, str, int]]:
     pairs = Counter(zip(top_a_R.tolist(), top_b_R.tolist(), strict=True))
     for (here, there), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0])):

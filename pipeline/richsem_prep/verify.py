@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from richsem_prep.inspect_cache import printable_text, readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
-from richsem_prep.verify_shard import CacheUnderTest, Problem, check_labels, check_pictures, reason
+from richsem_prep.verify_rescored import embeddings_behind, rescored_problems
+from richsem_prep.verify_shard import MAX_PROBLEMS_A_FILE, CacheUnderTest, Problem, check_labels, check_pictures, reason
 from richsem_prep.verify_tar import BytesDone
 from richsem_prep.verify_views import LabelSetUnderTest
 from richsem_schemas.errors import RichSemError
@@ -426,8 +428,20 @@ def _check_shard(
     for labels, summaries in zip(sets, recorded_labels, strict=True):
         # An unfinished set has no receipt for some shards yet.
         if labels.manifest is not None or cache.has(labels.layout.receipt(shard)):
-            problems += check_labels(cache, labels, shard, summaries.get(shard), rows)
+            found = check_labels(cache, labels, shard, summaries.get(shard), rows)
+            problems += found or _check_rescored(cache, labels, sets, shard)
     return problems
+
+
+def _check_rescored(
+    cache: CacheUnderTest, labels: LabelSetUnderTest, sets: list[LabelSetUnderTest], shard: int
+) -> list[Problem]:
+    source = embeddings_behind(labels, sets)
+    if source is None or not cache.has(source.layout.tar(shard)) or not cache.has(source.layout.index(shard)):
+        return []
+    path, remedy = labels.layout.tar(shard), f"delete {labels.layout.receipt(shard)} and run the same `rescore` again"
+    found = islice(rescored_problems(labels, source, shard, seed=cache.plan.seed), MAX_PROBLEMS_A_FILE)
+    return [Problem(cache.relative(path), message, remedy) for message in found]
 
 
 def _by_shard(manifest: CacheManifest | LabelManifest | None) -> dict[int, ShardSummary]:

@@ -6,11 +6,12 @@ import pytest
 import synthetic_cache
 from scipy.special import log_softmax
 
+from richsem_prep.finish import finish_cache
 from richsem_prep.jobs import hold_job
 from richsem_prep.rescore import rescore
 from richsem_prep.verify import verify_cache
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.manifest import LabelSpec
+from richsem_schemas.manifest import LabelSpec, LabelsReceipt
 from richsem_schemas.reader import open_cache, read_views, view_rows
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.text_folder import TextFolder, write_text_folder
@@ -94,6 +95,26 @@ def test_a_rescored_set_is_whole_for_verify(cache, out):
     folder, _ = fruit(cache)
     rescore(out, labels="fruit", text=folder, temperature=2.0, top_k=3)
     assert verify_cache(out, threads=2).problems == ()
+
+
+def test_verify_finds_labels_that_the_named_embeddings_do_not_give(cache, out):
+    folder, _ = fruit(cache)
+    rescore(out, labels="warm", text=folder, temperature=2.0)
+    rescore(out, labels="cold", text=folder, temperature=1.0)
+    warm, cold = (cache.layout.label_set(name) for name in ("warm", "cold"))
+    # The tars of another temperature under a spec, and receipts, that name this one.
+    for shard in range(3):
+        shutil.copy(cold.tar(shard), warm.tar(shard))
+        shutil.copy(cold.index(shard), warm.index(shard))
+        receipt = LabelsReceipt.read(cold.receipt(shard))
+        receipt.model_copy(update={"spec_fingerprint": LabelSpec.read(warm.spec).fingerprint}).write(
+            warm.receipt(shard)
+        )
+    finish_cache(cache.layout, ["warm"])
+    problems = verify_cache(out, threads=2).problems
+    assert {problem.path for problem in problems} == {f"labels/warm/folder-{shard:06d}.tar" for shard in range(3)}
+    assert "embeddings of hashed" in problems[0].message
+    assert "rescore" in problems[0].remedy
 
 
 def test_bytes_depend_on_neither_threads_nor_an_interruption(cache, out):
