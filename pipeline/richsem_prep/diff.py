@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.index import ViewRow
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import LabelManifest, differing_fields
+from richsem_schemas.places import Place
 from richsem_schemas.reader import Cache, open_cache
 from richsem_schemas.soft_labels import class_log_probs
 from richsem_schemas.text_bank import NONE_NAME, TextBank
@@ -115,7 +115,7 @@ class _Regions:
 
 
 def diff_label_sets(
-    out: Path,
+    out: Place,
     a: str,
     b: str,
     *,
@@ -154,8 +154,8 @@ def _side(cache: Cache, name: str) -> Side:
     manifest = cache.label_set(name)
     holders = {one.fingerprint: one for one in cache.label_sets.values() if one.spec.embeddings != "none"}
     holder = holders.get(manifest.spec.rescored_from or manifest.fingerprint)
-    rich = None if holder is None else (holder, cache.layout.label_set(holder.name))
-    return Side(manifest, cache.layout.label_set(name), cache.text_bank(name), rich)
+    rich = None if holder is None else (holder, cache.labels_layout.label_set(holder.name))
+    return Side(manifest, cache.labels_layout.label_set(name), cache.text_bank(name), rich)
 
 
 def _require_same_classes(a: Side, b: Side) -> None:

@@ -21,7 +21,8 @@ from richsem_schemas.text_bank import hash_bytes
 
 def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
     """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
-    return _valid_receipt(layout, shard, plan) is not None and labels_are_done(layout.label_set(labels), shard, spec)
+    has_pictures = layout.pictures_elsewhere.is_file() or _valid_receipt(layout, shard, plan) is not None
+    return has_pictures and labels_are_done(layout.label_set(labels), shard, spec)
 
 
 def labels_are_done(label_set: LabelSetLayout, shard: int, spec: LabelSpec) -> bool:
@@ -61,18 +62,26 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
         RichSemError: shards are missing; says which.
     """
     plan = read_plan(layout)
-    pictures = _pictures_receipts(layout, plan)
+    manifest = _cache_manifest(layout, plan)
     manifests = {name: _label_manifest(layout, name, plan) for name in label_sets}
-    CacheManifest(
+    manifest.write(layout.manifest)
+    for name, label_manifest in manifests.items():
+        label_manifest.write(layout.label_set(name).manifest)
+
+
+def _cache_manifest(layout: CacheLayout, plan: Plan) -> CacheManifest:
+    """The manifest of the pictures: from their receipts, or from the cache that holds them."""
+    if layout.pictures_elsewhere.is_file():
+        return CacheManifest.read(layout.pictures_elsewhere)
+    pictures = _pictures_receipts(layout, plan)
+    return CacheManifest(
         plan=plan,
         fingerprint=plan.fingerprint,
         samples=sum(receipt.summary.samples for receipt in pictures),
         quarantined=sum(receipt.summary.quarantined for receipt in pictures),
         bytes=sum(receipt.summary.tar.bytes for receipt in pictures),
         shards=tuple(receipt.summary for receipt in pictures),
-    ).write(layout.manifest)
-    for name, manifest in manifests.items():
-        manifest.write(layout.label_set(name).manifest)
+    )
 
 
 def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from richsem_prep.finish import finish_cache, labels_are_done
 from richsem_prep.jobs import hold_job
@@ -14,7 +13,9 @@ from richsem_prep.rescore_shard import Rescoring, rescore_shard
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity, require_same
+from richsem_schemas.places import Place
 from richsem_schemas.reader import Cache, open_cache
+from richsem_schemas.sealed_json import temporaries
 from richsem_schemas.text_bank import TextBank, read_text_bank, write_text_bank
 from richsem_schemas.text_folder import TextFolder, read_text_folder
 
@@ -46,10 +47,10 @@ class Rescored:
 
 
 def rescore(
-    out: Path,
+    out: Place,
     *,
     labels: str,
-    text: Path | None = None,
+    text: Place | None = None,
     source: str | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -75,9 +76,9 @@ def rescore(
             set exists and is another.
     """
     cache = open_cache(out)
-    target = cache.layout.label_set(labels)
+    target = cache.labels_layout.label_set(labels)
     manifest = _source(cache, source, labels)
-    taken = cache.layout.label_set(manifest.name)
+    taken = cache.labels_layout.label_set(manifest.name)
     folder = None if text is None else read_text_folder(text)
     if folder is not None:
         _require_same_teacher(folder, manifest, text)
@@ -89,7 +90,7 @@ def rescore(
         start = time.monotonic()
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
         seconds = time.monotonic() - start
-        finish_cache(cache.layout, [labels])
+        finish_cache(cache.labels_layout, [labels])
     return Rescored(labels, manifest.name, spec, tuple(receipts), already, seconds)
 
 
@@ -99,7 +100,7 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
     Raises:
         RichSemError: there is none, or it is unclear which.
     """
-    out = cache.layout.out
+    out = cache.labels_layout.out
     rich = [one for one, manifest in cache.label_sets.items() if manifest.spec.embeddings != "none" and one != target]
     if name is None and len(rich) == 1:
         name = rich[0]
@@ -123,7 +124,7 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
     return manifest
 
 
-def _require_same_teacher(folder: TextFolder, source: LabelManifest, path: Path | None) -> None:
+def _require_same_teacher(folder: TextFolder, source: LabelManifest, path: Place | None) -> None:
     differing = _differing(folder.teacher, source.spec.teacher)
     if differing:
         found, wanted = folder.teacher, source.spec.teacher
@@ -159,7 +160,7 @@ def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
         remedy = "Name another set with --labels, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
     for path in (target.tar(0), target.index(0), target.receipt(0)):
-        for leftover in sorted(path.parent.glob(".*.tmp")) if path.parent.is_dir() else ():
+        for leftover in temporaries(path.parent):
             leftover.unlink(missing_ok=True)
     try:
         read_text_bank(target)

@@ -73,6 +73,7 @@ class ShardInputs:
         root: where originals lie; None where the cache already holds every picture.
         decode_threads: threads ahead of the network.
         environment: recorded with each shard.
+        pictures: the cache that holds the pictures, where labels alone are made; None is this one.
     """
 
     layout: CacheLayout
@@ -83,6 +84,12 @@ class ShardInputs:
     root: Place | None
     decode_threads: int
     environment: Environment
+    pictures: CacheLayout | None = None
+
+    @property
+    def picture_layout(self) -> CacheLayout:
+        """The cache that holds the pictures."""
+        return self.pictures or self.layout
 
 
 @dataclass(frozen=True)
@@ -179,13 +186,13 @@ def run_shard(shard: int, inputs: ShardInputs, encoder: RegionEncoder, progress:
     layout = inputs.layout
     with ThreadPoolExecutor(inputs.decode_threads) as pool:
         task = _ShardTask(shard, inputs, encoder, progress, clock, pool)
-        if layout.pictures_receipt(shard).is_file():
+        if inputs.picture_layout.pictures_receipt(shard).is_file():
             receipt = task.write_labels(task.load_cached())
         else:
             with _keep_pictures(shard, inputs, progress, clock) as keep:
                 receipt = task.write_labels(keep(task.load_originals()))
     receipt.write(layout.label_set(inputs.labels).receipt(shard))
-    pictures = PicturesReceipt.read(layout.pictures_receipt(shard)).summary
+    pictures = PicturesReceipt.read(inputs.picture_layout.pictures_receipt(shard)).summary
     return ShardResult(receipt, pictures.quarantined, pictures.tar.bytes, clock.rounded())
 
 
@@ -224,11 +231,11 @@ class _ShardTask:
     def load_cached(self) -> Iterator[LoadedPicture]:
         """Read and decode the shard's cached pictures, in order."""
         self._require_intact_index()
-        rows = picture_rows(self.inputs.layout, self.shard)
+        rows = picture_rows(self.inputs.picture_layout, self.shard)
         return ordered_map(self.pool, self._load_cached, rows, ahead=BLOCK_SAMPLES)
 
     def _require_intact_index(self) -> None:
-        layout = self.inputs.layout
+        layout = self.inputs.picture_layout
         index, receipt = layout.pictures_index(self.shard), layout.pictures_receipt(self.shard)
         if hash_bytes(index.read_bytes()) != PicturesReceipt.read(receipt).summary.index:
             raise CorruptCacheError(
@@ -238,7 +245,7 @@ class _ShardTask:
 
     def _load_cached(self, row: PictureRow) -> LoadedPicture:
         with self.clock("read"):
-            (stored,) = read_pictures(self.inputs.layout, self.shard, [row], root=self.inputs.root)
+            (stored,) = read_pictures(self.inputs.picture_layout, self.shard, [row], root=self.inputs.root)
         with self.clock("decode"):
             picture = decode_picture(stored.data)
         return _loaded(row.sample, row.name, row.category_id, None, stored.data, row.extension, picture)

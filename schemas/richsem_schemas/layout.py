@@ -75,6 +75,11 @@ class CacheLayout:
         return self.out / "plan" / "plan.json"
 
     @property
+    def pictures_elsewhere(self) -> Place:
+        """Where the pictures lie, in a folder of labels alone: the manifest of the cache that holds them."""
+        return self.out / "plan" / "pictures.json"
+
+    @property
     def listing(self) -> Place:
         """Every picture of the source, in the source's order."""
         return self.out / "plan" / "listing.arrow"

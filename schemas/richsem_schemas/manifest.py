@@ -124,6 +124,8 @@ class Plan(_Record):
         root: where the originals lie; kept only where the cache refers to them.
     """
 
+    not_identifying: ClassVar[frozenset[str]] = frozenset({"root", "absent_classes", "listing_quarantine", "rejected"})
+
     format_version: Literal[1] = 1
     dataset: DatasetName
     seed: NonNegativeInt
@@ -162,9 +164,7 @@ class Plan(_Record):
     @property
     def fingerprint(self) -> str:
         """Identifies keys and pictures: two caches with the same one can share label sets."""
-        return json_sha256(
-            self.model_dump(mode="json", exclude={"root", "absent_classes", "listing_quarantine", "rejected"})
-        )
+        return json_sha256(self.model_dump(mode="json", exclude=set(self.not_identifying)))
 
 
 class Environment(BaseModel, frozen=True, extra="forbid"):
@@ -332,8 +332,15 @@ class TextManifest(_Record):
     features: FileHash
 
 
-class CacheManifest(_Record):
-    """A whole cache of pictures."""
+class CacheManifest(_Record, _Grown):
+    """A whole cache of pictures.
+
+    Attributes:
+        pictures_in: where the cache lies that holds the pictures, as it was named; None is this one. `shards` speak of
+            those pictures in any case.
+    """
+
+    grown: ClassVar[frozenset[str]] = frozenset({"pictures_in"})
 
     format_version: Literal[1] = 1
     plan: Plan
@@ -342,6 +349,7 @@ class CacheManifest(_Record):
     quarantined: NonNegativeInt
     bytes: NonNegativeInt
     shards: tuple[ShardSummary, ...]
+    pictures_in: str | None = None
 
 
 class LabelManifest(_Record):
@@ -415,7 +423,7 @@ def require_same(
     differences = [
         f"{field} is {here!r} there, {asked!r} here"
         for field, here, asked in differing_fields(found, wanted)
-        if field not in ignore
+        if not {field, field.partition(".")[0]} & ignore
     ]
     if differences:
         raise ManifestMismatchError(f"{path} holds something else: {'; '.join(differences)}. {remedy}")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from richsem_schemas.codec import LabelledView, unpack_view
-from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
 from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan
+from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan, require_same
 from richsem_schemas.originals import Original, read_original
 from richsem_schemas.picture import MAX_PICTURE_BYTES
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.places import Place, RemotePath, open_place
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
@@ -55,13 +55,37 @@ def read_plan(layout: CacheLayout) -> Plan:
     return plan
 
 
+def pictures_layout(layout: CacheLayout) -> CacheLayout:
+    """Where the pictures of a cache lie: in itself, or, for a folder of labels alone, in the cache that it names."""
+    if not layout.pictures_elsewhere.is_file():
+        return layout
+    return _elsewhere(CacheManifest.read(layout.pictures_elsewhere), layout)
+
+
+def _elsewhere(manifest: CacheManifest, layout: CacheLayout) -> CacheLayout:
+    return layout if manifest.pictures_in is None else CacheLayout(open_place(manifest.pictures_in), layout.name)
+
+
 @dataclass(frozen=True)
 class Cache:
-    """A finished cache of pictures and its finished label sets."""
+    """A finished cache of pictures and its finished label sets.
+
+    Attributes:
+        layout: the cache that holds the pictures.
+        manifest: of it.
+        label_sets: by name.
+        labels_elsewhere: the folder that holds the label sets, where that is another.
+    """
 
     layout: CacheLayout
     manifest: CacheManifest
     label_sets: dict[str, LabelManifest]
+    labels_elsewhere: CacheLayout | None = None
+
+    @property
+    def labels_layout(self) -> CacheLayout:
+        """Where the label sets lie; their views, indexes and text are read from there."""
+        return self.labels_elsewhere or self.layout
 
     def label_set(self, name: str | None) -> LabelManifest:
         """A label set by name; None is the only one.
@@ -75,31 +99,45 @@ class Cache:
             return self.label_sets[name]
         known = ", ".join(self.label_sets) or "none"
         what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
-        raise RichSemError(f"{self.layout.out}: {what}; finished ones: {known}; choose one with --labels")
+        raise RichSemError(f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --labels")
 
     def text_bank(self, labels: str) -> TextBank:
         """The text bank of a label set."""
-        return read_text_bank(self.layout.label_set(labels))
+        return read_text_bank(self.labels_layout.label_set(labels))
 
 
-def open_cache(out: Place, *, only: str | None = None) -> Cache:
+def open_cache(out: Place, *, only: str | None = None, labels_from: Place | None = None) -> Cache:
     """Open a finished cache.
 
     Args:
-        out: its folder.
+        out: its folder; one of labels alone leads to the cache that holds the pictures.
         only: leaves out the manifests of all label sets but this one; those of many shards take time and memory.
+        labels_from: another folder that holds label sets for the same pictures; they are joined by key.
 
     Raises:
         RichSemError: there is none, or it isn't finished.
+        ManifestMismatchError: the labels were made for another plan, or for other pictures of it; names the fields.
         CorruptCacheError: a manifest is damaged.
     """
     layout = find_layout(out)
+    manifest = _finished(layout)
+    if labels_from is not None:
+        labels = _labels_elsewhere(layout, manifest, find_layout(labels_from))
+        return Cache(layout, manifest, _label_sets(labels, only), labels)
+    pictures = _elsewhere(manifest, layout)
+    return Cache(pictures, manifest, _label_sets(layout, only), None if pictures == layout else layout)
+
+
+def _finished(layout: CacheLayout) -> CacheManifest:
     if not layout.manifest.is_file():
         raise RichSemError(
-            f"{out} is not finished: {layout.manifest} is missing; run the same `richsem-prep shard` again, "
+            f"{layout.out} is not finished: {layout.manifest} is missing; run the same `richsem-prep shard` again, "
             "or `richsem-prep finish` after runs with --shard-range"
         )
-    manifest = CacheManifest.read(layout.manifest)
+    return CacheManifest.read(layout.manifest)
+
+
+def _label_sets(layout: CacheLayout, only: str | None) -> dict[str, LabelManifest]:
     sets = {}
     for name in layout.label_sets() if only is None else {only}.intersection(layout.label_sets()):
         path = layout.label_set(name).manifest
@@ -107,7 +145,41 @@ def open_cache(out: Place, *, only: str | None = None) -> Cache:
             sets[name] = LabelManifest.read(path)
             if sets[name].name != name:
                 raise CorruptCacheError(f"{path}: is the manifest of {sets[name].name!r}; put it back where it belongs")
-    return Cache(layout, manifest, sets)
+    return sets
+
+
+def _labels_elsewhere(pictures: CacheLayout, manifest: CacheManifest, labels: CacheLayout) -> CacheLayout:
+    """The layout of label sets that lie apart, once they are known to be of these pictures."""
+    require_same_plan(labels.plan, Plan.read(labels.plan), manifest.plan)
+    if labels.manifest.is_file():
+        require_same_pictures(labels.manifest, CacheManifest.read(labels.manifest), manifest, pictures)
+    return labels
+
+
+def require_same_plan(path: Place, found: Plan, wanted: Plan) -> None:
+    """Check that two plans name the same pictures by the same keys.
+
+    Raises:
+        ManifestMismatchError: names each field that differs.
+    """
+    if found.fingerprint != wanted.fingerprint:
+        remedy = "Labels belong to the pictures and keys that they were made for: name the cache of that plan"
+        require_same(path, found, wanted, ignore=Plan.not_identifying, remedy=remedy)
+
+
+def require_same_pictures(path: Place, found: CacheManifest, wanted: CacheManifest, pictures: CacheLayout) -> None:
+    """Check that two caches of one plan hold the same pictures: what one could not read, the other may hold.
+
+    Raises:
+        ManifestMismatchError: names the first shard that differs.
+    """
+    for here, there in zip(found.shards, wanted.shards, strict=False):
+        if (here.samples, here.tar) != (there.samples, there.tar):
+            raise ManifestMismatchError(
+                f"{path}: its labels were made for other pictures than {pictures.out} holds: shards.{here.shard}.tar "
+                f"has {here.samples} samples ({here.tar.sha256[:12]}…) there, {there.samples} "
+                f"({there.tar.sha256[:12]}…) here; make the labels anew from this cache"
+            )
 
 
 def read_span(path: Place, offset: int, size: int) -> bytes:

@@ -3,7 +3,6 @@
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ _SWAPS_SHOWN = 5
 
 
 def diff(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the cache.")],
     labels: Annotated[tuple[str, str], typer.Option(metavar="A B", help="The two label sets; A is the reference.")],
     classes: Annotated[int, typer.Option(min=0, help="Classes shown, those that differ most first.")] = 15,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -37,10 +36,14 @@ def diff(
     """
     from richsem_prep.diff import diff_label_sets
     from richsem_prep.progress_bar import counting_bar
+    from richsem_schemas.places import open_place
 
     with counting_bar(Console(stderr=True), "diff", "shards") as on_progress:
         found = diff_label_sets(
-            out.absolute(), *labels, threads=threads or len(os.sched_getaffinity(0)), on_progress=on_progress
+            open_place(out).absolute(),
+            *labels,
+            threads=threads or len(os.sched_getaffinity(0)),
+            on_progress=on_progress,
         )
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))

@@ -1,6 +1,5 @@
 """`richsem-prep rescore`."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,11 +10,13 @@ from richsem_schemas.errors import RichSemError
 
 
 def rescore(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the cache.")],
     labels: Annotated[str, typer.Option(help="Name of the new label set.")],
     text: Annotated[
-        Path | None,
-        typer.Option(help="Folder made by `richsem-prep text`. \\[default: the text of the set it starts from]"),
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Folder made by `richsem-prep text`. \\[default: the text of the set it starts from]"
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Option("--from", help="Label set with the embeddings; needed where several have some.")
@@ -46,14 +47,15 @@ def rescore(
     from richsem_prep.progress_bar import counting_bar
     from richsem_prep.rescore import rescore as run
     from richsem_schemas.manifest import SetName, Temperature
+    from richsem_schemas.places import open_place
 
     _check("--labels", labels, SetName)
     _check("--temperature", temperature, Temperature)
     with counting_bar(Console(stderr=True), "rescore", "regions") as on_progress:
         made = run(
-            out.absolute(),
+            open_place(out).absolute(),
             labels=labels,
-            text=None if text is None else text.absolute(),
+            text=None if text is None else open_place(text),
             source=source,
             temperature=temperature,
             top_k=top_k,
