@@ -75,13 +75,13 @@ def _printable(text: str) -> str:
 @app.command()
 def shard(
     dataset: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), "
             "folder (any folder of pictures), or demo (drawn by code).",
             rich_help_panel=_RUN,
         ),
-    ],
+    ] = None,
     root: Annotated[
         Path | None,
         typer.Option(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
@@ -177,6 +177,15 @@ def shard(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]", rich_help_panel=_WORK)
     ] = None,
+    from_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OUT1",
+            help="Make labels alone, for the pictures of this cache: where the raw data is gone, or OUT1 must not "
+            "grow. Plan and dataset are taken over.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
 ) -> None:
     """Make a cache, or go on with one: pictures, views, embeddings, soft labels.
 
@@ -192,6 +201,9 @@ def shard(
       Another teacher on the same pictures, by open_clip's name or a file:
       richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai
       richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt
+
+      The same, but the labels in a folder of their own:
+      richsem-prep shard --from-cache caches/inet-lvis --out caches/vit --teacher ViT-L-14:openai
 
       Without Ray; on a cluster; as one of several jobs, then `finish`:
       richsem-prep shard --dataset demo --executor inline
@@ -224,6 +236,7 @@ def shard(
         limit=limit,
         overwrite=overwrite,
         retry_failed=retry_failed,
+        from_cache=from_cache,
     )
     from richsem_prep import run as driver
     from richsem_prep.console import ConsoleReporter, summary_table
@@ -250,6 +263,16 @@ def shard_config(**options: Any) -> Any:
     from richsem_prep.config import ShardConfig
     from richsem_prep.datasets import preset
 
+    if options.get("from_cache") is not None:
+        from richsem_prep.from_cache import options_of_plan
+        from richsem_schemas.places import open_place
+
+        options["from_cache"] = open_place(options["from_cache"]).absolute()
+        options |= options_of_plan(options["from_cache"], options["dataset"], options["root"])
+    if options["dataset"] is None:
+        raise RichSemError("--dataset is missing; name one, or take the pictures of a cache with --from-cache OUT1")
+    if options.get("from_cache") is not None and options["out"] is None:
+        raise RichSemError("--from-cache needs --out, the folder for the labels")
     chosen = preset(options["dataset"])
     data = Path(os.environ.get("RICHSEM_DATA") or "data")
     options["root"] = (options["root"] or data / (chosen.folder or options["dataset"])).absolute()

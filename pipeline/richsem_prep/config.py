@@ -42,6 +42,7 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowe
     limit: PositiveInt | None
     overwrite: bool
     retry_failed: bool
+    from_cache: PlaceField | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -53,6 +54,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowe
             raise ValueError("--shard-range A:B is empty; shards A to B-1 are made, so A must be below B")
         if self.shard_range and (self.overwrite or self.retry_failed):
             raise ValueError("--overwrite and --retry-failed need the whole OUT; drop --shard-range")
+        if self.from_cache is not None and self.retry_failed:
+            raise ValueError("--retry-failed mends pictures, and --from-cache makes labels alone; drop one")
         if self.ray_address and self.executor == "inline":
             raise ValueError("--ray-address has no use with --executor inline; drop one")
         if self.executor == "inline" and self.workers not in (None, 1):

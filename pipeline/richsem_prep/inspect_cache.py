@@ -116,7 +116,7 @@ def inspect_label_set(
     Raises:
         CorruptCacheError: a file is missing or damaged.
     """
-    manifest, layout, plan = cache.label_sets[name], cache.layout, cache.manifest.plan
+    manifest, layout, plan = cache.label_sets[name], cache.labels_layout, cache.manifest.plan
     counts = _Counts(len(plan.vocabulary.class_names))
     for done, summary in enumerate(manifest.shards, 1):
         _count_shard(counts, layout, name, summary.shard)
@@ -140,7 +140,7 @@ def inspect_label_set(
         labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
-        quarantined=tuple(_quarantine_reasons(layout, len(pictures)).most_common()),
+        quarantined=tuple(_quarantine_reasons(cache.layout, len(pictures)).most_common()),
         seconds=_stage_seconds(layout, manifest),
         last_audit=last_audit(layout.label_set(name), manifest.fingerprint),
     )

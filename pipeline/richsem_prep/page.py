@@ -94,7 +94,7 @@ def choose_views(cache: Cache, labels: str, views: int) -> list[tuple[int, ViewR
         return []
     # More shards than views are not needed, and a large cache has thousands.
     spread = [shards[int(place)] for place in np.linspace(0, len(shards) - 1, min(views, len(shards)))]
-    rows = [(shard, row) for shard in spread for row in view_rows(cache.layout, labels, shard)]
+    rows = [(shard, row) for shard in spread for row in view_rows(cache.labels_layout, labels, shard)]
     groups: dict[tuple[str, int, int], list[tuple[int, ViewRow]]] = {}
     for place in rng.permutation(len(rows)).tolist():
         shard, row = rows[place]
@@ -127,7 +127,7 @@ def _diagonally(keys: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
 def _load(cache: Cache, labels: str, shard: int, row: ViewRow, root: Place | None) -> ShownView:
     layout = cache.layout
     rows = {item.sample: item for item in picture_rows(layout, shard)}
-    (labelled,) = read_views(layout, labels, shard, [row])
+    (labelled,) = read_views(cache.labels_layout, labels, shard, [row])
     _require_sound(cache, labels, shard, row, labelled, list(rows.values()))
     samples = labelled.view.tiles["sample"].tolist()
     wanted = [rows[sample] for sample in dict.fromkeys(samples)]
@@ -148,8 +148,8 @@ def _require_sound(
     if ((class_ids < 0) | (class_ids >= classes)).any():
         problems.append(f"{row.key}.{row.member}: a class id is out of range")
     if problems:
-        path = cache.layout.label_set(labels).tar(shard)
-        raise CorruptCacheError(f"{path}: {problems[0]}; run `richsem-prep verify {cache.layout.out}`")
+        path = cache.labels_layout.label_set(labels).tar(shard)
+        raise CorruptCacheError(f"{path}: {problems[0]}; run `richsem-prep verify {cache.labels_layout.out}`")
 
 
 def _jpeg(picture: Image.Image) -> bytes:

@@ -12,6 +12,7 @@ from richsem_prep.config import ShardConfig
 from richsem_prep.datasets import Source, open_source, preset
 from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
 from richsem_prep.finish import finish_cache, shard_is_done
+from richsem_prep.from_cache import adopt_plan, require_pictures_of_its_own
 from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
 from richsem_prep.names import text_spec
 from richsem_prep.plan import freeze_listing
@@ -81,6 +82,8 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
     start = time.monotonic()
     layout = CacheLayout(config.out, config.dataset)
     _require_usable_out(config.out, config.root, config.executor)
+    if config.from_cache is not None:
+        _require_usable_out(config.out, config.from_cache, config.executor, option="--from-cache")
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):
             plan, root = _prepare_plan(config, layout, reporter)
@@ -123,9 +126,9 @@ def _make_shards(
     summary.work_seconds = time.monotonic() - start
 
 
-def _require_usable_out(out: Place, root: Place, executor: str) -> None:
+def _require_usable_out(out: Place, root: Place, executor: str, *, option: str = "--root") -> None:
     if executor == "ray" and (lives_in_this_process(out) or lives_in_this_process(root)):
-        raise RichSemError(f"--out {out} --root {root}: only this process sees memory://; use --executor inline")
+        raise RichSemError(f"--out {out} {option} {root}: only this process sees memory://; use --executor inline")
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
     try:
@@ -134,7 +137,7 @@ def _require_usable_out(out: Place, root: Place, executor: str) -> None:
         raise RichSemError(f"--out {str(out)!r} has a name that is no UTF-8; name another") from None
     inner, outer = sorted((f"{place.resolve()}/" for place in (out, root)), key=len, reverse=True)
     if inner.startswith(outer):
-        raise RichSemError(f"--out {out} and --root {root} lie in each other; a cache needs a folder of its own")
+        raise RichSemError(f"--out {out} and {option} {root} lie in each other; a cache needs a folder of its own")
     if not out.is_dir() or (out / "plan" / "plan.json").is_file() or (out / "plan" / "listing.arrow").is_file():
         return
     strangers = sorted(path.name for path in out.iterdir() if path.name != JOBS_FOLDER)
@@ -170,6 +173,9 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
         _clear(config, layout, reporter)
     for leftover in temporaries(layout.plan.parent):
         leftover.unlink(missing_ok=True)
+    if config.from_cache is not None:
+        return adopt_plan(layout, config.from_cache), config.root
+    require_pictures_of_its_own(layout)
     if layout.plan.exists():
         plan = read_plan(layout)
         _require_same_plan(config, layout, plan)

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from richsem_prep.inspect_cache import printable_text, readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
+from richsem_prep.verify_elsewhere import columns_elsewhere, pictures_note
 from richsem_prep.verify_rescored import embeddings_behind, rescored_problems
 from richsem_prep.verify_shard import MAX_PROBLEMS_A_FILE, CacheUnderTest, Problem, check_labels, check_pictures, reason
 from richsem_prep.verify_tar import BytesDone
@@ -240,14 +241,17 @@ class _Verifier:
         self._check_strangers()
         manifest = self._check_manifest()
         self._check_listing()
+        elsewhere = self._check_elsewhere(manifest)
         sets = [labels for name in self.set_names if (labels := self._check_label_set(name)) is not None]
         recorded = _by_shard(manifest)
         shards = self._shards(recorded, sets)
-        check = partial(_check_shard, cache, recorded, sets, [_by_shard(labels.manifest) for labels in sets])
+        check = partial(_check_shard, cache, recorded, elsewhere, sets, [_by_shard(labels.manifest) for labels in sets])
         with ThreadPoolExecutor(threads) as pool:
             for problems in ordered_map(pool, check, shards, ahead=4 * threads):
                 self.tree.problems.extend(problems)
-        if plan.pictures == "reference":
+        if elsewhere is not None:
+            self.tree.notes.append(pictures_note(elsewhere))
+        elif plan.pictures == "reference":
             self.tree.notes.append("the pictures lie outside of the cache and were not looked at")
         manifests = [labels.manifest for labels in sets if labels.manifest is not None]
         return Verification(
@@ -282,6 +286,8 @@ class _Verifier:
         known = {layout.manifest, layout.plan, layout.listing}
         if plan.listing_quarantine is not None:
             known.add(layout.listing_quarantine)
+        if self.cache.has(layout.pictures_elsewhere):
+            known.add(layout.pictures_elsewhere)
         shard_folders = {layout.pictures_tar(0).parent, layout.pictures_index(0).parent}
         shard_folders |= {layout.pictures_receipt(0).parent, layout.quarantine(0).parent}
         for name in self.set_names:
@@ -340,6 +346,19 @@ class _Verifier:
         for message in _manifest_problems(manifest, plan):
             self._add(layout.manifest, message, remedy)
         return manifest
+
+    def _check_elsewhere(self, manifest: CacheManifest | None) -> CacheManifest | None:
+        """What a folder of labels alone says of its pictures; None for a cache that holds its own."""
+        layout, plan = self.cache.layout, self.cache.plan
+        if not self.cache.has(layout.pictures_elsewhere):
+            return None
+        remedy = "run the same `richsem-prep shard --from-cache` again"
+        record = self._read(layout.pictures_elsewhere, CacheManifest, remedy=remedy)
+        if record is None or record.pictures_in is None:
+            return None
+        if record.plan.fingerprint != plan.fingerprint or (manifest is not None and manifest.shards != record.shards):
+            self._add(layout.pictures_elsewhere, "it speaks of other pictures than the plan and the manifest", remedy)
+        return record
 
     def _receipts(self, folder: Place) -> str:
         return f"{self._shards_done(folder)} of {self.cache.plan.shards} shards have a receipt"
@@ -420,11 +439,15 @@ class _Verifier:
 def _check_shard(
     cache: CacheUnderTest,
     recorded: dict[int, ShardSummary],
+    elsewhere: CacheManifest | None,
     sets: list[LabelSetUnderTest],
     recorded_labels: list[dict[int, ShardSummary]],
     shard: int,
 ) -> list[Problem]:
-    problems, rows = check_pictures(cache, shard, recorded.get(shard))
+    if elsewhere is None:
+        problems, rows = check_pictures(cache, shard, recorded.get(shard))
+    else:
+        problems, rows = [], columns_elsewhere(elsewhere, shard)
     for labels, summaries in zip(sets, recorded_labels, strict=True):
         # An unfinished set has no receipt for some shards yet.
         if labels.manifest is not None or cache.has(labels.layout.receipt(shard)):

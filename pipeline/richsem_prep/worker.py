@@ -20,6 +20,7 @@ from richsem_schemas.errors import TeacherError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Environment, LabelSpec, Plan, Vocabulary
 from richsem_schemas.places import Place
+from richsem_schemas.reader import pictures_layout
 from richsem_schemas.text_bank import TextBank, read_text_bank
 
 TORCH_THREADS = 1
@@ -92,6 +93,7 @@ class Worker:
             root=root,
             decode_threads=self._decode_threads,
             environment=_environment(self._teacher.device),
+            pictures=pictures_layout(layout),
         )
 
     def run(self, shard: int) -> ShardResult:
