@@ -56,6 +56,7 @@ class CacheStatistics:
         mean_entropy: nats, mean over regions, of the kept classes with the rest as one more class; 0 without regions.
         mean_captured_mass: mean over regions of the kept classes' probability.
         labelled_regions: regions with a hard label.
+        judged_regions: of those, the ones whose class the text bank has, by name.
         agreeing_regions: of those, the ones whose most probable class it is.
         class_counts: regions by hard label, most frequent first, ties by the vocabulary's order; "none" left out.
         quarantined: reasons and their counts, most frequent first.
@@ -76,6 +77,7 @@ class CacheStatistics:
     mean_entropy: float
     mean_captured_mass: float
     labelled_regions: int
+    judged_regions: int
     agreeing_regions: int
     class_counts: tuple[ClassCount, ...]
     quarantined: tuple[tuple[str, int], ...]
@@ -99,8 +101,8 @@ class CacheStatistics:
 
     @property
     def top1_agreement(self) -> float | None:
-        """Share of labelled regions whose most probable class is their hard label; None without such regions."""
-        return self.agreeing_regions / self.labelled_regions if self.labelled_regions else None
+        """Share of judged regions whose most probable class is their hard label; None without such regions."""
+        return self.agreeing_regions / self.judged_regions if self.judged_regions else None
 
 
 def inspect_label_set(
@@ -117,7 +119,7 @@ def inspect_label_set(
         CorruptCacheError: a file is missing or damaged.
     """
     manifest, layout, plan = cache.label_sets[name], cache.labels_layout, cache.manifest.plan
-    counts = _Counts(len(plan.vocabulary.class_names))
+    counts = _Counts(_text_rows(plan, cache.text_bank(name).class_names))
     for done, summary in enumerate(manifest.shards, 1):
         _count_shard(counts, layout, name, summary.shard)
         if on_progress:
@@ -138,6 +140,7 @@ def inspect_label_set(
         mean_entropy=counts.entropy / regions,
         mean_captured_mass=counts.mass / regions,
         labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
+        judged_regions=int(counts.by_class[counts.text_row_C >= 0].sum()),
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
         quarantined=tuple(_quarantine_reasons(cache.layout, len(pictures)).most_common()),
@@ -146,13 +149,22 @@ def inspect_label_set(
     )
 
 
+def _text_rows(plan: Plan, class_names: tuple[str, ...]) -> NDArray[np.int64]:
+    """[C] row of the text bank of each class of the plan, by name; -1 for "none", and where it has no such class."""
+    rows = {name: row for row, name in enumerate(class_names)}
+    text_row_C = np.array([rows.get(name, -1) for name in plan.vocabulary.class_names], np.int64)
+    text_row_C[_UNLABELLED] = -1
+    return text_row_C
+
+
 class _Counts:
     """Sums over the views read so far."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, text_row_C: NDArray[np.int64]) -> None:
+        self.text_row_C = text_row_C
         self.views: Counter[str] = Counter()
         self.regions: Counter[str] = Counter()
-        self.by_class: NDArray[np.int64] = np.zeros(classes, np.int64)
+        self.by_class: NDArray[np.int64] = np.zeros(len(text_row_C), np.int64)
         self.agreeing = 0
         self.entropy = 0.0
         self.mass = 0.0
@@ -182,8 +194,7 @@ def _count_shard(counts: _Counts, layout: CacheLayout, name: str, shard: int) ->
         np.concatenate([item.log_rest for item in kept]),
     )
     counts.by_class += np.bincount(category_ids, minlength=len(counts.by_class))
-    is_labelled = category_ids != _UNLABELLED
-    counts.agreeing += int((labels.class_ids[:, 0] == category_ids)[is_labelled].sum())
+    counts.agreeing += int((labels.class_ids[:, 0] == counts.text_row_C[category_ids]).sum())
     counts.entropy += float(label_entropies(labels).sum())
     counts.mass += float(np.exp(labels.log_probs.astype(np.float64)).sum())
 
@@ -269,6 +280,12 @@ def _identity_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     yield "teacher", f"{spec.teacher.name}, weights {spec.teacher.weights_sha256[:_FINGERPRINT_DIGITS]}"
     yield "region encoder", f"{spec.region_encoder.kind}, teacher size {size}, {spec.precision}"
     yield "text", f"{spec.text.classes:,} names ({spec.text.names}) in {spec.text.templates} templates"
+    if spec.text.vocabulary != plan.vocabulary.name:
+        yield "vocabulary of the text", spec.text.vocabulary
+    if spec.temperature != 1:
+        yield "temperature", f"{spec.temperature:g}"
+    if spec.rescored_from is not None:
+        yield "rescored from", f"labels {spec.rescored_from[:_FINGERPRINT_DIGITS]}"
     yield (
         "fingerprints",
         (f"plan {plan.fingerprint[:_FINGERPRINT_DIGITS]}, labels {spec.fingerprint[:_FINGERPRINT_DIGITS]}"),
@@ -298,9 +315,13 @@ def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield "label entropy", f"{statistics.mean_entropy:.3f} nats, mean over regions; {rest}"
         yield "captured mass", f"{statistics.mean_captured_mass:.1%}, mean over regions, in the top {spec.top_k}"
     if statistics.top1_agreement is not None:
+        has_all = statistics.judged_regions == statistics.labelled_regions
         yield (
             "top-1 is the hard label",
-            (f"{statistics.top1_agreement:.1%} of {statistics.labelled_regions:,} labelled regions"),
+            (
+                f"{statistics.top1_agreement:.1%} of {statistics.judged_regions:,} labelled regions"
+                + ("" if has_all else " whose class the text has")
+            ),
         )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from richsem_prep.diff import Difference
 
 _SWAPS_SHOWN = 5
+_DIGITS = 12
 
 
 def diff(
@@ -60,7 +61,8 @@ def _overview(found: "Difference") -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for field, here, there in found.fields:
-        table.add_row(Text(field), _plain(f"{here} → {there}"))
+        shown = (value[:_DIGITS] + "…" if field.endswith("sha256") else value for value in (here, there))
+        table.add_row(Text(field), _plain(" → ".join(shown)))
     unmatched = f"; {found.unmatched_views:,} views are in one set alone" if found.unmatched_views else ""
     table.add_row("regions", f"{found.regions:,}{unmatched}")
     how = "over all classes, from embeddings" if found.is_exact else "over the classes both keep; a lower bound"
