@@ -15,6 +15,8 @@ from rich.text import Text
 
 from richsem_prep.commands.audit import audit
 from richsem_prep.commands.diff import diff
+from richsem_prep.commands.pull import pull
+from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
@@ -418,3 +420,5 @@ app.command()(text)
 app.command()(audit)
 app.command()(rescore)
 app.command()(diff)
+app.command()(push)
+app.command()(pull)

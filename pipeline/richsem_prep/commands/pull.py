@@ -1,0 +1,36 @@
+"""`richsem-prep pull`."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Dataset repository: ORGANISATION/NAME.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="A cache of the same plan, a new folder, or the URL of one.")
+    ],
+    labels: Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")] = None,
+) -> None:
+    """Fetch a label set that somebody pushed: into a cache of the same pictures, or into a folder of its own.
+
+    Every file is checked against its hash. The same pull again fetches what is missing.
+
+    [bold]Examples[/bold]
+
+      richsem-prep pull my-group/inet-lvis-rn50 caches/inet-lvis
+      richsem-prep pull my-group/labels caches/labels --labels RN50-openai
+    """
+    from richsem_prep.hub import HubRepo
+    from richsem_prep.inspect_cache import readable_bytes
+    from richsem_prep.pull import pull as pull_labels
+    from richsem_prep.verify import bytes_bar
+    from richsem_schemas.places import open_place
+
+    with bytes_bar(Console(stderr=True)) as on_progress:
+        done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=labels, on_progress=on_progress)
+    there = f", {done.already:,} of them there already" if done.already else ""
+    typer.echo(f"{out}: label set {done.labels}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
+    if not done.has_pictures:
+        typer.echo("its pictures are elsewhere: train with `labels_from` beside a cache of the same plan")
