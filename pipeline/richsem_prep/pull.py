@@ -241,7 +241,7 @@ class _Fetch:
             shard = summary.shard
             if self.layout.pictures_receipt(shard).is_file():
                 continue
-            path = self.str(names.pictures_receipt(shard))
+            path = str(self.names.pictures_receipt(shard))
             receipt = self.repo.record(PicturesReceipt, path, self.revision)
             if receipt.summary != summary or receipt.plan_fingerprint != self.plan.fingerprint:
                 raise HubError(f"{self.repo.name}: {path} is not what its manifest.json says; push it again")
@@ -261,7 +261,7 @@ class _Fetch:
             self._remote_manifest().write(self.layout.manifest)
 
     def _remote_manifest(self) -> CacheManifest:
-        name = self.str(names.manifest)
+        name = str(self.names.manifest)
         manifest = self.repo.record(CacheManifest, name, self.revision)
         if manifest.plan.fingerprint != self.plan.fingerprint or not _are_all(manifest.shards, self.plan):
             raise CorruptCacheError(f"{self.repo.name}/{name} is of another plan; push the set again")

@@ -9,7 +9,7 @@ from importlib import resources
 def imagenet21k_names() -> Mapping[str, str]:
     """Name of each class by wnid (the name of its folder), in the order of the wnids; no two names are the same.
 
-    A name is WordNet's first word for the class. Where several classes have that word ("queen" is a bee, a cat and a
+    A name is WordNet's first word for the class. Where several classes have that word ("queen" is an ant, a cat and a
     chessman) it is all of WordNet's words for the class, and where that doesn't tell it apart either, these and the
     definition in brackets. Public releases hold fewer classes: the one of winter 2021 has 19,167.
 
