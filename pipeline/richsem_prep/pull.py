@@ -27,14 +27,14 @@ from richsem_schemas.manifest import (
     require_same,
 )
 from richsem_schemas.places import Place
-from richsem_schemas.reader import read_plan
+from richsem_schemas.reader import read_plan, require_same_pictures
 from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.text_bank import hash_bytes
 
 _PLAN = "plan/plan.json"
 
-_NO_PICTURE = frozenset({"root", "absent_classes", "rejected", "listing_quarantine"})
-"""Fields of a plan that say nothing of its pictures."""
+_ELSEWHERE = "a cache of the same plan"
+"""What stands for the place of the pictures where a pull brings none: only their owner knows it."""
 
 OnBytes = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
@@ -87,7 +87,7 @@ def pull(repo: HubRepo, out: Place, *, labels: str | None, on_progress: OnBytes)
     with hold_job(out, None):
         _require_same(layout, plan, manifest)
         _require_whole_pictures(layout, has_pictures)
-        fetch = _Fetch(repo, revision, names, layout, plan)
+        fetch = _Fetch(repo, revision, names, layout, plan, has_pictures)
         fetch.plan_files()
         fetch.text_and_spec(manifest)
         missing = [summary for summary in manifest.shards if not _has_labels(layout.label_set(name), summary)]
@@ -96,8 +96,7 @@ def pull(repo: HubRepo, out: Place, *, labels: str | None, on_progress: OnBytes)
             fetch.labels(manifest, summary)
             done += summary.tar.bytes
             on_progress(done, manifest.bytes)
-        if has_pictures:
-            fetch.pictures()
+        fetch.pictures()
         fetch.cache_manifest()
         manifest.write(layout.label_set(name).manifest)
     already = len(manifest.shards) - len(missing)
@@ -153,7 +152,9 @@ def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> N
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
         if own.fingerprint != plan.fingerprint:
-            require_same(layout.plan, own, plan, ignore=_NO_PICTURE, remedy="Name another OUT, or make the same cache")
+            require_same(
+                layout.plan, own, plan, ignore=Plan.not_identifying, remedy="Name another OUT, or make the same cache"
+            )
         # Its listing, too.
         read_plan(layout)
     with suppress(FileNotFoundError):
@@ -195,6 +196,7 @@ class _Fetch:
         names: of files in the repository, as relative paths.
         layout: where to.
         plan: of the repository.
+        has_pictures: whether the repository has them.
     """
 
     repo: HubRepo
@@ -202,15 +204,22 @@ class _Fetch:
     names: CacheLayout
     layout: CacheLayout
     plan: Plan
+    has_pictures: bool
 
     def plan_files(self) -> None:
-        """The listing and then the plan, unless they are there."""
+        """The listing and then the plan, unless they are there; and whether pictures go with them."""
+        manifest = self._remote_manifest()
+        if self.layout.manifest.is_file():
+            path = Path(f"{self.repo.name}/{self.names.manifest}")
+            require_same_pictures(path, manifest, CacheManifest.read(self.layout.manifest), self.layout)
         if self.layout.plan.is_file():
             return
         self._file(self.names.listing, self.layout.listing, self.plan.listing)
         if self.plan.listing_quarantine is not None:
             here = self.layout.listing_quarantine
             self._file(self.names.listing_quarantine, here, self.plan.listing_quarantine)
+        if not self.has_pictures:
+            manifest.model_copy(update={"pictures_in": _ELSEWHERE}).write(self.layout.pictures_elsewhere)
         self.plan.write(self.layout.plan)
 
     def text_and_spec(self, manifest: LabelManifest) -> None:
@@ -236,7 +245,9 @@ class _Fetch:
         receipt.write(layout.receipt(summary.shard))
 
     def pictures(self) -> None:
-        """Every shard of pictures that OUT lacks, each with its receipt last."""
+        """Every shard of pictures that OUT lacks, each with its receipt last; none for labels alone."""
+        if not self.has_pictures or self.layout.pictures_elsewhere.is_file():
+            return
         for summary in self._remote_manifest().shards:
             shard = summary.shard
             if self.layout.pictures_receipt(shard).is_file():
@@ -252,13 +263,13 @@ class _Fetch:
             receipt.write(self.layout.pictures_receipt(shard))
 
     def cache_manifest(self) -> None:
-        """The manifest of the cache, unless it is there: from the pictures' receipts, or else the repository's."""
+        """The manifest of the cache, unless it is there."""
         if self.layout.manifest.is_file():
             return
-        if self.layout.pictures_receipt(0).is_file():
-            finish_cache(self.layout, [])
+        if self.layout.pictures_elsewhere.is_file():
+            CacheManifest.read(self.layout.pictures_elsewhere).write(self.layout.manifest)
         else:
-            self._remote_manifest().write(self.layout.manifest)
+            finish_cache(self.layout, [])
 
     def _remote_manifest(self) -> CacheManifest:
         name = str(self.names.manifest)

@@ -25,9 +25,6 @@ BATCH_FILES = 64
 BATCH_BYTES = 2**30
 """What one commit holds at most, unless one file is larger."""
 
-_NO_PICTURE = frozenset({"root", "absent_classes", "rejected", "listing_quarantine"})
-"""Fields of a plan that say nothing of its pictures."""
-
 PICTURES_LICENCE = "pictures/LICENCE"
 """Under which licence the pictures of a repository were given away; one line."""
 
@@ -83,7 +80,7 @@ def push(
     others = [repo.record(LabelManifest, path, revision) for path in label_manifests(there)]
     sets = {item.name: item for item in [*others, manifest]}
     card = dataset_card(repo.name, cache.manifest, [sets[name] for name in sorted(sets)], licence=licence)
-    last = _file(cache.layout.label_set(manifest.name).manifest, cache.layout.out)
+    last = _file(cache.labels_layout.label_set(manifest.name).manifest, cache.labels_layout.out)
     repo.commit([last, Upload("README.md", card.encode())], f"Label set {manifest.name}, whole")
     return Pushed(manifest.name, len(uploads), len(uploads) - len(missing), total)
 
@@ -98,8 +95,8 @@ def _require_pictures(cache: Cache, licence: str | None) -> None:
             f"{cache.layout.out} refers to its pictures and holds none; make a cache with --pictures copy, or leave "
             "--with-pictures out"
         )
-    if not cache.layout.pictures_tar(0).is_file():
-        raise RichSemError(f"{cache.layout.out} holds labels alone; leave --with-pictures out")
+    if cache.labels_elsewhere is not None:
+        raise RichSemError(f"{cache.labels_elsewhere.out} holds labels alone; leave --with-pictures out")
 
 
 def _require_same_cache(
@@ -115,7 +112,7 @@ def _require_same_cache(
         found = repo.record(Plan, str(names.plan), revision)
         if found.fingerprint != plan.fingerprint:
             remedy = "One repository is for one plan: name another"
-            require_same(Path(f"{repo.name}/{names.plan}"), found, plan, ignore=_NO_PICTURE, remedy=remedy)
+            require_same(Path(f"{repo.name}/{names.plan}"), found, plan, ignore=Plan.not_identifying, remedy=remedy)
     path = names.label_set(manifest.name).manifest
     if str(path) in there:
         spec = repo.record(LabelManifest, str(path), revision).spec
@@ -129,11 +126,11 @@ def _file(path: Place, out: Place, expected: FileHash | None = None) -> Upload:
 
 
 def _common_files(cache: Cache, folder: Path) -> Iterator[Upload]:
-    """Plan, listing and manifest of the cache, without the path at which somebody's pictures lie."""
-    layout, plan = cache.layout, cache.manifest.plan.model_copy(update={"root": None})
+    """Plan, listing and manifest of the cache, without the paths at which somebody's pictures lie."""
+    layout, plan = cache.labels_layout, cache.manifest.plan.model_copy(update={"root": None})
     public = CacheLayout(folder, layout.name)
     plan.write(public.plan)
-    cache.manifest.model_copy(update={"plan": plan}).write(public.manifest)
+    cache.manifest.model_copy(update={"plan": plan, "pictures_in": None}).write(public.manifest)
     yield _file(public.plan, folder)
     yield _file(public.manifest, folder)
     yield _file(layout.listing, layout.out, plan.listing)
@@ -143,7 +140,7 @@ def _common_files(cache: Cache, folder: Path) -> Iterator[Upload]:
 
 def _label_files(cache: Cache, manifest: LabelManifest) -> Iterator[Upload]:
     """Everything of a label set but its manifest."""
-    out, layout = cache.layout.out, cache.layout.label_set(manifest.name)
+    out, layout = cache.labels_layout.out, cache.labels_layout.label_set(manifest.name)
     yield _file(layout.spec, out)
     yield _file(layout.text, out, manifest.text)
     yield _file(layout.text_features, out, TextManifest.read(layout.text).features)

@@ -120,12 +120,9 @@ def test_an_unfinished_cache_or_set_is_not_pushed(cache, repo, hub):
     assert hub.repos == {}
 
 
-def test_pictures_go_only_with_a_licence_and_only_where_the_cache_has_them(finished_cache, repo, hub, cache):
+def test_pictures_go_only_with_a_licence(finished_cache, repo, hub):
     with pytest.raises(RichSemError, match="needs the licence"):
         push_set(finished_cache, repo, with_pictures=" ")
-    shutil.rmtree(cache.layout.out / "pictures")
-    with pytest.raises(RichSemError, match="labels alone"):
-        push_set(cache, repo, with_pictures="cc-by-4.0")
     assert hub.repos == {}
     push_set(finished_cache, repo, with_pictures="cc-by-4.0", private=False)
     here = content(finished_cache.layout.out, "pictures/*", "index/pictures/*", "receipts/pictures/*", "quarantine/*")
@@ -229,9 +226,23 @@ def test_a_pulled_set_is_the_pushed_one_in_a_folder_of_its_own(finished_cache, p
     assert (done.labels, done.shards, done.already, done.has_pictures) == (SET, 3, 0, False)
     out = finished_cache.layout.out
     assert content(tmp_path / "out", *LABELS) == content(out, *LABELS)
-    assert content(tmp_path / "out", "plan/*", "manifest.json") == content(out, "plan/*", "manifest.json")
-    cache = open_cache(tmp_path / "out")
-    assert cache.label_set(None).fingerprint == open_cache(out).label_set(None).fingerprint
+    plan = content(out, "plan/*")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in plan} == plan
+    joined = open_cache(out, labels_from=tmp_path / "out")
+    assert joined.label_set(None).fingerprint == open_cache(out).label_set(None).fingerprint
+    verification = verify_cache(tmp_path / "out")
+    assert verification.problems == ()
+    assert "its pictures lie in a cache of the same plan and were not looked at" in " ".join(verification.notes)
+
+
+def test_labels_alone_are_shared_like_any_and_have_no_pictures_to_give(pushed, hub, tmp_path):
+    pull_set(pushed, tmp_path / "out")
+    with pytest.raises(RichSemError, match="holds labels alone"):
+        push(tmp_path / "out", pushed, labels=None, with_pictures="cc-by-4.0", private=True)
+    again = HubRepo("group/again", endpoint=hub.url)
+    push(tmp_path / "out", again, labels=None, with_pictures=None, private=True)
+    assert hub.files("group/again").keys() == hub.files(REPO).keys()
+    assert {name for name, data in hub.files("group/again").items() if data != hub.files(REPO)[name]} == {"README.md"}
 
 
 def test_a_set_joins_the_pictures_that_are_there(pushed, cache):
@@ -341,6 +352,14 @@ def test_another_plan_and_a_folder_with_other_things_are_refused(pushed, cache, 
         pull_set(pushed, tmp_path / "full")
     with pytest.raises(RichSemError, match="is no folder"):
         pull_set(pushed, tmp_path / "full" / "thesis.tex")
+
+
+def test_other_pictures_of_the_same_plan_are_refused(pushed, cache):
+    manifest = open_cache(cache.layout.out).manifest
+    first = manifest.shards[0].model_copy(update={"samples": 1})
+    manifest.model_copy(update={"shards": (first, *manifest.shards[1:])}).write(cache.layout.manifest)
+    with pytest.raises(ManifestMismatchError, match=r"made for other pictures than .* holds: shards\.0\.tar"):
+        pull_set(pushed, cache.layout.out)
 
 
 def test_another_set_of_the_same_name_is_refused(pushed, cache):
