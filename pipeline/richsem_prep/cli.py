@@ -40,6 +40,13 @@ app = typer.Typer(
   richsem-prep inspect caches/inet-lvis
   richsem-prep view caches/inet-lvis --html views.html
 
+[bold]The same cache again, for other experiments:[/bold]
+
+  richsem-prep text --teacher RN50:openai --names openimages --out texts/openimages
+  richsem-prep rescore caches/inet-lvis --text texts/openimages --labels openimages
+  richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
+  richsem-prep diff caches/inet-lvis --labels RN50-openai soft
+
 [bold]No data at hand?[/bold] --dataset demo draws its own, and --teacher demo comes with the package:
 
   richsem-prep shard --dataset demo

@@ -74,6 +74,11 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place
         raise RichSemError(f"--html {path}: there is no folder {path.parent}; make it, or name another file")
     if path.is_dir():
         raise RichSemError(f"--html {path} is a folder; name a file in it, such as {path / 'views.html'}")
+    if cache.labels_elsewhere is not None and not cache.layout.plan.is_file():
+        raise RichSemError(
+            f"{cache.labels_layout.out} holds labels alone, and the cache of its pictures, {cache.layout.out}, isn't "
+            "there; bring it back, or record its new place with the same `richsem-prep shard --from-cache`"
+        )
     root = root or (open_place(cache.manifest.plan.root) if cache.manifest.plan.root else None)
     shown = [_load(cache, labels, shard, row, root) for shard, row in choose_views(cache, labels, views)]
     # Names may hold what UTF-8 has no bytes for.

@@ -129,6 +129,8 @@ def test_verify_without_the_other_cache_checks_every_byte_and_says_what_it_could
     verification = verify_cache(tmp_path / "labels", threads=2)
     assert verification.problems == ()
     assert any("isn't there" in note for note in verification.notes)
+    with pytest.raises(RichSemError, match=r"moved, isn't there.*--from-cache"):
+        write_page(open_cache(tmp_path / "labels"), "vit", tmp_path / "page.html", views=1, root=None)
     tar = layout.label_set("vit").tar(0)
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     assert [problem.path for problem in verify_cache(tmp_path / "labels", threads=2).problems] == [
