@@ -19,6 +19,9 @@ TOLERANCE_FRACTION = 1e-5
 
 ABSENT = -1
 
+_CHUNK_PICTURES = 2**13
+"""Pictures that are compared at a time, for the memory."""
+
 
 def joined_by_name(files: Sequence[str], names: pa.ChunkedArray) -> NDArray[np.int64]:
     """Where each file of the annotations stands in a list of names.
@@ -66,54 +69,73 @@ def require_same_boxes(
     Raises:
         ManifestMismatchError: names the first picture that differs, and in what.
     """
-    known = np.flatnonzero(listed_index != ABSENT)
-    there = listed_index[known]
-    sizes = listed.hws_px[there]
-    problem = next(_problems(data, listed, known, there, sizes, rows), None)
-    if problem is not None:
-        count, picture, what = problem
+    differing = _differing(data, listed, listed_index, rows)
+    first = next(differing, None)
+    if first is not None:
+        picture, what = first
         raise ManifestMismatchError(
-            f"{where} has other annotations than this run: {count:,} of {len(data):,} pictures differ, first "
-            f"{data.files[picture]}: {what}. Its labels are of those boxes: train on the annotations that it was made "
-            "from, or make it anew with these (`richsem-prep shard --annotations`)"
+            f"{where} has other annotations than this run: {1 + sum(1 for _ in differing):,} of {len(data):,} pictures "
+            f"differ, first {data.files[picture]}: {what}. Its labels are of those boxes: train on the annotations "
+            "that it was made from, or make it anew with these (`richsem-prep shard --annotations`)"
         )
 
 
-def _problems(
+def _differing(
+    data: DetectionData, listed: ListedBoxes, listed_index: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[int, str]]:
+    """Pictures that differ, and in what."""
+    known = np.flatnonzero(listed_index != ABSENT)
+    for start in range(0, len(known), _CHUNK_PICTURES):
+        chunk = known[start : start + _CHUNK_PICTURES]
+        suspects = chunk[_seem_to_differ(data, listed, chunk, listed_index[chunk], rows)]
+        for picture in suspects.tolist():
+            difference = _difference(data, listed, picture, int(listed_index[picture]), rows)
+            if difference is not None:
+                yield picture, difference
+
+
+def _seem_to_differ(
     data: DetectionData,
     listed: ListedBoxes,
-    known: NDArray[np.int64],
+    here: NDArray[np.int64],
     there: NDArray[np.int64],
-    sizes: NDArray[np.int32],
     rows: NDArray[np.int64],
-) -> Iterator[tuple[int, int, str]]:
-    """How many pictures break a rule, the first of them, and what it is; rule by rule."""
-    other_size = ((sizes != data.hws_px[known]) & (sizes > 0)).any(axis=1)
-    if other_size.any():
-        first = int(np.argmax(other_size))
-        height, width = sizes[first]
-        ours = " x ".join(map(str, data.hws_px[known[first]]))
-        yield int(other_size.sum()), int(known[first]), f"size is {height} x {width} there, {ours} here"
-    counts_here, counts_there = np.diff(data.offsets)[known], np.diff(listed.offsets)[there]
-    other_count = counts_here != counts_there
-    if other_count.any():
-        first = int(np.argmax(other_count))
-        what = f"{counts_there[first]} boxes there, {counts_here[first]} here"
-        yield int(other_count.sum()), int(known[first]), what
-        return
-    boxes_here, owner = _part(data.offsets, known)
-    boxes_there, _ = _part(listed.offsets, there)
-    xywh = data.boxes_xywh_px[boxes_here]
-    here = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:], _column(data.category_ids[boxes_here])], axis=1)
-    their_rows = rows[np.clip(listed.rows[boxes_there], 0, len(rows) - 1)]
-    them = np.concatenate([listed.boxes_xyxy[boxes_there], _column(their_rows)], axis=1)
-    tolerance = np.where(sizes[:, :1] > 0, TOLERANCE_PX, TOLERANCE_FRACTION)
-    differs = (np.abs(here - them) > tolerance[owner]).any(axis=1)
-    for picture in np.unique(owner[differs]).tolist():
-        part = slice(*np.searchsorted(owner, [picture, picture + 1]))
-        difference = _box_difference(_sorted(here[part]), _sorted(them[part]), float(tolerance[picture, 0]))
-        if difference is not None:
-            yield len(np.unique(owner[differs])), int(known[picture]), difference
+) -> NDArray[np.bool_]:
+    """Which of many pictures have other sizes, numbers of boxes, or boxes when compared in order, bool [P]."""
+    sizes = listed.hws_px[there]
+    differ = ((sizes != data.hws_px[here]) & (sizes > 0)).any(axis=1)
+    counts = np.diff(data.offsets)[here]
+    other_count = counts != np.diff(listed.offsets)[there]
+    same = np.flatnonzero(~other_count)
+    boxes_here, owner = _part(data.offsets, here[same])
+    boxes_there, _ = _part(listed.offsets, there[same])
+    moved = np.abs(_corners(data.boxes_xywh_px[boxes_here]) - listed.boxes_xyxy[boxes_there])
+    tolerance = np.where(sizes[same, :1] > 0, TOLERANCE_PX, TOLERANCE_FRACTION)
+    other_box = (moved > tolerance[owner]).any(axis=1)
+    other_box |= data.category_ids[boxes_here] != _own_rows(listed.rows[boxes_there], rows)
+    differ[same[owner[other_box]]] = True
+    return differ | other_count
+
+
+def _difference(data: DetectionData, listed: ListedBoxes, here: int, there: int, rows: NDArray[np.int64]) -> str | None:
+    """In what one picture differs; boxes may stand in another order."""
+    hw_here, hw_there = tuple(data.hws_px[here].tolist()), tuple(listed.hws_px[there].tolist())
+    if hw_there[0] and hw_here != hw_there:
+        return f"size is {hw_there[0]} x {hw_there[1]} there, {hw_here[0]} x {hw_here[1]} here"
+    boxes_xywh, categories = data.objects(here)
+    part = slice(listed.offsets[there], listed.offsets[there + 1])
+    if len(boxes_xywh) != len(listed.rows[part]):
+        return f"{len(listed.rows[part])} boxes there, {len(boxes_xywh)} here"
+    ours = _sorted(_corners(boxes_xywh), categories)
+    theirs = _sorted(listed.boxes_xyxy[part], _own_rows(listed.rows[part], rows))
+    differs = (np.abs(ours - theirs) > (TOLERANCE_PX if hw_there[0] else TOLERANCE_FRACTION)).any(axis=1)
+    if not differs.any():
+        return None
+    shown = [
+        f"{box[:4].round(2).tolist()} of row {int(box[4])}"
+        for box in (theirs[np.argmax(differs)], ours[np.argmax(differs)])
+    ]
+    return f"box {shown[0]} there, {shown[1]} here"
 
 
 def _part(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -124,19 +146,17 @@ def _part(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArra
     return offsets[chosen][owner] + inside, owner
 
 
-def _column(values: NDArray[np.integer]) -> NDArray[np.float64]:
-    return values.astype(np.float64)[:, None]
+def _corners(boxes_xywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
 
 
-def _sorted(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same boxes in an order that doesn't depend on the file's."""
+def _own_rows(rows_there: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The run's rows of the cache's; what is no row of its vocabulary is no row here."""
+    known = (rows_there >= 0) & (rows_there < len(rows))
+    return np.where(known, rows[np.where(known, rows_there, 0)], ABSENT)
+
+
+def _sorted(boxes_xyxy: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Boxes with their rows, [G, 5], in an order that doesn't depend on the file's."""
+    boxes = np.concatenate([boxes_xyxy.astype(np.float64), rows[:, None].astype(np.float64)], axis=1)
     return boxes[np.lexsort(boxes.T)]
-
-
-def _box_difference(here: NDArray[np.float64], there: NDArray[np.float64], tolerance: float) -> str | None:
-    differs = np.abs(here - there) > tolerance
-    if not differs.any():
-        return None
-    box = int(np.argmax(differs.any(axis=1)))
-    shown = [f"{edges[:4].round(2).tolist()} of row {int(edges[4])}" for edges in (there[box], here[box])]
-    return f"box {shown[0]} there, {shown[1]} here"
