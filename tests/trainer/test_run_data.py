@@ -1,10 +1,12 @@
 """What a run reads fits together: caches share a text bank, and categories are joined by name."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
@@ -12,6 +14,8 @@ from richsem_schemas.manifest import LabelSpec
 from richsem_schemas.reader import open_cache
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.text_folder import TextFolder, write_text_folder
+from richsem_train.build import build_criterion
+from richsem_train.data.extra import ExtraDataset
 from richsem_train.run_data import open_data, open_vocabulary
 from tests.pipeline.synthetic_cache import CLASSES, DIM
 from tests.trainer.tiny import make_cache, make_world
@@ -128,3 +132,31 @@ def test_ids_with_gaps_are_rows_of_the_same_names(world, tmp_path):
     np.testing.assert_array_equal(gaps.val.category_ids, [-1, 90, 80, 70, 60, 50, 40])
     assert gaps.vocabulary.frequencies == same.vocabulary.frequencies
     assert gaps.image_counts.tolist() == same.image_counts.tolist()
+
+
+def test_stored_labels_have_their_temperature_built_in(world):
+    with pytest.raises(ManifestMismatchError, match=r"temperature is 1\.0 there, loss\.temperature is 2\.0 here"):
+        open_data(world.config(loss__temperature=2, extra__labels="topk"))
+    config = world.config(loss__temperature=2)
+    data = open_data(config)
+    criterion = build_criterion(config.loss, config.model, text=data.vocabulary.text, image_counts_C=data.image_counts)
+    assert criterion.soft_loss.temperature == 2
+
+
+def test_labels_may_lie_apart_from_the_pictures(world, tmp_path):
+    apart = tmp_path / "labels"
+    for folder in ("labels", "index/labels", "plan"):
+        shutil.copytree(world.cache / folder, apart / folder)
+    pictures = tmp_path / "pictures"
+    shutil.copytree(world.cache, pictures, ignore=shutil.ignore_patterns("labels"))
+    with pytest.raises(RichSemError, match=r"no finished label set 'hashed'"):
+        open_data(world.config(extra__cache=str(pictures)))
+    joined = open_data(world.config(extra__cache=str(pictures), extra__labels_from=str(apart)))
+    whole = open_data(world.config())
+    assert joined.fingerprints == whole.fingerprints
+    one, other = (ExtraDataset(data.extras["extra"], seed=0, lanes=2)[5] for data in (joined, whole))
+    assert torch.equal(one.pixels, other.pixels)
+    assert torch.equal(one.target.soft_labels.embeddings, other.target.soft_labels.embeddings)
+    others = make_cache(tmp_path / "other", pictures=8)
+    with pytest.raises(ManifestMismatchError, match=r"listed is 24"):
+        open_data(world.config(extra__cache=str(others.layout.out), extra__labels_from=str(apart)))

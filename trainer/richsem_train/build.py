@@ -99,7 +99,12 @@ def build_criterion(
     soft_loss = None
     if model.semantic_branch:
         assert text is not None
-        soft_loss = SoftLoss(text_features_CD=text_tensor(text), logit_scale=text.logit_scale, tail=config.tail)
+        soft_loss = SoftLoss(
+            text_features_CD=text_tensor(text),
+            logit_scale=text.logit_scale,
+            temperature=config.temperature,
+            tail=config.tail,
+        )
     matcher = config.matcher
     return Criterion(
         decoder_layers=model.decoder_layers,

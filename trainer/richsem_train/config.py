@@ -133,6 +133,8 @@ class LossConfig(_Section):
         soft_weight: of the KL divergence between teacher and semantic branch.
         tail: what top-k labels say of the classes they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
             away.
+        temperature: divides the teacher's logits, not the student's; above 1 is softer than CLIP. Stored `topk` labels
+            have theirs built in, which must be this one.
         federated: categories that a step's class loss sees; null is all of them.
         pseudo_threshold: probability from which on a class is a pseudo label.
     """
@@ -142,6 +144,7 @@ class LossConfig(_Section):
     giou_weight: NonNegativeFloat = 2.0
     soft_weight: NonNegativeFloat = 0.5
     tail: Literal["bucket", "uniform", "renormalise"] = "bucket"
+    temperature: PositiveFloat = 1.0
     federated: PositiveInt | None = 50
     pseudo_threshold: Fraction = 0.05
     matcher: MatcherConfig = MatcherConfig()
@@ -192,6 +195,7 @@ class DetectionConfig(_Section):
         labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`. With
             `cache`, its windows are shown as they are stored, in the place of augmentation.
         cache: of these very pictures and boxes, with windows.
+        labels_from: as `extra.labels_from`.
         label_set: its name; null where the cache has one only.
         label_form: the stored `topk`, or the `embedding` (exact).
         root: where the pictures lie, for a cache that refers to them; null is where they lay when it was made.
@@ -205,6 +209,7 @@ class DetectionConfig(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     labels: Literal["cache", "hard", "none"] = "none"
     cache: Path | None = None
+    labels_from: Path | None = None
     label_set: str | None = None
     label_form: Literal["topk", "embedding"] = "embedding"
     root: Path | None = None
@@ -237,6 +242,7 @@ class ExtraConfig(_Section):
     """Extra data: views of a cache. All extra data together gives as many batches as the detection data.
 
     Attributes:
+        labels_from: another folder that holds label sets for its pictures (`richsem-prep shard --from-cache`).
         weight: how many of the extra batches are of this cache, in proportion to the others'.
         label_set: its name; null where the cache has one only.
         teacher: refuse a label set of another teacher than this name; null takes any.
@@ -250,6 +256,7 @@ class ExtraConfig(_Section):
     """
 
     cache: Path
+    labels_from: Path | None = None
     weight: PositiveFloat = 1.0
     label_set: str | None = None
     teacher: str | None = None

@@ -88,10 +88,10 @@ def open_data(config: TrainConfig) -> RunData:
     text = None if config.text is None else _read_text(config.text)
     extras: dict[str, TrainingCache] = {}
     for section, extra in config.extras.items():
-        extras[section] = _open_extra(extra, section, text=text, data=data)
+        extras[section] = _open_extra(extra, section, text=text, data=data, temperature=config.loss.temperature)
         # What the first one is learnt with, the others must have as well.
         text = text or _Text(extras[section].text)
-    windows = _open_windows(config.detection, text=text, data=data) if config.detection.labels == "cache" else None
+    windows = _open_windows(config, text=text, data=data) if config.detection.labels == "cache" else None
     if text is None and windows is not None:
         text = _Text(windows.text)
     named = _named_classes(text, windows)
@@ -126,8 +126,9 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
     for extra in config.extras.values():
-        return TextConfig(cache=extra.cache, labels=extra.label_set)
-    return TextConfig(cache=config.detection.cache, labels=config.detection.label_set)
+        return TextConfig(cache=extra.labels_from or extra.cache, labels=extra.label_set)
+    detection = config.detection
+    return TextConfig(cache=detection.labels_from or detection.cache, labels=detection.label_set)
 
 
 def read_split(
@@ -194,30 +195,38 @@ class _Text:
         )
 
 
-def _open_extra(extra: ExtraConfig, section: str, *, text: _Text | None, data: Path) -> TrainingCache:
+def _open_extra(
+    extra: ExtraConfig, section: str, *, text: _Text | None, data: Path, temperature: float
+) -> TrainingCache:
     expected = ExpectedCache(
         section=section,
         views=extra.views,
         labels=extra.labels,
         supervision=extra.supervision,
         teacher=extra.teacher,
+        temperature=temperature,
     )
     return open_extra(
         extra.cache,
         label_set=extra.label_set,
         expected=expected if text is None else text.expected(expected),
         root=None if extra.root is None else data / extra.root,
+        labels_from=extra.labels_from,
     )
 
 
-def _open_windows(detection: DetectionConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+def _open_windows(config: TrainConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+    detection = config.detection
     assert detection.cache is not None, "the config was checked for it"
-    expected = ExpectedCache(section=DETECTION, views="windows", labels=detection.label_form)
+    expected = ExpectedCache(
+        section=DETECTION, views="windows", labels=detection.label_form, temperature=config.loss.temperature
+    )
     return open_training_cache(
         detection.cache,
         label_set=detection.label_set,
         expected=expected if text is None else text.expected(expected),
         root=None if detection.root is None else data / detection.root,
+        labels_from=detection.labels_from,
     )
 
 

@@ -43,6 +43,7 @@ class ExpectedCache:
         teacher: its name.
         teacher_weights: their SHA-256.
         top_k: classes kept in a label.
+        temperature: that the teacher's logits are divided by; stored labels have theirs built in.
         fingerprint: of the whole label set, such as a checkpoint remembers it.
     """
 
@@ -56,6 +57,7 @@ class ExpectedCache:
     teacher: str | None = None
     teacher_weights: str | None = None
     top_k: int | None = None
+    temperature: float = 1.0
     fingerprint: str | None = None
 
     @property
@@ -112,7 +114,12 @@ class TrainingCache:
 
 
 def open_training_cache(
-    out: Place, *, label_set: str | None = None, expected: ExpectedCache, root: Place | None = None
+    out: Place,
+    *,
+    label_set: str | None = None,
+    expected: ExpectedCache,
+    root: Place | None = None,
+    labels_from: Place | None = None,
 ) -> TrainingCache:
     """Open a cache for training and refuse it where it doesn't fit.
 
@@ -124,15 +131,16 @@ def open_training_cache(
         label_set: its name; None where there is one only.
         expected: what the run needs.
         root: where the originals lie, for a cache that refers to them; None is where they lay when it was made.
+        labels_from: another folder that holds its label sets, for the same pictures.
 
     Raises:
         ManifestMismatchError: it is another cache than the run needs; names every field that differs.
         CorruptCacheError: its manifests contradict each other.
         RichSemError: there is no such cache or label set, or it isn't finished.
     """
-    cache = open_cache(out, only=label_set)
+    cache = open_cache(out, only=label_set, labels_from=labels_from)
     labels = cache.label_set(label_set)
-    path = cache.layout.label_set(labels.name).manifest
+    path = cache.labels_layout.label_set(labels.name).manifest
     _check_manifests(path, cache.manifest, labels)
     text = _read_text(cache, labels)
     plan, section = cache.manifest.plan, expected.section
@@ -148,6 +156,7 @@ def open_training_cache(
         raise RichSemError(f"{out}: holds no pictures, all were left out; see its quarantine folder")
     source = ViewSource(
         layout=cache.layout,
+        labels_layout=cache.labels_layout,
         labels=labels.name,
         kind=kind,
         passes=_passes(labels.spec.views, kind),
@@ -193,7 +202,7 @@ def _check_manifests(path: Place, cache: CacheManifest, labels: LabelManifest) -
 
 
 def _read_text(cache: Cache, labels: LabelManifest) -> TextBank:
-    layout = cache.layout.label_set(labels.name)
+    layout = cache.labels_layout.label_set(labels.name)
     try:
         bank = cache.text_bank(labels.name)
     except FileNotFoundError as error:
@@ -221,6 +230,11 @@ def _mismatches(plan: Plan, labels: LabelManifest, text: TextBank, expected: Exp
     if not _passes(spec.views, kind):
         asked = "detection.labels=cache" if section == DETECTION else f"{section}.views={expected.views}"
         yield f"views.{kind}s is 0 there, {asked} needs a pass of them"
+    if expected.labels == "topk" and spec.temperature != expected.temperature:
+        yield (
+            f"temperature is {spec.temperature!r} there, loss.temperature is {expected.temperature!r} here, and stored "
+            f"labels have theirs built in; {expected.labels_key}=embedding takes any"
+        )
     if expected.needs_own_text:
         yield from _own_text_mismatches(plan, text, expected)
     elif expected.supervision == "labelled" and section != DETECTION and expected.text is not None:

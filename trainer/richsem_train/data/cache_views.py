@@ -65,7 +65,8 @@ class ViewSource:
     """Which views to read.
 
     Attributes:
-        layout: of the cache.
+        layout: of the pictures.
+        labels_layout: of the label set, which may lie apart.
         labels: name of the label set.
         kind: of the views.
         passes: how many of that kind are stored.
@@ -77,6 +78,7 @@ class ViewSource:
     """
 
     layout: CacheLayout
+    labels_layout: CacheLayout
     labels: str
     kind: ViewKind
     passes: int
@@ -192,7 +194,7 @@ class ViewReader:
     def _read_shard(self, shard: int) -> _Shard:
         """Check the files of a shard and read its indexes."""
         source = self.source
-        require_hash(source.layout.label_set(source.labels).tar(shard), source.files.hash("labels", shard))
+        require_hash(source.labels_layout.label_set(source.labels).tar(shard), source.files.hash("labels", shard))
         pictures, views = read_indexes(source, shard)
         return _Shard(_by_block(pictures), [_by_block(rows) for rows in views])
 
@@ -202,8 +204,8 @@ class ViewReader:
         pictures, rows = shard.pictures.get(number, []), shard.views[place.pass_index][number]
         order = view_order(len(rows), seed=self._seed, round_=place.round, shard=place.shard, block=number)
         rows = [rows[index] for index in order.tolist()]
-        labels_span = read_views_span(source.layout, source.labels, place.shard, rows)
-        views = list(read_views(source.layout, source.labels, place.shard, rows, span=labels_span))
+        labels_span = read_views_span(source.labels_layout, source.labels, place.shard, rows)
+        views = list(read_views(source.labels_layout, source.labels, place.shard, rows, span=labels_span))
         check_views(source, rows, views, pictures)
         span = None
         if self._whole_blocks and source.plan.pictures == "copy":
@@ -217,14 +219,14 @@ def read_indexes(source: ViewSource, shard: int) -> tuple[list[PictureRow], list
     Raises:
         CorruptCacheError: they aren't those of the manifests, or pictures and views don't fit each other.
     """
-    labels = source.layout.label_set(source.labels)
+    labels = source.labels_layout.label_set(source.labels)
     _require_size(source.layout.pictures_tar(shard), source.files.hash("pictures", shard))
     _require_size(labels.tar(shard), source.files.hash("labels", shard))
     require_hash(source.layout.pictures_index(shard), source.files.hash("pictures_index", shard))
     require_hash(labels.index(shard), source.files.hash("labels_index", shard))
     pictures = picture_rows(source.layout, shard)
     views: list[list[ViewRow]] = [[] for _ in range(source.passes)]
-    for row in read_view_rows(source.layout, source.labels, shard):
+    for row in read_view_rows(source.labels_layout, source.labels, shard):
         if row.kind == source.kind and 0 <= row.pass_index < source.passes:
             views[row.pass_index].append(row)
     for rows in views:

@@ -23,7 +23,12 @@ BLOCK_BYTES = 512 * 2**20
 
 
 def open_extra(
-    out: Place, *, label_set: str | None = None, expected: ExpectedCache, root: Place | None = None
+    out: Place,
+    *,
+    label_set: str | None = None,
+    expected: ExpectedCache,
+    root: Place | None = None,
+    labels_from: Place | None = None,
 ) -> TrainingCache:
     """Open a cache of extra data; see `open_training_cache`.
 
@@ -31,7 +36,7 @@ def open_extra(
         RichSemError: it is none, or not one that the run needs, or hard labels are to be learnt without labels.
     """
     check_teachable(expected.labels, expected.supervision)
-    return open_training_cache(out, label_set=label_set, expected=expected, root=root)
+    return open_training_cache(out, label_set=label_set, expected=expected, root=root, labels_from=labels_from)
 
 
 class ExtraDataset(Dataset[Sample]):

@@ -200,7 +200,7 @@ class WindowReader:
         source = self.source
         index = self._indexes.get(shard, lambda: self._read_index(shard))
         picture, view = _picture_row(index, shard, sample), _view_row(index, shard, sample, pass_index)
-        (labelled,) = read_views(source.layout, source.labels, shard, [view])
+        (labelled,) = read_views(source.labels_layout, source.labels, shard, [view])
         check_views(source, [view], [labelled], [picture])
         span = read_pictures_span(source.layout, shard, [picture]) if picture.offset >= 0 else None
         return ReadView(view_name(view), labelled, decode_pictures(source, shard, [picture], span))
