@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.codec import embeddings_of, unpack_alike
+from richsem_schemas.codec import RecordLayout, embeddings_of, unpack_alike
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.index import ViewRow
 from richsem_schemas.layout import LabelSetLayout
-from richsem_schemas.manifest import FileHash, LabelsReceipt
+from richsem_schemas.manifest import FileHash, LabelSpec, LabelsReceipt
 from richsem_schemas.reader import view_rows
 from richsem_schemas.text_bank import hash_bytes
-from richsem_schemas.view import REGION_DTYPE
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +56,13 @@ class ShardOfViews:
     """A shard of labels in memory, its bytes compared with their hashes.
 
     Attributes:
+        spec: of its label set.
         receipt: of the shard.
         rows: its index.
         groups: its views.
     """
 
+    spec: LabelSpec
     receipt: LabelsReceipt
     rows: list[ViewRow]
     groups: list[AlikeViews]
@@ -70,22 +71,19 @@ class ShardOfViews:
         """[R] regions of all views, in the order of the index."""
         counts = np.array([row.regions for row in self.rows], np.int64)
         starts = np.cumsum(counts) - counts
-        filled = [group for group in self.groups if group.regions]
-        if not filled:
-            return np.zeros(0, REGION_DTYPE)
-        regions: NDArray[np.void] = np.empty(int(counts.sum()), filled[0].records["regions"].dtype)
-        for group in filled:
+        regions: NDArray[np.void] = np.empty(int(counts.sum()), self.spec.record_layout.region_dtype())
+        for group in self.groups:
             regions[starts[group.numbers][:, None] + np.arange(group.regions)] = group.records["regions"]
         return regions
 
 
-def read_shard_of_views(labels: LabelSetLayout, shard: int, *, spec_fingerprint: str) -> ShardOfViews:
+def read_shard_of_views(labels: LabelSetLayout, shard: int, spec: LabelSpec) -> ShardOfViews:
     """Read one shard of labels, whole.
 
     Args:
         labels: the label set.
         shard: number of the shard.
-        spec_fingerprint: what its receipt must belong to.
+        spec: of the set.
 
     Raises:
         CorruptCacheError: a file is missing, changed, or not what the index says.
@@ -98,16 +96,16 @@ def read_shard_of_views(labels: LabelSetLayout, shard: int, *, spec_fingerprint:
     except FileNotFoundError as error:
         raise CorruptCacheError(f"{error.filename} is missing; {_remedy(labels)}") from None
     _require_intact(labels, data, receipt.summary.tar, str(tar))
-    if receipt.spec_fingerprint != spec_fingerprint:
+    if receipt.spec_fingerprint != spec.fingerprint:
         raise CorruptCacheError(f"{labels.receipt(shard)} belongs to another spec; {_remedy(labels)}")
     rows = view_rows(labels.cache, labels.name, shard)
     try:
-        return ShardOfViews(receipt, rows, list(_groups(data, rows)))
+        return ShardOfViews(spec, receipt, rows, list(_groups(data, rows, spec.record_layout)))
     except CorruptCacheError as error:
         raise CorruptCacheError(f"{tar}: {error}; {_remedy(labels)}") from None
 
 
-def _groups(data: bytes, rows: Sequence[ViewRow]) -> Iterator[AlikeViews]:
+def _groups(data: bytes, rows: Sequence[ViewRow], layout: RecordLayout) -> Iterator[AlikeViews]:
     numbers: dict[tuple[int, int, int], list[int]] = {}
     for number, row in enumerate(rows):
         if not 0 <= row.offset <= row.offset + row.size <= len(data):
@@ -116,10 +114,9 @@ def _groups(data: bytes, rows: Sequence[ViewRow]) -> Iterator[AlikeViews]:
     for (size, tiles, regions), found in numbers.items():
         members = b"".join(data[rows[number].offset : rows[number].offset + size] for number in found)
         is_alike_V, records = unpack_alike(np.frombuffer(members, np.uint8).reshape(len(found), size))
-        group = AlikeViews(np.array(found), records)
-        if not is_alike_V.all() or (group.tiles, group.regions) != (tiles, regions):
-            raise CorruptCacheError(f"{rows[found[0]].key} and others are not the views that the index names")
-        yield group
+        if not is_alike_V.all() or records.dtype != layout.record_dtype(tiles, regions):
+            raise CorruptCacheError(f"{rows[found[0]].key} and others are not the views that index and spec describe")
+        yield AlikeViews(np.array(found), records)
 
 
 def _require_intact(labels: LabelSetLayout, data: bytes, expected: FileHash, path: str) -> None:

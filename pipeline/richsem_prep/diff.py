@@ -194,7 +194,7 @@ def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
 
 
 def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardOfViews:
-    return read_shard_of_views(layout, shard, spec_fingerprint=manifest.fingerprint)
+    return read_shard_of_views(layout, shard, manifest.spec)
 
 
 def _matched_regions(rows_a: list[ViewRow], rows_b: list[ViewRow]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:

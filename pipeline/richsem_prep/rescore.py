@@ -86,7 +86,7 @@ def rescore(
     spec = _spec(manifest.spec, folder, temperature=temperature, top_k=top_k, classes=len(bank.class_names))
     with hold_job(out, None):
         _begin(target, spec, bank)
-        rescoring = Rescoring(taken, manifest.fingerprint, target, spec, bank)
+        rescoring = Rescoring(taken, manifest.spec, target, spec, bank)
         start = time.monotonic()
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
         seconds = time.monotonic() - start

@@ -26,14 +26,14 @@ class Rescoring:
 
     Attributes:
         source: the label set that holds the embeddings.
-        source_fingerprint: of its spec.
+        source_spec: of that set.
         target: the label set to write.
         spec: of the target; stores no embeddings.
         text: of the target.
     """
 
     source: LabelSetLayout
-    source_fingerprint: str
+    source_spec: LabelSpec
     target: LabelSetLayout
     spec: LabelSpec
     text: TextBank
@@ -46,7 +46,7 @@ def rescore_shard(shard: int, rescoring: Rescoring) -> LabelsReceipt:
         CorruptCacheError: the source's shard is damaged.
     """
     start = time.perf_counter()
-    source = read_shard_of_views(rescoring.source, shard, spec_fingerprint=rescoring.source_fingerprint)
+    source = read_shard_of_views(rescoring.source, shard, rescoring.source_spec)
     read = time.perf_counter()
     packed = rescored_views(source, rescoring.spec, rescoring.text)
     scored = time.perf_counter()
