@@ -86,8 +86,9 @@ def shard(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), "
-            "folder (any folder of pictures), or demo (drawn by code).",
+            help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
+            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
+            "folder of pictures). Drawn by code: demo, demo-detection.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -97,6 +98,20 @@ def shard(
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the cache. \\[default: caches/DATASET]", rich_help_panel=_RUN)
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of detection data: another file than that of the training split, from here or below ROOT.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of detection data: folder of the pictures, from here or below ROOT. \\[default: found]",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Take only so many pictures, drawn at random.", rich_help_panel=_RUN)
@@ -143,11 +158,25 @@ def shard(
         typer.Option(help="fp32, fp16 or bf16. \\[default: fp16 on CUDA, else fp32]", rich_help_panel=_TEACHER),
     ] = None,
     crops: Annotated[
-        int | None, typer.Option(help="Passes of crop views. \\[default: 1]", rich_help_panel=_VIEWS)
+        int | None,
+        typer.Option(help="Passes of crop views. \\[default: 1; detection data has none]", rich_help_panel=_VIEWS),
     ] = None,
     mosaics: Annotated[
-        int | None, typer.Option(help="Passes of mosaic views. \\[default: 4]", rich_help_panel=_VIEWS)
+        int | None,
+        typer.Option(help="Passes of mosaic views. \\[default: 4; detection data has none]", rich_help_panel=_VIEWS),
     ] = None,
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            help="Of detection data: passes of the trainer's own augmentation, each with all boxes that are seen. "
+            "\\[default: 4]",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    jitters: Annotated[
+        int,
+        typer.Option(help="Of detection data: noised copies of each box, for analyses.", rich_help_panel=_VIEWS),
+    ] = 0,
     top_k: Annotated[int, typer.Option(help="Classes kept in each soft label.", rich_help_panel=_VIEWS)] = 64,
     embeddings: Annotated[
         str,
@@ -160,9 +189,13 @@ def shard(
         str | None, typer.Option(help="Name of the label set. \\[default: from the teacher]", rich_help_panel=_VIEWS)
     ] = None,
     pictures: Annotated[
-        str,
-        typer.Option(help="copy them into the cache, or reference them where they lie.", rich_help_panel=_CACHE),
-    ] = "copy",
+        str | None,
+        typer.Option(
+            help="copy them into the cache, or reference them where they lie. "
+            "\\[default: copy; reference for detection data]",
+            rich_help_panel=_CACHE,
+        ),
+    ] = None,
     max_side: Annotated[
         int | None, typer.Option(help="Re-encode larger pictures to this longer side, pixels.", rich_help_panel=_CACHE)
     ] = None,
@@ -207,6 +240,10 @@ def shard(
       richsem-prep shard --dataset inet-lvis
       richsem-prep shard --dataset inet-lvis --limit 2000 --out caches/trial
 
+      Detection data, which stays where it is; four windows of each picture:
+      richsem-prep shard --dataset lvis --root /data/lvis --windows 4
+      richsem-prep shard --dataset coco --annotations instances_val2017.json
+
       Another teacher on the same pictures, by open_clip's name or a file:
       richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai
       richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt
@@ -228,6 +265,10 @@ def shard(
         teacher_size=teacher_size,
         crops=crops,
         mosaics=mosaics,
+        windows=windows,
+        jitters=jitters,
+        annotations=annotations,
+        images=images,
         top_k=top_k,
         embeddings=embeddings,
         labels=labels,
@@ -289,15 +330,28 @@ def shard_config(**options: Any) -> Any:
     teacher = options["teacher"] = options["teacher"] or chosen.teacher
     if options["teacher_size"] is None and teacher == chosen.teacher:
         options["teacher_size"] = chosen.teacher_size
-    if options["crops"] is None:
-        options["crops"] = chosen.crops
-    if options["mosaics"] is None:
-        options["mosaics"] = chosen.mosaics
+    _refuse_views_of_others(options, has_boxes=chosen.has_boxes)
+    for name in ("crops", "mosaics", "windows", "pictures"):
+        if options.get(name) is None:
+            options[name] = getattr(chosen, name)
     options["labels"] = options["labels"] or default_label_set(teacher)
     try:
         return ShardConfig(**options)
     except ValidationError as error:
         raise RichSemError("; ".join(_message(item) for item in error.errors())) from None
+
+
+def _refuse_views_of_others(options: dict[str, Any], *, has_boxes: bool) -> None:
+    """Detection data takes windows and jitters, classification data crops and mosaics."""
+    wrong = ("crops", "mosaics") if has_boxes else ("windows", "jitters", "annotations", "images")
+    asked = [f"--{name} {options[name]}" for name in wrong if options.get(name)]
+    if asked:
+        kind, views = ("detection", "--windows") if has_boxes else ("classification", "--crops and --mosaics")
+        raise RichSemError(
+            f"{' '.join(asked)} with --dataset {options['dataset']}: it is {kind} data, which takes {views}; drop it"
+        )
+    if has_boxes and options.get("jitters") and options.get("windows") == 0:
+        raise RichSemError("--jitters are noised boxes of windows, and --windows 0 makes none; ask for at least one")
 
 
 def _message(error: Any) -> str:

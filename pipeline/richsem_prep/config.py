@@ -10,7 +10,21 @@ from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD
 from richsem_schemas.places import PlaceField
 
 DatasetChoice = Literal[
-    "inet-lvis", "inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset", "folder", "demo"
+    "lvis",
+    "coco",
+    "objects365",
+    "objects365-boxes",
+    "openimages",
+    "visual-genome",
+    "inet-lvis",
+    "inet-21k",
+    "inet-unlabeled",
+    "cc3m",
+    "cc3m-unlabeled",
+    "webdataset",
+    "folder",
+    "demo",
+    "demo-detection",
 ]
 
 
@@ -25,6 +39,10 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowe
     teacher_size: Annotated[int, Field(ge=32, le=4096)] | None
     crops: Annotated[int, Field(ge=0, le=1000)]
     mosaics: Annotated[int, Field(ge=0, le=1000)]
+    windows: Annotated[int, Field(ge=0, le=1000)] = 0
+    jitters: Annotated[int, Field(ge=0, le=100)] = 0
+    annotations: Path | None = None
+    images: Path | None = None
     top_k: PositiveInt
     embeddings: Embeddings
     labels: Annotated[str, AfterValidator(check_set_name)]
@@ -46,8 +64,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowe
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if not self.crops and not self.mosaics:
-            raise ValueError("--crops 0 and --mosaics 0 together leave nothing to label; ask for at least one pass")
+        if not self.crops and not self.mosaics and not self.windows:
+            raise ValueError("no pass of views leaves nothing to label; ask for at least one")
         if self.max_side and self.pictures == "reference":
             raise ValueError("--max-side re-encodes pictures, which --pictures reference leaves as they are; drop one")
         if self.shard_range and self.shard_range[0] >= self.shard_range[1]:

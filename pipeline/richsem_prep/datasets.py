@@ -1,17 +1,18 @@
 """Which datasets there are: where their pictures and class names come from, and the defaults that suit them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
 from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
 from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.detection_datasets import LAYOUTS, images_folders, open_detection, pictures_root
+from richsem_prep.source import Source, lvis_vocabulary
 from richsem_prep.sources import (
-    Rejected,
-    SourceEntry,
     absent_classes,
     folder_classes,
     list_cc3m,
@@ -20,10 +21,10 @@ from richsem_prep.sources import (
     list_webdataset,
 )
 from richsem_prep.sources.folder import NO_LABEL
-from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories, lvis_categories
+from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories
 from richsem_schemas.errors import RichSemError, SourceError
 from richsem_schemas.imagenet21k import imagenet21k_names
-from richsem_schemas.manifest import ViewGeometry, Vocabulary
+from richsem_schemas.manifest import Plan, ViewGeometry, Vocabulary
 from richsem_schemas.places import Place, require_local
 from richsem_schemas.text_bank import NONE_NAME
 
@@ -37,6 +38,8 @@ class Preset:
         folder: where its pictures lie in $RICHSEM_DATA; None is a folder of the dataset's name.
         crops: passes of crop views.
         mosaics: passes of mosaic views.
+        windows: passes of window views; 0 for classification data, which has no boxes.
+        pictures: as `--pictures` takes it.
         teacher: as `--teacher` takes it.
         teacher_size: as `--teacher-size` takes it.
         geometry: the scales of views.
@@ -46,9 +49,21 @@ class Preset:
     folder: str | None = None
     crops: int = 1
     mosaics: int = 4
+    windows: int = 0
+    pictures: str = "copy"
     teacher: str = "RN50:openai"
     teacher_size: int | None = None
     geometry: ViewGeometry = field(default_factory=ViewGeometry)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether it is detection data: its views are windows, and nothing else's are."""
+        return self.windows > 0
+
+
+def _detection(about: str, **changes: Any) -> Preset:
+    """Detection data stays where it is, and a cache of 4 passes costs a sixth of what the teacher costs online."""
+    return Preset(about, **{"crops": 0, "mosaics": 0, "windows": 4, "pictures": "reference", **changes})
 
 
 PRESETS: dict[str, Preset] = {
@@ -58,32 +73,18 @@ PRESETS: dict[str, Preset] = {
     "cc3m": Preset("Conceptual Captions: its TSV beside the pictures, or img2dataset's tars"),
     "cc3m-unlabeled": Preset("the pictures of cc3m without captions", folder="cc3m"),
     "webdataset": Preset("any tars of pictures, without labels"),
+    "lvis": _detection("LVIS v1 boxes on the pictures of COCO"),
+    "coco": _detection("COCO 2017 boxes"),
+    "objects365": _detection("Objects365 v1 or v2 boxes"),
+    "objects365-boxes": _detection("Objects365 boxes without their classes"),
+    "openimages": _detection("OpenImages V4 and later: the CSV of boxes"),
+    "visual-genome": _detection("Visual Genome's objects of frequent names"),
     "folder": Preset("any folder of pictures; a class is a folder's name"),
     "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
+    "demo-detection": _detection(
+        "the demo's scenes and their boxes", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY
+    ),
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset opened at its root.
-
-    Attributes:
-        vocabulary: names of the classes; row = `category_id`.
-        absent: classes of the dataset that the root doesn't hold.
-        root: where the pictures lie.
-        class_count: classes of the dataset, those that the root doesn't hold included.
-        entries: lists everything that the root holds, in a fixed order.
-        has_boxes: every entry has boxes.
-        has_captions: entries may have captions.
-    """
-
-    vocabulary: Vocabulary
-    absent: tuple[str, ...]
-    root: Place
-    class_count: int
-    entries: Callable[[], Iterator[SourceEntry | Rejected]]
-    has_boxes: bool = False
-    has_captions: bool = False
 
 
 def preset(dataset: str) -> Preset:
@@ -98,12 +99,22 @@ def preset(dataset: str) -> Preset:
     return PRESETS[dataset]
 
 
-def open_source(dataset: str, root: Place) -> Source:
+def open_source(dataset: str, root: Place, *, annotations: Path | None = None, images: Path | None = None) -> Source:
     """Look at a dataset's root, without listing it.
+
+    Args:
+        dataset: a name of `PRESETS`.
+        root: its folder.
+        annotations: of detection data, as `--annotations` takes it.
+        images: of detection data, as `--images` takes it.
 
     Raises:
         SourceError: it isn't there, or not in the expected layout.
     """
+    if dataset in LAYOUTS:
+        folder = require_local(root, f"the annotations of {dataset}")
+        _draw_demo(dataset, folder)
+        return open_detection(dataset, folder, annotations=annotations, images=images)
     if dataset == "demo":
         return _open_demo(require_local(root, "the demo"))
     if dataset == "folder":
@@ -115,11 +126,6 @@ def open_source(dataset: str, root: Place) -> Source:
         entries = partial(list_cc3m, root, with_captions=has_captions)
         return Source(lvis_vocabulary(), (), root, 0, entries, has_captions=has_captions)
     return _open_imagenet(dataset, root)
-
-
-def lvis_vocabulary() -> Vocabulary:
-    """The names of LVIS v1; row = `category_id`."""
-    return Vocabulary(name="lvis-v1", class_names=(NONE_NAME, *(category.name for category in lvis_categories())))
 
 
 def _open_imagenet(dataset: str, root: Place) -> Source:
@@ -135,13 +141,44 @@ def _open_imagenet(dataset: str, root: Place) -> Source:
 
 
 def _open_demo(root: Path) -> Source:
-    if not is_demo(root):
-        write_demo(root)
+    _draw_demo("demo", root)
     ids = _demo_class_ids(root)
     names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
     pictures = root / CLASSIFICATION
     vocabulary = Vocabulary(name="demo", class_names=names)
     return Source(vocabulary, (), pictures, len(ids), partial(list_imagenet, pictures, ids))
+
+
+def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *, images: Path | None = None) -> Place:
+    """Where the pictures of an existing plan lie, without reading annotations again.
+
+    Args:
+        dataset: a name of `PRESETS`.
+        root: its folder.
+        plan: of the cache.
+        names: of some pictures of it.
+        images: of detection data, as `--images` takes it.
+
+    Raises:
+        SourceError: they aren't there.
+    """
+    if dataset not in LAYOUTS:
+        return open_source(dataset, root).root
+    folder = require_local(root, f"the annotations of {dataset}")
+    _draw_demo(dataset, folder)
+    folders = images_folders(dataset, folder, plan.annotations or "", images)
+    found = pictures_root(folders, names)
+    if found is None:
+        raise SourceError(
+            f"{', '.join(map(str, folders))}: no picture of the plan is there, such as {names[0]}; name their folder "
+            "with --images"
+        )
+    return found
+
+
+def _draw_demo(dataset: str, root: Path) -> None:
+    if dataset in {"demo", "demo-detection"} and not is_demo(root):
+        write_demo(root)
 
 
 def _demo_class_ids(root: Path) -> dict[str, int]:

@@ -307,7 +307,7 @@ def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} x {spec.embeddings}"
     yield "stored a region", f"top {spec.top_k} of {spec.text.classes:,} classes, {embeddings}"
     for kind, views in sorted(statistics.views.items()):
-        passes = getattr(spec.views, {"crop": "crops", "mosaic": "mosaics"}.get(kind, "windows"))
+        passes = spec.views.passes[kind]
         shown = f"{passes} pass{'es' * (passes != 1)}: {views:,} views"
         yield f"{kind} views", f"{shown}, {statistics.regions[kind]:,} regions"
     if regions:

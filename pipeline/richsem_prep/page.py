@@ -32,6 +32,10 @@ CLASSES_SHOWN = 5
 COLOURS = 8
 """Regions of one view that have a colour of their own; further ones begin anew."""
 
+REGIONS_LISTED = 24
+"""Regions of one view whose labels are written out; all boxes are drawn."""
+
+_NO_REGIONS = "<li><i>no box is seen in it</i></li>"
 _LONGEST_SIDE = 960
 _JPEG_QUALITY = 85
 _UNLABELLED = 0
@@ -208,11 +212,11 @@ def _facts_html(cache: Cache, manifest: LabelManifest) -> str:
     plan, spec = cache.manifest.plan, manifest.spec
     size = f"views at {spec.region_encoder.teacher_size} px" if spec.region_encoder.teacher_size else "views full size"
     embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} × {spec.embeddings}"
-    passes = [(spec.views.crops, "crops"), (spec.views.mosaics, "mosaics"), (spec.views.windows, "windows")]
+    passes = {f"{kind}s": count for kind, count in spec.views.passes.items()}
     facts = {
         "Pictures": f"{cache.manifest.samples:,} ({readable_bytes(cache.manifest.bytes)})",
         "Regions": f"{manifest.regions:,} ({readable_bytes(manifest.bytes)})",
-        "Passes": ", ".join(f"{kind} {count}" for count, kind in passes if count) or "none",
+        "Passes": ", ".join(f"{kind} {count}" for kind, count in passes.items() if count) or "none",
         "Teacher": spec.teacher.name,
         "Region encoder": f"{spec.region_encoder.kind}, {size}, {spec.precision}",
         "Vocabulary": f"{spec.text.classes:,} names of {spec.text.vocabulary}",
@@ -238,7 +242,10 @@ def _view_html(shown: ShownView, names: Sequence[str], hard_names: Sequence[str]
     height, width = view.canvas_hw
     boxes = "".join(_box_svg(number, box, view.canvas_hw) for number, box in enumerate(view.regions["box_xyxy_px"]))
     tags = "".join(_tag_html(number, box, view.canvas_hw) for number, box in enumerate(view.regions["box_xyxy_px"]))
-    regions = "\n".join(_region_html(shown, number, names, hard_names) for number in range(len(view.regions)))
+    listed = range(min(len(view.regions), REGIONS_LISTED))
+    regions = "\n".join(_region_html(shown, number, names, hard_names) for number in listed) or _NO_REGIONS
+    if len(view.regions) > REGIONS_LISTED:
+        regions += f"\n<li>and {len(view.regions) - REGIONS_LISTED:,} more regions</li>"
     data = base64.b64encode(shown.jpeg).decode()
     return f"""<article>
 <h3>{_text(row.key)} <span>pass {view.pass_index} · shard {shown.shard} · {width}×{height} px</span></h3>

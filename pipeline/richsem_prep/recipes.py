@@ -12,6 +12,12 @@ from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, Vie
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Quadrants (row, column) of a mosaic, in the order of its tiles."""
 
+MIN_VISIBLE_PX = 1e-3
+"""Boxes with a thinner part inside a window are not visible in it: float32 can't tell whether they touch it at all."""
+
+BOX_NOISE = 1.0
+"""Each corner of a jittered box moves by at most half of the box's side times this, as in DINO's denoising."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -21,11 +27,15 @@ class Sample:
         sample: position in the shard.
         hw: height and width, pixels.
         category_id: its image-level label, 0 for none.
+        boxes_xyxy_px: float32 [G, 4], its annotated boxes; None for a picture that is no detection data.
+        rows: int32 [G], rows of the vocabulary, of its boxes.
     """
 
     sample: int
     hw: tuple[int, int]
     category_id: int
+    boxes_xyxy_px: NDArray[np.float32] | None = None
+    rows: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,7 @@ class Crop:
 def block_views(
     block: Sequence[Sample], views: ViewsSpec, *, seed: int, shard: int, first_sample: int
 ) -> Iterator[View]:
-    """All views of one block: the passes of crops, then the passes of mosaics.
+    """All views of one block: the passes of crops, of mosaics, of windows, each with its jitter view.
 
     Each pass shows every picture once. Random numbers are keyed by what is drawn, so no view depends on another.
 
@@ -58,6 +68,13 @@ def block_views(
         rng = _rng(seed, "mosaic", pass_index, shard, first_sample)
         for group in mosaic_groups(len(block), rng):
             yield mosaic_view([block[index] for index in group], pass_index, views.geometry, rng)
+    for pass_index in range(views.windows):
+        for sample in block:
+            rng = _rng(seed, "window", pass_index, shard, sample.sample)
+            window = window_view(sample, pass_index, views.geometry, rng)
+            yield window
+            if views.jitters:
+                yield jitter_view(window, views.jitters, _rng(seed, "jitter", pass_index, shard, sample.sample))
 
 
 def _rng(seed: int, kind: ViewKind, pass_index: int, shard: int, sample: int) -> np.random.Generator:
@@ -104,6 +121,66 @@ def mosaic_view(samples: Sequence[Sample], pass_index: int, geometry: ViewGeomet
         tiles[index] = (sample.sample, source_of_part(crop, visible), paste, crop.flip)
         regions[index] = (paste, index, sample.category_id)
     return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
+
+
+def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
+    """A detection picture as the detection augmentation shows it, with a region for each box of which a part is seen.
+
+    Boxes are clipped to the canvas and keep their order; none may be left.
+    """
+    assert sample.boxes_xyxy_px is not None
+    assert sample.rows is not None
+    crop = draw_crop(sample.hw, geometry, rng)
+    height, width = crop.out_hw
+    tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
+    boxes_xyxy_px, kept = visible_boxes(sample.boxes_xyxy_px, crop)
+    return View("window", pass_index, crop.out_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept]))
+
+
+def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes of a picture as a crop shows them.
+
+    Args:
+        boxes_xyxy_px: [G, 4], in pixels of the picture.
+        crop: what is shown of it.
+
+    Returns:
+        Boxes in pixels of the crop, clipped to it, float32 [K, 4]; and int64 [K], which of the G boxes they are.
+    """
+    x1, y1, x2, y2 = crop.source_xyxy_px
+    height, width = crop.out_hw
+    scale = np.array([width / (x2 - x1), height / (y2 - y1)] * 2)
+    shown = (boxes_xyxy_px.astype(np.float64) - [x1, y1, x1, y1]) * scale
+    if crop.flip:
+        shown[:, [0, 2]] = width - shown[:, [2, 0]]
+    clipped = np.clip(shown, 0, [width, height, width, height])
+    kept = np.flatnonzero((clipped[:, 2:] - clipped[:, :2] >= MIN_VISIBLE_PX).all(axis=1))
+    return clipped[kept].astype(np.float32), kept
+
+
+def jitter_view(window: View, copies: int, rng: np.random.Generator) -> View:
+    """The canvas and tile of a window view, with noised copies of each of its boxes, box by box.
+
+    Source:
+        Zhang et al. 2022, DINO (arXiv 2203.03605), the noise of positive denoising queries.
+    """
+    boxes_xyxy_px = np.repeat(window.regions["box_xyxy_px"].astype(np.float64), copies, axis=0)
+    half_sides = (boxes_xyxy_px[:, 2:] - boxes_xyxy_px[:, :2]) / 2
+    shift = rng.uniform(-BOX_NOISE, BOX_NOISE, boxes_xyxy_px.shape) * np.tile(half_sides, 2)
+    height, width = window.canvas_hw
+    noised = np.clip(boxes_xyxy_px + shift, 0, [width, height, width, height])
+    # Noise may leave nothing of a sliver at the border.
+    is_lost = (noised[:, 2:] - noised[:, :2] < MIN_VISIBLE_PX).any(axis=1)
+    noised[is_lost] = boxes_xyxy_px[is_lost]
+    rows = np.repeat(window.regions["category_id"], copies)
+    return View("jitter", window.pass_index, window.canvas_hw, window.tiles, _box_regions(noised, rows))
+
+
+def _box_regions(boxes_xyxy_px: NDArray[np.floating], rows: NDArray[np.int32]) -> NDArray[np.void]:
+    regions: NDArray[np.void] = np.zeros(len(boxes_xyxy_px), REGION_DTYPE)
+    regions["box_xyxy_px"] = boxes_xyxy_px
+    regions["category_id"] = rows
+    return regions
 
 
 def draw_crop(picture_hw: tuple[int, int], geometry: ViewGeometry, rng: np.random.Generator) -> Crop:

@@ -28,6 +28,10 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling
 _BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**24}
 """Most pixels in one batch, by device: enough to keep it busy, little enough for its memory."""
 
+_REGIONS_AT_ONCE = 1024
+"""Regions that go through the attention pool at a time: as many as the largest batch of mosaics has; only windows with
+hundreds of jittered boxes have more."""
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedView:
@@ -85,6 +89,7 @@ class RoiAlignEncoder:
         side = visual.image_size // TRUNK_STRIDE
         self.spec = RegionEncoderSpec(kind="roi-align", teacher_size=teacher_size, pooled_hw=(side, side))
         self._visual = visual
+        self._embed_dim = teacher.identity.embed_dim
         self._forward = _Forward(teacher, precision)
 
     def prepare(self, picture: Image.Image, boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
@@ -111,17 +116,23 @@ class RoiAlignEncoder:
     def _encode_batch(self, batch: Sequence[PreparedView]) -> list[NDArray[np.float32]]:
         images = np.concatenate([view.images for view in batch])
         boxes = [torch.from_numpy(view.boxes_xyxy_px) for view in batch]
+        if not sum(map(len, boxes)):
+            return [np.empty((0, self._embed_dim), np.float32)] * len(batch)
         features = self._forward(lambda pixels: self._pool(pixels, boxes), images)
         return np.split(features, np.cumsum([len(box) for box in boxes])[:-1])
 
     def _pool(self, images_B3HW: Tensor, boxes: list[Tensor]) -> Tensor:
-        assert self.spec.pooled_hw is not None
         feature_map = trunk(self._visual, images_B3HW)
         rows = torch.cat([functional.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
+        parts = rows.to(feature_map.device, torch.float32).split(_REGIONS_AT_ONCE)
+        return torch.cat([self._pool_part(feature_map, part) for part in parts])
+
+    def _pool_part(self, feature_map: Tensor, rows_R5: Tensor) -> Tensor:
+        assert self.spec.pooled_hw is not None
         # fp32: RoIAlign has no half-precision kernel on the CPU, and sampling points need the digits.
         pooled = roi_align(
             feature_map.float(),
-            rows.to(feature_map.device, torch.float32),
+            rows_R5,
             self.spec.pooled_hw,
             spatial_scale=1 / TRUNK_STRIDE,
             sampling_ratio=0,

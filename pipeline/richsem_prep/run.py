@@ -9,16 +9,17 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from richsem_prep.config import ShardConfig
-from richsem_prep.datasets import Source, open_source, preset
+from richsem_prep.datasets import find_pictures, open_source, preset
 from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
 from richsem_prep.finish import finish_cache, shard_is_done
 from richsem_prep.from_cache import adopt_plan, require_pictures_of_its_own
 from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
 from richsem_prep.names import text_spec
-from richsem_prep.plan import freeze_listing
+from richsem_prep.plan import freeze_listing, planned_entries
 from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
+from richsem_prep.source import Source
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from richsem_prep.shard_task import ShardResult
 
 _PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", "audits")
+_PROBES = 64
+"""Pictures of a plan that are looked for, to tell where all of them lie."""
+
 _SUFFIXES = (".json", ".jsonl", ".tar", ".parquet", ".arrow", ".npy", ".tmp")
 """Everything that this program writes into an OUT."""
 
@@ -181,9 +185,12 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
         _require_same_plan(config, layout, plan)
         missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
         if missing or plan.pictures == "reference" or config.retry_failed:
-            return plan, open_source(config.dataset, config.root).root
+            names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
+            return plan, find_pictures(config.dataset, config.root, plan, names, images=config.images)
         return plan, config.root
-    source = open_source(config.dataset, config.root)
+    source = open_source(config.dataset, config.root, annotations=config.annotations, images=config.images)
+    for note in source.notes:
+        reporter.say(note)
     if source.absent:
         shown = ", ".join(source.absent[:5]) + (", …" if len(source.absent) > 5 else "")
         known = source.class_count
@@ -209,6 +216,7 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
         pictures=config.pictures,
         max_side=config.max_side,
         root=str(source.root) if config.pictures == "reference" else None,
+        annotations=source.annotations,
         vocabulary=source.vocabulary,
         absent_classes=source.absent,
         listing=listing.file,
@@ -220,12 +228,11 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
 
 
 def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> None:
-    wanted = plan.model_copy(
-        update={
-            field: getattr(config, field)
-            for field in ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
-        }
-    )
+    fields = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
+    asked = {field: getattr(config, field) for field in fields}
+    if config.annotations is not None:
+        asked["annotations"] = config.annotations.name
+    wanted = plan.model_copy(update=asked)
     remedy = "Use another --out, ask for the same, or begin anew with --overwrite"
     require_same(layout.plan, plan, wanted, remedy=remedy)
 
@@ -314,7 +321,13 @@ def _prepare_label_set(
         teacher=description.teacher,
         region_encoder=description.region_encoder,
         precision=description.precision,
-        views=ViewsSpec(crops=config.crops, mosaics=config.mosaics, geometry=preset(config.dataset).geometry),
+        views=ViewsSpec(
+            crops=config.crops,
+            mosaics=config.mosaics,
+            windows=config.windows,
+            jitters=config.jitters,
+            geometry=preset(config.dataset).geometry,
+        ),
         text=text_spec(plan.vocabulary, config.names, description.templates),
         embeddings=config.embeddings,
         top_k=min(config.top_k, len(plan.vocabulary.class_names)),

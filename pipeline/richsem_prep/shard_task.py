@@ -25,7 +25,7 @@ from richsem_prep.progress import Progress
 from richsem_prep.recipes import Sample, block_views
 from richsem_prep.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.shard_writer import ShardTar, open_tar, write_index
-from richsem_prep.sources import SourceEntry, read_entry
+from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
 from richsem_schemas.codec import pack_view, stored_embeddings
 from richsem_schemas.errors import CorruptCacheError, PictureError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS, PictureRow
@@ -121,6 +121,7 @@ class LoadedPicture:
     extension: str
     hw: tuple[int, int]
     pixels: Image.Image | None
+    boxes: PictureBoxes | None
 
     def picture(self) -> Image.Image:
         """The decoded picture."""
@@ -221,18 +222,25 @@ class _ShardTask:
             with self.clock("decode"):
                 extension = picture_extension(data)
                 picture = decode_picture(data)
+                _require_annotated_size(entry, picture)
                 if self.inputs.plan.max_side and max(picture.size) > self.inputs.plan.max_side:
                     data, extension = shrunk(picture, self.inputs.plan.max_side), "jpg"
                     picture = decode_picture(data)
         except PictureError as error:
             return BadPicture(sample, entry.name, str(error))
-        return _loaded(sample, entry.name, entry.category_id, entry, data, extension, picture)
+        return _loaded(sample, entry.name, entry.category_id, entry, data, extension, picture, entry.boxes)
 
     def load_cached(self) -> Iterator[LoadedPicture]:
         """Read and decode the shard's cached pictures, in order."""
         self._require_intact_index()
         rows = picture_rows(self.inputs.picture_layout, self.shard)
-        return ordered_map(self.pool, self._load_cached, rows, ahead=BLOCK_SAMPLES)
+        boxes: dict[int, PictureBoxes | None] = {}
+        if self.inputs.spec.views.windows:
+            entries = planned_entries(self.inputs.picture_layout, self.inputs.plan, self.shard)
+            boxes = {sample: entry.boxes for sample, entry in enumerate(entries)}
+        return ordered_map(
+            self.pool, lambda row: self._load_cached(row, boxes.get(row.sample)), rows, ahead=BLOCK_SAMPLES
+        )
 
     def _require_intact_index(self) -> None:
         layout = self.inputs.picture_layout
@@ -243,12 +251,12 @@ class _ShardTask:
                 "which makes the shard anew"
             )
 
-    def _load_cached(self, row: PictureRow) -> LoadedPicture:
+    def _load_cached(self, row: PictureRow, boxes: PictureBoxes | None) -> LoadedPicture:
         with self.clock("read"):
             (stored,) = read_pictures(self.inputs.picture_layout, self.shard, [row], root=self.inputs.root)
         with self.clock("decode"):
             picture = decode_picture(stored.data)
-        return _loaded(row.sample, row.name, row.category_id, None, stored.data, row.extension, picture)
+        return _loaded(row.sample, row.name, row.category_id, None, stored.data, row.extension, picture, boxes)
 
     def write_labels(self, loaded: Iterator[LoadedPicture]) -> LabelsReceipt:
         """Draw, render, encode and pack all views; returns the receipt that makes them count."""
@@ -317,7 +325,7 @@ class _ShardTask:
         """Views of each block as its pictures come in."""
         for number, group in groupby(loaded, key=lambda picture: picture.sample // BLOCK_SAMPLES):
             pictures = {picture.sample: picture for picture in group}
-            samples = [Sample(p.sample, p.hw, p.category_id) for p in pictures.values()]
+            samples = [_sample(picture) for picture in pictures.values()]
             views = list(
                 block_views(
                     samples,
@@ -372,9 +380,33 @@ def _loaded(
     data: bytes,
     extension: str,
     picture: Image.Image,
+    boxes: PictureBoxes | None,
 ) -> LoadedPicture:
     pixels = picture if picture.width * picture.height <= _KEPT_PIXELS else None
-    return LoadedPicture(sample, name, category_id, entry, data, extension, (picture.height, picture.width), pixels)
+    hw = (picture.height, picture.width)
+    return LoadedPicture(sample, name, category_id, entry, data, extension, hw, pixels, boxes)
+
+
+def _require_annotated_size(entry: SourceEntry, picture: Image.Image) -> None:
+    """Check that a picture is what its boxes were drawn on.
+
+    Raises:
+        PictureError: it has another size.
+    """
+    annotated_hw = entry.boxes.hw if entry.boxes is not None else None
+    if annotated_hw not in (None, (picture.height, picture.width)):
+        height, width = annotated_hw
+        raise PictureError(
+            f"is {picture.height} high and {picture.width} wide, its annotations say {height} and {width}; boxes hold "
+            "for pictures of the annotated size, upright as EXIF has it"
+        )
+
+
+def _sample(picture: LoadedPicture) -> Sample:
+    if picture.boxes is None:
+        return Sample(picture.sample, picture.hw, picture.category_id)
+    boxes_xyxy_px = picture.boxes.in_picture(picture.hw)
+    return Sample(picture.sample, picture.hw, picture.category_id, boxes_xyxy_px, picture.boxes.rows)
 
 
 def shrunk(picture: Image.Image, max_side: int) -> bytes:

@@ -357,7 +357,7 @@ def _labels_receipt_problems(
     if receipt.spec_fingerprint != labels.spec.fingerprint:
         yield "it belongs to another spec"
     yield from _summary_problems(receipt.summary, recorded, shard)
-    has_views = labels.spec.views.crops + labels.spec.views.mosaics + labels.spec.views.windows > 0
+    has_views = any(labels.spec.views.passes.values())
     if pictures is not None and has_views and receipt.summary.samples != len(pictures):
         yield f"it counts {receipt.summary.samples} samples, the shard has {len(pictures)}"
     if labels.manifest is not None and receipt.environment not in labels.manifest.environments:
@@ -401,7 +401,7 @@ def _key_problems(rows: PictureColumns | ViewColumns, shard: int) -> Iterator[st
 
 def _view_row_problems(rows: ViewColumns, shard: int, summary: ShardSummary, spec: LabelSpec) -> Iterator[str]:
     yield from _key_problems(rows, shard)
-    passes = {"crop": spec.views.crops, "mosaic": spec.views.mosaics, "window": spec.views.windows}
+    passes = spec.views.passes
     for kind, number in sorted(set(zip(rows.kind, rows.pass_index.tolist(), strict=True))):
         if not 0 <= number < passes.get(kind, 0):
             yield f"the label set has no such views as {shown(kind)} of pass {number}"

@@ -181,13 +181,13 @@ class _PassesSeen:
         self._samples.append(samples_VT.reshape(-1))
 
     def problems(self, pictures: ShardPictures, spec: LabelSpec) -> Iterator[str]:
-        """Each pass of crops shows every picture exactly once, each pass of mosaics at least once."""
+        """Each pass of mosaics shows every picture at least once, each pass of another kind exactly once."""
         if not len(pictures.samples):
             return
         numbers = np.concatenate([np.zeros(0, np.int64), *self._numbers])
         samples = np.concatenate([np.zeros(0, np.int32), *self._samples])
         kinds, passes = self.kinds[numbers], self.passes[numbers]
-        for kind, wanted in (("crop", spec.views.crops), ("mosaic", spec.views.mosaics)):
+        for kind, wanted in spec.views.passes.items():
             is_kind = kinds == VIEW_KINDS.index(kind)
             found = np.unique(passes[is_kind]).tolist()
             if len(found) != wanted:
@@ -197,5 +197,5 @@ class _PassesSeen:
                 if kind == "mosaic":
                     shown = np.unique(shown)
                 if not np.array_equal(shown, pictures.samples):
-                    how = "exactly" if kind == "crop" else "at least"
+                    how = "at least" if kind == "mosaic" else "exactly"
                     yield f"pass {number} of {kind} views doesn't show each picture {how} once"

@@ -115,16 +115,20 @@ class Vocabulary(BaseModel, frozen=True, extra="forbid"):
     class_names: tuple[str, ...]
 
 
-class Plan(_Record):
+class Plan(_Record, _Grown):
     """Which pictures a cache holds, and in which order; frozen before the first of them is read.
 
     Attributes:
         listed: pictures that the source lists.
         samples: pictures that the cache takes, fewer with `--limit`.
         root: where the originals lie; kept only where the cache refers to them.
+        annotations: name of the file that the boxes are from; None where there are no boxes.
     """
 
-    not_identifying: ClassVar[frozenset[str]] = frozenset({"root", "absent_classes", "listing_quarantine", "rejected"})
+    not_identifying: ClassVar[frozenset[str]] = frozenset(
+        {"root", "annotations", "absent_classes", "listing_quarantine", "rejected"}
+    )
+    grown: ClassVar[frozenset[str]] = frozenset({"annotations"})
 
     format_version: Literal[1] = 1
     dataset: DatasetName
@@ -138,6 +142,7 @@ class Plan(_Record):
     max_side: PositiveInt | None
     orientation: Literal["exif-upright"] = "exif-upright"
     root: str | None
+    annotations: str | None = None
     vocabulary: Vocabulary
     absent_classes: tuple[str, ...]
     listing: FileHash
@@ -267,14 +272,38 @@ class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
     mosaic_tile: PositiveInt = 640
 
 
-class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
-    """Which views a label set holds: passes of each kind, and how they are drawn."""
+class ViewsSpec(_Grown):
+    """Which views a label set holds: passes of each kind, and how they are drawn.
+
+    Attributes:
+        crops: passes of crop views.
+        mosaics: passes of mosaic views.
+        windows: passes of window views.
+        jitters: noised copies of each box of a window; each window then has a jitter view beside it.
+        geometry: the scales of views.
+        resampling: how tiles are resized.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    grown: ClassVar[frozenset[str]] = frozenset({"jitters"})
 
     crops: NonNegativeInt
     mosaics: NonNegativeInt
     windows: NonNegativeInt = 0
+    jitters: NonNegativeInt = 0
     geometry: ViewGeometry
     resampling: Literal["bilinear-antialiased"] = "bilinear-antialiased"
+
+    @property
+    def passes(self) -> dict[str, int]:
+        """How many passes of each kind there are."""
+        windows = self.windows
+        return {
+            "crop": self.crops,
+            "mosaic": self.mosaics,
+            "window": windows,
+            "jitter": windows if self.jitters else 0,
+        }
 
 
 class TextSpec(BaseModel, frozen=True, extra="forbid"):

@@ -1,7 +1,8 @@
 """A view: the recipe of one training picture, and the regions in it that carry labels.
 
 One concept serves every dataset: a *crop* view has one tile and one region, a *mosaic* view up to four of each, a
-*window* view of a detection picture one tile and its visible ground-truth boxes.
+*window* view of a detection picture one tile and its visible ground-truth boxes, a *jitter* view the same tile and
+noised copies of the same boxes.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ViewKind = Literal["crop", "mosaic", "window"]
-VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window")
+ViewKind = Literal["crop", "mosaic", "window", "jitter"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window", "jitter")
 
 PAD_VALUE = 114
 """Grey level of the canvas where no tile lies, as in the reference's mosaics."""
@@ -31,7 +32,7 @@ class View:
     """The recipe of one training picture.
 
     Attributes:
-        kind: crop, mosaic or window.
+        kind: crop, mosaic, window or jitter.
         pass_index: which pass over the pictures the view belongs to, counted per kind from 0.
         canvas_hw: height and width of the picture that `render_view` makes, in pixels.
         tiles: [T] of `TILE_DTYPE`.

@@ -34,8 +34,9 @@ LOG_PROB_TOLERANCE = 1e-4
 _MINUS_ZERO, _MINUS_INFINITY, _MAGNITUDE = 0x8000, 0xFC00, 0x7FFF
 """Bits of float16."""
 
-_TILES = {"crop": 1, "mosaic": 4, "window": 1}
+_TILES = {"crop": 1, "mosaic": 4, "window": 1, "jitter": 1}
 _MOST_REGIONS = {"crop": 1, "mosaic": 4}
+_WITH_BOXES = [VIEW_KINDS.index("window"), VIEW_KINDS.index("jitter")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +261,8 @@ def _region_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]
     tiles_V = np.bincount(batch.tile_owner, minlength=len(batch.names))
     has_tile_R = (batch.region_tiles >= 0) & (batch.region_tiles < tiles_V[owner_R])
     yield from batch.bad_regions(~has_tile_R, "a region names a tile that the view has not")
-    # The boxes of a window carry labels of their own.
-    checked_R = has_tile_R & (batch.kinds[owner_R] != VIEW_KINDS.index("window"))
+    # The boxes of a detection picture carry labels of their own.
+    checked_R = has_tile_R & ~np.isin(batch.kinds[owner_R], _WITH_BOXES)
     tile_R = batch.first_tile[owner_R[checked_R]] + batch.region_tiles[checked_R]
     row_R, known_R = _rows_of(batch.tiles["sample"][tile_R].astype(np.int64), pictures)
     differs_R = np.zeros(len(owner_R), np.bool_)

@@ -127,6 +127,29 @@ def read_annotations(
     Raises:
         SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be.
     """
+    return read_annotations_below(path, [root], file_format=file_format, class_names=class_names, may_miss=may_miss)
+
+
+def read_annotations_below(
+    path: Path,
+    roots: Sequence[Path],
+    *,
+    file_format: AnnotationFormat,
+    class_names: Sequence[str] | None = None,
+    may_miss: bool = False,
+) -> DetectionData:
+    """Read a file of detection annotations whose pictures lie below one of several folders; see `read_annotations`.
+
+    Args:
+        path: as there.
+        roots: the folders, in the order of preference.
+        file_format: as there.
+        class_names: as there.
+        may_miss: as there.
+
+    Raises:
+        SourceError: as there; about the first folder where the pictures are in none.
+    """
     try:
         found = _read_file(path, file_format, class_names)
     except OSError as error:
@@ -140,9 +163,10 @@ def read_annotations(
     order = np.argsort(kept.image_index, kind="stable")
     kept = kept.only(order)
     count = len(found.image_ids)
+    root, files = _located(found, roots, path, may_miss)
     return DetectionData(
         root=root,
-        files=locate_pictures(count, found.name_rules, root, path, may_miss=may_miss),
+        files=files,
         image_ids=found.image_ids,
         hws_px=found.hws_px,
         offsets=np.searchsorted(kept.image_index, np.arange(count + 1)).astype(np.int64),
@@ -152,6 +176,18 @@ def read_annotations(
         problems=found.problems | problems,
         are_relative=found.are_relative,
     )
+
+
+def _located(found: AnnotationFile, roots: Sequence[Path], path: Path, may_miss: bool) -> tuple[Path, tuple[str, ...]]:
+    """The first of the folders that has the pictures, and their names in it."""
+    failures = []
+    for root in roots:
+        try:
+            count = len(found.image_ids)
+            return root, locate_pictures(count, found.name_rules, root, path, may_miss=may_miss)
+        except SourceError as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _read_file(path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None) -> AnnotationFile:

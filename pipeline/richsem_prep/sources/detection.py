@@ -1,0 +1,60 @@
+"""Detection datasets: pictures as an annotation file lists them, with their boxes."""
+
+import os
+from collections.abc import Iterator
+from stat import S_ISREG
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.folder import NO_LABEL
+from richsem_schemas.annotations import DetectionData
+from richsem_schemas.errors import SourceError
+from richsem_schemas.originals import WHOLE_FILE, printable
+
+MAX_BOXES = 10_000
+"""Most boxes of one picture; its KEY.json must stay below a megabyte."""
+
+
+def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[SourceEntry | Rejected]:
+    """List the pictures of a dataset in the order of its annotations; those that are not there are rejected.
+
+    Args:
+        data: the annotations, with their pictures found.
+        row_of: int32, the vocabulary's row of each category id; 0 leaves boxes without a class.
+
+    Raises:
+        SourceError: at the end where there was not a single picture.
+    """
+    is_empty = True
+    for index, name in enumerate(data.files):
+        item = _entry(data, index, name, row_of)
+        is_empty = is_empty and isinstance(item, Rejected)
+        yield item
+    if is_empty:
+        raise SourceError(f"{data.root}: not one of the {len(data):,} annotated pictures is there; name their --images")
+
+
+def _entry(data: DetectionData, index: int, name: str, row_of: NDArray[np.int32]) -> SourceEntry | Rejected:
+    file = os.fsencode(name)
+    shown = printable(file)
+    try:
+        status = (data.root / name).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Rejected(shown, "missing, though it is annotated")
+    except OSError as error:
+        raise SourceError(f"{data.root / name} can't be looked at: {error.strerror}; make it readable") from error
+    if not S_ISREG(status.st_mode):
+        return Rejected(shown, "not a regular file")
+    boxes = _boxes(data, index, row_of)
+    if len(boxes.rows) > MAX_BOXES:
+        return Rejected(shown, f"{len(boxes.rows):,} boxes; a picture may have at most {MAX_BOXES:,}")
+    return SourceEntry(shown, file, WHOLE_FILE, status.st_size, NO_LABEL, boxes)
+
+
+def _boxes(data: DetectionData, index: int, row_of: NDArray[np.int32]) -> PictureBoxes:
+    _, category_ids = data.objects(index)
+    height, width = data.hws_px[index].tolist()
+    hw = None if data.are_relative else (height, width)
+    return PictureBoxes(data.boxes_xyxy(index), row_of[category_ids], hw)
