@@ -219,6 +219,7 @@ PLAN_IDENTITY = {
 }
 PLAN_CIRCUMSTANCES = {
     "root": "/somewhere",
+    "annotations": "instances_train2017.json",
     "absent_classes": ("n01440764",),
     "rejected": 3,
     "listing_quarantine": HASH,
@@ -280,6 +281,15 @@ def test_fingerprints_never_change():
     # Another value here is another format version: finished caches would be refused.
     assert plan().fingerprint == PLAN_FINGERPRINT
     assert spec().fingerprint == SPEC_FINGERPRINT
+
+
+def test_jitters_count_only_where_there_are_any():
+    views = VIEWS.model_copy(update={"windows": 4})
+    jittered = views.model_copy(update={"jitters": 2})
+    assert "jitters" not in views.model_dump()
+    assert jittered.model_dump()["jitters"] == 2
+    assert spec(views=jittered).fingerprint != spec(views=views).fingerprint
+    assert (views.passes["window"], views.passes["jitter"], jittered.passes["jitter"]) == (4, 0, 4)
 
 
 def test_a_label_set_knows_how_its_views_are_packed():

@@ -1,0 +1,230 @@
+"""`richsem-prep shard` on detection datasets, from their layouts on disk to verified caches."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from richsem_prep import datasets
+from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.plan import planned_entries
+from richsem_prep.verify import verify_cache
+from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
+from richsem_schemas.picture import decode_picture
+from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from tests import detection_trees as trees
+from tests.integration import test_shard_inline as inline
+from tests.integration.conftest import tar_hashes
+
+DETECTION = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "samples_per_shard": 3, "teacher_size": 96}
+TREES = {
+    "lvis": trees.lvis_tree,
+    "coco": trees.coco_tree,
+    "objects365": trees.objects365_v2_tree,
+    "objects365-boxes": trees.objects365_v1_tree,
+    "openimages": trees.openimages_tree,
+    "visual-genome": trees.visual_genome_tree,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_views():
+    """Views at a fifth of their size, since what is tested here doesn't depend on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TREES:
+            patch.setitem(datasets.PRESETS, name, dataclasses.replace(datasets.PRESETS[name], geometry=GEOMETRY))
+        yield
+
+
+def shard(dataset, root, out, teacher, **options):
+    return inline.shard(root, out, teacher, dataset=dataset, **(DETECTION | options))
+
+
+def stored_pictures(cache):
+    for number in range(cache.manifest.plan.shards):
+        rows = picture_rows(cache.layout, number)
+        root = cache.manifest.plan.root
+        yield from ((number, stored) for stored in read_pictures(cache.layout, number, rows, root=root))
+
+
+@pytest.mark.parametrize("dataset", TREES)
+def test_a_dataset_in_its_layout_becomes_a_verified_cache_of_windows(dataset, resnet, tmp_path):
+    root = TREES[dataset](tmp_path / "data")
+    summary, said = shard(dataset, root, tmp_path / "out", resnet)
+    assert summary.complete
+    assert not summary.failed
+    cache = open_cache(tmp_path / "out")
+    plan = cache.manifest.plan
+    # OpenImages lists no pictures without boxes.
+    assert (cache.manifest.samples, cache.manifest.quarantined) == (5 if dataset == "openimages" else 8, 0)
+    assert (plan.pictures, plan.dataset) == ("reference", dataset)
+    assert verify_cache(tmp_path / "out").problems == []
+    names = plan.vocabulary.class_names
+    expected_names = {
+        "lvis": ("none", "aerosol_can", "air_conditioner", "airplane"),
+        "coco": ("none", "person", "car", "toothbrush"),
+        "objects365": ("none", "Person", "Sneakers", "Table Tennis "),
+        "openimages": ("none", "Tortoise", "Container", "Magpie"),
+        "visual-genome": ("none", "man", "window"),
+    }
+    assert names[:4] == expected_names.get(dataset, names[:4])
+    assert len(names) == (1204 if dataset in {"lvis", "objects365-boxes"} else len(expected_names[dataset]))
+    assert any("names on fewer than" in line for line in said) == (dataset == "visual-genome")
+    views = [
+        view
+        for number in range(plan.shards)
+        for view in read_views(cache.layout, "resnet", number, view_rows(cache.layout, "resnet", number))
+    ]
+    assert {view.view.kind for view in views} == {"window"}
+    assert len(views) == 2 * cache.manifest.samples
+    rows = {int(row) for view in views for row in view.view.regions["category_id"]}
+    assert rows == ({0} if dataset == "objects365-boxes" else set(range(1, len(expected_names.get(dataset, "1234")))))
+
+
+def test_boxes_stand_in_the_listing_and_in_key_json(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    shard("coco", root, tmp_path / "out", resnet, pictures="copy")
+    cache = open_cache(tmp_path / "out")
+    row_of = {90: 3, 1: 1, 13: 2}
+    annotations = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+    images = {image["file_name"]: image["id"] for image in annotations["images"]}
+    for number, stored in stored_pictures(cache):
+        expected = [
+            [x, y, x + w, y + h, row_of[record["category_id"]]]
+            for record in annotations["annotations"]
+            if record["image_id"] == images[stored.row.name]
+            for x, y, w, h in [record["bbox"]]
+        ]
+        assert stored.sidecar["boxes"] == expected
+        assert stored.sidecar["boxes_hw"] == list(trees.HW)
+        assert stored.data == (root / "train2017" / stored.row.name).read_bytes()
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
+        assert entry.boxes.boxes_xyxy.tolist() == [box[:4] for box in expected]
+
+
+def test_a_second_label_set_on_copied_pictures_needs_no_annotations(resnet, tmp_path):
+    root = trees.openimages_tree(tmp_path / "data")
+    shard("openimages", root, tmp_path / "out", resnet, pictures="copy")
+    first = tar_hashes(tmp_path / "out")
+    for path in root.iterdir():
+        if path.is_file():
+            path.unlink()
+    summary, _ = shard("openimages", root, tmp_path / "out", resnet, pictures="copy", labels="again")
+    assert summary.complete
+    again = {name.replace("/again/", "/resnet/"): data for name, data in tar_hashes(tmp_path / "out").items()}
+    assert again == first
+
+
+def test_windows_of_shrunk_pictures_show_the_same_boxes(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    views = []
+    for name, side in (("whole", None), ("shrunk", 32)):
+        shard("coco", root, tmp_path / name, resnet, pictures="copy", max_side=side)
+        cache = open_cache(tmp_path / name)
+        rows = view_rows(cache.layout, "resnet", 0)
+        views.append([item.view for item in read_views(cache.layout, "resnet", 0, rows)])
+        assert verify_cache(tmp_path / name).problems == []
+    for whole, small in zip(*views, strict=True):
+        if whole.tiles["source_xyxy_px"][0].tolist() == [0, 0, 64, 48]:
+            assert whole.canvas_hw == small.canvas_hw
+            np.testing.assert_allclose(whole.regions["box_xyxy_px"], small.regions["box_xyxy_px"], atol=0.01)
+
+
+def test_jitters_lie_beside_their_windows_and_verify(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    shard("coco", root, tmp_path / "out", resnet, jitters=3)
+    assert verify_cache(tmp_path / "out").problems == []
+    cache = open_cache(tmp_path / "out")
+    rows = view_rows(cache.layout, "resnet", 0)
+    by_member = {(row.key, row.kind, row.pass_index): row for row in rows}
+    assert len(by_member) == 2 * 2 * 3
+    for (key, kind, number), row in by_member.items():
+        if kind == "jitter":
+            assert row.regions == 3 * by_member[key, "window", number].regions
+
+
+def test_any_teacher_takes_windows_of_no_boxes(vit, tmp_path):
+    root = trees.coco_tree(tmp_path / "data", count=1)
+    summary, _ = shard("coco", root, tmp_path / "out", vit)
+    assert summary.complete
+    assert open_cache(tmp_path / "out").label_sets["vit"].regions == 0
+    assert verify_cache(tmp_path / "out").problems == []
+
+
+def test_missing_damaged_and_resized_pictures_are_set_aside_by_name(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    pictures = sorted((root / "train2017").iterdir())
+    pictures[0].unlink()
+    pictures[1].write_bytes(pictures[1].read_bytes()[:100])
+    pictures[2].write_bytes(trees.picture(2, (48, 63)))
+    shard("coco", root, tmp_path / "out", resnet)
+    cache = open_cache(tmp_path / "out")
+    assert (cache.manifest.samples, cache.manifest.quarantined, cache.manifest.plan.rejected) == (5, 2, 1)
+    lines = [json.loads(line) for path in (tmp_path / "out" / "quarantine").iterdir() for line in path.open()]
+    reasons = {line["name"]: line["reason"] for line in lines}
+    assert reasons[pictures[0].name] == "missing, though it is annotated"
+    assert pictures[1].name in reasons
+    assert "is 48 high and 63 wide, its annotations say 48 and 64" in reasons[pictures[2].name]
+    assert verify_cache(tmp_path / "out").problems == []
+
+
+def test_a_resumed_run_does_not_read_the_annotations_again(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    shard("coco", root, tmp_path / "out", resnet)
+    (root / "annotations" / "instances_train2017.json").write_text("{")
+    summary, _ = shard("coco", root, tmp_path / "out", resnet)
+    assert summary.complete
+    assert summary.already == 3
+    with pytest.raises(ManifestMismatchError, match=r"annotations is 'instances_train2017\.json' there, 'other\.json'"):
+        shard("coco", root, tmp_path / "out", resnet, annotations=root / "other.json")
+
+
+def test_pictures_that_have_moved_are_found_or_asked_for(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    shard("coco", root, tmp_path / "out", resnet)
+    moved = root / "images" / "train2017"
+    moved.parent.mkdir()
+    (root / "train2017").rename(moved)
+    assert shard("coco", root, tmp_path / "out", resnet, labels="found")[0].complete
+    moved.rename(root / "elsewhere")
+    with pytest.raises(SourceError, match=r"no picture of the plan is there.*--images"):
+        shard("coco", root, tmp_path / "out", resnet, labels="asked")
+    assert shard("coco", root, tmp_path / "out", resnet, labels="asked", images=root / "elsewhere")[0].complete
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crops": 1}, "--crops 1 with --dataset coco: it is detection data, which takes --windows"),
+        ({"mosaics": 4}, "--mosaics 4 with"),
+        ({"windows": 0}, "no pass of views"),
+        ({"windows": 0, "jitters": 2}, "--windows 0 makes none"),
+        ({"annotations": "absent.json"}, "--annotations absent.json is not there"),
+        ({"images": "absent"}, "--images absent is no folder"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(resnet, tmp_path, options, message):
+    root = trees.coco_tree(tmp_path / "data", count=2)
+    with pytest.raises(RichSemError, match=message):
+        shard("coco", root, tmp_path / "out", resnet, **options)
+
+
+@pytest.mark.parametrize("option", [{"windows": 2}, {"jitters": 1}, {"annotations": "a.json"}, {"images": "b"}])
+def test_classification_data_takes_no_options_of_detection_data(resnet, tmp_path, option):
+    (name,) = option
+    with pytest.raises(RichSemError, match=f"--{name} .* classification data, which takes --crops and --mosaics"):
+        inline.shard(tmp_path, tmp_path / "out", resnet, **option)
+
+
+def test_rotated_pictures_are_judged_upright(resnet, tmp_path):
+    from PIL import Image
+
+    root = trees.coco_tree(tmp_path / "data", count=3)
+    path = sorted((root / "train2017").iterdir())[0]
+    picture = decode_picture(path.read_bytes()).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(path, exif=exif)
+    shard("coco", root, tmp_path / "out", resnet)
+    assert open_cache(tmp_path / "out").manifest.quarantined == 0

@@ -1,0 +1,208 @@
+"""Window and jitter views: what they show is what the trainer's own augmentation would show."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from richsem_prep.recipes import MIN_VISIBLE_PX, Crop, Sample, block_views, draw_crop, jitter_view, visible_boxes
+from richsem_schemas.manifest import ViewGeometry, ViewsSpec
+from richsem_schemas.picture import MAX_PICTURE_PIXELS
+from richsem_schemas.render import render_view
+from richsem_schemas.view import View
+from richsem_train.data import transforms
+
+GEOMETRY = ViewGeometry(
+    short_sides=(96, 128, 160), longest_side=267, first_short_sides=(80, 100, 120), crop_sides=(77, 120)
+)
+HW = (90, 120)
+
+
+def sample(number, boxes, rows=None, hw=HW):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    rows = np.arange(1, len(boxes) + 1) if rows is None else rows
+    return Sample(number, hw, 0, boxes, np.array(rows, np.int32))
+
+
+def views_of(block, *, windows=2, jitters=0, seed=7):
+    spec = ViewsSpec(crops=0, mosaics=0, windows=windows, jitters=jitters, geometry=GEOMETRY)
+    return list(block_views(block, spec, seed=seed, shard=3, first_sample=0))
+
+
+def random_boxes(rng, count, hw=HW):
+    """Boxes at multiples of a quarter pixel, whole pictures and edges among them."""
+    corners = rng.integers(0, [4 * hw[1], 4 * hw[0]], (count, 2, 2), endpoint=True) / 4
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].astype(np.float32)
+
+
+class _Replay:
+    """Stands in for a generator, so that `augment` draws what a crop was drawn as."""
+
+    def __init__(self, draws):
+        self._draws = list(draws)
+
+    def random(self):
+        return self._draws.pop(0)
+
+    def choice(self, _):
+        return self._draws.pop(0)
+
+    integers = random_integers = lambda self, *_, **__: self._draws.pop(0)
+
+
+def augmented(boxes, crop, hw, geometry, short_side, first_short_side, window):
+    """What `transforms.augment` makes of a picture with the draws that made `crop`."""
+    height, width = hw
+    draws = [0.0 if crop.flip else 0.9]
+    if window is None:
+        draws += [0.9, short_side]
+    else:
+        left, top, right, bottom = window
+        draws += [0.0, first_short_side, bottom - top, right - left, top, left, short_side]
+    augmentation = transforms.Augmentation(
+        geometry.short_sides, geometry.longest_side, geometry.first_short_sides, geometry.crop_sides
+    )
+    return transforms.augment(Image.new("RGB", (width, height)), boxes, augmentation, _Replay(draws))
+
+
+def drawn(hw, geometry, rng):
+    """A crop of `draw_crop`, with its draws."""
+    height, width = hw
+    flip, crops_first = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    short_side = int(rng.choice(geometry.short_sides))
+    if not crops_first:
+        out = transforms.resized_hw(hw, short_side, geometry.longest_side)
+        return Crop((0.0, 0.0, float(width), float(height)), out, flip), short_side, None, None
+    first = int(rng.choice(geometry.first_short_sides))
+    first_h, first_w = transforms.resized_hw(hw, first, None)
+    left, top, right, bottom = transforms.draw_crop((first_h, first_w), geometry.crop_sides, rng)
+    # In the mirrored picture the same rectangle lies at the other side.
+    shown_left = first_w - right if flip else left
+    x, y = width / first_w, height / first_h
+    source = (shown_left * x, top * y, (shown_left + right - left) * x, bottom * y)
+    out = transforms.resized_hw((bottom - top, right - left), short_side, geometry.longest_side)
+    return Crop(source, out, flip), short_side, first, (left, top, right, bottom)
+
+
+@pytest.mark.parametrize("hw", [(90, 120), (120, 90), (100, 100), (37, 211), (480, 640)])
+def test_visible_boxes_are_those_that_the_trainers_augmentation_keeps(hw):
+    rng = np.random.default_rng(hw)
+    geometry = GEOMETRY if hw[0] < 400 else ViewGeometry()
+    for _ in range(60):
+        boxes = random_boxes(rng, 40, hw)
+        crop, short_side, first, window = drawn(hw, geometry, rng)
+        expected = augmented(boxes, crop, hw, geometry, short_side, first, window)
+        found, kept = visible_boxes(boxes, crop)
+        assert (expected.image.height, expected.image.width) == crop.out_hw
+        sides = (expected.boxes_xyxy_px[:, 2:] - expected.boxes_xyxy_px[:, :2]).min(axis=1, initial=np.inf)
+        # A box that only touches the crop may be seen by one and not by the other; it has no area to speak of.
+        sure = sides > 2 * MIN_VISIBLE_PX
+        assert set(expected.kept[sure].tolist()) <= set(kept.tolist()) <= set(expected.kept.tolist())
+        both = np.isin(expected.kept, kept)
+        np.testing.assert_allclose(found, expected.boxes_xyxy_px[both], atol=2e-3)
+
+
+def test_the_draws_of_the_test_are_those_of_the_pipeline():
+    rng = np.random.default_rng(0)
+    crops = [draw_crop(HW, GEOMETRY, rng) for _ in range(300)]
+    others = [drawn(HW, GEOMETRY, rng)[0] for _ in range(300)]
+    assert np.mean([crop.flip for crop in crops]) == pytest.approx(0.5, abs=0.1)
+    corners = [np.mean([crop.source_xyxy_px for crop in some], axis=0) for some in (crops, others)]
+    np.testing.assert_allclose(*corners, atol=4)
+
+
+def test_a_window_shows_the_pixels_of_its_boxes():
+    # A red object on blue, whose box must be red in every window, and its surroundings not.
+    picture = Image.new("RGB", (HW[1], HW[0]), (0, 0, 255))
+    box = (40, 30, 80, 60)
+    picture.paste((255, 0, 0), box)
+    seen = 0
+    for view in views_of([sample(0, [box])], windows=40):
+        pixels = np.asarray(render_view(view, {0: picture})).astype(int)
+        for x1, y1, x2, y2 in view.regions["box_xyxy_px"].round().astype(int):
+            inside = pixels[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
+            if inside.size:
+                assert (inside[..., 0] > 200).all()
+                seen += 1
+            red = (pixels[..., 0] > 128).nonzero()
+            np.testing.assert_allclose([red[1].min(), red[0].min()], [x1, y1], atol=1.5)
+            np.testing.assert_allclose([red[1].max() + 1, red[0].max() + 1], [x2, y2], atol=1.5)
+    assert seen > 30
+
+
+def test_boxes_keep_their_order_and_rows_and_those_unseen_are_left_out():
+    boxes = [(0, 0, 5, 5), (20, 20, 100, 80), (110, 80, 120, 90), (0, 0, 120, 90)]
+    views = views_of([sample(0, boxes, rows=[5, 0, 9, 2])], windows=60)
+    assert {view.kind for view in views} == {"window"}
+    assert [view.pass_index for view in views] == list(range(60))
+    for view in views:
+        rows = view.regions["category_id"].tolist()
+        assert rows == [row for row in (5, 0, 9, 2) if row in rows]
+        assert {0, 2} <= set(rows)
+        assert (view.regions["tile"] == 0).all()
+    assert {len(view.regions) for view in views} == {2, 3, 4}
+
+
+def test_a_picture_without_boxes_has_its_window_all_the_same():
+    (view,) = views_of([sample(4, [])], windows=1, jitters=0)
+    assert len(view.regions) == 0
+    assert view.tiles["sample"].tolist() == [4]
+
+
+def test_each_pass_shows_every_picture_and_no_view_depends_on_another():
+    block = [sample(number, [(5, 5, 60, 60)]) for number in range(5)]
+    views = views_of(block, windows=3)
+    assert [(v.pass_index, int(v.tiles["sample"][0])) for v in views] == [(p, s) for p in range(3) for s in range(5)]
+    (alone,) = [v for v in views_of(block[2:3], windows=2) if v.pass_index == 1]
+    (among,) = [v for v in views if v.pass_index == 1 and v.tiles["sample"][0] == 2]
+    assert same(alone, among)
+    with_jitters = [v for v in views_of(block, windows=3, jitters=4) if v.kind == "window"]
+    assert all(same(a, b) for a, b in zip(views, with_jitters, strict=True))
+
+
+def same(first: View, second: View) -> bool:
+    return (
+        first.canvas_hw == second.canvas_hw
+        and first.tiles.tobytes() == second.tiles.tobytes()
+        and first.regions.tobytes() == second.regions.tobytes()
+    )
+
+
+def test_jitters_are_noised_copies_of_the_boxes_of_their_window_box_by_box():
+    boxes = [(10, 10, 50, 40), (60, 20, 110, 85)]
+    views = views_of([sample(0, boxes, rows=[3, 8])], windows=20, jitters=5)
+    assert [view.kind for view in views] == ["window", "jitter"] * 20
+    shifts = []
+    for window, jitter in zip(views[::2], views[1::2], strict=True):
+        assert (jitter.pass_index, jitter.canvas_hw) == (window.pass_index, window.canvas_hw)
+        assert jitter.tiles.tobytes() == window.tiles.tobytes()
+        assert jitter.regions["category_id"].tolist() == np.repeat(window.regions["category_id"], 5).tolist()
+        original = np.repeat(window.regions["box_xyxy_px"], 5, axis=0).astype(np.float64)
+        noised = jitter.regions["box_xyxy_px"]
+        height, width = window.canvas_hw
+        assert (noised >= 0).all()
+        assert (noised <= [width, height, width, height]).all()
+        assert (noised[:, 2:] > noised[:, :2]).all()
+        half = np.tile(original[:, 2:] - original[:, :2], 2) / 2
+        shifts.append(((noised - original) / half)[(original > 1).all(axis=1)])
+    shifts = np.concatenate(shifts)
+    assert np.abs(shifts).max() <= 1.001
+    # Evenly spread over the range, where the canvas doesn't clip.
+    assert np.std(shifts[:, :2]) == pytest.approx(1 / np.sqrt(3), abs=0.08)
+
+
+def test_a_jitter_of_nothing_is_nothing_and_a_sliver_stays():
+    rng = np.random.default_rng(0)
+    (empty,) = views_of([sample(0, [])], windows=1)
+    assert len(jitter_view(empty, 3, rng).regions) == 0
+    window = views_of([sample(0, [(0, 0, 0.01, 90)])], windows=1)[0]
+    jitter = jitter_view(window, 50, rng)
+    sides = jitter.regions["box_xyxy_px"][:, 2:] - jitter.regions["box_xyxy_px"][:, :2]
+    assert (sides > 0).all()
+
+
+def test_canvases_stay_below_the_limit_of_readers():
+    rng = np.random.default_rng(0)
+    for hw in [(10, 4_000), (4_000, 10), (1, 1), (20_000, 20_000)]:
+        height, width = draw_crop(hw, ViewGeometry(), rng).out_hw
+        assert height * width <= MAX_PICTURE_PIXELS
