@@ -1,5 +1,6 @@
 """What the user asks for, validated once."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
