@@ -61,7 +61,7 @@ def test_a_dataset_in_its_layout_becomes_a_verified_cache_of_windows(dataset, re
     # OpenImages lists no pictures without boxes.
     assert (cache.manifest.samples, cache.manifest.quarantined) == (5 if dataset == "openimages" else 8, 0)
     assert (plan.pictures, plan.dataset) == ("reference", dataset)
-    assert verify_cache(tmp_path / "out").problems == []
+    assert verify_cache(tmp_path / "out").problems == ()
     names = plan.vocabulary.class_names
     expected_names = {
         "lvis": ("none", "aerosol_can", "air_conditioner", "airplane"),
@@ -126,7 +126,7 @@ def test_windows_of_shrunk_pictures_show_the_same_boxes(resnet, tmp_path):
         cache = open_cache(tmp_path / name)
         rows = view_rows(cache.layout, "resnet", 0)
         views.append([item.view for item in read_views(cache.layout, "resnet", 0, rows)])
-        assert verify_cache(tmp_path / name).problems == []
+        assert verify_cache(tmp_path / name).problems == ()
     for whole, small in zip(*views, strict=True):
         if whole.tiles["source_xyxy_px"][0].tolist() == [0, 0, 64, 48]:
             assert whole.canvas_hw == small.canvas_hw
@@ -136,7 +136,7 @@ def test_windows_of_shrunk_pictures_show_the_same_boxes(resnet, tmp_path):
 def test_jitters_lie_beside_their_windows_and_verify(resnet, tmp_path):
     root = trees.coco_tree(tmp_path / "data")
     shard("coco", root, tmp_path / "out", resnet, jitters=3)
-    assert verify_cache(tmp_path / "out").problems == []
+    assert verify_cache(tmp_path / "out").problems == ()
     cache = open_cache(tmp_path / "out")
     rows = view_rows(cache.layout, "resnet", 0)
     by_member = {(row.key, row.kind, row.pass_index): row for row in rows}
@@ -151,7 +151,7 @@ def test_any_teacher_takes_windows_of_no_boxes(vit, tmp_path):
     summary, _ = shard("coco", root, tmp_path / "out", vit)
     assert summary.complete
     assert open_cache(tmp_path / "out").label_sets["vit"].regions == 0
-    assert verify_cache(tmp_path / "out").problems == []
+    assert verify_cache(tmp_path / "out").problems == ()
 
 
 def test_missing_damaged_and_resized_pictures_are_set_aside_by_name(resnet, tmp_path):
@@ -168,7 +168,7 @@ def test_missing_damaged_and_resized_pictures_are_set_aside_by_name(resnet, tmp_
     assert reasons[pictures[0].name] == "missing, though it is annotated"
     assert pictures[1].name in reasons
     assert "is 48 high and 63 wide, its annotations say 48 and 64" in reasons[pictures[2].name]
-    assert verify_cache(tmp_path / "out").problems == []
+    assert verify_cache(tmp_path / "out").problems == ()
 
 
 def test_a_resumed_run_does_not_read_the_annotations_again(resnet, tmp_path):
