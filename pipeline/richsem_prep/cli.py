@@ -15,6 +15,7 @@ from rich.text import Text
 
 from richsem_prep.commands.audit import audit
 from richsem_prep.commands.diff import diff
+from richsem_prep.commands.estimate import estimate_like
 from richsem_prep.commands.pull import pull
 from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
@@ -483,3 +484,4 @@ app.command()(rescore)
 app.command()(diff)
 app.command()(push)
 app.command()(pull)
+app.command("estimate")(estimate_like(shard, shard_config))

@@ -1,0 +1,89 @@
+import inspect
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from richsem_prep import run as driver
+from richsem_prep.cli import app, shard, shard_config
+from richsem_prep.estimate import Estimate, estimate, estimate_table
+from richsem_schemas.errors import RichSemError
+
+GIVEN = Estimate(
+    pictures=1_000, shards=1, measured=100, quarantined=0, measured_seconds=10, device="cpu", passes=5, shows=10,
+    views=2_000, regions=5_000, listing_bytes=10, picture_bytes=1_000, label_bytes=100, device_hours=3,
+    teacher_hours=2, start_seconds=1, workers=None,
+)  # fmt: skip
+
+
+class Silent:
+    def say(self, message):
+        pass
+
+    def stage(self, *_):
+        return lambda _: None
+
+    def shard_done(self, outcome):
+        pass
+
+
+def config(pictures, out, teacher, **changes):
+    options = {name: item.default for name, item in inspect.signature(shard).parameters.items()}
+    given = {"dataset": "folder", "root": pictures, "out": out, "teacher": teacher, "teacher_size": 64}
+    return shard_config(**(options | given | {"executor": "inline", "device": "cpu", "labels": "x"} | changes))
+
+
+def test_an_estimate_is_near_what_the_run_then_weighs_and_writes_nothing_into_its_folder(pictures, tmp_path, resnet):
+    asked = config(pictures, tmp_path / "out", resnet, mosaics=1)
+    found = estimate(asked, Silent(), samples=1_000, seconds=600)
+    assert not (tmp_path / "out").exists()
+    summary = driver.shard(asked, Silent())
+    receipts = [result.receipt.summary for result in summary.results.values()]
+    assert (found.pictures, found.measured, found.quarantined, found.shards) == (91, 91, 1, 1)
+    assert found.regions == pytest.approx(sum(item.regions for item in receipts), rel=0.05)
+    assert found.label_bytes == pytest.approx(sum(item.tar.bytes for item in receipts), rel=0.05)
+    made = sum(result.picture_bytes for result in summary.results.values())
+    assert found.picture_bytes == pytest.approx(made, rel=0.05)
+    assert 0 < found.teacher_hours < found.device_hours
+
+
+def test_measuring_stops_after_the_time_and_scales_to_the_limit(pictures, tmp_path, resnet):
+    asked = config(pictures, tmp_path / "out", resnet, mosaics=0, limit=50, pictures="reference")
+    found = estimate(asked, Silent(), samples=40, seconds=1e-3)
+    assert found.measured == 8
+    assert found.pictures == 50
+    assert found.views == pytest.approx(50, rel=0.2)
+    assert found.picture_bytes < 50 * 2048
+
+
+def test_pictures_that_are_all_broken_are_said_to_be(tmp_path, resnet):
+    (tmp_path / "raw" / "a").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "raw" / "a" / f"{number}.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    with pytest.raises(RichSemError, match="none of 3 pictures"):
+        estimate(config(tmp_path / "raw", tmp_path / "out", resnet), Silent(), samples=9, seconds=9)
+
+
+def test_the_cache_has_paid_for_itself_when_online_teachers_would_have_taken_as_long():
+    # Five passes take the teacher two hours, so ten shows take four.
+    assert GIVEN.online_hours == 4
+    assert GIVEN.runs_to_pay == 3 / 4
+    assert replace(GIVEN, shows=24).online_hours == pytest.approx(9.6)
+    assert GIVEN.bytes == 1_110
+
+
+def test_wall_time_is_shared_by_workers():
+    shown = {str(a): str(b) for a, b in zip(*(column.cells for column in estimate_table(GIVEN).columns), strict=True)}
+    assert shown["with 4 workers"].startswith("45.0 min")
+    assert "0.75 training runs" in shown["pays for itself"]
+    named = estimate_table(replace(GIVEN, workers=2)).columns[0].cells
+    assert [cell for cell in named if cell.startswith("with ")] == ["with 2 workers"]
+
+
+def test_the_command_takes_the_options_of_shard():
+    result = CliRunner().invoke(app, ["estimate", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(option in result.output for option in ("--mosaics", "--teacher-size", "--workers", "--samples"))
+    assert "--overwrite" not in result.output
+    result = CliRunner().invoke(app, ["estimate", "--dataset", "unheard-of"])
+    assert isinstance(result.exception, RichSemError)
