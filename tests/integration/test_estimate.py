@@ -27,9 +27,9 @@ class Silent:
         pass
 
 
-def config(pictures, out, teacher, **changes):
+def config(raw, out, teacher, **changes):
     options = {name: item.default for name, item in inspect.signature(shard).parameters.items()}
-    given = {"dataset": "folder", "root": pictures, "out": out, "teacher": teacher, "teacher_size": 64}
+    given = {"dataset": "folder", "root": raw, "out": out, "teacher": teacher, "teacher_size": 64}
     return shard_config(**(options | given | {"executor": "inline", "device": "cpu", "labels": "x"} | changes))
 
 
