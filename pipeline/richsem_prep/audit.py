@@ -88,7 +88,7 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
     live_views = _Live(cache, labels, cache.text_bank(labels), request.root, worker.encoder)
     for shard, positions in chosen.items():
         for seen in live_views.of_shard(shard, positions):
-            _compare(seen, live_views.text, found)
+            _compare(seen, live_views.text, found, temperature=spec.temperature)
             on_progress(len(found.kls), total)
     record = _record(manifest, request, found, shards=len(chosen), worker=worker)
     record.write(label_set.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
@@ -205,10 +205,10 @@ class _Live:
         return f"run `richsem-prep verify {self.cache.layout.out}`"
 
 
-def _compare(seen: _Seen, text: TextBank, found: _Found) -> None:
+def _compare(seen: _Seen, text: TextBank, found: _Found, *, temperature: float) -> None:
     chosen, labels = seen.regions, seen.stored.labels
     kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
-    live_RC = class_log_probs(seen.live, text.features, logit_scale=text.logit_scale)
+    live_RC = class_log_probs(seen.live, text.features, logit_scale=text.logit_scale / temperature)
     found.kls += kl_from_live(live_RC, kept).tolist()
     if seen.stored.embeddings is not None:
         found.cosines += cosines(seen.stored.embeddings[chosen], seen.live).tolist()

@@ -19,9 +19,7 @@ def audit(
     ] = None,
     max_kl: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.01; of int8 ones 0.05]"
-        ),
+        typer.Option(min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.05]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another one chooses other regions.")] = 0,
     root: Annotated[
@@ -40,10 +38,9 @@ def audit(
       richsem-prep audit caches/inet-lvis --teacher RN50:openai
       richsem-prep audit caches/inet-lvis --teacher RN50:openai --samples 4000 --seed 1
     """
-    from rich.progress import MofNCompleteColumn, Progress
-
     from richsem_prep import audit as auditing
     from richsem_prep.audit_records import audit_line, audit_table
+    from richsem_prep.progress_bar import counting_bar
     from richsem_schemas.places import open_place
     from richsem_schemas.reader import open_cache
 
@@ -52,13 +49,8 @@ def audit(
     request = auditing.AuditRequest(
         teacher, samples, seed, min_cosine, max_kl, device, open_place(root) if root else None
     )
-    errors = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("audit", total=None)
-        record = auditing.audit(
-            cache, name, request, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with counting_bar(Console(stderr=True), "audit", "regions") as on_progress:
+        record = auditing.audit(cache, name, request, on_progress=on_progress)
     Console().print(audit_table(record))
     typer.echo(audit_line(record))
     if not record.passed:
