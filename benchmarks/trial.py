@@ -1,0 +1,38 @@
+"""Runs of `richsem-prep shard` for benchmarks: a small folder of pictures, and the options that nobody varies."""
+
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+from richsem_prep.cli import shard, shard_config
+
+
+class Silent:
+    """A reporter that reports nothing."""
+
+    def say(self, message: str) -> None:
+        pass
+
+    def stage(self, *_: Any) -> Any:
+        return lambda _: None
+
+    def shard_done(self, outcome: Any) -> None:
+        pass
+
+
+def trial_config(root: Path, out: Path, **options: Any) -> Any:
+    """A run in this process over a folder of pictures, with everything that isn't named as it is by default."""
+    defaults = {name: item.default for name, item in inspect.signature(shard).parameters.items()}
+    fixed = {"dataset": "folder", "root": root, "out": out, "executor": "inline"}
+    return shard_config(**(defaults | fixed | options))
+
+
+def few_classes(root: Path, folder: Path, *, pictures: int, classes: int) -> Path:
+    """Copy some pictures of a folder into a few classes, so that a teacher has few names to read."""
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    for number, path in enumerate(found[:pictures]):
+        target = folder / f"class {number % classes}" / f"{number:05d}{path.suffix.lower()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return folder
