@@ -67,5 +67,7 @@ def _show_the_same(view: LabelledView, other: LabelledView) -> bool:
 
 def _plain(labels: TopKSoftLabels) -> TopKSoftLabels:
     return TopKSoftLabels(
-        *(np.ascontiguousarray(part) for part in (labels.class_ids, labels.log_probs, labels.log_rest))
+        np.ascontiguousarray(labels.class_ids),
+        np.ascontiguousarray(labels.log_probs),
+        np.ascontiguousarray(labels.log_rest),
     )
