@@ -61,7 +61,7 @@ _CACHE = "Cache"
 _WORK = "Where the work happens"
 
 _Labels = Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")]
-_Out = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the cache.")]
+_Out = Annotated[str, typer.Argument(metavar="OUT", help="Folder of the cache, or its URL.")]
 
 
 def run() -> None:
@@ -94,11 +94,15 @@ def shard(
         ),
     ] = None,
     root: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the cache. \\[default: caches/DATASET]", rich_help_panel=_RUN)
+        str | None,
+        typer.Option(
+            help="Folder of the cache, or a URL such as s3://BUCKET/NAME. \\[default: caches/DATASET]",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     annotations: Annotated[
         Path | None,
@@ -256,6 +260,9 @@ def shard(
       richsem-prep shard --dataset demo --executor inline
       richsem-prep shard --dataset inet-lvis --ray-address auto
       richsem-prep shard --dataset inet-lvis --shard-range 0:100
+
+      To a bucket (docs/places.md):
+      richsem-prep shard --dataset inet-lvis --out s3://BUCKET/inet-lvis
     """
     config = shard_config(
         dataset=dataset,
@@ -313,6 +320,7 @@ def shard_config(**options: Any) -> Any:
     """Fill in the defaults of the dataset and of the environment, and validate."""
     from richsem_prep.config import ShardConfig
     from richsem_prep.datasets import preset
+    from richsem_schemas.places import open_place
 
     if options.get("from_cache") is not None:
         from richsem_prep.from_cache import options_of_plan
@@ -325,9 +333,9 @@ def shard_config(**options: Any) -> Any:
     if options.get("from_cache") is not None and options["out"] is None:
         raise RichSemError("--from-cache needs --out, the folder for the labels")
     chosen = preset(options["dataset"])
-    data = Path(os.environ.get("RICHSEM_DATA") or "data")
-    options["root"] = (options["root"] or data / (chosen.folder or options["dataset"])).absolute()
-    options["out"] = (options["out"] or Path("caches") / options["dataset"]).absolute()
+    data = open_place(os.environ.get("RICHSEM_DATA") or "data")
+    options["root"] = open_place(options["root"] or data / (chosen.folder or options["dataset"])).absolute()
+    options["out"] = open_place(options["out"] or Path("caches") / options["dataset"]).absolute()
     teacher = options["teacher"] = options["teacher"] or chosen.teacher
     if options["teacher_size"] is None and teacher == chosen.teacher:
         options["teacher_size"] = chosen.teacher_size
@@ -385,9 +393,10 @@ def finish(out: _Out, labels: _Labels = None) -> None:
       richsem-prep finish caches/inet-lvis
     """
     from richsem_prep.finish import finish_cache, finished_sets
+    from richsem_schemas.places import open_place
     from richsem_schemas.reader import find_layout
 
-    layout = find_layout(out)
+    layout = find_layout(open_place(out))
     begun = layout.label_sets()
     if labels is not None and labels not in begun:
         raise RichSemError(f"{out} has no label set {labels!r}; it has: {', '.join(begun) or 'none'}")
@@ -426,17 +435,18 @@ def verify(
       richsem-prep verify caches/inet-lvis --thorough
     """
     from richsem_prep.verify import bytes_bar, problem_lines, success_line, verify_cache
+    from richsem_schemas.places import open_place
 
-    start = time.monotonic()
+    start, place = time.monotonic(), open_place(out)
     with bytes_bar(Console(stderr=True)) as on_progress:
-        verification = verify_cache(out, labels=labels, threads=threads, thorough=thorough, on_progress=on_progress)
+        verification = verify_cache(place, labels=labels, threads=threads, thorough=thorough, on_progress=on_progress)
     for note in verification.notes:
         typer.echo(f"note: {note}")
-    for line in problem_lines(out, verification):
+    for line in problem_lines(place, verification):
         typer.echo(line)
     if verification.problems:
         raise typer.Exit(1)
-    typer.echo(success_line(out, verification, seconds=time.monotonic() - start))
+    typer.echo(success_line(place, verification, seconds=time.monotonic() - start))
 
 
 @app.command()
@@ -448,9 +458,10 @@ def inspect(out: _Out, labels: _Labels = None) -> None:
       richsem-prep inspect caches/inet-lvis
     """
     from richsem_prep.inspect_cache import inspect_label_set, statistics_table
+    from richsem_schemas.places import open_place
     from richsem_schemas.reader import open_cache
 
-    cache = open_cache(out)
+    cache = open_cache(open_place(out))
     Console().print(statistics_table(inspect_label_set(cache, cache.label_set(labels).name)))
 
 
@@ -461,7 +472,7 @@ def view(
     labels: _Labels = None,
     views: Annotated[int, typer.Option(min=1, max=500, help="How many views to show.")] = 12,
     root: Annotated[
-        Path | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
+        str | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
     ] = None,
 ) -> None:
     """Write a page that shows views with their boxes and soft labels; one file, to open in any browser.
@@ -471,10 +482,11 @@ def view(
       richsem-prep view caches/inet-lvis --html views.html
     """
     from richsem_prep.page import write_page
+    from richsem_schemas.places import open_place
     from richsem_schemas.reader import open_cache
 
-    cache = open_cache(out)
-    shown = write_page(cache, cache.label_set(labels).name, html, views=views, root=root)
+    cache = open_cache(open_place(out))
+    shown = write_page(cache, cache.label_set(labels).name, html, views=views, root=open_place(root) if root else None)
     typer.echo(f"{html}: {shown} views")
 
 

@@ -29,7 +29,7 @@ DatasetChoice = Literal[
 ]
 
 
-class ShardConfig(BaseModel, frozen=True, extra="forbid", arbitrary_types_allowed=True):
+class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     """Options of `richsem-prep shard`, defaults of the dataset filled in."""
 
     dataset: DatasetChoice

@@ -23,7 +23,7 @@ from richsem_prep.source import Source
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
-from richsem_schemas.places import Place, RemotePath, each_of, lives_in_this_process
+from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
 from richsem_schemas.reader import read_plan
 from richsem_schemas.sealed_json import temporaries
 from richsem_schemas.text_bank import read_text_bank, write_text_bank
@@ -88,6 +88,8 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
     _require_usable_out(config.out, config.root, config.executor)
     if config.from_cache is not None:
         _require_usable_out(config.out, config.from_cache, config.executor, option="--from-cache")
+    if not is_local(config.out):
+        reporter.say(f"{config.out}: nothing keeps jobs apart there; see that no two make the same shards")
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):
             plan, root = _prepare_plan(config, layout, reporter)

@@ -13,9 +13,9 @@ import stat as stat_modes
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -71,9 +71,9 @@ class RemotePath:
     def __str__(self) -> str:
         return self.url
 
-    def __truediv__(self, name: str | os.PathLike[str]) -> "RemotePath":
+    def __truediv__(self, name: str | os.PathLike[str]) -> Self:
         separator = "" if self.url.endswith("/") else "/"
-        return RemotePath(f"{self.url}{separator}{os.fspath(name)}", self.named)
+        return replace(self, url=f"{self.url}{separator}{os.fspath(name)}")
 
     @property
     def name(self) -> str:
@@ -91,10 +91,10 @@ class RemotePath:
         return PurePosixPath(self.name).suffix
 
     @property
-    def parent(self) -> "RemotePath":
+    def parent(self) -> Self:
         """The folder; that of a bucket is the bucket."""
         folder = self.url.rpartition("/")[0]
-        return self if folder.endswith(":/") else RemotePath(folder, self.named)
+        return self if folder.endswith(":/") else replace(self, url=folder)
 
     def absolute(self) -> "RemotePath":
         """Itself: a URL is absolute."""
@@ -189,7 +189,7 @@ class RemotePath:
             if not missing_ok:
                 raise
 
-    def scan(self) -> list[tuple["RemotePath", RemoteStatus]]:
+    def scan(self) -> list[tuple[Self, RemoteStatus]]:
         """What lies in the folder, sorted by name."""
         with self._file_system() as (files, path):
             # Some stores list a folder in itself.
@@ -197,7 +197,7 @@ class RemotePath:
         found.pop(path.rstrip("/"), None)
         return [(self / posixpath.basename(name), _status(found[name])) for name in sorted(found)]
 
-    def iterdir(self) -> Iterator["RemotePath"]:
+    def iterdir(self) -> Iterator[Self]:
         """What lies in the folder, sorted by name."""
         return (path for path, _ in self.scan())
 
@@ -263,12 +263,14 @@ Place: TypeAlias = Path | RemotePath
 """A file or a folder, here or elsewhere."""
 
 
-def open_place(text: str | os.PathLike[str]) -> Place:
+def open_place(text: "str | os.PathLike[str] | RemotePath") -> Place:
     """The place that a user names: a URL such as `s3://bucket/caches/lvis`, or a local path.
 
     Raises:
         RichSemError: the URL's protocol is unknown, its package is not installed, or it holds a password.
     """
+    if isinstance(text, RemotePath):
+        return text
     text = os.fspath(text)
     if not _URL.match(text):
         return Path(text)

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.places import PlaceField
 
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
@@ -208,11 +209,11 @@ class DetectionConfig(_Section):
     repeat_threshold: NonNegativeFloat | None = 0.001
     augmentation: AugmentationConfig = AugmentationConfig()
     labels: Literal["cache", "hard", "none"] = "none"
-    cache: Path | None = None
-    labels_from: Path | None = None
+    cache: PlaceField | None = None
+    labels_from: PlaceField | None = None
     label_set: str | None = None
     label_form: Literal["topk", "embedding"] = "embedding"
-    root: Path | None = None
+    root: PlaceField | None = None
     on_damage: Literal["stop", "skip"] = "stop"
 
 
@@ -225,9 +226,9 @@ class TextConfig(_Section):
         folder: made by `richsem-prep text`; stored embeddings of the same teacher are scored with it.
     """
 
-    cache: Path | None = None
+    cache: PlaceField | None = None
     labels: str | None = None
-    folder: Path | None = None
+    folder: PlaceField | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -255,8 +256,8 @@ class ExtraConfig(_Section):
         on_damage: whether a damaged part of the cache stops the run or is replaced and counted.
     """
 
-    cache: Path
-    labels_from: Path | None = None
+    cache: PlaceField
+    labels_from: PlaceField | None = None
     weight: PositiveFloat = 1.0
     label_set: str | None = None
     teacher: str | None = None
@@ -264,7 +265,7 @@ class ExtraConfig(_Section):
     views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
     supervision: Supervision = "labelled"
     lanes: PositiveInt = 64
-    root: Path | None = None
+    root: PlaceField | None = None
     on_damage: Literal["stop", "skip"] = "stop"
 
 
@@ -328,6 +329,7 @@ class TrainConfig(_Section):
         start_from: a checkpoint whose weights the model starts with, a published one included; classifiers of other
             classes are left out.
         workers: loader processes a rank, for each kind of data.
+        cache_gb: most gigabytes of caches at URLs that the local disk keeps; 0 keeps none.
     """
 
     name: str
@@ -335,6 +337,7 @@ class TrainConfig(_Section):
     workers: NonNegativeInt = 4
     data: Path | None = None
     start_from: Path | None = None
+    cache_gb: NonNegativeFloat = 20.0
     detection: DetectionConfig
     text: TextConfig | None = None
     extra: _Extra | None = None

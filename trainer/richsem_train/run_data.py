@@ -13,6 +13,7 @@ from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData, read_annotations
 from richsem_schemas.manifest import TeacherIdentity
+from richsem_schemas.places import Place
 from richsem_schemas.reader import open_cache
 from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank
@@ -21,6 +22,7 @@ from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, rows_
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache_source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.extra import open_extra
+from richsem_train.data.local_cache import read_through
 from richsem_train.data.windows import WindowCache, align_windows
 
 
@@ -88,10 +90,13 @@ def open_data(config: TrainConfig) -> RunData:
     text = None if config.text is None else _read_text(config.text)
     extras: dict[str, TrainingCache] = {}
     for section, extra in config.extras.items():
-        extras[section] = _open_extra(extra, section, text=text, data=data, temperature=config.loss.temperature)
+        opened = _open_extra(extra, section, text=text, data=data, temperature=config.loss.temperature)
+        extras[section] = read_through(opened, gigabytes=config.cache_gb)
         # What the first one is learnt with, the others must have as well.
         text = text or _Text(extras[section].text)
-    windows = _open_windows(config, text=text, data=data) if config.detection.labels == "cache" else None
+    windows = None
+    if config.detection.labels == "cache":
+        windows = read_through(_open_windows(config, text=text, data=data), gigabytes=config.cache_gb)
     if text is None and windows is not None:
         text = _Text(windows.text)
     named = _named_classes(text, windows)
@@ -210,7 +215,7 @@ def _open_extra(
         extra.cache,
         label_set=extra.label_set,
         expected=expected if text is None else text.expected(expected),
-        root=None if extra.root is None else data / extra.root,
+        root=_below(data, extra.root),
         labels_from=extra.labels_from,
     )
 
@@ -225,9 +230,13 @@ def _open_windows(config: TrainConfig, *, text: _Text | None, data: Path) -> Tra
         detection.cache,
         label_set=detection.label_set,
         expected=expected if text is None else text.expected(expected),
-        root=None if detection.root is None else data / detection.root,
+        root=_below(data, detection.root),
         labels_from=detection.labels_from,
     )
+
+
+def _below(data: Path, root: Place | None) -> Place | None:
+    return data / root if isinstance(root, Path) else root
 
 
 def _read_text(text: TextConfig) -> _Text:
