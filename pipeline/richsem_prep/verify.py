@@ -131,7 +131,8 @@ class _Tree:
 
 def _walk(out: Place) -> _Tree:
     if isinstance(out, RemotePath):
-        return _Tree(out.sizes_below())
+        # Where a local cache was copied to a URL, its locks may have come along.
+        return _Tree({name: size for name, size in out.sizes_below().items() if name.split("/")[0] != JOBS_FOLDER})
     if not out.is_dir():
         raise RichSemError(f"{out} is no folder; name the OUT of a `richsem-prep shard`")
     tree = _Tree()
