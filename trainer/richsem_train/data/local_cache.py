@@ -51,9 +51,11 @@ def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None 
     store = Store(folder or default_folder(), int(gigabytes * 1e9))
     source = cache.source
     version = _version(source, cache.fingerprint)
-    layout = CacheLayout(_kept(source.layout.out, store, version), source.layout.name)
+    layout, labels_layout = (
+        CacheLayout(_kept(layout.out, store, version), layout.name) for layout in (source.layout, source.labels_layout)
+    )
     root = None if source.root is None else _kept(source.root, store, version)
-    return replace(cache, source=replace(source, layout=layout, root=root))
+    return replace(cache, source=replace(source, layout=layout, labels_layout=labels_layout, root=root))
 
 
 def _kept(place: Place, store: "Store", version: str) -> Place:
