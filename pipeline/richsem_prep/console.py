@@ -65,7 +65,9 @@ class ConsoleReporter:
     def _log(self, name: str, total: int | None, unit: str, counters: progress.Progress, started: float) -> None:
         done = _done(unit, counters)
         finished = total is not None and done >= total
-        if time.monotonic() - self._last_line < _LOG_SECONDS and not finished:
+        waited = time.monotonic() - self._last_line
+        # A finished stage has had its last line, which lies ahead of the clock.
+        if waited < 0 or (waited < _LOG_SECONDS and not finished):
             return
         self._last_line = time.monotonic() + (1e9 if finished else 0)
         rate, eta = _rate(done, total, started)
