@@ -11,19 +11,22 @@ from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.region_encoder import RoiAlignEncoder
 from richsem_prep.teacher import load_teacher, parse_teacher
+from richsem_schemas.annotations import read_annotations
 from richsem_schemas.codec import stored_embeddings
 from richsem_schemas.reader import open_cache
 from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.config import LossConfig, ModelConfig
+from richsem_train.data.cache_source import DETECTION, open_training_cache
 from richsem_train.data.collate import collate
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.soft_labels import unit_rows
+from richsem_train.data.windows import WindowDataset, align_windows
 from richsem_train.engine import DetectorLosses, Normalise
 from richsem_train.models.denoising import draw_denoising
 from richsem_train.targets import SoftLabels
 from tests.integration.conftest import write_pictures
 from tests.integration.test_shard_inline import shard
-from tests.trainer.tiny import VALUES
+from tests.trainer.tiny import VALUES, write_split
 
 TEACHER_SIZE = 128
 
@@ -39,11 +42,33 @@ def cache(resnet, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batch(cache):
-    """Four mosaics with their labels from the cache."""
-    extra = open_extra(cache, expected=ExpectedCache())
-    dataset = ExtraDataset(extra, seed=0, lanes=1)
-    return extra, collate([dataset[counter] for counter in range(4)])
+def windows_cache(resnet, tmp_path_factory):
+    """OUT of a cache of windows of detection pictures, and their annotations."""
+    folder = tmp_path_factory.mktemp("detection")
+    root, out = folder / "coco", folder / "out"
+    write_split(root, "train2017", 8, seed=4)
+    (root / "annotations").mkdir()
+    annotations = root / "annotations" / "instances_train2017.json"
+    (root / "train2017.json").rename(annotations)
+    with pytest.MonkeyPatch.context() as patch:
+        preset = replace(datasets.PRESETS["coco"], geometry=GEOMETRY)
+        patch.setitem(datasets.PRESETS, "coco", preset)
+        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": TEACHER_SIZE}
+        shard(root, out, resnet, dataset="coco", **options)
+    return out, read_annotations(annotations, root / "train2017", file_format="coco")
+
+
+@pytest.fixture(scope="module", params=["mosaics", "windows"])
+def batch(request, cache):
+    """Four views with their labels from the cache."""
+    if request.param == "mosaics":
+        extra = open_extra(cache, expected=ExpectedCache())
+        dataset = ExtraDataset(extra, seed=0, lanes=1)
+        return extra, collate([dataset[counter] for counter in range(4)])
+    out, data = request.getfixturevalue("windows_cache")
+    windows = open_training_cache(out, expected=ExpectedCache(section=DETECTION, views="windows"))
+    dataset = WindowDataset(data, align_windows(windows, data, on_damage="stop"))
+    return windows, collate([dataset[1, 0, picture] for picture in range(4)])
 
 
 def online_labels(batch, teacher):

@@ -159,7 +159,7 @@ def open_training_cache(
         labels_layout=cache.labels_layout,
         labels=labels.name,
         kind=kind,
-        passes=_passes(labels.spec.views, kind),
+        passes=labels.spec.views.passes[kind],
         plan=plan,
         spec=labels.spec,
         files=files,
@@ -176,10 +176,6 @@ def _rows_by_name(names: tuple[str, ...], class_names: tuple[str, ...]) -> NDArr
         return np.arange(len(names))
     row_of = {name: row for row, name in reversed(list(enumerate(class_names)))}
     return np.array([0, *(row_of.get(name, 0) for name in names[1:])], np.int64)
-
-
-def _passes(views: ViewsSpec, kind: ViewKind) -> int:
-    return {"crop": views.crops, "mosaic": views.mosaics, "window": views.windows}[kind]
 
 
 def _check_manifests(path: Place, cache: CacheManifest, labels: LabelManifest) -> None:
@@ -227,7 +223,7 @@ def _mismatches(plan: Plan, labels: LabelManifest, text: TextBank, expected: Exp
         key = expected.labels_key
         yield f"embeddings is 'none' there, {key}=embedding needs them; {key}=topk does without"
     kind = _KINDS[expected.views]
-    if not _passes(spec.views, kind):
+    if not spec.views.passes[kind]:
         asked = "detection.labels=cache" if section == DETECTION else f"{section}.views={expected.views}"
         yield f"views.{kind}s is 0 there, {asked} needs a pass of them"
     if expected.labels == "topk" and spec.temperature != expected.temperature:
@@ -323,8 +319,9 @@ def _pass_views(
 ) -> NDArray[np.int64]:
     """How many views of a kind one pass has in each shard, without opening an index.
 
-    A pass of crops or windows has a view a sample. Mosaics depend on how many pictures each block has left, but every
-    pass has the same number, so it is what the others leave of the total. Readers check it against the indexes.
+    A pass of another kind than mosaics has a view a sample. Mosaics depend on how many pictures each block has left,
+    but every pass has the same number, so it is what the others leave of the total. Readers check it against the
+    indexes.
 
     Raises:
         CorruptCacheError: the total doesn't come out even.
@@ -332,12 +329,13 @@ def _pass_views(
     if kind != "mosaic":
         return samples
     total = np.array([summary.views for summary in shards], np.int64)
-    mosaics, rest = np.divmod(total - (views.crops + views.windows) * samples, views.mosaics)
+    others = sum(views.passes.values()) - views.mosaics
+    mosaics, rest = np.divmod(total - others * samples, views.mosaics)
     wrong = (rest != 0) | (mosaics < -(-samples // CROPS_PER_MOSAIC)) | (mosaics > samples)
     if wrong.any():
         shard = int(np.argmax(wrong))
         raise CorruptCacheError(
-            f"{path}: shard {shard} has {total[shard]} views of {samples[shard]} samples, which {views.crops} passes "
-            f"of crops and {views.mosaics} of mosaics can't make; make the label set anew"
+            f"{path}: shard {shard} has {total[shard]} views of {samples[shard]} samples, which {others} passes "
+            f"of other views and {views.mosaics} of mosaics can't make; make the label set anew"
         )
     return np.asarray(mosaics)
