@@ -1,0 +1,139 @@
+"""A whole training step, loading included, with soft labels joined from caches, over one without.
+
+    python benchmarks/joined_step.py --data data --detection-cache caches/demo-detection \
+        --extra-cache caches/demo --json benchmarks/results/joined_step.json
+
+Two runs of the trainer take steps in turn, each with its own loaders. `joined` learns the soft labels of the windows of
+the detection pictures and of all extra caches; `plain` is the same detector without a semantic branch on the same
+extra views with hard labels, and on detection pictures that it augments itself. A step's time is what the trainer waits
+for its batch and the step; ratios are medians over steps of one kind, since detection and extra batches alternate.
+Processor seconds of this process, which has no loader in it, stand beside wall seconds: cores may be shared. Name a
+cache twice to mix several. What the semantic branch alone costs at the paper's size is `step.py`'s to say: in a small
+detector like the demo's its share is far larger.
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from common import report
+
+from richsem_train.config import TrainConfig, load_config
+from richsem_train.console import SilentReporter
+from richsem_train.data.loaders import LoadedStep, TrainingLoaders
+from richsem_train.data.order import RankShare
+from richsem_train.distributed import Ranks, join_ranks
+from richsem_train.run_data import open_data
+from richsem_train.run_folder import RunFolder
+from richsem_train.signals import StopRequest, stop_requests
+from richsem_train.training import _Run
+
+
+def main(
+    detection_cache: Annotated[Path, typer.Option(help="With windows of the config's detection pictures.")],
+    extra_cache: Annotated[list[Path], typer.Option(help="With mosaics; several are mixed.")],
+    config: Annotated[str, typer.Option(help="Of `richsem-train`.")] = "demo",
+    data: Annotated[Path, typer.Option(help="Where the config's data lies.")] = Path("data"),
+    device: Annotated[str | None, typer.Option(help="[default: CUDA if there is one]")] = None,
+    workers: Annotated[int, typer.Option(help="Of each loader.")] = 1,
+    steps: Annotated[int, typer.Option(help="Of each run, after eight that don't count.")] = 40,
+    json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
+) -> None:
+    """Measure one config."""
+    configs = arms(config, data, detection_cache, extra_cache, workers)
+    with tempfile.TemporaryDirectory() as scratch, join_ranks(device) as ranks, stop_requests() as stop:
+        torch.set_num_threads(1)
+        runs = {name: make_run(arm, Path(scratch) / name, ranks, stop) for name, arm in configs.items()}
+        measured = take_turns(runs, ranks, warm_up=8, steps=steps)
+    kinds = sorted({kind for kind, _ in measured["joined"]})
+    report(
+        "joined-step",
+        {
+            "config": config,
+            "extra_caches": len(extra_cache),
+            "workers": workers,
+            "device": ranks.device.type,
+            "steps": steps,
+            "by_kind": {kind: compared(measured, kind) for kind in kinds},
+            "load_average": os.getloadavg(),
+        },
+        json,
+    )
+
+
+def arms(name: str, data: Path, windows: Path, extras: list[Path], workers: int) -> dict[str, TrainConfig]:
+    mixed = ", ".join(f"{{cache: {path}, labels: LABELS, views: mosaics, lanes: 16}}" for path in extras)
+    common = [f"data={data}", f"workers={workers}", "schedule.epochs=100"]
+    joined = [
+        "detection.labels=cache",
+        f"detection.cache={windows}",
+        f"extra=[{mixed.replace('LABELS', 'embedding')}]",
+    ]
+    plain = ["model.semantic_branch=false", f"extra=[{mixed.replace('LABELS', 'hard')}]"]
+    return {"joined": load_config(name, common + joined), "plain": load_config(name, common + plain)}
+
+
+def make_run(config: TrainConfig, out: Path, ranks: Ranks, stop: StopRequest) -> _Run:
+    return _Run(config, open_data(config), RunFolder(out), ranks, stop, SilentReporter())
+
+
+Step = tuple[str, dict[str, float]]
+"""Kind of a step, and its seconds."""
+
+
+def take_turns(runs: dict[str, _Run], ranks: Ranks, *, warm_up: int, steps: int) -> dict[str, list[Step]]:
+    batches = {name: loaded(run, ranks, warm_up + steps) for name, run in runs.items()}
+    measured: dict[str, list[Step]] = {name: [] for name in runs}
+    orders = (list(runs), list(runs)[::-1])
+    for number in range(warm_up + steps):
+        # Detection and extra batches alternate, so the order turns every second step.
+        for name in orders[number // 2 % 2]:
+            start, processor = time.perf_counter(), time.process_time()
+            batch = next(batches[name])
+            waited = time.perf_counter() - start
+            runs[name].trainer.step(batch.step, 0, batch.batch)
+            if ranks.device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = {
+                "whole": time.perf_counter() - start,
+                "waiting": waited,
+                "processor": time.process_time() - processor,
+            }
+            if number >= warm_up:
+                measured[name].append((batch.kind, seconds))
+    for stream in batches.values():
+        stream.close()  # type: ignore[attr-defined]
+    return measured
+
+
+def loaded(run: _Run, ranks: Ranks, steps: int) -> Iterator[LoadedStep]:
+    share = RankShare(run.config.schedule.global_batch_size, ranks.rank, ranks.world_size)
+    loaders = TrainingLoaders(
+        run.feed, run.extra, share=share, workers=run.config.workers, pin_memory=ranks.device.type == "cuda"
+    )
+    return loaders.batches(0, steps)
+
+
+def compared(measured: dict[str, list[Step]], kind: str) -> dict[str, Any]:
+    of_kind = {name: [seconds for found, seconds in steps if found == kind] for name, steps in measured.items()}
+    pairs = list(zip(of_kind["joined"], of_kind["plain"], strict=True))
+    return {
+        **{
+            name: {what: statistics.median(step[what] for step in steps) for what in steps[0]}
+            for name, steps in of_kind.items()
+        },
+        "joined_over_plain": statistics.median(ours["whole"] / theirs["whole"] for ours, theirs in pairs),
+        "joined_over_plain_by_processor": statistics.median(
+            ours["processor"] / theirs["processor"] for ours, theirs in pairs
+        ),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
