@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ def trial_config(root: Path, out: Path, **options: Any) -> Any:
 
 
 def few_classes(root: Path, folder: Path, *, pictures: int, classes: int) -> Path:
-    """Copy some pictures of a folder into a few classes, so that a teacher has few names to read."""
+    """Copy pictures of a folder, again where it has fewer, into few classes, so that a teacher has few names to read."""
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    for number, path in enumerate(found[:pictures]):
+    for number, path in enumerate(islice(cycle(found), pictures)):
         target = folder / f"class {number % classes}" / f"{number:05d}{path.suffix.lower()}"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)

@@ -7,7 +7,7 @@ The floor reads every file of the cache from start to end and takes its SHA-256.
 doesn't count, so that the files are in the page cache for both; a ratio is the median over rounds of both in a round.
 Processor seconds stand beside wall seconds, since cores may be shared. The cache of `--root` has pictures as they are
 and labels as wide as RN50's (1,024 numbers, top 64, one pass of crops and four of mosaics), by a tiny stand-in of a
-teacher; caches of smaller pictures have more members a byte and are the harder case.
+teacher. Caches of smaller pictures, or in smaller shards, have more to do a byte: they are the harder case.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ WIDTH_OF_RN50 = 1024
 def main(
     root: Annotated[Path, typer.Option(help="A folder of pictures.")],
     cache: Annotated[list[Path] | None, typer.Option(help="A finished cache to measure as well.")] = None,
-    pictures: Annotated[int, typer.Option(help="Of ROOT.")] = 160,
+    pictures: Annotated[int, typer.Option(help="Of ROOT, repeated where it has fewer: a whole shard.")] = 1024,
     threads: Annotated[int, typer.Option()] = 1,
     rounds: Annotated[int, typer.Option()] = 7,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
