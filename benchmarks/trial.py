@@ -30,7 +30,7 @@ def trial_config(root: Path, out: Path, **options: Any) -> Any:
 
 
 def few_classes(root: Path, folder: Path, *, pictures: int, classes: int) -> Path:
-    """Copy pictures of a folder, again where it has fewer, into few classes, so that a teacher has few names to read."""
+    """Copy pictures, again where ROOT has fewer, into a few classes, so that a teacher has few names to read."""
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
     for number, path in enumerate(islice(cycle(found), pictures)):
         target = folder / f"class {number % classes}" / f"{number:05d}{path.suffix.lower()}"
