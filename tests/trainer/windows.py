@@ -2,17 +2,14 @@
 
 import os
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 
-from richsem_prep.plan import freeze_listing, planned_entries
-from richsem_prep.recipes import draw_crop
+from richsem_prep.plan import freeze_listing
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan, ViewsSpec, Vocabulary
 from richsem_schemas.originals import WHOLE_FILE
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
 from tests.pipeline.synthetic_cache import GEOMETRY, LABELS, SAMPLES_PER_SHARD, SyntheticCache
 
 
@@ -60,33 +57,5 @@ class WindowsCache(SyntheticCache):
             listing_quarantine=listing.quarantine,
         ).write(self.layout.plan)
 
-    def make_missing_shards(self):
-        with patch("richsem_prep.shard_task.block_views", self._block_views):
-            return super().make_missing_shards()
 
-    def _block_views(self, block, views, *, seed, shard, first_sample):
-        entries = planned_entries(self.layout, Plan.read(self.layout.plan), shard)
-        for pass_index in range(views.windows):
-            for sample in block:
-                rng = np.random.default_rng([seed, 2, pass_index, shard, sample.sample])
-                yield window_view(sample, entries[sample.sample].boxes, pass_index, views.geometry, rng)
-
-
-def window_view(sample, boxes, pass_index, geometry, rng):
-    """A picture as the detection augmentation shows it, with its visible boxes."""
-    crop = draw_crop(sample.hw, geometry, rng)
-    height, width = crop.out_hw
-    x1, y1, x2, y2 = crop.source_xyxy_px
-    scale = np.array([width / (x2 - x1), height / (y2 - y1)] * 2)
-    on_canvas = (boxes.boxes_xyxy - [x1, y1, x1, y1]) * scale
-    if crop.flip:
-        on_canvas = np.stack([width - on_canvas[:, 2], on_canvas[:, 1], width - on_canvas[:, 0], on_canvas[:, 3]], 1)
-    on_canvas = np.clip(on_canvas, 0, [width, height, width, height]).astype(np.float32)
-    visible = (on_canvas[:, 2:] > on_canvas[:, :2]).all(axis=1)
-    regions = np.zeros(int(visible.sum()), REGION_DTYPE)
-    regions["box_xyxy_px"], regions["category_id"] = on_canvas[visible], boxes.rows[visible]
-    tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
-    return View("window", pass_index, crop.out_hw, tiles, regions)
-
-
-__all__ = ["LABELS", "WindowsCache", "listed", "window_view"]
+__all__ = ["LABELS", "WindowsCache", "listed"]
