@@ -76,13 +76,13 @@ PRESETS: dict[str, Preset] = {
     "lvis": _detection("LVIS v1 boxes on the pictures of COCO"),
     "coco": _detection("COCO 2017 boxes"),
     "objects365": _detection("Objects365 v1 or v2 boxes"),
-    "objects365-boxes": _detection("Objects365 boxes without their classes"),
+    "objects365-boxes": _detection("Objects365 boxes without their classes", folder="objects365"),
     "openimages": _detection("OpenImages V4 and later: the CSV of boxes"),
     "visual-genome": _detection("Visual Genome's objects of frequent names"),
     "folder": Preset("any folder of pictures; a class is a folder's name"),
     "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
     "demo-detection": _detection(
-        "the demo's scenes and their boxes", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY
+        "the demo's scenes and their boxes", folder="demo", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY
     ),
 }
 
