@@ -48,6 +48,11 @@ app = typer.Typer(
   richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
   richsem-prep diff caches/inet-lvis --labels RN50-openai soft
 
+[bold]Share its labels, or take somebody's:[/bold]
+
+  richsem-prep push caches/inet-lvis my-group/inet-lvis-rn50
+  richsem-prep pull my-group/inet-lvis-rn50 caches/inet-lvis
+
 [bold]No data at hand?[/bold] --dataset demo draws its own, and --teacher demo comes with the package:
 
   richsem-prep shard --dataset demo

@@ -64,8 +64,10 @@ def _about(repo: str, cache: CacheManifest, licence: str | None) -> str:
     return f"""# {repo}
 
 What a CLIP teacher says about regions of the pictures of `{plan.dataset}`: embeddings and soft labels, made by
-`richsem-prep`, to train a detector with `richsem-train`. {pictures} The labels follow from the pictures, their
-listing and the teacher's weights; mind the terms of all three.
+`richsem-prep`, to train a detector with `richsem-train`. The labels follow from the pictures, their listing and the
+teacher's weights; mind the terms of all three.
+
+{pictures}
 
 | pictures | |
 |---|---|

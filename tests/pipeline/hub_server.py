@@ -126,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         return action | {"actions": {"upload": {"href": f"{self.hub.url}/upload/{item['oid']}"}}}
 
     def _content(self, path):
+        if "/resolve/" not in path:
+            return self._json({"error": "Not found"}, 404)
         _, _, *repo, _, revision, name = path.split("/", 6)
         data = self.hub.repos["/".join(repo)][int(revision, 16)].get(name)
         if data is None:
