@@ -43,8 +43,8 @@ app = typer.Typer(
 
 [bold]The same cache again, for other experiments:[/bold]
 
-  richsem-prep text --teacher RN50:openai --names openimages --out texts/openimages
-  richsem-prep rescore caches/inet-lvis --text texts/openimages --labels openimages
+  richsem-prep text --teacher RN50:openai --names coco --out texts/coco
+  richsem-prep rescore caches/inet-lvis --text texts/coco --labels coco
   richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
   richsem-prep diff caches/inet-lvis --labels RN50-openai soft
 
@@ -94,7 +94,7 @@ def shard(
         typer.Option(
             help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
             "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
-            "folder of pictures). Drawn by code: demo, demo-detection.",
+            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -259,7 +259,7 @@ def shard(
       richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt
 
       The same, but the labels in a folder of their own:
-      richsem-prep shard --from-cache caches/inet-lvis --out caches/vit --teacher ViT-L-14:openai
+      richsem-prep shard --from-cache caches/inet-lvis --out caches/again
 
       Without Ray; on a cluster; as one of several jobs, then `finish`:
       richsem-prep shard --dataset demo --executor inline
@@ -329,12 +329,13 @@ def shard_config(**options: Any) -> Any:
 
     if options.get("from_cache") is not None:
         from richsem_prep.from_cache import options_of_plan
-        from richsem_schemas.places import open_place
 
         options["from_cache"] = open_place(options["from_cache"]).absolute()
         options |= options_of_plan(options["from_cache"], options["dataset"], options["root"])
     if options["dataset"] is None:
-        raise RichSemError("--dataset is missing; name one, or take the pictures of a cache with --from-cache OUT1")
+        raise typer.BadParameter(
+            "missing; name one, or take the pictures of a cache with --from-cache OUT1", param_hint="--dataset"
+        )
     if options.get("from_cache") is not None and options["out"] is None:
         raise RichSemError("--from-cache needs --out, the folder for the labels")
     chosen = preset(options["dataset"])

@@ -66,7 +66,9 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if not self.crops and not self.mosaics and not self.windows:
-            raise ValueError("no pass of views leaves nothing to label; ask for at least one")
+            raise ValueError(
+                "--crops 0, --mosaics 0 and no --windows leave nothing to label; ask for at least one pass"
+            )
         if self.max_side and self.pictures == "reference":
             raise ValueError("--max-side re-encodes pictures, which --pictures reference leaves as they are; drop one")
         if self.shard_range and self.shard_range[0] >= self.shard_range[1]:

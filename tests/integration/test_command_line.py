@@ -10,7 +10,9 @@ import pytest
 from richsem_prep import cli
 from tests.integration.conftest import jpeg, run
 
-COMMANDS = ("shard", "finish", "verify", "inspect", "view")
+COMMANDS = (
+    "shard", "finish", "verify", "inspect", "view", "text", "audit", "rescore", "diff", "push", "pull", "estimate"
+)  # fmt: skip
 
 
 @pytest.fixture

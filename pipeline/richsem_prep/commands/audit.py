@@ -36,7 +36,7 @@ def audit(
     [bold]Examples[/bold]
 
       richsem-prep audit caches/inet-lvis --teacher RN50:openai
-      richsem-prep audit caches/inet-lvis --teacher RN50:openai --samples 4000 --seed 1
+      richsem-prep audit caches/lvis --teacher RN50:openai --samples 4000 --seed 1
     """
     from richsem_prep import audit as auditing
     from richsem_prep.audit_records import audit_line, audit_table

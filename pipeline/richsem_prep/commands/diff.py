@@ -33,7 +33,7 @@ def diff(
     [bold]Examples[/bold]
 
       richsem-prep diff caches/inet-lvis --labels RN50-openai soft
-      richsem-prep diff caches/inet-lvis --labels RN50-openai ViT-L-14-openai --json
+      richsem-prep diff caches/lvis --labels RN50-openai ViT-L-14-openai --json
     """
     from richsem_prep.diff import diff_label_sets
     from richsem_prep.progress_bar import counting_bar

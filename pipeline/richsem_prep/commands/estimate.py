@@ -35,7 +35,7 @@ def estimate_like(shard: Callable[..., None], shard_config: Callable[..., Any]) 
 
         [bold]Example[/bold]
 
-          richsem-prep estimate --dataset inet-lvis --teacher ViT-L-14:openai --workers 8
+          richsem-prep estimate --dataset lvis --teacher ViT-L-14:openai --workers 8
         """
         from richsem_prep.console import ConsoleReporter
         from richsem_prep.estimate import estimate as measure

@@ -26,7 +26,7 @@ def push(
     [bold]Examples[/bold]
 
       richsem-prep push caches/inet-lvis my-group/inet-lvis-rn50
-      richsem-prep push caches/inet-lvis my-group/labels --labels RN50-openai --public
+      richsem-prep push caches/lvis group/labels --labels RN50-openai --public
       richsem-prep push caches/mine my-group/mine --with-pictures cc-by-4.0
     """
     from richsem_prep.hub import HubRepo

@@ -36,9 +36,9 @@ def text(
 
     [bold]Examples[/bold]
 
-      richsem-prep text --teacher RN50:openai --names openimages --out texts/openimages
-      richsem-prep text --teacher RN50:openai --names lvis_v1_val.json --name-policy clean --out texts/clean
-      richsem-prep text --teacher demo --names my-classes.txt --templates name-only --out texts/mine
+      richsem-prep text --teacher RN50:openai --names coco --out texts/coco
+      richsem-prep text --teacher demo --names val.json --name-policy clean --out t/val
+      richsem-prep text --teacher demo --names my.txt --templates name-only --out t/mine
     """
     from richsem_prep.console import ConsoleReporter
     from richsem_prep.make_text import make_text
