@@ -78,7 +78,7 @@ def cheap_text(monkeypatch):
     """No text tower: LVIS alone has 1,204 classes of 81 prompts."""
     from richsem_prep import text
 
-    def means(teacher, names, *, on_progress):
+    def means(teacher, names, *, templates, on_progress):
         return np.random.default_rng(0).standard_normal((len(names), teacher.identity.embed_dim)).astype(np.float32)
 
     monkeypatch.setattr(text, "text_means", means)

@@ -62,7 +62,7 @@ def test_the_text_bank_is_made_once_for_a_teacher_and_vocabulary(teacher, tmp_pa
     first = text_bank(teacher, vocabulary, "raw", on_progress=lambda *c: calls.append(c))
     made = len(calls)
     second = text_bank(teacher, vocabulary, "raw", on_progress=lambda *c: calls.append(c))
-    assert made == len(NAMES)
+    assert calls == [(done, len(NAMES)) for done in range(len(NAMES) + 1)]
     assert len(calls) == made
     assert (first.features == second.features).all()
     text_bank(teacher, vocabulary, "clean", on_progress=lambda *c: calls.append(c))

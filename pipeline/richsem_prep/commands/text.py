@@ -37,8 +37,8 @@ def text(
     [bold]Examples[/bold]
 
       richsem-prep text --teacher RN50:openai --names coco --out texts/coco
-      richsem-prep text --teacher demo --names val.json --name-policy clean --out t/val
-      richsem-prep text --teacher demo --names my.txt --templates name-only --out t/mine
+      richsem-prep text --teacher demo --names val.json --out texts/val
+      richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
     from richsem_prep.console import ConsoleReporter
     from richsem_prep.make_text import make_text
