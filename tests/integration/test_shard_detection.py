@@ -200,7 +200,7 @@ def test_pictures_that_have_moved_are_found_or_asked_for(resnet, tmp_path):
     [
         ({"crops": 1}, "--crops 1 with --dataset coco: it is detection data, which takes --windows"),
         ({"mosaics": 4}, "--mosaics 4 with"),
-        ({"windows": 0}, "no pass of views"),
+        ({"windows": 0}, "leave nothing to label"),
         ({"windows": 0, "jitters": 2}, "--windows 0 makes none"),
         ({"annotations": "absent.json"}, "--annotations absent.json is not there"),
         ({"images": "absent"}, "--images absent is no folder"),
