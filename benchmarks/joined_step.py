@@ -4,8 +4,8 @@
         --extra-cache caches/demo --json benchmarks/results/joined_step.json
 
 Two runs of the trainer take steps in turn, each with its own loaders. `joined` learns the soft labels of the windows of
-the detection pictures and of all extra caches; `plain` is the same detector without a semantic branch on the same
-extra views with hard labels, and on detection pictures that it augments itself. A step's time is what the trainer waits
+the detection pictures and of all extra caches; `plain` is the same detector without a semantic branch on the very same
+pictures with hard labels. A step's time is what the trainer waits
 for its batch and the step; ratios are medians over steps of one kind, since detection and extra batches alternate.
 Processor seconds of this process, which has no loader in it, stand beside wall seconds: cores may be shared. Name a
 cache twice to mix several. What the semantic branch alone costs at the paper's size is `step.py`'s to say: in a small
@@ -17,15 +17,18 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from common import report
+from torch.utils.data import Dataset
 
 from richsem_train.config import TrainConfig, load_config
 from richsem_train.console import SilentReporter
+from richsem_train.data.collate import Sample
 from richsem_train.data.loaders import LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.distributed import Ranks, join_ranks
@@ -40,16 +43,20 @@ def main(
     extra_cache: Annotated[list[Path], typer.Option(help="With mosaics; several are mixed.")],
     config: Annotated[str, typer.Option(help="Of `richsem-train`.")] = "demo",
     data: Annotated[Path, typer.Option(help="Where the config's data lies.")] = Path("data"),
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Of the config, for both, as KEY=VALUE.")] = None,
     device: Annotated[str | None, typer.Option(help="[default: CUDA if there is one]")] = None,
     workers: Annotated[int, typer.Option(help="Of each loader.")] = 1,
     steps: Annotated[int, typer.Option(help="Of each run, after eight that don't count.")] = 40,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
     """Measure one config."""
-    configs = arms(config, data, detection_cache, extra_cache, workers)
+    common = [f"data={data}", f"workers={workers}", "schedule.epochs=100", *(changes or ())]
+    configs = arms(config, common, detection_cache, extra_cache)
     with tempfile.TemporaryDirectory() as scratch, join_ranks(device) as ranks, stop_requests() as stop:
         torch.set_num_threads(1)
         runs = {name: make_run(arm, Path(scratch) / name, ranks, stop) for name, arm in configs.items()}
+        windows = runs["joined"].feed
+        runs["plain"].feed = replace(windows, dataset=HardLabels(windows.dataset))
         measured = take_turns(runs, ranks, warm_up=8, steps=steps)
     kinds = sorted({kind for kind, _ in measured["joined"]})
     report(
@@ -67,9 +74,8 @@ def main(
     )
 
 
-def arms(name: str, data: Path, windows: Path, extras: list[Path], workers: int) -> dict[str, TrainConfig]:
+def arms(name: str, common: list[str], windows: Path, extras: list[Path]) -> dict[str, TrainConfig]:
     mixed = ", ".join(f"{{cache: {path}, labels: LABELS, views: mosaics, lanes: 16}}" for path in extras)
-    common = [f"data={data}", f"workers={workers}", "schedule.epochs=100"]
     joined = [
         "detection.labels=cache",
         f"detection.cache={windows}",
@@ -81,6 +87,17 @@ def arms(name: str, data: Path, windows: Path, extras: list[Path], workers: int)
 
 def make_run(config: TrainConfig, out: Path, ranks: Ranks, stop: StopRequest) -> _Run:
     return _Run(config, open_data(config), RunFolder(out), ranks, stop, SilentReporter())
+
+
+class HardLabels(Dataset[Sample]):
+    """The same pictures, without soft labels."""
+
+    def __init__(self, taught: Dataset[Sample]) -> None:
+        self._taught = taught
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
+        sample = self._taught[key]
+        return sample._replace(target=replace(sample.target, soft_labels=None))
 
 
 Step = tuple[str, dict[str, float]]
