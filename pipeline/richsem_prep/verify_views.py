@@ -130,7 +130,7 @@ class _Regeneration:
     def __init__(self, text: TextBank | None, sampled: NDArray[np.int64] | None) -> None:
         self._text = text
         self._sampled = sampled
-        self._waiting: list[tuple[list[str], TopKSoftLabels, NDArray[np.float32]]] = []
+        self._waiting: list[tuple[list[str], TopKSoftLabels, NDArray[np.floating]]] = []
 
     def add(self, batch: ViewBatch, first_region_V: NDArray[np.int64]) -> Iterator[str]:
         """Take the sampled regions of a batch, whose views begin with these regions of the shard."""
