@@ -146,11 +146,20 @@ def _require_usable_out(out: Place, root: Place, executor: str, *, option: str =
         raise RichSemError(f"--out {out} and {option} {root} lie in each other; a cache needs a folder of its own")
     if not out.is_dir() or (out / "plan" / "plan.json").is_file() or (out / "plan" / "listing.arrow").is_file():
         return
-    strangers = sorted(path.name for path in out.iterdir() if path.name != JOBS_FOLDER)
+    strangers = sorted(path.name for path in out.iterdir() if path.name != JOBS_FOLDER and not _is_begun_listing(path))
     if strangers:
         raise RichSemError(
             f"--out {out} holds other things ({', '.join(strangers[:5])}) and no cache; name a new or empty folder"
         )
+
+
+def _is_begun_listing(path: Place) -> bool:
+    """Whether a listing is being made here, or was when its run was killed: nothing has its name yet."""
+    return (
+        path.name in {"plan", "quarantine"}
+        and path.is_dir()
+        and all(part.name.startswith(".") and part.name.endswith(".tmp") for part in path.iterdir())
+    )
 
 
 def _make_executor(config: ShardConfig, shards: int) -> Executor:
