@@ -17,26 +17,13 @@ from typing import Annotated, Any
 import typer
 from common import report
 from teachers import random_rn50
+from trial import Silent, trial_config
 
 from richsem_prep import run as driver
-from richsem_prep.cli import shard_config
 from richsem_prep.shard_task import STAGES
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
-
-
-class Silent:
-    """A reporter that reports nothing."""
-
-    def say(self, message: str) -> None:
-        pass
-
-    def stage(self, *_: Any) -> Any:
-        return lambda _: None
-
-    def shard_done(self, outcome: Any) -> None:
-        pass
 
 
 def main(
@@ -91,11 +78,7 @@ def main(
 
 def config(root: Path, out: Path, options: dict[str, Any]) -> Any:
     """A run in this process, pictures and labels, with everything else as it is by default."""
-    return shard_config(
-        dataset="folder", root=root, out=out, executor="inline", top_k=64, embeddings="float16", labels="bench",
-        pictures="copy", max_side=None, samples_per_shard=1024, seed=0, workers=None, ray_address=None,
-        shard_range=None, names="raw", overwrite=False, retry_failed=False, **options,
-    )  # fmt: skip
+    return trial_config(root, out, labels="bench", **options)
 
 
 def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:

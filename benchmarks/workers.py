@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from common import report
 from teachers import random_rn50
-from throughput import Silent
+from trial import Silent
 
 from richsem_prep import run as driver
 from richsem_prep.cli import shard_config
