@@ -186,11 +186,10 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
     """The plan of OUT, found there or made now, and where the originals lie."""
     if config.overwrite:
         _clear(config, layout, reporter)
-    leftovers = [*temporaries(layout.plan.parent), *temporaries(layout.listing_quarantine.parent)]
-    for leftover in leftovers:
-        # Of the listing alone: jobs with other shards may be at work in the quarantine.
-        if leftover.parent != layout.listing_quarantine.parent or leftover.name.startswith(".listing."):
-            leftover.unlink(missing_ok=True)
+    # Of the quarantine the listing's alone: jobs with other shards may be at work there.
+    quarantined = (part for part in temporaries(layout.listing_quarantine.parent) if part.name.startswith(".listing."))
+    for leftover in (*temporaries(layout.plan.parent), *quarantined):
+        leftover.unlink(missing_ok=True)
     if config.from_cache is not None:
         return adopt_plan(layout, config.from_cache), config.root
     require_pictures_of_its_own(layout)
