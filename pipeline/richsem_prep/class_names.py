@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import ijson
-
+from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
 from richsem_schemas.manifest import Vocabulary
 from richsem_schemas.text_bank import NONE_NAME
@@ -48,7 +47,7 @@ def read_vocabulary(names: str) -> Vocabulary:
             found = _from_descriptions(path)
         else:
             found = _from_lines(path)
-    except (OSError, UnicodeDecodeError, ijson.JSONError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"--names {path}: can't be read as a list of names ({error})") from error
     return Vocabulary(name=name, class_names=_checked(path, found))
 
@@ -112,18 +111,17 @@ def _from_descriptions(path: Path) -> Iterator[str]:
 
 def _from_json(path: Path) -> tuple[str, Iterable[str]]:
     """The vocabulary's name and class names of a plan, or of an annotation file."""
-    with path.open("rb") as file:
-        planned = next(ijson.items(file, "vocabulary"), None)
-    if isinstance(planned, dict) and isinstance(planned.get("class_names"), list):
-        return str(planned.get("name", path.name)), map(str, planned["class_names"])
     found: dict[int, str] = {}
-    with path.open("rb") as file:
-        for category in ijson.items(file, "categories.item"):
-            number, name = _category(path, category)
+    for key, records in stream_json(path):
+        if key == "vocabulary!" and isinstance(records[0], dict) and isinstance(records[0].get("class_names"), list):
+            return str(records[0].get("name", path.name)), map(str, records[0]["class_names"])
+        if key != "categories":
+            continue
+        for number, name in (_category(path, category) for category in records):
             if number in found:
                 raise SourceError(f"--names {path}: category id {number} stands twice; which name is it?")
             found[number] = name
-            _require_few(path, len(found))
+        _require_few(path, len(found))
     if not found:
         raise SourceError(f"--names {path}: no `categories` in it; give an annotation file, or one name a line as .txt")
     return path.name, (found[number] for number in sorted(found))

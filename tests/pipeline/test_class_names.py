@@ -58,7 +58,7 @@ def test_a_known_list_needs_no_file():
         ("a.txt", "x" * (MAX_NAME_CHARACTERS + 1), "can't name a class"),
         ("a.txt", "\x1b[31mred", "can't name a class"),
         ("a.json", "{}", "no `categories`"),
-        ("a.json", '{"categories": [', "can't be read"),
+        ("a.json", '{"categories": [', "not a JSON file"),
         ("a.json", '{"categories": [{"id": 1}]}', "a category is"),
         ("a.json", '{"categories": [{"id": true, "name": "x"}]}', "a category is"),
         ("a.json", '{"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}', "id 1 stands twice"),
