@@ -9,7 +9,7 @@ from typing import Any
 
 from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
 from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
-from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.demo.views import GEOMETRY, SCENE_GEOMETRY
 from richsem_prep.detection_datasets import LAYOUTS, images_folders, open_detection, pictures_root
 from richsem_prep.source import Source, lvis_vocabulary
 from richsem_prep.sources import (
@@ -82,7 +82,11 @@ PRESETS: dict[str, Preset] = {
     "folder": Preset("any folder of pictures; a class is a folder's name"),
     "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
     "demo-detection": _detection(
-        "the demo's scenes and their boxes", folder="demo", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY
+        "the demo's scenes and their boxes",
+        folder="demo",
+        teacher="demo",
+        teacher_size=TEACHER_SIZE,
+        geometry=SCENE_GEOMETRY,
     ),
 }
 

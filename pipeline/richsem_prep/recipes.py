@@ -195,7 +195,7 @@ def draw_crop(picture_hw: tuple[int, int], geometry: ViewGeometry, rng: np.rando
     flip = bool(rng.random() < 0.5)
     crop_first = bool(rng.random() < 0.5)
     short_side = int(rng.choice(geometry.short_sides))
-    if not crop_first:
+    if not (crop_first and geometry.first_short_sides):
         out = resized_hw(picture_hw, short_side, geometry.longest_side)
         return Crop((0.0, 0.0, float(width), float(height)), out, flip)
     first_h, first_w = resized_hw(picture_hw, int(rng.choice(geometry.first_short_sides)), None)

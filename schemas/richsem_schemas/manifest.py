@@ -260,7 +260,7 @@ class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         short_sides: the final short side is one of these.
         longest_side: bound of the other side.
-        first_short_sides: short side before a random crop.
+        first_short_sides: short side before a random crop; none for views without random crops.
         crop_sides: smallest and largest side of that crop.
         mosaic_tile: each picture of a mosaic is fitted into a square of this side; the canvas has twice the side.
     """

@@ -156,6 +156,13 @@ def test_half_of_the_crops_are_mirrored_and_half_show_the_whole_picture():
     assert {min(crop.out_hw) for crop in whole} == set(GEOMETRY.short_sides)
 
 
+def test_without_a_first_side_nothing_is_cut():
+    geometry = ViewGeometry(short_sides=(128,), first_short_sides=())
+    crops = [draw_crop((128, 160), geometry, rng(seed)) for seed in range(100)]
+    assert {(crop.source_xyxy_px, crop.out_hw) for crop in crops} == {((0.0, 0.0, 160.0, 128.0), (128, 160))}
+    assert {crop.flip for crop in crops} == {False, True}
+
+
 def test_cut_crops_have_the_sides_that_the_reference_draws():
     sides, short_sides = [], set()
     for seed in range(2_000):

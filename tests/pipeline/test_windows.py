@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from richsem_prep.datasets import preset
 from richsem_prep.recipes import MIN_VISIBLE_PX, Crop, Sample, block_views, draw_crop, jitter_view, visible_boxes
 from richsem_schemas.manifest import ViewGeometry, ViewsSpec
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
 from richsem_schemas.render import render_view
 from richsem_schemas.view import View
+from richsem_train.config import load_config
 from richsem_train.data import transforms
 
 GEOMETRY = ViewGeometry(
@@ -206,3 +208,10 @@ def test_canvases_stay_below_the_limit_of_readers():
     for hw in [(10, 4_000), (4_000, 10), (1, 1), (20_000, 20_000)]:
         height, width = draw_crop(hw, ViewGeometry(), rng).out_hw
         assert height * width <= MAX_PICTURE_PIXELS
+
+
+def test_windows_of_the_demo_are_the_augmentation_of_its_training():
+    drawn, trained = preset("demo-detection").geometry, load_config("demo").detection.augmentation
+    assert drawn.short_sides == trained.short_sides
+    assert drawn.longest_side == trained.longest_side
+    assert drawn.first_short_sides == trained.first_short_sides == ()

@@ -31,6 +31,9 @@ that their canvas has just the size at which the teacher sees it."""
 NONE_NAME = "none"
 """What a picture of nothing but background is called; row 0 of every text bank."""
 
+SCENE_GEOMETRY = GEOMETRY.model_copy(update={"short_sides": (128,), "first_short_sides": ()})
+"""Detection scenes as the demo's training shows them: at their own size and whole."""
+
 _JPEG_QUALITY = 85
 _LEAST_VISIBLE = 0.5
 
