@@ -13,10 +13,9 @@ from typing import Annotated
 import typer
 from common import report
 from teachers import random_rn50
-from trial import Silent
+from trial import Silent, trial_config
 
 from richsem_prep import run as driver
-from richsem_prep.cli import shard_config
 
 
 def main(
@@ -34,12 +33,9 @@ def main(
         named = teacher or random_rn50(folder)
         for number in range(repeats):
             for workers, measured in seconds.items():
-                config = shard_config(
-                    dataset="folder", root=root, out=folder / f"{number}-{workers}", teacher=named, executor="ray",
-                    workers=workers, region_encoder="crop", teacher_size=None, crops=1, mosaics=1, top_k=64,
-                    embeddings="float16", labels="bench", pictures="copy", max_side=None,
-                    samples_per_shard=limit // shards, seed=0, ray_address=None, shard_range=None, device=None,
-                    precision=None, names="raw", limit=limit, overwrite=False, retry_failed=False,
+                config = trial_config(
+                    root, folder / f"{number}-{workers}", teacher=named, executor="ray", workers=workers, mosaics=1,
+                    region_encoder="crop", samples_per_shard=limit // shards, limit=limit,
                 )  # fmt: skip
                 measured.append(driver.shard(config, Silent()).work_seconds)
     one, two = (statistics.median(seconds[workers]) for workers in (1, 2))

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from richsem_prep import datasets
+from richsem_prep.demo.views import GEOMETRY
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 
 
@@ -27,6 +29,14 @@ def vit(tmp_path_factory):
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_home(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def small_views():
+    """Views of `folder` at a fifth of their size, for tests of what doesn't depend on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
+        yield
 
 
 def jpeg(seed, hw=(48, 64)):

@@ -7,10 +7,8 @@ import pytest
 import torch
 import typer
 
-from richsem_prep import datasets
 from richsem_prep import run as driver
 from richsem_prep.cli import shard_config as make_config
-from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.diff import diff_label_sets
 from richsem_prep.finish import finish_cache
 from richsem_prep.inspect_cache import inspect_label_set
@@ -24,18 +22,13 @@ from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_p
 from tests.integration.conftest import tar_hashes, write_pictures
 from tests.integration.test_shard_inline import DEFAULTS, Quiet
 
+pytestmark = pytest.mark.usefixtures("small_views")
+
 OPTIONS = DEFAULTS | {"samples_per_shard": 8, "mosaics": 1, "names": "raw"}
 
 
 def shard(out, teacher, **options):
     return driver.shard(make_config(out=out, teacher=teacher, **(OPTIONS | {"root": None} | options)), Quiet())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_views():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
-        yield
 
 
 @pytest.fixture(scope="module")

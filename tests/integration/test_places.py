@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from richsem_prep import datasets
-from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.finish import finish_cache
 from richsem_prep.inspect_cache import inspect_label_set
 from richsem_prep.page import write_page
@@ -26,14 +24,9 @@ from tests.integration.conftest import Command, run, write_pictures
 from tests.integration.test_shard_inline import shard
 from tests.s3_server import new_bucket, s3_server
 
+pytestmark = pytest.mark.usefixtures("small_views")
+
 OPTIONS = {"samples_per_shard": 10, "mosaics": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_views():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
-        yield
 
 
 @pytest.fixture(scope="module")

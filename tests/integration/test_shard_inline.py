@@ -9,17 +9,17 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep import datasets
 from richsem_prep import run as driver
 from richsem_prep.cli import default_label_set
 from richsem_prep.cli import shard_config as make_config
-from richsem_prep.demo.views import GEOMETRY
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
+
+pytestmark = pytest.mark.usefixtures("small_views")
 
 DEFAULTS = {
     "dataset": "folder",
@@ -65,14 +65,6 @@ def shard(root, out, teacher, **options):
     reporter = Quiet()
     summary = driver.shard(make_config(root=root, out=out, teacher=teacher, **(DEFAULTS | options)), reporter)
     return summary, reporter.said
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_views():
-    """Views at a fifth of their size, since what is tested here doesn't depend on it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
-        yield
 
 
 @pytest.fixture(scope="module")
