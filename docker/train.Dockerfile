@@ -20,10 +20,9 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/richsem/bin/python --no-deps .
 
 FROM python:3.12-slim
-# The lvis package imports OpenCV, which needs the libraries even where no window is ever opened. Triton compiles a small
-# launcher in C when the first kernel runs on a GPU.
+# Triton compiles a small launcher in C when the first kernel runs on a GPU.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgl1 libglib2.0-0 libxcb1 gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 # The owner of the volumes; give your own ids where you mount folders of the host.
 ARG UID=1000

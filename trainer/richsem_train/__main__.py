@@ -6,7 +6,6 @@ import sys
 _NEEDED = {
     "torch": "torch",
     "torchvision": "torchvision",
-    "lvis": "lvis",
     "hotcoco": "hotcoco",
     "timm": "timm",
     "scipy": "scipy",
