@@ -14,7 +14,7 @@ unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
 help:
 	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
-	@echo "make demo-compare  then: four ways to learn from the same pictures, three seeds each; about an hour"
+	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
 	@echo "make env           set up .venv with everything that the others need"
@@ -44,10 +44,12 @@ demo: demo-cache
 DEMO_PICTURES = $$(ls data/demo/detection/val/*.jpg | head -n 12)
 DEMO_PAGES = caches/demo.html runs/demo_baseline/pictures/sheet.jpg runs/demo/pictures/sheet.jpg runs/demo/curves.png
 
-# Hard labels; the extra pictures with hard labels; the semantic branch with hard labels; cached soft labels.
-ARMS = hard_labels extra_pictures hard_semantics soft_labels
+# Hard labels; soft labels on the same pictures; the extra pictures with hard labels; the semantic branch with hard
+# labels; cached soft labels.
+ARMS = hard_labels soft_detection extra_pictures hard_semantics soft_labels
 
 demo-compare: demo-cache
+	$(BIN)/richsem-prep shard --dataset demo-detection --root data/demo --out caches/demo-detection --windows 2
 	for seed in 0 1 2; do for arm in $(ARMS); do \
 	  out=runs/demo-compare/$$arm-$$seed; \
 	  $(TRAIN) --config benchmarks/demo_compare/$$arm.yaml --set seed=$$seed --out $$out \
@@ -70,6 +72,7 @@ clean:
 
 # pip only fetches uv: uv then picks builds of torch and torchvision that fit each other. Torch is large, so uv is
 # given time. uv doesn't read pip's configuration; where pip alone has been told of a mirror, uv is told of it too.
+# Bytecode is compiled now, once: where it can't be written later, torch takes half a minute to import each time.
 $(READY): pyproject.toml requirements.txt | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	PIP_USER=0 PIP_REQUIRE_HASHES=0 $(BIN)/python -m pip install --quiet 'uv>=0.5'
@@ -79,7 +82,7 @@ $(READY): pyproject.toml requirements.txt | $(BIN)/python
 	  [ ! -e "$${XDG_CONFIG_HOME:-$$HOME/.config}/uv/uv.toml" ] && [ ! -e /etc/uv/uv.toml ]; then \
 	  export UV_DEFAULT_INDEX="$$mirror"; fi; \
 	echo "uv pip install --requirements requirements.txt --editable ."; \
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes --requirements requirements.txt && \
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes --requirements requirements.txt && \
 	UV_REQUIRE_HASHES=0 $(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -129,6 +129,8 @@ def _make_shards(
             summary.results[outcome.shard] = outcome.result
         elif outcome.failure is not None:
             summary.failed[outcome.shard] = outcome.failure.message
+    # What workers that were lost had begun.
+    _sweep(layout, labels, shards)
     summary.work_seconds = time.monotonic() - start
 
 
@@ -298,7 +300,7 @@ def _wanted_shards(config: ShardConfig, plan: Plan) -> range:
 
 
 def _sweep(layout: CacheLayout, labels: str, shards: range) -> None:
-    """Remove what a killed run left under temporary names, of these shards alone: others may be at work."""
+    """Remove what a killed run or worker left under temporary names, of these shards alone: others may be at work."""
     label_set = layout.label_set(labels)
     folders = {path(0).parent for path in _files_of(layout, label_set)}
     mine = {layout.shard_name(shard) for shard in shards}

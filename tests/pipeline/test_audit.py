@@ -158,8 +158,9 @@ def test_inspect_shows_the_last_audit_of_the_set_as_it_is(cache, live):
 def test_verify_looks_at_audits(cache, live):
     run(cache)
     (path,) = cache.label_set.audits.iterdir()
-    data = path.read_bytes()
-    path.write_bytes(data[:-5] + b"0" + data[-4:])
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
     assert [problem.path for problem in verify_cache(cache.layout.out).problems] == [f"audits/{LABELS}/{path.name}"]
     AuditRecord.model_validate(json.loads(data) | {"labels": "other"}, extra="ignore").write(path)
     assert "audit of 'other'" in verify_cache(cache.layout.out).problems[0].message
