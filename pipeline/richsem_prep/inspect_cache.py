@@ -1,6 +1,5 @@
 """`richsem-prep inspect`: what a label set is, what it weighs, and what its soft labels say."""
 
-import json
 import os
 import stat
 from collections import Counter
@@ -18,6 +17,7 @@ from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan
 from richsem_schemas.places import Place, RemotePath, each_of
+from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import Cache, read_span, view_rows
 from richsem_schemas.soft_labels import TopKSoftLabels
 from richsem_schemas.text_bank import NONE_NAME
@@ -220,19 +220,7 @@ def _quarantine_reasons(layout: CacheLayout, shards: int) -> Counter[str]:
 
 
 def _reasons(path: Place) -> Counter[str]:
-    if not path.is_file():
-        return Counter()
-    if isinstance(path, RemotePath):
-        return Counter(_reason(path, line) for line in path.read_bytes().splitlines())
-    with path.open("rb") as file:
-        return Counter(_reason(path, line) for line in file)
-
-
-def _reason(path: Place, line: bytes) -> str:
-    try:
-        return str(json.loads(line)["reason"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise CorruptCacheError(f"{path}: a line is no quarantined sample; run `richsem-prep verify`") from None
+    return Counter(record["reason"] for record in read_quarantine(path)) if path.is_file() else Counter()
 
 
 def _stage_seconds(layout: CacheLayout, manifest: LabelManifest) -> dict[str, float]:

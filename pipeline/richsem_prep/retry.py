@@ -1,15 +1,15 @@
 """`--retry-failed`: rebuild the shards whose quarantined samples have become readable."""
 
-import json
 from collections.abc import Callable
 
 from richsem_prep.plan import planned_entries
 from richsem_prep.sources import SourceEntry, read_entry
-from richsem_schemas.errors import PictureError
+from richsem_schemas.errors import CorruptCacheError, PictureError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.places import Place
+from richsem_schemas.quarantine import read_quarantine
 
 
 def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Place, *, say: Callable[[str], None]) -> None:
@@ -41,8 +41,8 @@ def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Place)
         return False
     entries = planned_entries(layout, plan, shard)
     try:
-        bad = [entries[json.loads(line)["sample"]] for line in path.read_bytes().splitlines()]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        bad = [entries[record["sample"]] for record in read_quarantine(path)]
+    except (CorruptCacheError, LookupError, TypeError):
         return True  # Not what was written; making the shard anew mends it.
     return any(_is_readable(root, entry) for entry in bad)
 

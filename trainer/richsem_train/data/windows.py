@@ -5,10 +5,10 @@ name; then any picture is read on its own, whatever the order asks for: its view
 its bytes by a third.
 """
 
-import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.layout import sample_key
 from richsem_schemas.listed_boxes import read_listed_boxes
 from richsem_schemas.places import Place
+from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import read_pictures_span, read_views
 from richsem_schemas.render import render_view
 from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
@@ -44,7 +45,6 @@ from richsem_train.data.soft_labels import view_target
 INDEX_BYTES = 128 * 2**20
 """Most bytes of indexes that a worker keeps: 700 shards of 1,024 pictures with four windows each."""
 
-_MAX_QUARANTINE_BYTES = 2**28
 _SHOWN = 3
 
 _PICTURE = np.dtype(
@@ -122,7 +122,7 @@ def _rejected_names(source: ViewSource) -> pa.ChunkedArray:
     """Names that the listing left out."""
     if source.plan.listing_quarantine is None:
         return pa.chunked_array([], pa.binary())
-    names = [str(record.get("name", "")) for record in _quarantine_lines(source.layout.listing_quarantine)]
+    names = [str(record.get("name", "")) for record in _left_out(source.layout.listing_quarantine)]
     return pa.chunked_array([pa.array([name.encode("utf-8", "replace") for name in names], pa.binary())])
 
 
@@ -131,25 +131,18 @@ def _quarantined_positions(source: ViewSource) -> NDArray[np.int64]:
     plan, positions = source.plan, []
     planned = np.array([plan.shard_samples(shard) for shard in range(plan.shards)])
     for shard in np.flatnonzero(source.files.samples < planned).tolist():
-        for record in _quarantine_lines(source.layout.quarantine(shard)):
+        for record in _left_out(source.layout.quarantine(shard)):
             sample = record.get("sample")
             if type(sample) is int and 0 <= sample < planned[shard]:
                 positions.append(shard * plan.samples_per_shard + sample)
     return np.array(positions, np.int64)
 
 
-def _quarantine_lines(path: Place) -> Iterable[dict[str, object]]:
+def _left_out(path: Place) -> Iterator[dict[str, Any]]:
     try:
-        if path.stat().st_size > _MAX_QUARANTINE_BYTES:
-            raise CorruptCacheError(f"{path}: larger than {_MAX_QUARANTINE_BYTES:,} bytes")
-        records = [json.loads(line) for line in path.read_bytes().splitlines()]
+        yield from read_quarantine(path)
     except FileNotFoundError:
         raise CorruptCacheError(f"{path} is missing, and pictures were left out; restore it") from None
-    except (ValueError, RecursionError) as error:
-        raise CorruptCacheError(f"{path}: its lines are no JSON ({error}); restore it") from None
-    if not all(isinstance(record, dict) for record in records):
-        raise CorruptCacheError(f"{path}: its lines are no JSON objects; restore it")
-    return records
 
 
 @dataclass(frozen=True, eq=False)
