@@ -3,13 +3,13 @@
     python benchmarks/joined_step.py --data data --detection-cache caches/demo-detection \
         --extra-cache caches/demo --json benchmarks/results/joined_step.json
 
-Two runs of the trainer take steps in turn, each with its own loaders. `joined` learns the soft labels of the windows of
-the detection pictures and of all extra caches; `plain` is the same detector without a semantic branch on the very same
-pictures with hard labels. A step's time is what the trainer waits
-for its batch and the step; ratios are medians over steps of one kind, since detection and extra batches alternate.
-Processor seconds of this process, which has no loader in it, stand beside wall seconds: cores may be shared. Name a
-cache twice to mix several. What the semantic branch alone costs at the paper's size is `step.py`'s to say: in a small
-detector like the demo's its share is far larger.
+Two runs of the trainer take steps in turn, each with its own loaders. `joined` learns the soft labels of the windows
+of the detection pictures and of all extra caches; `plain` is the same detector without a semantic branch on the very
+same pictures with hard labels. A step's time is what the trainer waits for its batch and the step; ratios of a kind
+are medians over its steps, since detection and extra batches alternate, and the ratio of both together is of the sums
+of their medians. Processor seconds of this process, which has no loader in it, stand beside wall seconds: cores may
+be shared. Name a cache twice to mix several. What the semantic branch alone costs at the paper's size is `step.py`'s
+to say: in a small detector like the demo's its share is far larger.
 """
 
 import os
@@ -58,7 +58,7 @@ def main(
         windows = runs["joined"].feed
         runs["plain"].feed = replace(windows, dataset=HardLabels(windows.dataset))
         measured = take_turns(runs, ranks, warm_up=8, steps=steps)
-    kinds = sorted({kind for kind, _ in measured["joined"]})
+    by_kind = {kind: compared(measured, kind) for kind in sorted({kind for kind, _ in measured["joined"]})}
     report(
         "joined-step",
         {
@@ -67,7 +67,9 @@ def main(
             "workers": workers,
             "device": ranks.device.type,
             "steps": steps,
-            "by_kind": {kind: compared(measured, kind) for kind in kinds},
+            "by_kind": by_kind,
+            "joined_over_plain": ratio_of_sums(by_kind, "whole"),
+            "joined_over_plain_by_processor": ratio_of_sums(by_kind, "processor"),
             "load_average": os.getloadavg(),
         },
         json,
@@ -150,6 +152,12 @@ def compared(measured: dict[str, list[Step]], kind: str) -> dict[str, Any]:
             ours["processor"] / theirs["processor"] for ours, theirs in pairs
         ),
     }
+
+
+def ratio_of_sums(by_kind: dict[str, Any], what: str) -> float:
+    """Of a detection step and an extra step together, since a run takes as many of each."""
+    joined, plain = (sum(kind[name][what] for kind in by_kind.values()) for name in ("joined", "plain"))
+    return joined / plain
 
 
 if __name__ == "__main__":
