@@ -43,8 +43,8 @@ app = typer.Typer(
 
 [bold]The same cache again, for other experiments:[/bold]
 
-  richsem-prep text --teacher RN50:openai --names coco --out texts/coco
-  richsem-prep rescore caches/inet-lvis --text texts/coco --labels coco
+  richsem-prep text --teacher RN50:openai --names coco --out text/coco
+  richsem-prep rescore caches/inet-lvis --text text/coco --labels coco
   richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
   richsem-prep diff caches/inet-lvis --labels RN50-openai soft
 

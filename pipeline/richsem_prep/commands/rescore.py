@@ -37,8 +37,8 @@ def rescore(
 
     [bold]Examples[/bold]
 
-      richsem-prep text --teacher RN50:openai --names coco --out texts/coco
-      richsem-prep rescore caches/inet-lvis --text texts/coco --labels coco
+      richsem-prep text --teacher RN50:openai --names coco --out text/coco
+      richsem-prep rescore caches/inet-lvis --text text/coco --labels coco
 
       richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
       richsem-prep rescore caches/inet-lvis --top-k 16 --labels small

@@ -36,8 +36,8 @@ def text(
 
     [bold]Examples[/bold]
 
-      richsem-prep text --teacher RN50:openai --names coco --out texts/coco
-      richsem-prep text --teacher demo --names val.json --out texts/val
+      richsem-prep text --teacher RN50:openai --names coco --out text/coco
+      richsem-prep text --teacher demo --names val.json --out text/val
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
     from richsem_prep.console import ConsoleReporter
