@@ -12,6 +12,7 @@ import torch
 
 from richsem_schemas.places import RemotePath, open_place
 from richsem_train.data import local_cache
+from richsem_train.data.cache_views import DamagedViewError
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.local_cache import KeptPath, Store, read_through
 
@@ -118,6 +119,21 @@ def test_what_is_kept_and_was_damaged_is_fetched_again(finished_cache, remote, t
     assert all(torch.equal(one, other) for one, other in zip(again, expected, strict=True))
 
 
+@pytest.mark.parametrize("file", ["pictures_tar", "labels", "labels_index"])
+def test_what_was_restored_at_its_url_is_read_from_there(finished_cache, remote, tmp_path, file):
+    layout = open_extra(remote, expected=ExpectedCache(labels="topk")).source.layout
+    label_set = layout.label_set(finished_cache.label_set.name)
+    path = {"pictures_tar": layout.pictures_tar, "labels": label_set.tar, "labels_index": label_set.index}[file](0)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[600 :: len(whole) // 50] = bytes(len(damaged[600 :: len(whole) // 50]))
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedViewError):
+        one_round(dataset_of(remote, tmp_path))
+    path.write_bytes(whole)
+    assert len(one_round(dataset_of(remote, tmp_path))) > 0
+
+
 def test_a_network_that_fails_is_asked_again_a_bounded_number_of_times(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(local_cache, "_FIRST_PAUSE_SECONDS", 0.0)
     path = KeptPath(f"{remote}/manifest.json", store=Store(tmp_path, 2**20), version="1")
@@ -139,8 +155,6 @@ def test_a_network_that_fails_is_asked_again_a_bounded_number_of_times(remote, t
 
 
 def test_a_network_that_stays_away_stops_the_run_or_is_skipped(finished_cache, remote, tmp_path, monkeypatch):
-    from richsem_train.data.cache_views import DamagedViewError
-
     monkeypatch.setattr(local_cache, "_FIRST_PAUSE_SECONDS", 0.0)
     dataset, patient = dataset_of(remote, tmp_path), dataset_of(remote, tmp_path, on_damage="skip")
     real = RemotePath.read_range
@@ -160,7 +174,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
     store = Store(tmp_path, 1000)
     for number, key in enumerate("abc"):
         store.put(key, bytes(250))
-        os.utime(store._path(key), ns=(number, number))
+        os.utime(store._path(key, local_cache.WHOLE), ns=(number, number))
     assert store.get("a") == bytes(250)  # which makes it the newest
     store.put("d", bytes(300))
     assert [key for key in "abcd" if store.get(key) is not None] == ["a", "c", "d"]
@@ -178,7 +192,7 @@ def test_what_is_larger_than_the_bound_is_not_kept(tmp_path):
 def test_leftovers_of_the_dead_are_cleared(tmp_path):
     store = Store(tmp_path, 1000)
     store.put("a", bytes(100))
-    dead = store._path("a").with_name("x.tmp")
+    dead = store._path("a", local_cache.WHOLE).with_name("x.tmp")
     dead.write_bytes(bytes(800))
     os.utime(dead, ns=(0, 0))
     store.put("b", bytes(900 - 300))

@@ -30,6 +30,7 @@ from richsem_schemas.reader import view_rows as read_view_rows
 from richsem_schemas.view import ViewKind
 from richsem_schemas.view_checks import ShardPictures, ViewBatch, view_problems
 from richsem_train.data.lanes import ViewPlace, block_order, view_order
+from richsem_train.data.local_cache import forget
 
 SPARE_SHARDS = 16
 """Indexes that a reader keeps beyond one a lane, for the end of a round; about 1 MB each."""
@@ -170,7 +171,7 @@ class ViewReader:
         try:
             return self._read(place)
         except (RichSemError, OSError) as error:
-            raise DamagedViewError(damage_message(self.source, place.shard, error)) from error
+            raise damaged_view(self.source, place.shard, error) from error
 
     def _read(self, place: ViewPlace) -> ReadView:
         shard = self._shards.get(place.shard, lambda: self._read_shard(place.shard))
@@ -293,7 +294,13 @@ def decode_pictures(
         RichSemError, OSError: one can't be read, or is not the one that was cached.
     """
     pictures = {}
-    for stored in read_pictures(source.layout, shard, rows, root=source.root, span=span):
+    try:
+        stored_pictures = list(read_pictures(source.layout, shard, rows, root=source.root, span=span))
+    except RichSemError:
+        if source.root is not None:
+            forget(*(source.root / row.name for row in rows if row.offset < 0))
+        raise
+    for stored in stored_pictures:
         picture = decode_picture(stored.data)
         if (picture.height, picture.width) != (stored.row.height, stored.row.width):
             raise CorruptCacheError(
@@ -309,10 +316,11 @@ def view_name(row: ViewRow) -> str:
     return f"{row.key}.{row.member}"
 
 
-def damage_message(source: ViewSource, shard: int, error: Exception) -> str:
-    """Shard, reason and remedy."""
-    layout = source.layout
-    return (
+def damaged_view(source: ViewSource, shard: int, error: Exception) -> DamagedViewError:
+    """The error that names shard, reason and remedy; what is kept of the shard on this machine is forgotten."""
+    layout, label_set = source.layout, source.labels_layout.label_set(source.labels)
+    forget(layout.pictures_tar(shard), layout.pictures_index(shard), label_set.tar(shard), label_set.index(shard))
+    return DamagedViewError(
         f"shard {layout.shard_name(shard)} of {layout.out} (label set {source.labels!r}) is damaged: {error}. "
         f"See what else is with `richsem-prep verify {layout.out}`; restore the shard or make it anew, or go on "
         f"without it by {source.section}.on_damage=skip"

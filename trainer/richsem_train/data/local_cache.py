@@ -2,7 +2,8 @@
 
 What was read once is kept as it was asked for: indexes and label shards whole, pictures by block or one by one. The
 least recently used goes first. Whoever dies, and whenever, leaves at worst a temporary file, which a later clearing
-removes; what doesn't match its checksum is fetched again.
+removes; what doesn't match its checksum is fetched again. What turns out not to be what the cache was written with is
+forgotten, so that a shard that is restored at its URL is read from there.
 """
 
 import fcntl
@@ -15,17 +16,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.places import Place, RemotePath
-from richsem_train.data.cache_source import TrainingCache
-from richsem_train.data.cache_views import ViewSource
+
+if TYPE_CHECKING:
+    from richsem_train.data.cache_source import TrainingCache
+    from richsem_train.data.cache_views import ViewSource
 
 ATTEMPTS = 3
 """Times that something is asked of a network before it counts as failed; clients have retries of their own as well."""
 
 KEPT_SHARE = 0.875
 """What is left of the bound after a clearing, so that not each new file needs one."""
+
+WHOLE = "whole"
+"""The part of a file that is all of it."""
 
 _FIRST_PAUSE_SECONDS = 1.0
 _ABANDONED_SECONDS = 600.0
@@ -38,7 +45,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "remote"
 
 
-def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None = None) -> TrainingCache:
+def read_through(cache: "TrainingCache", *, gigabytes: float, folder: Path | None = None) -> "TrainingCache":
     """The same cache, what lies at URLs read through the local disk.
 
     Args:
@@ -58,13 +65,20 @@ def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None 
     return replace(cache, source=replace(source, layout=layout, labels_layout=labels_layout, root=root))
 
 
+def forget(*places: Place) -> None:
+    """Drop what is kept of files that turned out to be damaged; those that are not read through a store stay."""
+    for place in places:
+        if isinstance(place, KeptPath):
+            place.store.forget(place.key)
+
+
 def _kept(place: Place, store: "Store", version: str) -> Place:
     if not isinstance(place, RemotePath):
         return place
     return KeptPath(place.url, place.named, store=store, version=version)
 
 
-def _version(source: ViewSource, fingerprint: str) -> str:
+def _version(source: "ViewSource", fingerprint: str) -> str:
     """What is kept of a cache that has been made anew since is another cache's."""
     digest = hashlib.sha256(fingerprint.encode())
     for family in sorted(source.files.hashes):
@@ -74,7 +88,7 @@ def _version(source: ViewSource, fingerprint: str) -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """Files in a folder, by key, up to a number of bytes; any number of processes may use it.
+    """Parts of files in a folder, by the file's key and the part's, up to a number of bytes; processes may share it.
 
     Attributes:
         folder: made when it is needed.
@@ -84,9 +98,9 @@ class Store:
     folder: Path
     limit: int
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, part: str = WHOLE) -> bytes | None:
         """What is kept under a key; None where it isn't, or not as it was put there."""
-        path = self._path(key)
+        path = self._path(key, part)
         try:
             data = path.read_bytes()
             os.utime(path)
@@ -96,8 +110,8 @@ class Store:
         return content if checksum == _checksum(content) else None
 
     def get_range(self, key: str, offset: int, size: int) -> bytes | None:
-        """A part of what is kept under a key, not compared with its checksum; None where it isn't there."""
-        path = self._path(key)
+        """Bytes of a file that is kept whole, not compared with its checksum; None where it isn't there."""
+        path = self._path(key, WHOLE)
         try:
             with path.open("rb") as file:
                 content_bytes = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
@@ -107,10 +121,10 @@ class Store:
             return None
         return data
 
-    def put(self, key: str, content: bytes) -> None:
+    def put(self, key: str, content: bytes, part: str = WHOLE) -> None:
         """Keep something, whole or not at all; a disk that is full or fails keeps nothing."""
         size = len(content) + _CHECKSUM_BYTES
-        path = self._path(key)
+        path = self._path(key, part)
         temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +138,16 @@ class Store:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
+    def forget(self, key: str) -> None:
+        """Drop all parts of a file; their bytes are counted until the next clearing."""
+        whole = self._path(key, WHOLE)
+        for path in whole.parent.glob(f"{whole.name.partition('-')[0]}-*"):
+            with suppress(OSError):
+                path.unlink()
+
+    def _path(self, key: str, part: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        return self.folder / name[:2] / name
+        return self.folder / name[:2] / f"{name}-{part}"
 
     def _make_room(self, size: int) -> bool:
         """Count bytes that are about to be written, and clear where they would be too many."""
@@ -183,26 +204,25 @@ class KeptPath(RemotePath):
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        key = self._key("whole")
-        content = self.store.get(key)
+        content = self.store.get(self.key)
         if content is None:
             content = _asked_again(super().read_bytes)
-            self.store.put(key, content)
+            self.store.put(self.key, content)
         return content
 
     def read_range(self, offset: int, size: int) -> bytes:
         """Bytes from the middle; fewer only where the file ends."""
         if size <= 0:
             return b""
-        content = self.store.get_range(self._key("whole"), offset, size)
+        content = self.store.get_range(self.key, offset, size)
         if content is not None:
             return content
-        key = self._key(f"{offset}+{size}")
-        content = self.store.get(key)
+        part = f"{offset}+{size}"
+        content = self.store.get(self.key, part)
         if content is None:
             fetch = super().read_range
             content = _asked_again(lambda: fetch(offset, size))
-            self.store.put(key, content)
+            self.store.put(self.key, content, part)
         return content
 
     @contextmanager
@@ -210,8 +230,10 @@ class KeptPath(RemotePath):
         """The whole file for reading."""
         yield io.BytesIO(self.read_bytes())
 
-    def _key(self, part: str) -> str:
-        return f"{self.version} {self.url} {part}"
+    @property
+    def key(self) -> str:
+        """What its parts are kept under."""
+        return f"{self.version} {self.url}"
 
 
 def _asked_again(fetch: Callable[[], bytes]) -> bytes:

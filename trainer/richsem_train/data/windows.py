@@ -33,7 +33,7 @@ from richsem_train.data.cache_views import (
     Recent,
     ViewSource,
     check_views,
-    damage_message,
+    damaged_view,
     decode_pictures,
     read_indexes,
     view_name,
@@ -187,7 +187,7 @@ class WindowReader:
         try:
             return self._read(shard, sample, pass_index)
         except (RichSemError, OSError) as error:
-            raise DamagedViewError(damage_message(self.source, shard, error)) from error
+            raise damaged_view(self.source, shard, error) from error
 
     def _read(self, shard: int, sample: int, pass_index: int) -> ReadView:
         source = self.source
