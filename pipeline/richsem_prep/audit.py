@@ -210,6 +210,12 @@ class _Live:
 def _compare(seen: _Seen, text: TextBank, found: _Found, *, temperature: float) -> None:
     chosen, labels = seen.regions, seen.stored.labels
     kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
+    if not np.isfinite(seen.live).all():
+        number = int(chosen[np.flatnonzero(~np.isfinite(seen.live).all(axis=1))[0]])
+        raise RichSemError(
+            f"the live teacher's embedding of {seen.row.key}.{seen.row.member}, region {number}, holds numbers that "
+            "are not finite: it can't say the same; see whether the device or its driver is broken (--device cpu)"
+        )
     live_RC = class_log_probs(seen.live, text.features, logit_scale=text.logit_scale / temperature)
     found.kls += kl_from_live(live_RC, kept).tolist()
     if seen.stored.embeddings is not None:

@@ -101,9 +101,7 @@ def _passes(manifest: LabelManifest) -> str:
 
 def _members(manifest: LabelManifest) -> dict[str, list[str]]:
     """Extensions of the views of a label set, by kind."""
-    passes = manifest.spec.views.model_dump()
-    kinds = {"crop": "crops", "mosaic": "mosaics", "window": "windows", "jitter": "jitters"}
-    return {kind: [f"{kind}-{n}.npy" for n in range(passes.get(field, 0))] for kind, field in kinds.items()}
+    return {kind: [f"{kind}-{n}.npy" for n in range(count)] for kind, count in manifest.spec.views.passes.items()}
 
 
 def _use(repo: str, manifest: LabelManifest) -> str:

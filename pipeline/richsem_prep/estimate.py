@@ -187,7 +187,7 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_sec
         quarantined=quarantined,
         measured_seconds=sample.ends[-1] - sample.started,
         device=receipts[0].environment.device,
-        passes=views.crops + views.mosaics + views.windows,
+        passes=sum(views.passes.values()),
         shows=SHOWS_OF_DETECTION if views.windows else SHOWS_OF_EXTRA,
         views=sum(receipt.summary.views for receipt in receipts) / good * usable,
         regions=sum(receipt.summary.regions for receipt in receipts) / good * usable,

@@ -1,7 +1,6 @@
 """`richsem-prep text`: a vocabulary through a teacher's text tower, into a folder of its own."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from richsem_prep.class_names import read_templates, read_vocabulary
 from richsem_prep.names import NamePolicy
@@ -9,6 +8,7 @@ from richsem_prep.teacher import load_teacher, parse_teacher
 from richsem_prep.text import TEMPLATES, text_bank
 from richsem_prep.worker import torch_device
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.places import Place
 from richsem_schemas.text_folder import TextFolder, read_text_folder, text_path, write_text_folder
 
 OWN_FILES = frozenset({"text.json", "features.npy"})
@@ -20,7 +20,7 @@ def make_text(
     names: str,
     templates: str,
     policy: NamePolicy,
-    out: Path,
+    out: Place,
     device: str | None,
     on_progress: Callable[[int, int], None],
 ) -> TextFolder:
@@ -50,7 +50,7 @@ def make_text(
     return text
 
 
-def _require_usable(out: Path) -> None:
+def _require_usable(out: Place) -> None:
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
     strangers = sorted(path.name for path in out.iterdir() if _is_strange(path.name)) if out.is_dir() else []
@@ -62,7 +62,7 @@ def _is_strange(name: str) -> bool:
     return name not in OWN_FILES and not (name.startswith(".") and name.endswith(".tmp"))
 
 
-def _require_same(out: Path, text: TextFolder) -> None:
+def _require_same(out: Place, text: TextFolder) -> None:
     found = read_text_folder(out)
     differing = [
         field

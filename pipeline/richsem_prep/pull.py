@@ -83,7 +83,8 @@ def pull(repo: HubRepo, out: Place, *, labels: str | None, on_progress: OnBytes)
     manifest = repo.record(LabelManifest, str(names.label_set(name).manifest), revision)
     _require_consistent(repo, manifest, name, plan)
     _require_usable(out)
-    has_pictures = str(names.pictures_tar(0)) in there
+    # A shard's receipt is the last of its files to be pushed.
+    has_pictures = all(str(names.pictures_receipt(shard)) in there for shard in range(plan.shards))
     with hold_job(out, None):
         _require_same(layout, plan, manifest)
         _require_whole_pictures(layout, has_pictures)
@@ -91,6 +92,9 @@ def pull(repo: HubRepo, out: Place, *, labels: str | None, on_progress: OnBytes)
         fetch.plan_files()
         fetch.text_and_spec(manifest)
         missing = [summary for summary in manifest.shards if not _has_labels(layout.label_set(name), summary)]
+        if missing:
+            # Until all are there nobody takes the set, nor an older one whose shards give way.
+            layout.label_set(name).manifest.unlink(missing_ok=True)
         done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
         for summary in missing:
             fetch.labels(manifest, summary)

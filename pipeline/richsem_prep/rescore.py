@@ -10,13 +10,13 @@ from richsem_prep.finish import finish_cache, labels_are_done
 from richsem_prep.jobs import hold_job
 from richsem_prep.ordered_map import ordered_map
 from richsem_prep.rescore_shard import Rescoring, rescore_shard
-from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity, require_same
 from richsem_schemas.places import Place
 from richsem_schemas.reader import Cache, open_cache
 from richsem_schemas.sealed_json import temporaries
-from richsem_schemas.text_bank import TextBank, read_text_bank, write_text_bank
+from richsem_schemas.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.text_folder import TextFolder, read_text_folder
 
 MAX_THREADS = 16
@@ -162,9 +162,7 @@ def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
     for path in (target.tar(0), target.index(0), target.receipt(0)):
         for leftover in temporaries(path.parent):
             leftover.unlink(missing_ok=True)
-    try:
-        read_text_bank(target)
-    except (FileNotFoundError, CorruptCacheError):
+    if not has_text_bank(target, spec.text):
         write_text_bank(target, bank)
     spec.write(target.spec)
 

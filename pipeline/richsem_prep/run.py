@@ -20,13 +20,13 @@ from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_prep.source import Source
-from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
 from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
 from richsem_schemas.reader import read_plan
 from richsem_schemas.sealed_json import temporaries
-from richsem_schemas.text_bank import read_text_bank, write_text_bank
+from richsem_schemas.text_bank import has_text_bank, write_text_bank
 
 if TYPE_CHECKING:
     from richsem_prep.shard_task import ShardResult
@@ -266,7 +266,14 @@ def _clear(config: ShardConfig, layout: CacheLayout, reporter: Reporter) -> None
         return
     reporter.say(f"--overwrite: removing label set {config.labels} of {config.out}; its pictures stay")
     label_set = layout.label_set(config.labels)
-    for path in (label_set.folder, label_set.index(0).parent, label_set.receipt(0).parent, label_set.audits):
+    # First, so that what is half removed is no set.
+    for path in (
+        label_set.manifest,
+        label_set.folder,
+        label_set.index(0).parent,
+        label_set.receipt(0).parent,
+        label_set.audits,
+    ):
         _remove(path)
 
 
@@ -350,9 +357,7 @@ def _prepare_label_set(
     if label_set.spec.is_file():
         remedy = "Name another set with --labels, ask for the same, or begin the set anew with --overwrite"
         require_same(label_set.spec, LabelSpec.read(label_set.spec), spec, remedy=remedy)
-    try:
-        read_text_bank(label_set)
-    except (FileNotFoundError, CorruptCacheError):
+    if not has_text_bank(label_set, spec.text):
         on_progress = reporter.stage("text", len(plan.vocabulary.class_names), "classes")
         write_text_bank(label_set, executor.text_bank(plan.vocabulary, config.names, on_progress))
     spec.write(label_set.spec)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import LabelSetLayout
-from richsem_schemas.manifest import FileHash, TextManifest
+from richsem_schemas.manifest import FileHash, TextManifest, TextSpec
 from richsem_schemas.places import Place
-from richsem_schemas.sealed_json import write_atomically
+from richsem_schemas.sealed_json import json_sha256, write_atomically
 
 NONE_NAME = "none"
 """Row 0 of every vocabulary: the label of unlabelled pictures."""
@@ -64,6 +64,15 @@ def read_text_bank(layout: LabelSetLayout) -> TextBank:
         CorruptCacheError: it is not what was written.
     """
     return read_bank(TextManifest.read(layout.text), layout.text, layout.text_features)
+
+
+def has_text_bank(layout: LabelSetLayout, spec: TextSpec) -> bool:
+    """Whether a label set's text bank is there, and that of a spec; a run killed early may have left another's."""
+    try:
+        bank = read_text_bank(layout)
+    except (FileNotFoundError, CorruptCacheError):
+        return False
+    return json_sha256([list(bank.prompted_names), list(bank.templates)]) == spec.prompts_sha256
 
 
 def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:

@@ -84,6 +84,7 @@ def test_the_command_takes_the_options_of_shard():
     result = CliRunner().invoke(app, ["estimate", "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert all(option in result.output for option in ("--mosaics", "--teacher-size", "--workers", "--samples"))
-    assert "--overwrite" not in result.output
+    assert "--overwrite" in result.output
+    assert "--from-cache" not in result.output
     result = CliRunner().invoke(app, ["estimate", "--dataset", "unheard-of"])
     assert isinstance(result.exception, RichSemError)

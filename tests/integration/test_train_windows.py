@@ -46,6 +46,7 @@ def test_both_kinds_of_data_teach_the_semantic_branch(trained, caches):
     said = " ".join(reporter.said)
     assert "windows of 2 passes with soft labels (hashed, embedding)" in said
     assert "extra views a pass: 6 of" in said
+    assert "detection.augmentation is not used" in said
 
 
 def test_a_run_in_two_parts_takes_the_same_steps(world, caches, trained, tmp_path):

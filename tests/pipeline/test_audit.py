@@ -101,6 +101,13 @@ def test_a_teacher_that_says_something_else_fails_and_is_recorded(cache, live):
     assert run(cache, min_cosine=record.cosine.lowest, max_kl=record.kl.highest).passed
 
 
+def test_a_teacher_without_finite_numbers_fails(cache, live):
+    live.noise = float("nan")
+    with pytest.raises(RichSemError, match=r"region \d+, holds numbers that are not finite"):
+        run(cache)
+    assert not cache.label_set.audits.exists()
+
+
 def test_the_largest_kl_names_its_region(cache, live):
     live.noise = 0.05
     one = {run(cache, regions=1, seed=seed).worst for seed in range(6)}

@@ -5,6 +5,7 @@ import torch
 from richsem_prep.make_text import make_text
 from richsem_prep.teacher import load_teacher, parse_teacher
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.places import open_place
 from richsem_schemas.text_folder import read_text_folder
 from tests.pipeline.teachers import RESNET, save_random_clip
 
@@ -51,6 +52,14 @@ def test_the_same_text_again_is_found_and_another_is_refused_by_field(teacher, t
         make(teacher, tmp_path, templates="name-only")
     with pytest.raises(ManifestMismatchError, match="vocabulary, class_names"):
         make(teacher, tmp_path, names="coco", templates="name-only")
+
+
+def test_text_lies_at_urls_as_well(teacher, tmp_path):
+    place = open_place(f"memory://{tmp_path.name}/text")
+    make(teacher, tmp_path, out=place)
+    make(teacher, tmp_path)
+    assert (place / "text.json").read_bytes() == (tmp_path / "text" / "text.json").read_bytes()
+    assert read_text_folder(place).bank.class_names == ("none", "cat", "bow_(tie)")
 
 
 def test_a_folder_of_other_things_or_a_file_is_refused(teacher, tmp_path):

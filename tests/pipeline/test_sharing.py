@@ -100,6 +100,19 @@ def test_a_push_that_breaks_off_leaves_no_set_and_goes_on(finished_cache, repo, 
     assert label_manifests(hub.files(REPO)) == [f"labels/{SET}/manifest.json"]
 
 
+def test_pictures_that_broke_off_take_nothing_from_the_labels_that_are_there(finished_cache, repo, hub, monkeypatch):
+    monkeypatch.setattr("richsem_prep.push.BATCH_FILES", 4)
+    push_set(finished_cache, repo)
+    before = len(hub.repos[REPO])
+    hub.fail = lambda method, path: method == "POST" and "/commit/" in path and len(hub.repos[REPO]) == before + 1
+    with pytest.raises(HubError):
+        push_set(finished_cache, repo, with_pictures="cc0-1.0")
+    assert any(name.startswith("pictures/") for name in hub.files(REPO))
+    out = finished_cache.layout.out.parent / "labels alone"
+    pull_set(repo, out)
+    assert not (out / "pictures").exists()
+
+
 def test_damaged_labels_are_not_pushed(cache, repo, hub):
     tar = cache.label_set.tar(1)
     data = bytearray(tar.read_bytes())

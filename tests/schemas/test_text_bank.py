@@ -6,8 +6,9 @@ import pytest
 
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import TextManifest
-from richsem_schemas.text_bank import NONE_NAME, TextBank, hash_bytes, read_text_bank, write_text_bank
+from richsem_schemas.manifest import TextManifest, TextSpec
+from richsem_schemas.sealed_json import json_sha256
+from richsem_schemas.text_bank import NONE_NAME, TextBank, has_text_bank, hash_bytes, read_text_bank, write_text_bank
 
 
 @pytest.fixture
@@ -29,6 +30,17 @@ def test_a_text_bank_reads_back(layout):
     assert (found.class_names, found.prompted_names) == (bank().class_names, bank().prompted_names)
     assert (found.templates, found.logit_scale) == (bank().templates, 100.0)
     assert found.class_names[0] == "none"
+
+
+def test_a_bank_is_known_by_its_prompts(layout):
+    prompts = [list(bank().prompted_names), list(bank().templates)]
+    spec = TextSpec(vocabulary="x", names="clean", classes=5, templates=2, prompts_sha256=json_sha256(prompts))
+    assert not has_text_bank(layout, spec)
+    write_text_bank(layout, bank())
+    assert has_text_bank(layout, spec)
+    assert not has_text_bank(layout, spec.model_copy(update={"prompts_sha256": json_sha256([])}))
+    layout.text_features.write_bytes(b"")
+    assert not has_text_bank(layout, spec)
 
 
 def test_features_are_a_plain_float32_array_on_disk(layout):

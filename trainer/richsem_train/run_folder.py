@@ -9,6 +9,7 @@ from richsem_train.config import TrainConfig, config_differences, config_yaml, l
 
 _MAY_DIFFER = (
     "data",
+    "cache_gb",
     "workers",
     "log.",
     "evaluation.",

@@ -19,7 +19,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
-from richsem_train.config import TrainConfig
+from richsem_train.config import AugmentationConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.collate import Sample
@@ -254,6 +254,8 @@ class _Run:
                 say(_unlabelled_note(cache))
         if self.data.windows is not None:
             say(_windows_note(self.data.windows))
+            if unused := _unused_augmentation(self.config.detection.augmentation, self.data.windows):
+                say(unused)
         if self.extra is not None:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
@@ -527,6 +529,17 @@ def _windows_note(windows: WindowCache) -> str:
         f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with soft "
         f"labels ({source.labels}, {windows.cache.expected.labels})"
     )
+
+
+def _unused_augmentation(asked: AugmentationConfig, windows: WindowCache) -> str | None:
+    """What the config says of augmentation and the windows don't show."""
+    drawn = windows.cache.source.spec.views.geometry
+    fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
+    differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
+    if not differing:
+        return None
+    shown = ", ".join(f"{field} {getattr(drawn, field)}" for field in differing)
+    return f"detection.augmentation is not used; the windows were drawn with other sizes: {shown}"
 
 
 def _require_same_labels(saved: Checkpoint, fingerprints: dict[str, str]) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-_OF_RUNS = {"overwrite": False, "retry_failed": False, "shard_range": None, "from_cache": None}
-"""Options of `shard` about an OUT that is there, and what they are here."""
+_OF_RUNS = {"overwrite": False, "retry_failed": False, "shard_range": None}
+"""Options of `shard` about an OUT that is there, and what they are here whatever was given."""
 
 
 def estimate_like(shard: Callable[..., None], shard_config: Callable[..., Any]) -> Callable[..., None]:
@@ -41,14 +41,14 @@ def estimate_like(shard: Callable[..., None], shard_config: Callable[..., Any]) 
         from richsem_prep.estimate import estimate as measure
         from richsem_prep.estimate import estimate_table
 
-        given = {name: value for name, value in _OF_RUNS.items() if name in inspect.signature(shard).parameters}
-        config = shard_config(**options, **given)
+        config = shard_config(**(options | _OF_RUNS | {"from_cache": None}))
         with ConsoleReporter(Console(stderr=True)) as reporter:
             found = measure(config, reporter, samples=samples, seconds=seconds)
         Console().print(estimate_table(found))
 
     own = inspect.signature(estimate).parameters.values()
-    shared = [item for name, item in inspect.signature(shard).parameters.items() if name not in _OF_RUNS]
+    # What a cache holds takes as long as the raw data that it was made of.
+    shared = [item for name, item in inspect.signature(shard).parameters.items() if name != "from_cache"]
     parameters = [*shared, *(item for item in own if item.kind is not inspect.Parameter.VAR_KEYWORD)]
     estimate.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     estimate.__annotations__ = {item.name: item.annotation for item in parameters}

@@ -1,6 +1,5 @@
 """`richsem-prep text`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ def text(
             "`categories`, OpenImages' class descriptions, or a cache's plan/plan.json.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the text.")],
+    out: Annotated[str, typer.Option(metavar="DIR|URL", help="Folder of the text.")],
     templates: Annotated[
         str,
         typer.Option(metavar="openai|name-only|FILE", help="Prompts; a file has one a line, with {} for the name."),
@@ -43,6 +42,7 @@ def text(
     from richsem_prep.console import ConsoleReporter
     from richsem_prep.make_text import make_text
     from richsem_prep.progress import Progress
+    from richsem_schemas.places import open_place
 
     if name_policy not in {"raw", "clean"}:
         raise RichSemError(f"--name-policy {name_policy!r} is unknown; there are raw and clean")
@@ -59,7 +59,7 @@ def text(
             names=names,
             templates=templates,
             policy="clean" if name_policy == "clean" else "raw",
-            out=out.absolute(),
+            out=open_place(out).absolute(),
             device=device,
             on_progress=on_progress,
         )

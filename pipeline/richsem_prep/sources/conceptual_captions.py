@@ -65,7 +65,9 @@ class _Downloads:
 
     def take(self, crc: int, line: int) -> int | None:
         """The file of a line, which is then taken: its own number's if there is one, else the first of that CRC."""
-        first, end = np.searchsorted(self.crcs, np.array([crc, crc + 1]), "left").tolist()
+        # A needle of another type would have NumPy convert all of them first.
+        needle = np.uint32(crc)
+        first, end = (int(np.searchsorted(self.crcs, needle, side)) for side in ("left", "right"))
         free = [row for row in range(first, end) if not self.is_taken[row]]
         if not free:
             return None
