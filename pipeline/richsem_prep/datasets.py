@@ -116,9 +116,9 @@ def open_source(dataset: str, root: Place, *, annotations: Path | None = None, i
         SourceError: it isn't there, or not in the expected layout.
     """
     if dataset in LAYOUTS:
-        folder = require_local(root, f"the annotations of {dataset}")
-        _draw_demo(dataset, folder)
-        return open_detection(dataset, folder, annotations=annotations, images=images)
+        if dataset == "demo-detection":
+            _draw_demo(require_local(root, "the demo"))
+        return open_detection(dataset, root, annotations=annotations, images=images)
     if dataset == "demo":
         return _open_demo(require_local(root, "the demo"))
     if dataset == "folder":
@@ -145,7 +145,7 @@ def _open_imagenet(dataset: str, root: Place) -> Source:
 
 
 def _open_demo(root: Path) -> Source:
-    _draw_demo("demo", root)
+    _draw_demo(root)
     ids = _demo_class_ids(root)
     names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
     pictures = root / CLASSIFICATION
@@ -168,9 +168,9 @@ def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *
     """
     if dataset not in LAYOUTS:
         return open_source(dataset, root).root
-    folder = require_local(root, f"the annotations of {dataset}")
-    _draw_demo(dataset, folder)
-    folders = images_folders(dataset, folder, plan.annotations or "", images)
+    if dataset == "demo-detection":
+        _draw_demo(require_local(root, "the demo"))
+    folders = images_folders(dataset, root, plan.annotations or "", images)
     found = pictures_root(folders, names)
     if found is None:
         raise SourceError(
@@ -180,8 +180,8 @@ def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *
     return found
 
 
-def _draw_demo(dataset: str, root: Path) -> None:
-    if dataset in {"demo", "demo-detection"} and not is_demo(root):
+def _draw_demo(root: Path) -> None:
+    if not is_demo(root):
         write_demo(root)
 
 

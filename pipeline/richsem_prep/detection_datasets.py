@@ -1,7 +1,7 @@
 """Which detection datasets there are: where users have their annotations and pictures, and what the classes are."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.remote_annotations import local_annotations
 from richsem_prep.source import Source, lvis_vocabulary
 from richsem_prep.sources.detection import list_detection
 from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations_below
 from richsem_schemas.errors import SourceError
 from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.places import Place, each_of
 from richsem_schemas.text_bank import NONE_NAME
 
 
@@ -67,7 +69,7 @@ LAYOUTS: dict[str, DetectionLayout] = {
 }
 
 
-def open_detection(dataset: str, root: Path, *, annotations: Path | None, images: Path | None) -> Source:
+def open_detection(dataset: str, root: Place, *, annotations: Path | None, images: Path | None) -> Source:
     """Read the annotations of a dataset and find its pictures.
 
     Args:
@@ -82,7 +84,8 @@ def open_detection(dataset: str, root: Path, *, annotations: Path | None, images
     layout = LAYOUTS[dataset]
     path = annotations_path(dataset, root, annotations)
     folders = images_folders(dataset, root, path.name, images)
-    data = read_annotations_below(path, folders, file_format=layout.file_format, may_miss=True)
+    with local_annotations(path) as local:
+        data = read_annotations_below(local, folders, file_format=layout.file_format, may_miss=True)
     vocabulary, row_of = _rows(dataset, data, path, has_classes=layout.has_classes)
     return Source(
         vocabulary,
@@ -96,7 +99,7 @@ def open_detection(dataset: str, root: Path, *, annotations: Path | None, images
     )
 
 
-def annotations_path(dataset: str, root: Path, annotations: Path | None) -> Path:
+def annotations_path(dataset: str, root: Place, annotations: Path | None) -> Place:
     """Where the annotations lie.
 
     Raises:
@@ -105,9 +108,9 @@ def annotations_path(dataset: str, root: Path, annotations: Path | None) -> Path
     if not root.is_dir():
         raise SourceError(f"{root} is no folder; point --root at the folder that holds {dataset}")
     wanted = LAYOUTS[dataset].annotations
-    places = [root / name for name in wanted]
+    places: list[Place] = [root / name for name in wanted]
     if annotations is not None:
-        places = [Path(annotations), root / annotations, root / "annotations" / annotations]
+        places = [annotations, root / annotations, root / "annotations" / annotations]
     for place in places:
         if place.is_file():
             return place
@@ -119,19 +122,19 @@ def annotations_path(dataset: str, root: Path, annotations: Path | None) -> Path
     )
 
 
-def images_folders(dataset: str, root: Path, annotations_name: str, images: Path | None) -> list[Path]:
+def images_folders(dataset: str, root: Place, annotations_name: str, images: Path | None) -> list[Place]:
     """Folders in which the pictures may lie.
 
     Raises:
         SourceError: `images` is given and no folder.
     """
     if images is not None:
-        found = [folder for folder in (Path(images), root / images) if folder.is_dir()]
+        found = [folder for folder in (images, root / images) if folder.is_dir()]
         if not found:
             raise SourceError(f"--images {images} is no folder, and neither is {root / images}")
         return found[:1]
     split = _split_of(annotations_name)
-    folders = [Path(_plain(root / pattern.format(split=split))) for pattern in LAYOUTS[dataset].images]
+    folders = [_below(root, pattern.format(split=split)) for pattern in LAYOUTS[dataset].images]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]
 
 
@@ -140,30 +143,34 @@ def _split_of(annotations_name: str) -> str:
     return match[0] if match else "train"
 
 
-def _plain(path: Path) -> str:
-    """The path without `.` and `..`: the plan keeps it, and names are joined to it."""
-    parts: list[str] = []
-    for part in path.absolute().parts:
+def _below(root: Place, pattern: str) -> Place:
+    """The place without `.` and `..`: the plan keeps it, and names are joined to it."""
+    place = root.absolute()
+    for part in pattern.split("/"):
         if part == "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return str(Path(*parts))
+            place = place.parent
+        elif part != ".":
+            place = place / part
+    return place
 
 
-def pictures_root(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
+def pictures_root(folders: Iterable[Place], names: Sequence[str]) -> Place | None:
     """The folder that has most of some pictures; None where none has any.
 
     Args:
         folders: where they may lie, in the order of preference.
         names: of some pictures of a plan.
     """
-    counts = {folder: sum((folder / name).is_file() for name in names) for folder in folders}
+    counts = {folder: sum(each_of(folder, lambda path: path.is_file(), _named(folder, names))) for folder in folders}
     best = max(counts, key=counts.__getitem__, default=None)
     return best if best is not None and counts[best] else None
 
 
-def _rows(dataset: str, data: DetectionData, path: Path, *, has_classes: bool) -> tuple[Vocabulary, NDArray[np.int32]]:
+def _named(folder: Place, names: Sequence[str]) -> list[Place]:
+    return [folder / name for name in names]
+
+
+def _rows(dataset: str, data: DetectionData, path: Place, *, has_classes: bool) -> tuple[Vocabulary, NDArray[np.int32]]:
     """The vocabulary, and its row for each category id."""
     ids = np.array([category.id for category in data.categories])
     row_of = np.zeros(data.num_rows, np.int32)

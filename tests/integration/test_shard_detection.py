@@ -13,6 +13,7 @@ from richsem_prep.verify import verify_cache
 from richsem_schemas.categories import lvis_categories
 from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
 from richsem_schemas.picture import decode_picture
+from richsem_schemas.places import open_place
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from tests import detection_trees as trees
 from tests.integration import test_shard_inline as inline
@@ -82,6 +83,28 @@ def test_a_dataset_in_its_layout_becomes_a_verified_cache_of_windows(dataset, re
     assert len(views) == 2 * cache.manifest.samples
     rows = {int(row) for view in views for row in view.view.regions["category_id"]}
     assert rows == ({0} if dataset == "objects365-boxes" else set(range(1, len(names))))
+
+
+@pytest.mark.parametrize("dataset", TREES)
+def test_a_dataset_at_a_url_gives_the_cache_of_the_local_one(dataset, resnet, tmp_path):
+    root = TREES[dataset](tmp_path / "data")
+    place = open_place(f"memory://{tmp_path.name}")
+    for path in root.rglob("*"):
+        if path.is_file():
+            (place / path.relative_to(root).as_posix()).write_bytes(path.read_bytes())
+    shard(dataset, root, tmp_path / "local", resnet)
+    shard(dataset, place, tmp_path / "remote", resnet)
+    assert tar_hashes(tmp_path / "remote") == tar_hashes(tmp_path / "local")
+    assert str(open_cache(tmp_path / "remote").manifest.plan.root).startswith("memory://")
+    assert verify_cache(tmp_path / "remote").problems == ()
+
+
+def test_a_damaged_file_at_a_url_is_named_as_it_is_there(resnet, tmp_path):
+    root, place = trees.coco_tree(tmp_path / "data"), open_place(f"memory://{tmp_path.name}")
+    cut = (root / "annotations" / "instances_train2017.json").read_bytes()[:-5]
+    (place / "annotations" / "instances_train2017.json").write_bytes(cut)
+    with pytest.raises(SourceError, match=rf"^memory://{tmp_path.name}/annotations/\w+\.json: not a JSON file"):
+        shard("coco", place, tmp_path / "out", resnet)
 
 
 def test_boxes_stand_in_the_listing_and_in_key_json(resnet, tmp_path):

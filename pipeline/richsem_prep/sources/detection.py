@@ -12,6 +12,7 @@ from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import SourceError
 from richsem_schemas.originals import WHOLE_FILE, printable
+from richsem_schemas.places import Place, RemotePath
 
 MAX_BOXES = 10_000
 """Most boxes of one picture; its KEY.json must stay below a megabyte."""
@@ -27,30 +28,41 @@ def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[S
     Raises:
         SourceError: at the end where there was not a single picture.
     """
+    sizes = data.root.sizes_below() if isinstance(data.root, RemotePath) else None
     is_empty = True
     for index, name in enumerate(data.files):
-        item = _entry(data, index, name, row_of)
+        item = _entry(data, index, name, row_of, sizes)
         is_empty = is_empty and isinstance(item, Rejected)
         yield item
     if is_empty:
         raise SourceError(f"{data.root}: not one of the {len(data):,} annotated pictures is there; name their --images")
 
 
-def _entry(data: DetectionData, index: int, name: str, row_of: NDArray[np.int32]) -> SourceEntry | Rejected:
+def _entry(
+    data: DetectionData, index: int, name: str, row_of: NDArray[np.int32], sizes: dict[str, int] | None
+) -> SourceEntry | Rejected:
     file = os.fsencode(name)
     shown = printable(file)
     try:
-        status = (data.root / name).stat()
+        size = _size(data.root / name) if sizes is None else sizes.get(name)
     except (FileNotFoundError, NotADirectoryError):
-        return Rejected(shown, "missing, though it is annotated")
+        size = None
     except OSError as error:
         raise SourceError(f"{data.root / name} can't be looked at: {error.strerror}; make it readable") from error
-    if not S_ISREG(status.st_mode):
+    if size is None:
+        return Rejected(shown, "missing, though it is annotated")
+    if size < 0:
         return Rejected(shown, "not a regular file")
     boxes = _boxes(data, index, row_of)
     if len(boxes.rows) > MAX_BOXES:
         return Rejected(shown, f"{len(boxes.rows):,} boxes; a picture may have at most {MAX_BOXES:,}")
-    return SourceEntry(shown, file, WHOLE_FILE, status.st_size, NO_LABEL, boxes)
+    return SourceEntry(shown, file, WHOLE_FILE, size, NO_LABEL, boxes)
+
+
+def _size(path: Place) -> int:
+    """Bytes of a file; negative where it is something else."""
+    status = path.stat()
+    return status.st_size if S_ISREG(status.st_mode) else -1
 
 
 def _boxes(data: DetectionData, index: int, row_of: NDArray[np.int32]) -> PictureBoxes:

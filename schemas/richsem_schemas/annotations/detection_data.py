@@ -18,6 +18,7 @@ from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import SourceError
+from richsem_schemas.places import Place
 
 _SHOWN = 5
 """How many culprits a message names."""
@@ -58,7 +59,7 @@ class DetectionData:
         are_relative: the annotations give no sizes, and boxes are fractions.
     """
 
-    root: Path
+    root: Place
     files: tuple[str, ...]
     image_ids: NDArray[np.int64]
     hws_px: NDArray[np.int32]
@@ -78,7 +79,7 @@ class DetectionData:
         """Rows of a classifier in which row = `category_id`: the largest id and one, row 0 included."""
         return self.categories[-1].id + 1
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> Place:
         """Where a picture lies."""
         return self.root / self.files[index]
 
@@ -105,7 +106,7 @@ class DetectionData:
 
 def read_annotations(
     path: Path,
-    root: Path,
+    root: Place,
     *,
     file_format: AnnotationFormat = "lvis",
     class_names: Sequence[str] | None = None,
@@ -132,7 +133,7 @@ def read_annotations(
 
 def read_annotations_below(
     path: Path,
-    roots: Sequence[Path],
+    roots: Sequence[Place],
     *,
     file_format: AnnotationFormat,
     class_names: Sequence[str] | None = None,
@@ -178,7 +179,9 @@ def read_annotations_below(
     )
 
 
-def _located(found: AnnotationFile, roots: Sequence[Path], path: Path, may_miss: bool) -> tuple[Path, tuple[str, ...]]:
+def _located(
+    found: AnnotationFile, roots: Sequence[Place], path: Path, may_miss: bool
+) -> tuple[Place, tuple[str, ...]]:
     """The first of the folders that has the pictures, and their names in it."""
     failures = []
     for root in roots:

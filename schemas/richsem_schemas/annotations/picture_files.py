@@ -5,6 +5,7 @@ from pathlib import Path
 
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
+from richsem_schemas.places import Place, each_of
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
@@ -14,7 +15,7 @@ _FORGIVING_PROBES = 64
 
 
 def locate_pictures(
-    count: int, rules: Mapping[str, NameRule], root: Path, path: Path, *, may_miss: bool = False
+    count: int, rules: Mapping[str, NameRule], root: Place, path: Path, *, may_miss: bool = False
 ) -> tuple[str, ...]:
     """Name all pictures by the first rule under which the probed ones exist.
 
@@ -42,7 +43,9 @@ def locate_pictures(
         known = tuple(name for name in names if name is not None)
         if len(known) < count:
             continue
-        missing = [known[position] for position in positions if not (root / known[position]).is_file()]
+        probed = [known[position] for position in positions]
+        are_there = each_of(root, lambda name: (root / name).is_file(), probed)
+        missing = [name for name, is_there in zip(probed, are_there, strict=True) if not is_there]
         if not missing:
             return known
         best = max(best, (len(positions) - len(missing), known), key=lambda found: found[0])

@@ -134,6 +134,7 @@ def read_picture(data: DetectionData, index: int) -> Image.Image:
         PictureError: it is missing, unreadable or broken, or has another size than its boxes were drawn for.
     """
     path = data.path(index)
+    assert isinstance(path, Path), "a config names a local folder"
     try:
         image = decode_picture(_read_bytes(path))
     except OSError as error:
