@@ -49,7 +49,7 @@ def read_vocabulary(names: str) -> Vocabulary:
             found = _from_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"--names {path}: can't be read as a list of names ({error})") from error
-    return Vocabulary(name=name, class_names=_checked(path, found))
+    return Vocabulary(name=name, class_names=checked_names(f"--names {path}", found))
 
 
 def read_templates(templates: str, openai: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _from_json(path: Path) -> tuple[str, Iterable[str]]:
             if number in found:
                 raise SourceError(f"--names {path}: category id {number} stands twice; which name is it?")
             found[number] = name
-        _require_few(path, len(found))
+        _require_few(f"--names {path}", len(found))
     if not found:
         raise SourceError(f"--names {path}: no `categories` in it; give an annotation file, or one name a line as .txt")
     return path.name, (found[number] for number in sorted(found))
@@ -137,29 +137,37 @@ def _category(path: Path, category: Any) -> tuple[int, str]:
     return number, name
 
 
-def _checked(path: Path, found: Iterable[str]) -> tuple[str, ...]:
+def checked_names(where: str, found: Iterable[str]) -> tuple[str, ...]:
+    """The names of classes with "none" before them, if they tell classes apart and can stand in prompts.
+
+    Args:
+        where: where they are from, for errors.
+        found: in the order of their rows; "none" may be the first of them.
+
+    Raises:
+        SourceError: one can't name a class, or stands twice; or there are too many.
+    """
     names = [NONE_NAME]
     for name in found:
         if len(names) == 1 and name == NONE_NAME:
             continue  # A list that has row 0 already.
         if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
             raise SourceError(
-                f"--names {path}: {name[:80]!r} can't name a class; names have 1 to {MAX_NAME_CHARACTERS} printable "
-                "characters"
+                f"{where}: {name[:80]!r} can't name a class; names have 1 to {MAX_NAME_CHARACTERS} printable characters"
             )
         names.append(name)
-        _require_few(path, len(names))
+        _require_few(where, len(names))
     if len(names) == 1:
-        raise SourceError(f"--names {path}: holds no names; give one a line")
+        raise SourceError(f"{where}: holds no names; give one a line")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         shown = ", ".join(map(repr, twice[:_SHOWN])) + (", …" if len(twice) > _SHOWN else "")
         raise SourceError(
-            f"--names {path}: {shown} stand{'s' * (len(twice) == 1)} twice; classes are told apart by name (and row 0 "
+            f"{where}: {shown} stand{'s' * (len(twice) == 1)} twice; classes are told apart by name (and row 0 "
             f"is {NONE_NAME!r}): keep one of each"
         )
     return tuple(names)
 
 
-def _require_few(path: Path, count: int) -> None:
+def _require_few(where: str, count: int) -> None:
     if count > MAX_CLASSES:
-        raise SourceError(f"--names {path}: more than {MAX_CLASSES:,} names; is it the right file?")
+        raise SourceError(f"{where}: more than {MAX_CLASSES:,} names; is it the right file?")

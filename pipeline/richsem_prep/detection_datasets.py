@@ -1,6 +1,7 @@
 """Which detection datasets there are: where users have their annotations and pictures, and what the classes are."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.class_names import checked_names
 from richsem_prep.remote_annotations import local_annotations
 from richsem_prep.source import Source, lvis_vocabulary
 from richsem_prep.sources.detection import list_detection
 from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations_below
 from richsem_schemas.errors import SourceError
-from richsem_schemas.manifest import Vocabulary
-from richsem_schemas.places import Place, each_of
+from richsem_schemas.manifest import FileHash, Plan, Vocabulary
+from richsem_schemas.places import Place, each_of, file_sha256, name_below
 from richsem_schemas.text_bank import NONE_NAME
 
 
@@ -86,6 +88,7 @@ def open_detection(dataset: str, root: Place, *, annotations: Path | None, image
     folders = images_folders(dataset, root, path.name, images)
     with local_annotations(path) as local:
         data = read_annotations_below(local, folders, file_format=layout.file_format, may_miss=True)
+    _require_names_once(data, path)
     vocabulary, row_of = _rows(dataset, data, path, has_classes=layout.has_classes)
     return Source(
         vocabulary,
@@ -94,7 +97,8 @@ def open_detection(dataset: str, root: Place, *, annotations: Path | None, image
         class_count=len(data.categories),
         entries=partial(list_detection, data, row_of),
         has_boxes=True,
-        annotations=path.name,
+        annotations=_name_of(path, root),
+        annotations_file=_hash_of(path),
         notes=tuple(f"{path.name}: {line}" for line in data.problem_lines()),
     )
 
@@ -120,6 +124,45 @@ def annotations_path(dataset: str, root: Place, annotations: Path | None) -> Pla
         f"{root} has no annotations of {dataset}; expected {' or '.join(wanted[:3])}. Point --root at the folder that "
         "holds them, or name the file with --annotations"
     )
+
+
+def _name_of(annotations: Place, root: Place) -> str:
+    """Below ROOT, since splits may be told apart by their folders alone."""
+    try:
+        return name_below(annotations.absolute(), root.absolute())
+    except ValueError:
+        return annotations.name
+
+
+def other_annotations(plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
+    """The fields of a plan that would be others with the annotations which a run asks for.
+
+    They are known by their bytes, wherever they lie now; where they are gone, by as much of their path as was given.
+
+    Args:
+        plan: of the cache.
+        root: as `open_detection` takes it.
+        annotations: likewise.
+    """
+    try:
+        path = annotations_path(plan.dataset, root, annotations)
+    except SourceError:
+        if annotations is None or _may_be(annotations, plan.annotations):
+            return {}
+        return {"annotations": str(annotations)}
+    found = _hash_of(path)
+    if found == plan.annotations_file:
+        return {}
+    return {"annotations": _name_of(path, root), "annotations_file": found}
+
+
+def _may_be(asked: Path, planned: str | None) -> bool:
+    pairs = zip(asked.parts[::-1], Path(planned or "").parts[::-1], strict=False)
+    return planned is not None and all(part == other for part, other in pairs)
+
+
+def _hash_of(path: Place) -> FileHash:
+    return FileHash(bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def images_folders(dataset: str, root: Place, annotations_name: str, images: Path | None) -> list[Place]:
@@ -166,6 +209,15 @@ def pictures_root(folders: Iterable[Place], names: Sequence[str]) -> Place | Non
     return best if best is not None and counts[best] else None
 
 
+def _require_names_once(data: DetectionData, path: Place) -> None:
+    if len(set(data.files)) < len(data.files):
+        twice, count = Counter(data.files).most_common(1)[0]
+        raise SourceError(
+            f"{path}: {count} images are called {twice!r}; annotations and caches are joined by names, so list each "
+            "picture once, with all of its boxes"
+        )
+
+
 def _named(folder: Place, names: Sequence[str]) -> list[Place]:
     return [folder / name for name in names]
 
@@ -181,7 +233,10 @@ def _rows(dataset: str, data: DetectionData, path: Place, *, has_classes: bool) 
         return lvis_vocabulary(), row_of
     row_of[ids] = np.arange(1, len(ids) + 1)
     name = path.stem if dataset == "lvis" else dataset.removesuffix("-detection")
-    return Vocabulary(name=name, class_names=(NONE_NAME, *(category.name for category in data.categories))), row_of
+    names = checked_names(str(path), [category.name for category in data.categories])
+    if len(names) != len(ids) + 1:
+        raise SourceError(f"{path}: a category is called {NONE_NAME!r}, as row 0 of every vocabulary is; rename it")
+    return Vocabulary(name=name, class_names=names), row_of
 
 
 def _is_lvis_v1(data: DetectionData) -> bool:

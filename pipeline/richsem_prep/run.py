@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from richsem_prep.config import ShardConfig
 from richsem_prep.datasets import find_pictures, open_source, preset
+from richsem_prep.detection_datasets import other_annotations
 from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
 from richsem_prep.finish import finish_cache, shard_is_done
 from richsem_prep.from_cache import adopt_plan, require_pictures_of_its_own
@@ -20,7 +21,7 @@ from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_prep.source import Source
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.errors import RichSemError, SourceError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
 from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
@@ -198,11 +199,7 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
     if layout.plan.exists():
         plan = read_plan(layout)
         _require_same_plan(config, layout, plan)
-        missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
-        if missing or plan.pictures == "reference" or config.retry_failed:
-            names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
-            return plan, find_pictures(config.dataset, config.root, plan, names, images=config.images)
-        return plan, config.root
+        return plan, _root_of_pictures(config, layout, plan)
     source = open_source(config.dataset, config.root, annotations=config.annotations, images=config.images)
     for note in source.notes:
         reporter.say(note)
@@ -211,6 +208,19 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
         known = source.class_count
         reporter.say(f"{known - len(source.absent)} of {known} classes found in {config.root}; absent: {shown}")
     return _freeze_plan(config, layout, source, reporter.stage("listing", None, "pictures")), source.root
+
+
+def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> Place:
+    """Where the pictures of a plan lie; raw data that is gone is missed only where a shard of pictures is."""
+    missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
+    if missing or plan.pictures == "reference" or config.retry_failed or config.root.is_dir():
+        names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
+        try:
+            return find_pictures(config.dataset, config.root, plan, names, images=config.images)
+        except SourceError:
+            if missing or plan.pictures == "reference" or config.retry_failed:
+                raise
+    return config.root
 
 
 def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_progress: OnProgress) -> Plan:
@@ -232,6 +242,7 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
         max_side=config.max_side,
         root=str(source.root) if config.pictures == "reference" else None,
         annotations=source.annotations,
+        annotations_file=source.annotations_file,
         vocabulary=source.vocabulary,
         absent_classes=source.absent,
         listing=listing.file,
@@ -245,8 +256,8 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
 def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> None:
     fields = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
     asked = {field: getattr(config, field) for field in fields}
-    if config.annotations is not None:
-        asked["annotations"] = config.annotations.name
+    if plan.annotations is not None:
+        asked |= other_annotations(plan, config.root, config.annotations)
     wanted = plan.model_copy(update=asked)
     remedy = "Use another --out, ask for the same, or begin anew with --overwrite"
     require_same(layout.plan, plan, wanted, remedy=remedy)

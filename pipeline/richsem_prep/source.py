@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from richsem_prep.sources import Rejected, SourceEntry
 from richsem_schemas.categories import lvis_categories
-from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.manifest import FileHash, Vocabulary
 from richsem_schemas.places import Place
 from richsem_schemas.text_bank import NONE_NAME
 
@@ -22,7 +22,8 @@ class Source:
         entries: lists everything that the root holds, in a fixed order.
         has_boxes: every entry has boxes.
         has_captions: entries may have captions.
-        annotations: name of the file that the boxes are from.
+        annotations: the file that the boxes are from, as in `Plan`.
+        annotations_file: its size and hash.
         notes: what the user should know of the data, a line each.
     """
 
@@ -34,6 +35,7 @@ class Source:
     has_boxes: bool = False
     has_captions: bool = False
     annotations: str | None = None
+    annotations_file: FileHash | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -122,13 +122,15 @@ class Plan(_Record, _Grown):
         listed: pictures that the source lists.
         samples: pictures that the cache takes, fewer with `--limit`.
         root: where the originals lie; kept only where the cache refers to them.
-        annotations: name of the file that the boxes are from; None where there are no boxes.
+        annotations: the file that the boxes are from, below ROOT, or its name alone where it lies elsewhere; None where
+            there are no boxes.
+        annotations_file: size and hash of that file.
     """
 
     not_identifying: ClassVar[frozenset[str]] = frozenset(
-        {"root", "annotations", "absent_classes", "listing_quarantine", "rejected"}
+        {"root", "annotations", "annotations_file", "absent_classes", "listing_quarantine", "rejected"}
     )
-    grown: ClassVar[frozenset[str]] = frozenset({"annotations"})
+    grown: ClassVar[frozenset[str]] = frozenset({"annotations", "annotations_file"})
 
     format_version: Literal[1] = 1
     dataset: DatasetName
@@ -143,6 +145,7 @@ class Plan(_Record, _Grown):
     orientation: Literal["exif-upright"] = "exif-upright"
     root: str | None
     annotations: str | None = None
+    annotations_file: FileHash | None = None
     vocabulary: Vocabulary
     absent_classes: tuple[str, ...]
     listing: FileHash

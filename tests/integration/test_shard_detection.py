@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,15 +195,77 @@ def test_missing_damaged_and_resized_pictures_are_set_aside_by_name(resnet, tmp_
     assert verify_cache(tmp_path / "out").problems == ()
 
 
-def test_a_resumed_run_does_not_read_the_annotations_again(resnet, tmp_path):
+def test_a_resumed_run_does_without_its_annotations_but_not_with_others(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    path = root / "annotations" / "instances_train2017.json"
+    shard("coco", root, out, resnet)
+    path.rename(tmp_path / path.name)
+    assert shard("coco", root, out, resnet)[0].already == 3
+    assert shard("coco", root, out, resnet, annotations=tmp_path / path.name)[0].already == 3
+    for other in ("other.json", "val/instances_train2017.json"):
+        with pytest.raises(
+            ManifestMismatchError, match=r"annotations is 'annotations/instances_train2017\.json' there"
+        ):
+            shard("coco", root, out, resnet, annotations=Path(other))
+
+
+def test_changed_annotations_are_refused_until_the_cache_is_begun_anew(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    path = root / "annotations" / "instances_train2017.json"
+    shard("coco", root, out, resnet, pictures="copy")
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [1, 2, 30, 20]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ManifestMismatchError, match=r"annotations_file\.sha256 is .*--overwrite"):
+        shard("coco", root, out, resnet, pictures="copy")
+    shard("coco", root, out, resnet, pictures="copy", overwrite=True)
+    entries = [entry for number in range(3) for entry in planned_entries(*plan_of(out), number)]
+    assert any([1, 2, 31, 22] in entry.boxes.boxes_xyxy.tolist() for entry in entries)
+
+
+def plan_of(out):
+    cache = open_cache(out)
+    return cache.layout, cache.manifest.plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]), "2 images are called"),
+        (lambda c: c["categories"][1].update(name=c["categories"][0]["name"]), "stands twice; classes are told apart"),
+        (lambda c: c["categories"][0].update(name="none"), "'none'"),
+        (lambda c: c["categories"][0].update(name="a\nb"), "can't name a class"),
+        (lambda c: c["images"][1].update(file_name="a\ud800.jpg"), "stays in the folder of the pictures"),
+    ],
+)
+def test_names_that_tell_nothing_apart_are_refused_before_any_work(resnet, tmp_path, change, message):
     root = trees.coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(SourceError, match=message):
+        shard("coco", root, tmp_path / "out", resnet)
+
+
+def test_a_name_that_is_too_long_for_a_file_is_set_aside(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "x" * 5000 + ".jpg"
+    path.write_text(json.dumps(content))
     shard("coco", root, tmp_path / "out", resnet)
-    (root / "annotations" / "instances_train2017.json").write_text("{")
-    summary, _ = shard("coco", root, tmp_path / "out", resnet)
-    assert summary.complete
-    assert summary.already == 3
-    with pytest.raises(ManifestMismatchError, match=r"annotations is 'instances_train2017\.json' there, 'other\.json'"):
-        shard("coco", root, tmp_path / "out", resnet, annotations=root / "other.json")
+    assert open_cache(tmp_path / "out").manifest.samples == 7
+
+
+def test_a_damaged_tar_of_copied_pictures_is_made_again_by_the_same_command(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    shard("coco", root, out, resnet, pictures="copy")
+    before = tar_hashes(out)
+    tar = next(iter(sorted(out.glob("pictures/*.tar"))))
+    tar.write_bytes(tar.read_bytes()[:700])
+    shard("coco", root, out, resnet, pictures="copy")
+    assert tar_hashes(out) == before
 
 
 def test_pictures_that_have_moved_are_found_or_asked_for(resnet, tmp_path):

@@ -108,6 +108,15 @@ def test_a_teacher_without_finite_numbers_fails(cache, live):
     assert not cache.label_set.audits.exists()
 
 
+def test_what_is_missing_is_named_with_what_to_do(cache, pictures_root, tmp_path, live):
+    cache.label_set.tar(1).unlink()
+    with pytest.raises(CorruptCacheError, match=r"000001\.tar: can't be read .*richsem-prep verify"):
+        run(cache)
+    other = SyntheticCache(pictures_root, tmp_path / "other", pictures="reference").make()
+    with pytest.raises(CorruptCacheError, match=r"can't be read \(No such file.*--root"):
+        run(other, root=tmp_path)
+
+
 def test_the_largest_kl_names_its_region(cache, live):
     live.noise = 0.05
     one = {run(cache, regions=1, seed=seed).worst for seed in range(6)}

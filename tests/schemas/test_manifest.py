@@ -220,6 +220,7 @@ PLAN_IDENTITY = {
 PLAN_CIRCUMSTANCES = {
     "root": "/somewhere",
     "annotations": "instances_train2017.json",
+    "annotations_file": HASH,
     "absent_classes": ("n01440764",),
     "rejected": 3,
     "listing_quarantine": HASH,

@@ -12,6 +12,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_train import checkpoint as module
 from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint, save_checkpoint
 from richsem_train.config import load_config
+from richsem_train.models.backbone_weights import read_state_and_info
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,15 @@ def test_published_checkpoints_say_how_they_are_read(tmp_path):
 def test_safetensors_of_another_program_are_refused(tmp_path, metadata):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
     refused(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"red star\nblue moon\n", b"hello world\n", b"PK\x03\x04", bytes(range(256))])
+def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "mine.pt"
+    path.write_bytes(content)
+    with pytest.raises(RichSemError, match="not a readable checkpoint") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+    with pytest.raises(RichSemError, match="not a file of weights that can be read") as caught:
+        read_state_and_info(path)
+    assert "weights_only=False" not in str(caught.value)

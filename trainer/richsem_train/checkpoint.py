@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -160,10 +159,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _load_saved(path: Path) -> Checkpoint:
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise RichSemError(
-            f"{path}: not a readable checkpoint of richsem-train ({' '.join(str(error).split())[:200]}); is it cut "
-            "short, or another program's? Published DINO weights are read by `eval FILE --config NAME` and by "
+            f"{path}: not a readable checkpoint of richsem-train ({type(error).__name__}); is it cut short, or another "
+            "program's? Published DINO weights are read by `eval FILE --config NAME` and by "
             "start_from=FILE"
         ) from None
     if not isinstance(value, dict) or not {"info", "model", "step"} <= value.keys():

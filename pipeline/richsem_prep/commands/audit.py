@@ -1,5 +1,6 @@
 """`richsem-prep audit`."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -41,9 +42,12 @@ def audit(
     from richsem_prep import audit as auditing
     from richsem_prep.audit_records import audit_line, audit_table
     from richsem_prep.progress_bar import counting_bar
+    from richsem_schemas.errors import RichSemError
     from richsem_schemas.places import open_place
     from richsem_schemas.reader import open_cache
 
+    if max_kl is not None and not math.isfinite(max_kl):
+        raise RichSemError(f"--max-kl {max_kl} bounds nothing; give a number of nats, such as 0.05")
     cache = open_cache(open_place(out), only=labels)
     name = cache.label_set(labels).name
     request = auditing.AuditRequest(

@@ -1,5 +1,6 @@
 """Detection datasets: pictures as an annotation file lists them, with their boxes."""
 
+import errno
 import os
 from collections.abc import Iterator
 from stat import S_ISREG
@@ -16,6 +17,8 @@ from richsem_schemas.places import Place, RemotePath
 
 MAX_BOXES = 10_000
 """Most boxes of one picture; its KEY.json must stay below a megabyte."""
+
+_ODD_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[SourceEntry | Rejected]:
@@ -48,6 +51,8 @@ def _entry(
     except (FileNotFoundError, NotADirectoryError):
         size = None
     except OSError as error:
+        if error.errno in _ODD_NAMES:
+            return Rejected(f"{shown[:200]}…" if len(shown) > 200 else shown, str(error.strerror))
         raise SourceError(f"{data.root / name} can't be looked at: {error.strerror}; make it readable") from error
     if size is None:
         return Rejected(shown, "missing, though it is annotated")

@@ -10,6 +10,7 @@ from richsem_schemas.originals import printable
 from richsem_schemas.places import Place
 
 _LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
+_SHOWN = 3
 
 PICTURE_SUFFIXES = (
     *(b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".gif", b".tif", b".tiff"),
@@ -29,7 +30,7 @@ def list_webdataset(root: Place) -> Iterator[SourceEntry | Rejected]:
     """
     tars, rejected = find_tars(root, layout=_LAYOUT)
     if not tars:
-        found = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:3]) or "there is no tar in it"
+        found = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:_SHOWN]) or "there is no tar in it"
         raise SourceError(f"{root} has no tars of pictures: {found}; expected {_LAYOUT}. Point --root at them")
     return _list_tars(root, tars, rejected)
 
@@ -41,13 +42,19 @@ def is_picture(path: bytes) -> bool:
 
 def _list_tars(root: Place, tars: list[bytes], rejected: list[Rejected]) -> Iterator[SourceEntry | Rejected]:
     yield from rejected
-    is_empty = True
+    is_empty, reasons = True, [f"{item.name}: {item.reason}" for item in rejected[:_SHOWN]]
     for tar in tars:
         for item in _list_tar(root, tar):
-            is_empty = is_empty and isinstance(item, Rejected)
+            if not isinstance(item, Rejected):
+                is_empty = False
+            elif len(reasons) < _SHOWN:
+                reasons.append(f"{item.name}: {item.reason}")
             yield item
     if is_empty:
-        raise SourceError(f"the tars in {root} hold no pictures; members are expected to end in .jpg, .png, .webp, ...")
+        raise SourceError(
+            f"the tars in {root} hold no pictures ({'; '.join(reasons)}); members are expected to end in .jpg, .png, "
+            ".webp, ..."
+        )
 
 
 def _list_tar(root: Place, tar: bytes) -> Iterator[SourceEntry | Rejected]:

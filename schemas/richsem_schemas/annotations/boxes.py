@@ -132,5 +132,6 @@ def _cleaned(
 def _clip(boxes_xywh: NDArray[np.floating], hws_px: NDArray[np.int32]) -> NDArray[np.float64]:
     limits = hws_px[:, ::-1].astype(np.float64)
     first = np.clip(boxes_xywh[:, :2].astype(np.float64), 0, limits)
-    last = np.clip(boxes_xywh[:, :2].astype(np.float64) + boxes_xywh[:, 2:], 0, limits)
+    with np.errstate(over="ignore"):  # Infinity is clipped as well.
+        last = np.clip(boxes_xywh[:, :2].astype(np.float64) + boxes_xywh[:, 2:], 0, limits)
     return np.concatenate([first, last - first], axis=1)

@@ -128,7 +128,8 @@ class _Table:
         crowd = _numbers(batch.column(_GROUP)) if _GROUP in batch.schema.names else np.zeros(len(x1))
         image_index = _numbered(batch.column("ImageID"), self._image_number)
         category_ids = _numbered(batch.column("LabelName"), self._category_number)
-        boxes_xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+        with np.errstate(invalid="ignore"):  # Infinities, which are left out below.
+            boxes_xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
         # A cell that is no number became NaN; no line of OpenImages has one.
         whole = np.isfinite(boxes_xywh).all(axis=1) & np.isfinite(crowd)
         self.broken += int((~whole).sum())

@@ -1,5 +1,6 @@
 """Where the pictures of an annotation file lie below their folder."""
 
+import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def locate_pictures(
         if len(known) < count:
             continue
         probed = [known[position] for position in positions]
-        are_there = each_of(root, lambda name: (root / name).is_file(), probed)
+        are_there = each_of(root, lambda name: _is_file(root / name), probed)
         missing = [name for name, is_there in zip(probed, are_there, strict=True) if not is_there]
         if not missing:
             return known
@@ -62,6 +63,24 @@ def locate_pictures(
     )
 
 
+def _is_file(path: Place) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def _is_utf8(name: str) -> bool:
+    """Not so where JSON escapes a half of a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def end_of_name(name: object, key: str, path: Path, *, parts: int = 0) -> str | None:
     """The last parts (0: all) of a picture's name or address; None where there is none.
 
@@ -71,7 +90,7 @@ def end_of_name(name: object, key: str, path: Path, *, parts: int = 0) -> str | 
     if name is None:
         return None
     found: Sequence[str] = name.split("/")[-parts:] if isinstance(name, str) else []
-    if not found or any(part in {"", ".", ".."} or "\0" in part for part in found):
+    if not found or any(part in {"", ".", ".."} or "\0" in part or not _is_utf8(part) for part in found):
         raise SourceError(
             f"{path}: a picture has the {key} {str(name)[:200]!r}; a relative name without `..` is needed, so that it "
             "stays in the folder of the pictures"

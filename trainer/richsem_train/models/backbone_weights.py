@@ -1,14 +1,13 @@
 """A backbone's weights from a file, whoever wrote it and under whatever prefix."""
 
 import argparse
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -75,10 +74,10 @@ def read_state_and_info(path: Path) -> tuple[dict[str, Tensor], str | None]:
         else:
             state = _read_checkpoint(path)
             info = state.get("info")
-    except (OSError, RuntimeError, EOFError, TypeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:
         raise RichSemError(
-            f"{path}: is not a file of weights that can be read without running its code: {str(error)[:300]}; "
-            "save the state dict alone, best as .safetensors"
+            f"{path}: is not a file of weights that can be read without running its code ({_reason(error)}); "
+            "is it whole? Save the state dict alone, best as .safetensors"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), dict):
@@ -97,6 +96,12 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise TypeError(f"it holds a {type(loaded).__name__} instead of a state dict")
     return loaded
+
+
+def _reason(error: Exception) -> str:
+    """Its first sentence; PyTorch goes on to advise running the code."""
+    said = " ".join(str(error).split()).partition(". ")[0][:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _best_match(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
