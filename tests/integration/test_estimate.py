@@ -85,6 +85,6 @@ def test_the_command_takes_the_options_of_shard():
     assert result.exit_code == 0
     assert all(option in result.output for option in ("--mosaics", "--teacher-size", "--workers", "--samples"))
     assert "--overwrite" in result.output
-    assert "--from-cache" not in result.output
+    assert "│ --from-cache" not in result.output
     result = CliRunner().invoke(app, ["estimate", "--dataset", "unheard-of"])
     assert isinstance(result.exception, RichSemError)
