@@ -21,14 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.places import PlaceField
 
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
-
-AnnotationFormat = Literal["lvis", "coco", "objects365", "openimages", "visual-genome"]
-"""Whose annotation files these are."""
 
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"

@@ -10,9 +10,8 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations import DetectionData
+from richsem_schemas.annotations import AnnotationFormat, DetectionData
 from richsem_schemas.errors import RichSemError
-from richsem_train.config import AnnotationFormat
 from richsem_train.detections import Detections
 
 Metric = Literal["lvis", "coco", "boxes"]

@@ -1,7 +1,5 @@
 """The extra data: a cache opened for training, and its views as samples."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -11,12 +9,11 @@ from richsem_schemas.render import render_view
 from richsem_train.data.cache_source import ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReader
 from richsem_train.data.collate import Sample
+from richsem_train.data.detection import OnDamage
 from richsem_train.data.free_mosaics import CROPS_PER_MOSAIC, MOSAIC_STREAM, free_mosaic, require_whole_crop
 from richsem_train.data.lanes import LaneOrder, ViewPlace
 from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import check_teachable, view_target
-
-OnDamage = Literal["stop", "skip"]
 
 BLOCK_BYTES = 512 * 2**20
 """Most bytes of blocks that a worker keeps; 64 lanes of ImageNet pictures take 450 MiB."""
