@@ -110,9 +110,12 @@ def test_an_inline_run_killed_at_any_moment_is_resumed_to_the_same_bytes(
 def test_two_jobs_on_one_cache_are_refused_and_ctrl_c_keeps_what_is_done(source, resnet, undisturbed, tmp_path):
     out = tmp_path / "c"
     first = Command(*arguments(source, out, resnet, "--executor", "inline"))
-    while not list(out.glob(".jobs/*.json")) and first.process.poll() is None:
+    while not (out / "plan" / "plan.json").exists() and first.process.poll() is None:
         time.sleep(0.01)
+    # It would be through before the second has begun.
+    first.process.send_signal(signal.SIGSTOP)
     code, output = run(*arguments(source, out, resnet, "--executor", "inline"))
+    first.process.send_signal(signal.SIGCONT)
     assert code == 1
     assert f"is in use by process {first.process.pid}" in output
     wait_for_receipts(first, out, 1)
