@@ -99,7 +99,9 @@ class Cache:
             return self.label_sets[name]
         known = ", ".join(self.label_sets) or "none"
         what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
-        raise RichSemError(f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --labels")
+        raise RichSemError(
+            f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --labels, or label_set in a config"
+        )
 
     def text_bank(self, labels: str) -> TextBank:
         """The text bank of a label set."""
