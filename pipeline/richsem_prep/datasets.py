@@ -116,8 +116,7 @@ def open_source(dataset: str, root: Place, *, annotations: Path | None = None, i
         SourceError: it isn't there, or not in the expected layout.
     """
     if dataset in LAYOUTS:
-        if dataset == "demo-detection":
-            _draw_demo(require_local(root, "the demo"))
+        _draw_demo(dataset, root)
         return open_detection(dataset, root, annotations=annotations, images=images)
     if dataset == "demo":
         return _open_demo(require_local(root, "the demo"))
@@ -145,7 +144,7 @@ def _open_imagenet(dataset: str, root: Place) -> Source:
 
 
 def _open_demo(root: Path) -> Source:
-    _draw_demo(root)
+    _draw_demo("demo", root)
     ids = _demo_class_ids(root)
     names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
     pictures = root / CLASSIFICATION
@@ -168,8 +167,7 @@ def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *
     """
     if dataset not in LAYOUTS:
         return open_source(dataset, root).root
-    if dataset == "demo-detection":
-        _draw_demo(require_local(root, "the demo"))
+    _draw_demo(dataset, root)
     folders = images_folders(dataset, root, plan.annotations or "", images)
     found = pictures_root(folders, names)
     if found is None:
@@ -180,9 +178,9 @@ def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *
     return found
 
 
-def _draw_demo(root: Path) -> None:
-    if not is_demo(root):
-        write_demo(root)
+def _draw_demo(dataset: str, root: Place) -> None:
+    if dataset in {"demo", "demo-detection"} and not is_demo(folder := require_local(root, "the demo")):
+        write_demo(folder)
 
 
 def _demo_class_ids(root: Path) -> dict[str, int]:

@@ -88,6 +88,7 @@ def open_detection(dataset: str, root: Place, *, annotations: Path | None, image
     folders = images_folders(dataset, root, path.name, images)
     with local_annotations(path) as local:
         data = read_annotations_below(local, folders, file_format=layout.file_format, may_miss=True)
+        annotations_file = _hash_of(local)
     _require_names_once(data, path)
     vocabulary, row_of = _rows(dataset, data, path, has_classes=layout.has_classes)
     return Source(
@@ -98,7 +99,7 @@ def open_detection(dataset: str, root: Place, *, annotations: Path | None, image
         entries=partial(list_detection, data, row_of),
         has_boxes=True,
         annotations=_name_of(path, root),
-        annotations_file=_hash_of(path),
+        annotations_file=annotations_file,
         notes=tuple(f"{path.name}: {line}" for line in data.problem_lines()),
     )
 
@@ -204,7 +205,7 @@ def pictures_root(folders: Iterable[Place], names: Sequence[str]) -> Place | Non
         folders: where they may lie, in the order of preference.
         names: of some pictures of a plan.
     """
-    counts = {folder: sum(each_of(folder, lambda path: path.is_file(), _named(folder, names))) for folder in folders}
+    counts = {folder: _count_there(folder, names) for folder in folders}
     best = max(counts, key=counts.__getitem__, default=None)
     return best if best is not None and counts[best] else None
 
@@ -218,8 +219,8 @@ def _require_names_once(data: DetectionData, path: Place) -> None:
         )
 
 
-def _named(folder: Place, names: Sequence[str]) -> list[Place]:
-    return [folder / name for name in names]
+def _count_there(folder: Place, names: Sequence[str]) -> int:
+    return sum(each_of(folder, lambda name: (folder / name).is_file(), names))
 
 
 def _rows(dataset: str, data: DetectionData, path: Place, *, has_classes: bool) -> tuple[Vocabulary, NDArray[np.int32]]:

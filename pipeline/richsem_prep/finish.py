@@ -21,7 +21,7 @@ from richsem_schemas.text_bank import hash_bytes
 
 def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
     """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
-    has_pictures = layout.pictures_elsewhere.is_file() or _valid_receipt(layout, shard, plan) is not None
+    has_pictures = layout.pictures_elsewhere.is_file() or pictures_are_done(layout, shard, plan)
     return has_pictures and labels_are_done(layout.label_set(labels), shard, spec)
 
 
@@ -38,8 +38,8 @@ def labels_are_done(label_set: LabelSetLayout, shard: int, spec: LabelSpec) -> b
         return False
 
 
-def _valid_receipt(layout: CacheLayout, shard: int, plan: Plan) -> PicturesReceipt | None:
-    """The receipt of a shard's pictures; one that can't be trusted is removed, so that the shard is made again."""
+def pictures_are_done(layout: CacheLayout, shard: int, plan: Plan) -> bool:
+    """Whether a shard's pictures have a valid receipt; one that can't be trusted is removed: they are made again."""
     path = layout.pictures_receipt(shard)
     try:
         receipt = PicturesReceipt.read(path)
@@ -48,11 +48,11 @@ def _valid_receipt(layout: CacheLayout, shard: int, plan: Plan) -> PicturesRecei
             and layout.pictures_tar(shard).stat().st_size == receipt.summary.tar.bytes
             and layout.pictures_index(shard).stat().st_size == receipt.summary.index.bytes
         ):
-            return receipt
+            return True
     except (FileNotFoundError, CorruptCacheError):
         pass
     path.unlink(missing_ok=True)
-    return None
+    return False
 
 
 def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:

@@ -220,7 +220,10 @@ def _quarantine_reasons(layout: CacheLayout, shards: int) -> Counter[str]:
 
 
 def _reasons(path: Place) -> Counter[str]:
-    return Counter(record["reason"] for record in read_quarantine(path)) if path.is_file() else Counter()
+    try:
+        return Counter(record["reason"] for record in read_quarantine(path))
+    except FileNotFoundError:
+        return Counter()
 
 
 def _stage_seconds(layout: CacheLayout, manifest: LabelManifest) -> dict[str, float]:

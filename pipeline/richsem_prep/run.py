@@ -12,7 +12,7 @@ from richsem_prep.config import ShardConfig
 from richsem_prep.datasets import find_pictures, open_source, preset
 from richsem_prep.detection_datasets import other_annotations
 from richsem_prep.executor import Executor, InlineExecutor, OnProgress, ShardOutcome
-from richsem_prep.finish import finish_cache, shard_is_done
+from richsem_prep.finish import finish_cache, pictures_are_done, shard_is_done
 from richsem_prep.from_cache import adopt_plan, require_pictures_of_its_own
 from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
 from richsem_prep.names import text_spec
@@ -21,7 +21,7 @@ from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_prep.source import Source
-from richsem_schemas.errors import RichSemError, SourceError
+from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
 from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
@@ -211,16 +211,12 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
 
 
 def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> Place:
-    """Where the pictures of a plan lie; raw data that is gone is missed only where a shard of pictures is."""
-    missing = any(not layout.pictures_receipt(shard).is_file() for shard in range(plan.shards))
-    if missing or plan.pictures == "reference" or config.retry_failed or config.root.is_dir():
-        names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
-        try:
-            return find_pictures(config.dataset, config.root, plan, names, images=config.images)
-        except SourceError:
-            if missing or plan.pictures == "reference" or config.retry_failed:
-                raise
-    return config.root
+    """Where the pictures of a plan lie; raw data that may be gone is only looked for where it is needed."""
+    done = each_of(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
+    if all(done) and plan.pictures == "copy" and not config.retry_failed:
+        return config.root
+    names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
+    return find_pictures(config.dataset, config.root, plan, names, images=config.images)
 
 
 def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_progress: OnProgress) -> Plan:

@@ -41,7 +41,6 @@ from richsem_schemas.manifest import (
     TextManifest,
 )
 from richsem_schemas.places import Place, RemotePath
-from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_THREADS = 16
@@ -525,7 +524,7 @@ def _text_problems(bank: TextBank, spec: LabelSpec, plan: Plan) -> Iterator[str]
         yield "its class names are not those of the plan"
     if len(bank.prompted_names) != len(bank.class_names) or len(bank.templates) != spec.text.templates:
         yield "its prompts are not those that the spec counts"
-    if json_sha256([list(bank.prompted_names), list(bank.templates)]) != spec.text.prompts_sha256:
+    if bank.prompts_sha256 != spec.text.prompts_sha256:
         yield "its prompts are not those of the spec"
     if bank.logit_scale != spec.teacher.logit_scale:
         yield f"its logit scale is {bank.logit_scale}, the teacher's {spec.teacher.logit_scale}"

@@ -35,6 +35,11 @@ class TextBank:
     logit_scale: float
     features: NDArray[np.float32]
 
+    @property
+    def prompts_sha256(self) -> str:
+        """Identifies what stood in the templates, and the templates."""
+        return json_sha256([list(self.prompted_names), list(self.templates)])
+
 
 def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
     """Write features first, then the manifest that holds their hash."""
@@ -72,7 +77,7 @@ def has_text_bank(layout: LabelSetLayout, spec: TextSpec) -> bool:
         bank = read_text_bank(layout)
     except (FileNotFoundError, CorruptCacheError):
         return False
-    return json_sha256([list(bank.prompted_names), list(bank.templates)]) == spec.prompts_sha256
+    return bank.prompts_sha256 == spec.prompts_sha256
 
 
 def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:

@@ -8,7 +8,7 @@ import numpy as np
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.manifest import TeacherIdentity, TextManifest, TextSpec
 from richsem_schemas.places import Place
-from richsem_schemas.sealed_json import json_sha256, write_atomically
+from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.text_bank import NONE_NAME, TextBank, features_file, hash_bytes, read_bank
 
 MAX_CLASSES = 2**17
@@ -55,7 +55,7 @@ class TextFolder:
             names=self.names,
             classes=len(self.bank.class_names),
             templates=len(self.bank.templates),
-            prompts_sha256=json_sha256([list(self.bank.prompted_names), list(self.bank.templates)]),
+            prompts_sha256=self.bank.prompts_sha256,
         )
 
 
