@@ -34,6 +34,34 @@ class Augmentation:
     flip: bool = True
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What is to be done to a picture, in this order: mirror, resize and crop (or not), resize.
+
+    Attributes:
+        picture_hw: of the picture that it was drawn for.
+        is_mirrored: whether left and right change places.
+        first_hw: the size at which it is cropped.
+        crop_xyxy: the rectangle that is cut out, in pixels of that size, mirrored; all of it where nothing is cropped.
+        out_hw: the size that the model sees.
+    """
+
+    picture_hw: tuple[int, int]
+    is_mirrored: bool
+    first_hw: tuple[int, int]
+    crop_xyxy: tuple[int, int, int, int]
+    out_hw: tuple[int, int]
+
+    @property
+    def source_xyxy_px(self) -> tuple[float, float, float, float]:
+        """What is shown of the picture, in its own pixels, not mirrored."""
+        left, top, right, bottom = self.crop_xyxy
+        if self.is_mirrored:
+            left, right = self.first_hw[1] - right, self.first_hw[1] - left
+        y, x = self.picture_hw[0] / self.first_hw[0], self.picture_hw[1] / self.first_hw[1]
+        return left * x, top * y, right * x, bottom * y
+
+
 @dataclass(frozen=True, eq=False)
 class Augmented:
     """A picture after augmentation.
@@ -63,17 +91,32 @@ def augment(
     Source:
         The training augmentation of DETR and DINO, which the reference uses.
     """
-    kept = np.arange(len(boxes_xyxy_px))
-    if rng.random() < 0.5 and augmentation.flip:
-        image, boxes_xyxy_px = flip(image, boxes_xyxy_px)
+    return apply(image, boxes_xyxy_px, draw(_hw(image), augmentation, rng))
+
+
+def draw(picture_hw: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator) -> Drawn:
+    """Draw what `augment` does to a picture of a size."""
+    is_mirrored = rng.random() < 0.5 and augmentation.flip
+    first_hw, crop_hw = picture_hw, picture_hw
+    crop_xyxy = (0, 0, picture_hw[1], picture_hw[0])
     if rng.random() < 0.5 and augmentation.first_short_sides:
-        first = int(rng.choice(augmentation.first_short_sides))
-        image, boxes_xyxy_px = resize(image, boxes_xyxy_px, resized_hw(_hw(image), first, None))
-        window = draw_crop(_hw(image), augmentation.crop_sides, rng)
-        image, boxes_xyxy_px, kept = crop(image, boxes_xyxy_px, window)
+        first_hw = resized_hw(picture_hw, int(rng.choice(augmentation.first_short_sides)), None)
+        crop_xyxy = draw_crop(first_hw, augmentation.crop_sides, rng)
+        crop_hw = (crop_xyxy[3] - crop_xyxy[1], crop_xyxy[2] - crop_xyxy[0])
     short_side = int(rng.choice(augmentation.short_sides))
-    out_hw = resized_hw(_hw(image), short_side, augmentation.longest_side)
-    return Augmented(*resize(image, boxes_xyxy_px, out_hw), kept)
+    out_hw = resized_hw(crop_hw, short_side, augmentation.longest_side)
+    return Drawn(picture_hw, is_mirrored, first_hw, crop_xyxy, out_hw)
+
+
+def apply(image: Image.Image, boxes_xyxy_px: Boxes, drawn: Drawn) -> Augmented:
+    """Do to a picture and its boxes what was drawn for its size."""
+    kept = np.arange(len(boxes_xyxy_px))
+    if drawn.is_mirrored:
+        image, boxes_xyxy_px = flip(image, boxes_xyxy_px)
+    image, boxes_xyxy_px = resize(image, boxes_xyxy_px, drawn.first_hw)
+    if drawn.crop_xyxy != (0, 0, image.width, image.height):
+        image, boxes_xyxy_px, kept = crop(image, boxes_xyxy_px, drawn.crop_xyxy)
+    return Augmented(*resize(image, boxes_xyxy_px, drawn.out_hw), kept)
 
 
 def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:
