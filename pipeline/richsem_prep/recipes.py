@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.manifest import ViewGeometry, ViewsSpec
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
+from richsem_schemas.view import NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
 
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Quadrants (row, column) of a mosaic, in the order of its tiles."""
@@ -97,7 +97,7 @@ def crop_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.r
     height, width = crop.out_hw
     whole = (0, 0, width, height)
     tiles = np.array([(sample.sample, crop.source_xyxy_px, whole, crop.flip)], TILE_DTYPE)
-    regions = np.array([(whole, 0, sample.category_id)], REGION_DTYPE)
+    regions = np.array([(whole, 0, sample.category_id, NO_ANNOTATION, 0)], REGION_DTYPE)
     return View("crop", pass_index, crop.out_hw, tiles, regions)
 
 
@@ -119,7 +119,7 @@ def mosaic_view(samples: Sequence[Sample], pass_index: int, geometry: ViewGeomet
         paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
         visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
         tiles[index] = (sample.sample, source_of_part(crop, visible), paste, crop.flip)
-        regions[index] = (paste, index, sample.category_id)
+        regions[index] = (paste, index, sample.category_id, NO_ANNOTATION, 0)
     return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
 
 
@@ -134,7 +134,7 @@ def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np
     height, width = crop.out_hw
     tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
     boxes_xyxy_px, kept = visible_boxes(sample.boxes_xyxy_px, crop)
-    return View("window", pass_index, crop.out_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept]))
+    return View("window", pass_index, crop.out_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept], kept, 0))
 
 
 def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -172,14 +172,22 @@ def jitter_view(window: View, copies: int, rng: np.random.Generator) -> View:
     # Noise may leave nothing of a sliver at the border.
     is_lost = (noised[:, 2:] - noised[:, :2] < MIN_VISIBLE_PX).any(axis=1)
     noised[is_lost] = boxes_xyxy_px[is_lost]
-    rows = np.repeat(window.regions["category_id"], copies)
-    return View("jitter", window.pass_index, window.canvas_hw, window.tiles, _box_regions(noised, rows))
+    rows, annotations = (np.repeat(window.regions[name], copies) for name in ("category_id", "annotation"))
+    regions = _box_regions(noised, rows, annotations, BOX_NOISE)
+    return View("jitter", window.pass_index, window.canvas_hw, window.tiles, regions)
 
 
-def _box_regions(boxes_xyxy_px: NDArray[np.floating], rows: NDArray[np.int32]) -> NDArray[np.void]:
+def _box_regions(
+    boxes_xyxy_px: NDArray[np.floating],
+    rows: NDArray[np.int32],
+    annotations: NDArray[np.integer],
+    noise_scale: float,
+) -> NDArray[np.void]:
     regions: NDArray[np.void] = np.zeros(len(boxes_xyxy_px), REGION_DTYPE)
     regions["box_xyxy_px"] = boxes_xyxy_px
     regions["category_id"] = rows
+    regions["annotation"] = annotations
+    regions["noise_scale"] = noise_scale
     return regions
 
 

@@ -23,8 +23,21 @@ TILE_DTYPE = np.dtype(
 """One tile: the picture (its position in the shard), the rectangle taken from it (in pixels of the decoded picture),
 where it lands on the canvas, and whether it is mirrored left to right. 40 bytes."""
 
-REGION_DTYPE = np.dtype([("box_xyxy_px", "<f4", (4,)), ("tile", "<i4"), ("category_id", "<i4")])
-"""One region: its box on the canvas, the tile it shows, and its image-level or box label (0 = unlabelled). 24 bytes."""
+REGION_DTYPE = np.dtype(
+    [
+        ("box_xyxy_px", "<f4", (4,)),
+        ("tile", "<i4"),
+        ("category_id", "<i4"),
+        ("annotation", "<i4"),
+        ("noise_scale", "<f4"),
+    ]
+)
+"""One region: its box on the canvas, the tile it shows, its image-level or box label (0 = unlabelled), which of its
+picture's annotated boxes it is, by their order in the plan's listing (`NO_ANNOTATION` in crops and mosaics), and how
+far that box was noised: each corner moved by up to so many half sides, 0 for the box as annotated. 32 bytes."""
+
+NO_ANNOTATION = -1
+"""`annotation` of a region that is a tile of a picture rather than one of its boxes."""
 
 
 @dataclass(frozen=True, eq=False)

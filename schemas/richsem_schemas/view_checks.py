@@ -14,7 +14,7 @@ from richsem_schemas.manifest import LabelSpec, Plan
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
 from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.text_bank import TextBank
-from richsem_schemas.view import VIEW_KINDS
+from richsem_schemas.view import NO_ANNOTATION, VIEW_KINDS
 
 MAX_CANVAS_SIDE = 2**16
 """Longest side of a canvas, pixels; its area is bounded by `MAX_PICTURE_PIXELS`."""
@@ -51,12 +51,14 @@ class ShardPictures:
         hw: [S, 2] height and width, pixels.
         category_ids: [S] image-level labels.
         classes: rows of the vocabulary that `category_id` counts.
+        boxes: [S] how many annotated boxes each has; None where that isn't known.
     """
 
     samples: NDArray[np.int64]
     hw: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     classes: int
+    boxes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, rows: Sequence[PictureRow], plan: Plan) -> "ShardPictures":
@@ -90,6 +92,8 @@ class ViewBatch:
         boxes_xyxy_px: [R, 4] on the canvas.
         region_tiles: [R] position of each region's tile among its view's.
         category_ids: [R] hard labels.
+        annotations: [R] which of its picture's boxes each region is, `NO_ANNOTATION` for none.
+        noise_scales: [R] how far that box was noised, half sides.
         region_owner: [R] the view of each region.
         labels: of the R regions.
         embeddings: [R, D] float32, or float16 as stored; None where none are stored.
@@ -104,6 +108,8 @@ class ViewBatch:
     boxes_xyxy_px: NDArray[np.float32]
     region_tiles: NDArray[np.int32]
     category_ids: NDArray[np.int32]
+    annotations: NDArray[np.int32]
+    noise_scales: NDArray[np.float32]
     region_owner: NDArray[np.int64]
     labels: TopKSoftLabels
     embeddings: NDArray[np.floating] | None
@@ -125,6 +131,8 @@ class ViewBatch:
             np.concatenate([view.regions["box_xyxy_px"] for view in views]),
             np.concatenate([view.regions["tile"] for view in views]),
             np.concatenate([view.regions["category_id"] for view in views]),
+            np.concatenate([view.regions["annotation"] for view in views]),
+            np.concatenate([view.regions["noise_scale"] for view in views]),
             np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
             TopKSoftLabels(
                 np.concatenate([labels.class_ids for labels in kept]),
@@ -153,6 +161,8 @@ class ViewBatch:
             regions["box_xyxy_px"].reshape(-1, 4),
             regions["tile"].reshape(-1),
             regions["category_id"].reshape(-1),
+            regions["annotation"].reshape(-1),
+            regions["noise_scale"].reshape(-1),
             np.repeat(np.arange(views), most_regions),
             TopKSoftLabels(
                 regions["class_ids"].reshape(-1, top_k),
@@ -285,12 +295,36 @@ def _region_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]
     yield from batch.bad_regions(~has_tile_R, "a region names a tile that the view has not")
     # The boxes of a detection picture carry labels of their own.
     checked_R = has_tile_R & ~np.isin(batch.kinds[owner_R], _WITH_BOXES)
-    tile_R = batch.first_tile[owner_R[checked_R]] + batch.region_tiles[checked_R]
-    row_R, known_R = _rows_of(batch.tiles["sample"][tile_R].astype(np.int64), pictures)
+    row_R, known_R = _rows_of(_samples_of(batch, checked_R), pictures)
     differs_R = np.zeros(len(owner_R), np.bool_)
     if len(pictures.samples):
         differs_R[checked_R] = known_R & (pictures.category_ids[row_R] != categories_R[checked_R])
     yield from batch.bad_regions(differs_R, "a region's category_id is not its picture's")
+    yield from _annotation_problems(batch, pictures, has_tile_R)
+
+
+def _annotation_problems(batch: ViewBatch, pictures: ShardPictures, has_tile_R: NDArray[np.bool_]) -> Iterator[str]:
+    kinds_R, annotations_R, scales_R = batch.kinds[batch.region_owner], batch.annotations, batch.noise_scales
+    is_box_R = np.isin(kinds_R, _WITH_BOXES)
+    bad_R = np.where(is_box_R, annotations_R < 0, annotations_R != NO_ANNOTATION)
+    yield from batch.bad_regions(bad_R, "a region's annotation is not one that its kind of view has")
+    is_noised_R = kinds_R == VIEW_KINDS.index("jitter")
+    fits_R = np.where(is_noised_R, scales_R > 0, scales_R == 0) & np.isfinite(scales_R)
+    yield from batch.bad_regions(~fits_R, "a region's noise_scale is not one that its kind of view has")
+    if pictures.boxes is None:
+        return
+    known_R = has_tile_R & is_box_R
+    row_R, is_known_R = _rows_of(_samples_of(batch, known_R), pictures)
+    beyond_R = np.zeros(len(kinds_R), np.bool_)
+    if len(pictures.samples):
+        beyond_R[known_R] = is_known_R & (annotations_R[known_R] >= pictures.boxes[row_R])
+    yield from batch.bad_regions(beyond_R, "a region's annotation is one that its picture has not")
+
+
+def _samples_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The pictures of chosen regions, whose tiles must be there."""
+    tiles = batch.first_tile[batch.region_owner[chosen_R]] + batch.region_tiles[chosen_R]
+    return np.asarray(batch.tiles["sample"][tiles].astype(np.int64))
 
 
 def _rows_of(samples: NDArray[np.int64], pictures: ShardPictures) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

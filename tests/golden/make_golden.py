@@ -1,15 +1,26 @@
 """Make the golden cache: `python tests/golden/make_golden.py`, only for a new format version.
 
+This one command makes the cache, the picture rendered from it, `pins.json`, with which tests compare what they read,
+and what `schemas/README.md` shows of it. Look at the difference before you commit it.
+
 Nine small pictures, one of them broken, in two shards; three label sets, one a way to store embeddings. The code is the
 pipeline's own but for the teacher, which sees a region as 4x4 colours and knows classes by their colour. A second run
 on the same versions of Pillow, NumPy and Arrow changes no byte.
 """
 
+import hashlib
 import io
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -44,6 +55,14 @@ HERE = Path(__file__).parent
 CACHE = HERE / "cache"
 RENDERED = HERE / "000000-00000.mosaic-0.png"
 """One view, rendered from the cache."""
+
+PINS = HERE / "pins.json"
+"""Hashes, fingerprints, and the values of that view: what must not change while the format's version stays."""
+
+ROOT = HERE.parents[1]
+README = ROOT / "schemas" / "README.md"
+SNIPPET = re.compile(r"(?<=^```sh\n)(.*?)^```\n\n```text\n.*?(?=^```$)", re.MULTILINE | re.DOTALL)
+"""A command of the README and what it prints."""
 
 LABEL_SETS = {"float16": "float16", "int8": "int8", "none": "none"}
 """Storage of embeddings by the name of the label set."""
@@ -227,6 +246,52 @@ def render(layout: CacheLayout) -> Image.Image:
     return render_view(labelled.view, {picture.row.sample: decode_picture(picture.data) for picture in stored})
 
 
+def files_sha256(folder: Path) -> str:
+    """Over names and bytes of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def pins() -> dict[str, Any]:
+    """What tests compare with, by other means than the reader's."""
+    manifest = json.loads((CACHE / "manifest.json").read_text())
+    specs = {name: json.loads((CACHE / "labels" / name / "manifest.json").read_text()) for name in LABEL_SETS}
+    regions = {name: stored_regions(name) for name in LABEL_SETS}
+    return {
+        "files_sha256": files_sha256(CACHE),
+        "plan_fingerprint": manifest["fingerprint"],
+        "spec_fingerprints": {name: spec["fingerprint"] for name, spec in specs.items()},
+        "class_ids": regions["float16"]["class_ids"].tolist(),
+        "log_probs": regions["float16"]["log_probs"].tolist(),
+        "log_rest": regions["float16"]["log_rest"].tolist(),
+        "first_embedding": regions["float16"]["embedding"][0].tolist(),
+        "first_codes": regions["int8"]["embedding"][0].tolist(),
+        "first_scale": float(regions["int8"]["scale"][0]),
+    }
+
+
+def stored_regions(labels: str) -> np.ndarray:
+    """Regions of the view that `RENDERED` names, as NumPy alone reads them."""
+    with tarfile.open(CACHE / "labels" / labels / "golden-000000.tar") as tar:
+        member = tar.extractfile(f"{RENDERED.stem}.npy")
+        assert member is not None
+        return np.load(io.BytesIO(member.read()), allow_pickle=False)["regions"]
+
+
+def refresh_readme() -> None:
+    """Let every command of the README show what it prints now; `python` is this one."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def shown(match: re.Match[str]) -> str:
+        command = ["sh", "-c", match[1]]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return f"{match[1]}```\n\n```text\n{done.stdout}"
+
+    README.write_text(SNIPPET.sub(shown, README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main() -> None:
     """Make everything anew."""
     shutil.rmtree(CACHE, ignore_errors=True)
@@ -240,6 +305,8 @@ def main() -> None:
     buffer = io.BytesIO()
     render(layout).save(buffer, "PNG", optimize=True)
     RENDERED.write_bytes(buffer.getvalue())
+    PINS.write_text(json.dumps(pins(), indent=1) + "\n")
+    refresh_readme()
 
 
 if __name__ == "__main__":

@@ -141,6 +141,9 @@ def test_boxes_keep_their_order_and_rows_and_those_unseen_are_left_out():
         rows = view.regions["category_id"].tolist()
         assert rows == [row for row in (5, 0, 9, 2) if row in rows]
         assert {0, 2} <= set(rows)
+        # Which of the picture's boxes each is; none is noised.
+        assert view.regions["annotation"].tolist() == [[5, 0, 9, 2].index(row) for row in rows]
+        assert (view.regions["noise_scale"] == 0).all()
         assert (view.regions["tile"] == 0).all()
     assert {len(view.regions) for view in views} == {2, 3, 4}
 
@@ -179,6 +182,8 @@ def test_jitters_are_noised_copies_of_the_boxes_of_their_window_box_by_box():
         assert (jitter.pass_index, jitter.canvas_hw) == (window.pass_index, window.canvas_hw)
         assert jitter.tiles.tobytes() == window.tiles.tobytes()
         assert jitter.regions["category_id"].tolist() == np.repeat(window.regions["category_id"], 5).tolist()
+        assert jitter.regions["annotation"].tolist() == np.repeat(window.regions["annotation"], 5).tolist()
+        assert (jitter.regions["noise_scale"] == 1).all()
         original = np.repeat(window.regions["box_xyxy_px"], 5, axis=0).astype(np.float64)
         noised = jitter.regions["box_xyxy_px"]
         height, width = window.canvas_hw

@@ -1,6 +1,10 @@
 import numpy as np
+import pytest
 
-from richsem_schemas.view_checks import _have_unit_norm, _magnitudes
+from richsem_schemas.codec import LabelledView
+from richsem_schemas.soft_labels import TopKSoftLabels
+from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.view_checks import ShardPictures, ViewBatch, _have_unit_norm, _magnitudes, geometry_problems
 
 
 def test_every_float16_has_the_magnitude_that_numpy_gives_it():
@@ -22,3 +26,48 @@ def test_norms_of_stored_and_of_wide_embeddings_agree():
     assert 0 < wide.sum() < 200
     stored[0, 0] = np.nan
     assert not _have_unit_norm(stored)[0]
+
+
+def labelled(kind, annotation, noise_scale):
+    """A view of sample 1, 32 px wide and high, with one region of class 2."""
+    whole = (0, 0, 32, 32)
+    tiles = np.array([(1, whole, whole, 0)], TILE_DTYPE)
+    regions = np.array([(whole, 0, 2, annotation, noise_scale)], REGION_DTYPE)
+    labels = TopKSoftLabels(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float32))
+    return LabelledView(View(kind, 0, (32, 32), tiles, regions), labels, None)
+
+
+def problems(view, boxes=None):
+    pictures = ShardPictures(
+        np.arange(3), np.full((3, 2), 32), np.full(3, 2), 4, boxes=None if boxes is None else np.array(boxes)
+    )
+    return list(geometry_problems(ViewBatch.of([("x", view)]), pictures))
+
+
+@pytest.mark.parametrize(
+    ("kind", "annotation", "noise_scale"), [("crop", -1, 0), ("window", 0, 0), ("window", 7, 0), ("jitter", 7, 0.1)]
+)
+def test_a_region_is_a_box_of_its_picture_as_its_kind_of_view_has_it(kind, annotation, noise_scale):
+    assert problems(labelled(kind, annotation, noise_scale)) == []
+
+
+@pytest.mark.parametrize(("kind", "annotation"), [("crop", 0), ("crop", -2), ("window", -1), ("jitter", -1)])
+def test_an_annotation_that_the_kind_of_view_has_not_is_found(kind, annotation):
+    found = problems(labelled(kind, annotation, float(kind == "jitter")))
+    assert found == ["x: a region's annotation is not one that its kind of view has"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise_scale"),
+    [("crop", 1), ("window", 0.1), ("jitter", 0), ("jitter", -1), ("jitter", np.inf), ("jitter", np.nan)],
+)
+def test_a_noise_scale_that_the_kind_of_view_has_not_is_found(kind, noise_scale):
+    found = problems(labelled(kind, -1 if kind == "crop" else 0, noise_scale))
+    assert found == ["x: a region's noise_scale is not one that its kind of view has"]
+
+
+def test_an_annotation_beyond_the_boxes_of_its_picture_is_found_where_they_are_known():
+    boxes = [9, 2, 9]
+    assert problems(labelled("window", 1, 0), boxes) == []
+    assert problems(labelled("window", 2, 0)) == []
+    assert problems(labelled("window", 2, 0), boxes) == ["x: a region's annotation is one that its picture has not"]
