@@ -20,6 +20,7 @@ from richsem_train.data.cache_source import DETECTION, open_training_cache
 from richsem_train.data.collate import collate
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.soft_labels import unit_rows
+from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset, align_windows
 from richsem_train.engine import DetectorLosses, Normalise
 from richsem_train.models.denoising import draw_denoising
@@ -67,7 +68,8 @@ def batch(request, cache):
         return extra, collate([dataset[counter] for counter in range(4)])
     out, data = request.getfixturevalue("windows_cache")
     windows = open_training_cache(out, expected=ExpectedCache(section=DETECTION, views="windows"))
-    dataset = WindowDataset(data, align_windows(windows, data, on_damage="stop"))
+    showings = Showings(lambda _: np.arange(len(data)), epoch_length=len(data), pictures=len(data))
+    dataset = WindowDataset(data, align_windows(windows, data, on_damage="stop"), showings)
     return windows, collate([dataset[1, 0, picture] for picture in range(4)])
 
 

@@ -191,8 +191,9 @@ class DetectionConfig(_Section):
         format: of the annotations; decides the metric, too: that of LVIS or of COCO; of OpenImages and Visual Genome
             AP and AP50.
         repeat_threshold: share of pictures below which a category's pictures are repeated; null repeats none.
-        labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`. With
-            `cache`, its windows are shown as they are stored, in the place of augmentation.
+        labels: what the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`.
+        views: how pictures are shown: `fresh`, augmented anew each time, their boxes with the labels of the cache's
+            nearest windows; or `stored`, the windows in turn, in the place of augmentation.
         cache: of these very pictures and boxes, with windows.
         labels_from: as `extra.labels_from`.
         label_set: its name; null where the cache has one only.
@@ -207,6 +208,7 @@ class DetectionConfig(_Section):
     repeat_threshold: NonNegativeFloat | None = 0.001
     augmentation: AugmentationConfig = AugmentationConfig()
     labels: Literal["cache", "hard", "none"] = "none"
+    views: Literal["fresh", "stored"] = "fresh"
     cache: PlaceField | None = None
     labels_from: PlaceField | None = None
     label_set: str | None = None
@@ -361,6 +363,11 @@ class TrainConfig(_Section):
             raise ValueError(
                 "detection.labels=cache learns the soft labels of a cache of the detection pictures; name it as "
                 "detection.cache, or train without them by detection.labels=none"
+            )
+        if self.detection.views == "stored" and self.detection.labels != "cache":
+            raise ValueError(
+                f"detection.views=stored shows the windows of a cache, and detection.labels={self.detection.labels} "
+                "takes none; detection.views=fresh augments the pictures"
             )
         if self.model.needs_text and self.text is None and self.extra is None and self.detection.labels != "cache":
             raise ValueError(

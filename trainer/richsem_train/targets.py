@@ -18,12 +18,14 @@ class SoftLabels:
         class_ids: int64 [G, K], rows of the vocabulary, most probable first.
         log_probs: float32 [G, K].
         log_rest: float32 [G], log of the mass outside the K classes; -inf where there is none.
+        is_known: bool [G], False where the belief isn't known, and the rest means nothing; None where all are.
     """
 
     embeddings: Tensor | None = None
     class_ids: Tensor | None = None
     log_probs: Tensor | None = None
     log_rest: Tensor | None = None
+    is_known: Tensor | None = None
 
     def to(self, device: torch.device) -> "SoftLabels":
         """The same on another device."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import RenderableType
 from torch import nn
 from torch.utils.data import Dataset
@@ -19,16 +21,18 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
-from richsem_train.config import AugmentationConfig, TrainConfig
+from richsem_train.config import AugmentationConfig, DetectionConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, sharing_notes
 from richsem_train.data.extra_mix import ExtraMix
+from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
+from richsem_train.data.showings import Showings
 from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
@@ -135,28 +139,35 @@ class _Run:
         ]
         return ExtraMix(sources, [extra.weight for extra in extras.values()])
 
-    def _detection_dataset(self) -> Dataset[Sample]:
-        detection = self.config.detection
-        if self.data.windows is not None:
-            return WindowDataset(self.data.train, self.data.windows, on_damage=detection.on_damage)
+    def _detection_dataset(
+        self, epoch_list: Callable[[int], NDArray[np.int64]], *, epoch_length: int
+    ) -> Dataset[Sample]:
+        detection, train, windows = self.config.detection, self.data.train, self.data.windows
+        if windows is not None and detection.views == "stored":
+            showings = Showings(epoch_list, epoch_length=epoch_length, pictures=len(train))
+            return WindowDataset(train, windows, showings, on_damage=detection.on_damage)
+        augmentation = Augmentation(**detection.augmentation.model_dump())
+        if windows is not None:
+            return FreshWindowDataset(
+                train, windows, augmentation, seed=self.config.seed, on_damage=detection.on_damage
+            )
         return DetectionDataset(
-            self.data.train,
-            Augmentation(**detection.augmentation.model_dump()),
+            train,
+            augmentation,
             seed=self.config.seed,
             on_damage=detection.on_damage,
             is_hard=detection.labels == "hard",
         )
 
     def _detection_feed(self) -> DetectionFeed:
-        detection = self.config.detection
+        detection, global_batch = self.config.detection, self.config.schedule.global_batch_size
         factors = repeat_factors(
             self.data.train.category_ids, self.data.train.offsets, threshold=detection.repeat_threshold or 0.0
         )
-        return DetectionFeed(
-            self._detection_dataset(),
-            partial(epoch_indices, factors, self.config.seed),
-            epoch_batches(int(factors.sum()), self.config.schedule.global_batch_size),
-        )
+        epoch_list = partial(epoch_indices, factors, self.config.seed)
+        batches = epoch_batches(int(factors.sum()), global_batch)
+        dataset = self._detection_dataset(epoch_list, epoch_length=batches * global_batch)
+        return DetectionFeed(dataset, epoch_list, batches)
 
     def _make_trainer(self) -> Trainer:
         config, ranks = self.config, self.ranks
@@ -253,9 +264,8 @@ class _Run:
             if cache.expected.supervision == "labelled" and cache.classes_without_row:
                 say(_unlabelled_note(cache))
         if self.data.windows is not None:
-            say(_windows_note(self.data.windows))
-            if unused := _unused_augmentation(self.config.detection.augmentation, self.data.windows):
-                say(unused)
+            for note in _windows_notes(self.config.detection, self.data.windows):
+                say(note)
         if self.extra is not None:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
@@ -523,23 +533,35 @@ def _unlabelled_note(cache: TrainingCache) -> str:
     return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
 
 
-def _windows_note(windows: WindowCache) -> str:
+def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
     source = windows.cache.source
-    return (
-        f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with soft "
-        f"labels ({source.labels}, {windows.cache.expected.labels})"
-    )
+    labels = f"({source.labels}, {windows.cache.expected.labels})"
+    other = _other_sizes(detection.augmentation, windows)
+    if detection.views == "stored":
+        yield (
+            f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with "
+            f"soft labels {labels}"
+        )
+        if other:
+            yield f"detection.augmentation is not used; the windows were drawn with other sizes: {other}"
+    else:
+        yield (
+            f"detection pictures are augmented anew; their boxes have soft labels of the nearest of {source.passes} "
+            f"windows in {source.layout.out} {labels}"
+        )
+        if other:
+            yield (
+                f"the windows were drawn with other sizes than detection.augmentation has, so their labels are of "
+                f"other scales: {other}"
+            )
 
 
-def _unused_augmentation(asked: AugmentationConfig, windows: WindowCache) -> str | None:
-    """What the config says of augmentation and the windows don't show."""
+def _other_sizes(asked: AugmentationConfig, windows: WindowCache) -> str:
+    """With which sizes the windows were drawn, where the config's augmentation has others."""
     drawn = windows.cache.source.spec.views.geometry
     fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
     differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
-    if not differing:
-        return None
-    shown = ", ".join(f"{field} {getattr(drawn, field)}" for field in differing)
-    return f"detection.augmentation is not used; the windows were drawn with other sizes: {shown}"
+    return ", ".join(f"{field} {getattr(drawn, field)}" for field in differing)
 
 
 def _require_same_labels(saved: Checkpoint, fingerprints: dict[str, str]) -> None:

@@ -128,17 +128,26 @@ def split_name(name: str) -> tuple[str, str, str]:
     return words[0], words[1], words[2]
 
 
-def draw_scene(rng: np.random.Generator, names: Sequence[str], *, size: tuple[int, int] = SCENE_SIZE) -> Scene:
+def draw_scene(
+    rng: np.random.Generator,
+    names: Sequence[str],
+    *,
+    size: tuple[int, int] = SCENE_SIZE,
+    radii: tuple[float, float] | None = None,
+) -> Scene:
     """Draw a detection scene with one object for each of `names`, kept apart as far as there is room.
 
     Args:
         rng: draws places, sizes, poses, shades and the background.
         names: classes of the objects, from `NAMES`.
         size: (height, width) of the scene in pixels.
+        radii: smallest and largest radius of an object, in shorter sides of the scene; by default 0.085 and as much as
+            the others leave room for.
     """
     canvas = _draw_clutter(rng, size)
     # Two objects may fill half the scene, six must leave each other room.
-    low, high = 0.085 * min(size), (0.21 if len(names) <= 3 else 0.175) * min(size)
+    smallest, largest = radii or (0.085, 0.21 if len(names) <= 3 else 0.175)
+    low, high = smallest * min(size), largest * min(size)
     placed: list[tuple[float, float, float]] = []
     objects = []
     for name in names:

@@ -56,42 +56,52 @@ def _last_parts(names: list[bytes]) -> pa.Array:
 
 def require_same_boxes(
     data: DetectionData, listed: ListedBoxes, listed_index: NDArray[np.int64], rows: NDArray[np.int64], *, where: str
-) -> None:
-    """Check that a cache's boxes are those of the annotations, picture by picture.
+) -> NDArray[np.int32]:
+    """Check that a cache's boxes are those of the annotations, picture by picture, and find which is which.
 
     Args:
-        data: N pictures; its category ids are rows of the run's vocabulary.
+        data: N pictures with M boxes; its category ids are rows of the run's vocabulary.
         listed: the cache's.
         listed_index: int64 [N], the listed picture of each; `ABSENT` ones are passed over.
         rows: int64 [R], the run's row of each row of the cache's vocabulary.
         where: the cache, for messages.
 
+    Returns:
+        int32 [M], where each box stands among the listed ones of its picture.
+
     Raises:
         ManifestMismatchError: names the first picture that differs, and in what.
     """
-    differing = _differing(data, listed, listed_index, rows)
-    first = next(differing, None)
-    if first is not None:
-        picture, what = first
+    counts = np.diff(data.offsets)
+    annotations = np.arange(len(data.category_ids), dtype=np.int32)
+    annotations -= np.repeat(data.offsets[:-1].astype(np.int32), counts)
+    first, differing = "", 0
+    for picture in _suspects(data, listed, listed_index, rows):
+        there = int(listed_index[picture])
+        difference = _difference(data, listed, picture, there, rows)
+        if difference is None:
+            part = slice(data.offsets[picture], data.offsets[picture + 1])
+            annotations[part] = _reordered(data, listed, picture, there, rows)
+        else:
+            first = first or f"{data.files[picture]}: {difference}"
+            differing += 1
+    if differing:
         raise ManifestMismatchError(
-            f"{where} has other annotations than this run: {1 + sum(1 for _ in differing):,} of {len(data):,} pictures "
-            f"differ, first {data.files[picture]}: {what}. Its labels are of those boxes: train on the annotations "
-            "that it was made from, or make it anew with these (`richsem-prep shard --annotations`)"
+            f"{where} has other annotations than this run: {differing:,} of {len(data):,} pictures differ, first "
+            f"{first}. Its labels are of those boxes: train on the annotations that it was made from, or make it anew "
+            "with these (`richsem-prep shard --annotations`)"
         )
+    return annotations
 
 
-def _differing(
+def _suspects(
     data: DetectionData, listed: ListedBoxes, listed_index: NDArray[np.int64], rows: NDArray[np.int64]
-) -> Iterator[tuple[int, str]]:
-    """Pictures that differ, and in what."""
+) -> Iterator[int]:
+    """Pictures whose boxes differ, or stand in another order."""
     known = np.flatnonzero(listed_index != ABSENT)
     for start in range(0, len(known), _CHUNK_PICTURES):
         chunk = known[start : start + _CHUNK_PICTURES]
-        suspects = chunk[_seem_to_differ(data, listed, chunk, listed_index[chunk], rows)]
-        for picture in suspects.tolist():
-            difference = _difference(data, listed, picture, int(listed_index[picture]), rows)
-            if difference is not None:
-                yield picture, difference
+        yield from chunk[_seem_to_differ(data, listed, chunk, listed_index[chunk], rows)].tolist()
 
 
 def _seem_to_differ(
@@ -122,12 +132,10 @@ def _difference(data: DetectionData, listed: ListedBoxes, here: int, there: int,
     hw_here, hw_there = tuple(data.hws_px[here].tolist()), tuple(listed.hws_px[there].tolist())
     if hw_there[0] and hw_here != hw_there:
         return f"size is {hw_there[0]} x {hw_there[1]} there, {hw_here[0]} x {hw_here[1]} here"
-    boxes_xywh, categories = data.objects(here)
-    part = slice(listed.offsets[there], listed.offsets[there + 1])
-    if len(boxes_xywh) != len(listed.rows[part]):
-        return f"{len(listed.rows[part])} boxes there, {len(boxes_xywh)} here"
-    ours = _sorted(_corners(boxes_xywh), categories)
-    theirs = _sorted(listed.boxes_xyxy[part], _own_rows(listed.rows[part], rows))
+    ours, theirs = _rows_of_boxes(data, listed, here, there, rows)
+    if len(ours) != len(theirs):
+        return f"{len(theirs)} boxes there, {len(ours)} here"
+    ours, theirs = ours[_order(ours)], theirs[_order(theirs)]
     differs = (np.abs(ours - theirs) > (TOLERANCE_PX if hw_there[0] else TOLERANCE_FRACTION)).any(axis=1)
     if not differs.any():
         return None
@@ -136,6 +144,28 @@ def _difference(data: DetectionData, listed: ListedBoxes, here: int, there: int,
         for box in (theirs[np.argmax(differs)], ours[np.argmax(differs)])
     ]
     return f"box {shown[0]} there, {shown[1]} here"
+
+
+def _reordered(
+    data: DetectionData, listed: ListedBoxes, here: int, there: int, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Where each box of a picture stands among the listed ones, which are the same but for their order."""
+    ours, theirs = _rows_of_boxes(data, listed, here, there, rows)
+    found = np.empty(len(ours), np.int64)
+    found[_order(ours)] = _order(theirs)
+    return found
+
+
+def _rows_of_boxes(
+    data: DetectionData, listed: ListedBoxes, here: int, there: int, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The boxes of one picture here and there, their corners and their row, [G, 5] each."""
+    boxes_xywh, categories = data.objects(here)
+    part = slice(listed.offsets[there], listed.offsets[there + 1])
+    return (
+        _with_rows(_corners(boxes_xywh), categories),
+        _with_rows(listed.boxes_xyxy[part], _own_rows(listed.rows[part], rows)),
+    )
 
 
 def _part(offsets: NDArray[np.int64], chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -156,7 +186,10 @@ def _own_rows(rows_there: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray
     return np.where(known, rows[np.where(known, rows_there, 0)], ABSENT)
 
 
-def _sorted(boxes_xyxy: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Boxes with their rows, [G, 5], in an order that doesn't depend on the file's."""
-    boxes = np.concatenate([boxes_xyxy.astype(np.float64), rows[:, None].astype(np.float64)], axis=1)
-    return boxes[np.lexsort(boxes.T)]
+def _with_rows(boxes_xyxy: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.concatenate([boxes_xyxy.astype(np.float64), rows[:, None].astype(np.float64)], axis=1)
+
+
+def _order(boxes_G5: NDArray[np.float64]) -> NDArray[np.int64]:
+    """An order of boxes that doesn't depend on the file's."""
+    return np.lexsort(boxes_G5.T)

@@ -72,7 +72,7 @@ class DetectionDataset(Dataset[Sample]):
         damage: list[str] = []
         index, image = self._whole_picture(picture, damage)
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
-        boxes_xyxy_px, labels = _objects_xyxy(self.data, index, _hw(image))
+        boxes_xyxy_px, labels = objects_xyxy(self.data, index, _hw(image))
         augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
         kept = labels[augmented.kept]
         sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
@@ -122,7 +122,7 @@ class EvaluationDataset(Dataset[Sample]):
         if not 0 <= index < len(self.data):
             raise IndexError(index)
         image = read_picture(self.data, index)
-        boxes_xyxy_px, labels = _objects_xyxy(self.data, index, _hw(image))
+        boxes_xyxy_px, labels = objects_xyxy(self.data, index, _hw(image))
         out_hw = resized_hw(_hw(image), self.short_side, self.longest_side)
         return _sample(self.data, index, *resize(image, boxes_xyxy_px, out_hw), labels, _hw(image))
 
@@ -160,10 +160,18 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _objects_xyxy(data: DetectionData, index: int, hw: tuple[int, int]) -> tuple[Boxes, NDArray[np.int64]]:
+def objects_xyxy(data: DetectionData, index: int, hw: tuple[int, int]) -> tuple[Boxes, NDArray[np.int64]]:
+    """Boxes of a picture in pixels of it as decoded, which a cache may have shrunk, [G, 4], and their labels, [G].
+
+    Args:
+        data: the annotations.
+        index: of the picture.
+        hw: its height and width as decoded.
+    """
     boxes_xyxy, labels = data.boxes_xyxy(index), data.objects(index)[1]
-    if data.are_relative:
-        boxes_xyxy = boxes_xyxy * np.array([hw[1], hw[0]] * 2, np.float32)
+    height, width = data.hws_px[index].tolist()
+    if (height, width) != hw:
+        boxes_xyxy = (boxes_xyxy * np.array([hw[1] / width, hw[0] / height] * 2)).astype(np.float32)
     return boxes_xyxy, labels
 
 
@@ -177,7 +185,7 @@ def _sample(
 ) -> Sample:
     pixels_HW3 = torch.from_numpy(np.array(image))
     target = Target(
-        boxes_cxcywh_norm=torch.from_numpy(_xyxy_px_to_cxcywh_norm(boxes_xyxy_px, _hw(image))),
+        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(boxes_xyxy_px, _hw(image))),
         labels=torch.from_numpy(labels.copy()),
         image_id=int(data.image_ids[index]),
         image_hw=_hw(image),
@@ -186,7 +194,8 @@ def _sample(
     return Sample(pixels_HW3.permute(2, 0, 1).contiguous(), target, data.files[index])
 
 
-def _xyxy_px_to_cxcywh_norm(boxes_xyxy_px: Boxes, hw: tuple[int, int]) -> Boxes:
+def xyxy_px_to_cxcywh_norm(boxes_xyxy_px: Boxes, hw: tuple[int, int]) -> Boxes:
+    """Corners in pixels to centres and sides, relative to a height and width."""
     first, last = boxes_xyxy_px[:, :2].astype(np.float64), boxes_xyxy_px[:, 2:].astype(np.float64)
     sides = np.array([hw[1], hw[0]])
     return np.concatenate([(first + last) / 2 / sides, (last - first) / sides], axis=1).astype(np.float32)

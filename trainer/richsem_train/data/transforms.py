@@ -11,6 +11,9 @@ from PIL import Image
 
 Boxes = NDArray[np.float32]
 
+MIN_VISIBLE_PX = 1e-3
+"""Boxes with a thinner part inside of what is shown are not visible: rounding can't tell whether they touch it."""
+
 SHORT_SIDES = tuple(range(480, 801, 32))
 """The short sides that DETR trains with, pixels."""
 
@@ -117,6 +120,26 @@ def apply(image: Image.Image, boxes_xyxy_px: Boxes, drawn: Drawn) -> Augmented:
     if drawn.crop_xyxy != (0, 0, image.width, image.height):
         image, boxes_xyxy_px, kept = crop(image, boxes_xyxy_px, drawn.crop_xyxy)
     return Augmented(*resize(image, boxes_xyxy_px, drawn.out_hw), kept)
+
+
+def visible_boxes(boxes_xyxy_px: Boxes, drawn: Drawn) -> tuple[Boxes, NDArray[np.int64]]:
+    """Boxes of a picture where `apply` has them, up to rounding, without its pixels.
+
+    Args:
+        boxes_xyxy_px: [G, 4], in pixels of the picture.
+        drawn: what is done to it.
+
+    Returns:
+        Boxes [K, 4], clipped; int64 [K], which of the G boxes these were.
+    """
+    x1, y1, x2, y2 = drawn.source_xyxy_px
+    height, width = drawn.out_hw
+    shown = (boxes_xyxy_px.astype(np.float64) - [x1, y1, x1, y1]) * ([width / (x2 - x1), height / (y2 - y1)] * 2)
+    if drawn.is_mirrored:
+        shown[:, [0, 2]] = width - shown[:, [2, 0]]
+    clipped = np.clip(shown, 0, [width, height, width, height])
+    kept = np.flatnonzero((clipped[:, 2:] - clipped[:, :2] >= MIN_VISIBLE_PX).all(axis=1))
+    return clipped[kept].astype(np.float32), kept
 
 
 def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:

@@ -1,14 +1,15 @@
 """Detection pictures as the teacher saw them: stored windows of a cache in the place of augmentation.
 
-Epoch e shows pass e mod K of every picture. Which picture of the cache is which of the annotations is found once, by
-name; then any picture is read on its own, whatever the order asks for: its view and its sidecar by two ranged reads,
-its bytes by a third.
+The n-th time that a picture is shown, it is its window n mod K. Which picture of the cache is which of the annotations
+is found once, by name, and which box is which; then any picture is read on its own, whatever the order asks for: its
+views by one ranged read, its sidecar and its bytes by another.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,9 @@ from richsem_schemas.layout import sample_key
 from richsem_schemas.listed_boxes import read_listed_boxes
 from richsem_schemas.places import Place
 from richsem_schemas.quarantine import read_quarantine
-from richsem_schemas.reader import read_pictures_span, read_views
+from richsem_schemas.reader import read_pictures_span, read_views, read_views_span
 from richsem_schemas.render import render_view
+from richsem_schemas.view import View
 from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.cache_views import (
@@ -40,6 +42,7 @@ from richsem_train.data.cache_views import (
 )
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW, OnDamage
+from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import view_target
 
 INDEX_BYTES = 128 * 2**20
@@ -55,6 +58,8 @@ _PICTURE = np.dtype(
 )  # fmt: skip
 _WINDOW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("regions", "<i4"), ("tiles", "<i4")])
 
+_Read = TypeVar("_Read")
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,10 +70,12 @@ class WindowCache:
     Attributes:
         cache: an opened one.
         positions: int64 [N], where the plan has each picture of the annotations; `ABSENT` where it was left out.
+        annotations: int32 [M], where each box of the annotations stands among those that the plan lists of its picture.
     """
 
     cache: TrainingCache
     positions: NDArray[np.int64]
+    annotations: NDArray[np.int32]
 
 
 def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDamage) -> WindowCache:
@@ -96,7 +103,7 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
     missing |= (listed_index != ABSENT) & (positions == ABSENT)
     if missing.any():
         raise ManifestMismatchError(_missing_message(data, missing, source))
-    require_same_boxes(data, listed, listed_index, cache.rows, where=where)
+    annotations = require_same_boxes(data, listed, listed_index, cache.rows, where=where)
     positions[np.isin(positions, _quarantined_positions(source))] = ABSENT
     if on_damage == "stop" and (left_out := np.flatnonzero(positions == ABSENT)).size:
         raise RichSemError(
@@ -104,7 +111,7 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
             f"{data.files[left_out[0]]}; {source.layout.out / 'quarantine'} says why. Make them anew with "
             "`richsem-prep shard --retry-failed`, or go on without them by detection.on_damage=skip"
         )
-    return WindowCache(cache, positions)
+    return WindowCache(cache, positions, annotations)
 
 
 def _missing_message(data: DetectionData, missing: NDArray[np.bool_], source: ViewSource) -> str:
@@ -158,7 +165,7 @@ class _ShardIndex:
 
 
 class WindowReader:
-    """Reads the window of one picture; keeps the indexes of the shards that were used last.
+    """Reads windows of one picture; keeps the indexes of the shards that were used last.
 
     Opens nothing before the first one is asked for, so it may be handed to worker processes. Unlike blocks of extra
     data, which are read once each, windows are read at random, so the label shards are not hashed as a whole: what is
@@ -173,30 +180,37 @@ class WindowReader:
         self.source = source
         self._indexes: Recent[_ShardIndex] = Recent(index_bytes, lambda index: index.bytes)
 
-    def read(self, position: int, pass_index: int) -> ReadView:
-        """Read a window and decode its picture.
+    def read(self, position: int, passes: Sequence[int]) -> list[ReadView]:
+        """Read some of a picture's windows, and decode it once.
 
         Args:
             position: in the plan, counted over all shards.
-            pass_index: of its windows.
+            passes: which of its windows, at least one.
 
         Raises:
-            DamagedViewError: it can't be read, or is not what was written.
+            DamagedViewError: one can't be read, or is not what was written.
         """
         shard, sample = divmod(position, self.source.plan.samples_per_shard)
         try:
-            return self._read(shard, sample, pass_index)
+            return self._read(shard, sample, passes)
         except (RichSemError, OSError) as error:
-            raise damaged_view(self.source, shard, error) from error
+            raise self.damaged(position, error) from error
 
-    def _read(self, shard: int, sample: int, pass_index: int) -> ReadView:
+    def damaged(self, position: int, error: Exception) -> DamagedViewError:
+        """The error that names what is wrong with a picture's shard."""
+        return damaged_view(self.source, position // self.source.plan.samples_per_shard, error)
+
+    def _read(self, shard: int, sample: int, passes: Sequence[int]) -> list[ReadView]:
         source = self.source
         index = self._indexes.get(shard, lambda: self._read_index(shard))
-        picture, view = _picture_row(index, shard, sample), _view_row(index, shard, sample, pass_index)
-        (labelled,) = read_views(source.labels_layout, source.labels, shard, [view])
-        check_views(source, [view], [labelled], [picture])
+        picture = _picture_row(index, shard, sample)
+        views = [_view_row(index, shard, sample, pass_index) for pass_index in passes]
+        labels_span = read_views_span(source.labels_layout, source.labels, shard, views) if _are_near(views) else None
+        labelled = list(read_views(source.labels_layout, source.labels, shard, views, span=labels_span))
+        check_views(source, views, labelled, [picture])
         span = read_pictures_span(source.layout, shard, [picture]) if picture.offset >= 0 else None
-        return ReadView(view_name(view), labelled, decode_pictures(source, shard, [picture], span))
+        pictures = decode_pictures(source, shard, [picture], span)
+        return [ReadView(view_name(row), view, pictures) for row, view in zip(views, labelled, strict=True)]
 
     def _read_index(self, shard: int) -> _ShardIndex:
         source = self.source
@@ -213,6 +227,12 @@ class WindowReader:
             for view in rows:
                 index.windows[view.sample, pass_index] = (view.offset, view.size, view.regions, view.tiles)
         return index
+
+
+def _are_near(views: Sequence[ViewRow]) -> bool:
+    """Whether little else lies between some views, such as their jitters."""
+    first, last = min(view.offset for view in views), max(view.offset + view.size for view in views)
+    return last - first <= 2 * sum(view.size for view in views)
 
 
 def _picture_row(index: _ShardIndex, shard: int, sample: int) -> PictureRow:
@@ -255,11 +275,12 @@ def _view_row(index: _ShardIndex, shard: int, sample: int, pass_index: int) -> V
 class WindowDataset(Dataset[Sample]):
     """Training pictures with soft labels, by (epoch, position in the epoch, picture), as `DetectionDataset` has them.
 
-    What a sample shows is a function of the epoch and the picture, whoever asks for it and whenever.
+    What a sample shows is a function of the epoch, the position and the picture, whoever asks for it and whenever.
 
     Args:
         data: the annotations.
         windows: the cache that was aligned with them.
+        showings: counts how often a picture was shown before.
         on_damage: what to do about pictures that were left out of the cache, or can't be read.
         index_bytes: most bytes of indexes that a worker keeps.
     """
@@ -268,12 +289,14 @@ class WindowDataset(Dataset[Sample]):
         self,
         data: DetectionData,
         windows: WindowCache,
+        showings: Showings,
         *,
         on_damage: OnDamage = "stop",
         index_bytes: int = INDEX_BYTES,
     ) -> None:
         self.data = data
         self.windows = windows
+        self.showings = showings
         self.on_damage = on_damage
         self.reader = WindowReader(windows.cache.source, index_bytes=index_bytes)
 
@@ -287,9 +310,12 @@ class WindowDataset(Dataset[Sample]):
         Raises:
             DamagedViewError: it can't be read, and nor can those that may take its place.
         """
-        epoch, _, picture = key
+        epoch, position, picture = key
+        pass_index = self.showings.before(epoch, position, picture) % self.reader.source.passes
         damage: list[str] = []
-        index, read = self._whole_window(picture, epoch % self.reader.source.passes, damage)
+        index, read = whole_picture(
+            picture, partial(self._read, pass_index), len(self.data), damage, on_damage=self.on_damage
+        )
         labelled, (original,) = read.labelled, read.pictures.values()
         cache = self.windows.cache
         target = view_target(
@@ -299,31 +325,59 @@ class WindowDataset(Dataset[Sample]):
             rows=cache.rows,
             image_id=int(self.data.image_ids[index]),
         )
-        shown = render_view(labelled.view, read.pictures)
         return Sample(
-            torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy()),
+            rendered(labelled.view, read),
             replace(target, original_hw=(original.height, original.width)),
             self.data.files[index],
             tuple(damage),
         )
 
-    def _whole_window(self, picture: int, pass_index: int, damage: list[str]) -> tuple[int, ReadView]:
-        """The picture's window, or where damage is skipped that of the next whole picture; with its index."""
-        for step in range(MAX_DAMAGED_IN_A_ROW):
-            index = (picture + step) % len(self.data)
-            try:
-                return index, self._read(index, pass_index)
-            except DamagedViewError as error:
-                if self.on_damage == "stop":
-                    raise
-                damage.append(str(error))
-                _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
-        raise DamagedViewError(
-            f"{damage[0]}; the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are damaged or left out as well"
-        )
+    def _read(self, pass_index: int, index: int) -> ReadView:
+        return self.reader.read(position_of(self.data, self.windows, index), [pass_index])[0]
 
-    def _read(self, index: int, pass_index: int) -> ReadView:
-        position = int(self.windows.positions[index])
-        if position == ABSENT:
-            raise DamagedViewError(f"{self.data.files[index]} was left out of {self.reader.source.layout.out}")
-        return self.reader.read(position, pass_index)
+
+def rendered(view: View, read: ReadView) -> torch.Tensor:
+    """The pixels of a view of a picture that was read, uint8 [3, H, W]."""
+    # NumPy's copy to planes: a third of the time that a copy of torch's view takes.
+    return torch.from_numpy(np.asarray(render_view(view, read.pictures)).transpose(2, 0, 1).copy())
+
+
+def position_of(data: DetectionData, windows: WindowCache, index: int) -> int:
+    """Where the plan has a picture of the annotations.
+
+    Raises:
+        DamagedViewError: it was left out.
+    """
+    position = int(windows.positions[index])
+    if position == ABSENT:
+        raise DamagedViewError(f"{data.files[index]} was left out of {windows.cache.source.layout.out}")
+    return position
+
+
+def whole_picture(
+    picture: int, read: Callable[[int], _Read], pictures: int, damage: list[str], *, on_damage: OnDamage
+) -> tuple[int, _Read]:
+    """What is read of a picture, or where damage is skipped of the next whole one; with its index.
+
+    Args:
+        picture: its index.
+        read: reads the one of an index.
+        pictures: how many there are.
+        damage: a message for each that can't be read is appended to it.
+        on_damage: whether there is a next one.
+
+    Raises:
+        DamagedViewError: it can't be read, and nor can those that may take its place.
+    """
+    for step in range(MAX_DAMAGED_IN_A_ROW):
+        index = (picture + step) % pictures
+        try:
+            return index, read(index)
+        except DamagedViewError as error:
+            if on_damage == "stop":
+                raise
+            damage.append(str(error))
+            _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
+    raise DamagedViewError(
+        f"{damage[0]}; the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are damaged or left out as well"
+    )

@@ -48,14 +48,18 @@ def with_pseudo_labels(target: Target, teacher: SoftLoss, *, threshold: float = 
 
 
 def _sure_of(soft_labels: SoftLabels, teacher: SoftLoss, threshold: float) -> tuple[Tensor, Tensor]:
+    known = soft_labels.is_known
     if soft_labels.embeddings is not None:
         probs_GC = teacher.log_probs(soft_labels.embeddings).exp()
         probs_GC[:, 0] = 0.0
-        rows, labels = (probs_GC > threshold).nonzero(as_tuple=True)
+        is_sure_GC = probs_GC > threshold
+        rows, labels = (is_sure_GC if known is None else is_sure_GC & known[:, None]).nonzero(as_tuple=True)
         return rows, labels
     assert soft_labels.class_ids is not None
     assert soft_labels.log_probs is not None
     is_sure_GK = (soft_labels.log_probs.exp() > threshold) & (soft_labels.class_ids > 0)
+    if known is not None:
+        is_sure_GK &= known[:, None]
     rows = is_sure_GK.nonzero(as_tuple=True)[0]
     return rows, soft_labels.class_ids[is_sure_GK]
 

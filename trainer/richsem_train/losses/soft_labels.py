@@ -106,7 +106,7 @@ class SoftLoss(nn.Module):
         self.tail: Tail = tail
 
     def forward(self, student_logits_NC: Tensor, targets: Sequence[Target], rows_N: Tensor) -> Tensor:
-        """Divergences [N].
+        """Divergences [N], 0 where the teacher's belief isn't known.
 
         Args:
             student_logits_NC: of the semantic branch.
@@ -118,6 +118,11 @@ class SoftLoss(nn.Module):
         if targets[0].is_hard:
             return hard_label_loss(torch.cat([target.labels for target in targets])[rows_N], student_logits_NC)
         soft_labels = [target.soft_labels for target in targets if target.soft_labels is not None]
+        divergences_N = self._divergences(student_logits_NC, soft_labels, rows_N)
+        is_known_G = _known(soft_labels)
+        return divergences_N if is_known_G is None else divergences_N.where(is_known_G[rows_N], 0.0)
+
+    def _divergences(self, student_logits_NC: Tensor, soft_labels: Sequence[SoftLabels], rows_N: Tensor) -> Tensor:
         if soft_labels[0].embeddings is not None:
             return kl_full(self.log_probs(_joined(soft_labels, "embeddings"))[rows_N], student_logits_NC)
         return kl_top_k(
@@ -143,6 +148,21 @@ def teaches(target: Target) -> bool:
 
 def _joined(soft_labels: Sequence[SoftLabels], field: str) -> Tensor:
     return torch.cat([getattr(labels, field) for labels in soft_labels])
+
+
+def _known(soft_labels: Sequence[SoftLabels]) -> Tensor | None:
+    """Of which objects of some pictures the belief is known, bool [G]; None where of all."""
+    if all(labels.is_known is None for labels in soft_labels):
+        return None
+    return torch.cat([_each_known(labels) for labels in soft_labels])
+
+
+def _each_known(labels: SoftLabels) -> Tensor:
+    if labels.is_known is not None:
+        return labels.is_known
+    rows = labels.embeddings if labels.embeddings is not None else labels.log_rest
+    assert rows is not None
+    return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def _divergence(teacher_log_probs: Tensor, student_log_probs: Tensor) -> Tensor:
