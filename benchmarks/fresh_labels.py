@@ -1,23 +1,24 @@
-"""How near a borrowed label is to the exact one: fresh views against the nearest of K stored ones.
+"""How near a borrowed label is to the exact one: views drawn anew against the nearest of K stored ones.
 
     python benchmarks/fresh_labels.py --annotations coco128/annotations/instances_train2017.json \
         --images coco128/train2017 --json benchmarks/results/fresh_labels.json --figure docs/images/fresh-labels.svg
 
-Two worlds, both by the demo's teacher with RoIAlign on views of their own size, as in the paper. *demo*: scenes of the
-demo's world at 0.3 of COCO's size, objects of a sixteenth to a half of the shorter side, views of 0.3 of the
-reference's sizes. *pictures*: those of an annotation file in COCO's format, at the reference's sizes; the teacher
-doesn't know what is on them and wavers, so that world is an upper bound.
+Two worlds, both seen by the demo's teacher with RoIAlign. *demo*: scenes and pictures of the demo's world, objects with
+radii of a sixteenth to a quarter of the shorter side, views of a fifth of the reference's sizes, seen at the size at
+which the teacher was trained. *pictures*: those of an annotation file in COCO's format, views of the reference's sizes,
+seen at them; the teacher doesn't know what is on them and wavers, so that world is an upper bound.
 
-For each picture the pipeline draws K windows, and the trainer's augmentation draws fresh ones. The teacher sees both:
-the exact label of a fresh box is what it says of that very view, the borrowed one what it said of the nearest window.
-KL(exact ‖ borrowed), the cosine of the embeddings, and how often both have the same class first; beside the mean of
-the K labels (in probabilities), the best of the K (an oracle), and the entropy of the exact labels. The same for free
-mosaics: the exact label of a tile as the canvas cuts it, the borrowed one of the nearest of V stored crops.
+The pipeline draws K windows of each picture, the trainer's augmentation fresh ones. The teacher sees both. The exact
+label of a fresh box is what it says of that very view, the borrowed one what it said of the nearest window. KL(exact ‖
+borrowed), the cosine of the embeddings, and how often both have the same class first; beside the nearest one whatever
+part it shows, the mean of all K (in probabilities), the best of the K by KL, which nobody can know, and the entropy of
+the exact labels. The same for free mosaics: the exact label of a tile as the canvas cuts it, the borrowed one of the
+nearest of K stored crops of its picture.
 """
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,46 +31,63 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_prep import recipes
-from richsem_prep.demo import world
+from richsem_prep.demo import TEACHER_SIZE, world
+from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.region_encoder import RegionEncoder, make_region_encoder
 from richsem_prep.teacher import Teacher, load_teacher, parse_teacher
 from richsem_prep.text import text_means
 from richsem_schemas.annotations import read_annotations
+from richsem_schemas.codec import LabelledView
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.render import render_view
-from richsem_schemas.soft_labels import class_log_probs
+from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.view import View
 from richsem_train.data import nearest
-from richsem_train.data.fresh_windows import fresh_view
-from richsem_train.data.transforms import Augmentation, apply, draw
+from richsem_train.data.cache_views import ReadView
+from richsem_train.data.free_mosaics import free_mosaic
+from richsem_train.data.fresh_windows import MIN_OVERLAP, drawn_view
+from richsem_train.data.transforms import Augmentation, draw
 
 STORED = 8
 COUNTS = (1, 2, 4, 8)
 
-DEMO_SCALE = 0.3
-DEMO_SIZES = ((144, 192), (192, 144), (128, 192), (144, 144))
-DEMO_RADII = (0.06, 0.25)
+SCENE_SIZES = ((96, 128), (128, 96), (120, 120), (100, 150))
+RADII = (0.06, 0.25)
+
+WEIGHTS = (nearest.WEIGHTS, *itertools.product((0.0, 0.25, 0.5, 1.0), (1.0,), (0.0, 0.1, 0.2)), (1.0, 0.0, 0.0))
+OVERLAPS = (0.0, 0.3, 0.5, 0.7, 0.8)
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Pictures with boxes, the names of their classes, and the sizes at which they are shown."""
+    """What is shown, and how.
+
+    Attributes:
+        names: of the classes.
+        scenes: pictures with their boxes, for windows.
+        pictures: for crops and mosaics.
+        geometry: the sizes of views.
+        teacher_size: longer side at which the teacher sees a view, pixels; None is the view's own.
+    """
 
     names: tuple[str, ...]
-    pictures: list[tuple[Image.Image, NDArray[np.float32]]]
+    scenes: list[tuple[Image.Image, NDArray[np.float32]]]
+    pictures: list[Image.Image]
     geometry: ViewGeometry
+    teacher_size: int | None
 
 
 def main(
     annotations: Annotated[Path | None, typer.Option(help="In COCO's format; none: the demo's world alone.")] = None,
     images: Annotated[Path | None, typer.Option(help="Their pictures.")] = None,
-    scenes: Annotated[int, typer.Option(help="Of the demo's world.")] = 200,
-    fresh: Annotated[int, typer.Option(help="Fresh views of each picture.")] = 4,
+    scenes: Annotated[int, typer.Option(help="Of the demo's world, and as many pictures.")] = 300,
+    fresh: Annotated[int, typer.Option(help="Fresh views of each picture.")] = 2,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the curves here.")] = None,
 ) -> None:
     """Measure both worlds."""
+    torch.set_num_threads(1)
     teacher = load_teacher(parse_teacher("demo"), device=torch.device("cpu"))
     worlds = {"demo": demo_world(scenes)}
     if annotations is not None and images is not None:
@@ -80,89 +98,26 @@ def main(
         draw_curves(figures, figure)
 
 
-def demo_world(scenes: int) -> World:
+def demo_world(count: int) -> World:
     names = tuple(each.name for each in world.assignment().detection)
-    pictures = []
-    for number in range(scenes):
+    scenes, pictures = [], []
+    for number in range(count):
         rng = np.random.default_rng([0xF4E5, number])
         shown = [names[row] for row in rng.integers(0, len(names), int(rng.integers(1, 7))).tolist()]
-        size = DEMO_SIZES[number % len(DEMO_SIZES)]
-        scene = world.draw_scene(rng, shown, size=size, radii=DEMO_RADII)
+        scene = world.draw_scene(rng, shown, size=SCENE_SIZES[number % len(SCENE_SIZES)], radii=RADII)
         boxes = np.array([each.box_xyxy_px for each in scene.objects], np.float32)
-        pictures.append((Image.fromarray(scene.pixels), boxes))
-    whole = ViewGeometry()
-    return World(
-        names,
-        pictures,
-        ViewGeometry(
-            short_sides=tuple(round(DEMO_SCALE * side) for side in whole.short_sides),
-            longest_side=round(DEMO_SCALE * whole.longest_side),
-            first_short_sides=tuple(round(DEMO_SCALE * side) for side in whole.first_short_sides),
-            crop_sides=(round(DEMO_SCALE * whole.crop_sides[0]), round(DEMO_SCALE * whole.crop_sides[1])),
-            mosaic_tile=round(DEMO_SCALE * whole.mosaic_tile),
-        ),
-    )
+        scenes.append((Image.fromarray(scene.pixels), boxes))
+        pictures.append(Image.fromarray(world.draw_picture(rng, names[number % len(names)]).pixels))
+    return World(names, scenes, pictures, GEOMETRY, TEACHER_SIZE)
 
 
 def annotated_world(annotations: Path, images: Path) -> World:
     data = read_annotations(annotations, images, file_format="coco")
-    pictures = [
-        (decode_picture(data.path(index).read_bytes()), data.boxes_xyxy(index))
-        for index in range(len(data))
-        if len(data.boxes_xyxy(index))
+    pictures = [decode_picture(data.path(index).read_bytes()) for index in range(len(data))]
+    scenes = [
+        (picture, data.boxes_xyxy(index)) for index, picture in enumerate(pictures) if len(data.objects(index)[1])
     ]
-    return World(tuple(category.name for category in data.categories), pictures, ViewGeometry())
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What the teacher says of R regions.
-
-    Attributes:
-        pictures: [R] which picture each is of.
-        things: [R] which box of it.
-        views: [R] which of its views, counted from 0.
-        sights: [R] how it is seen.
-        embeddings: [R, D].
-        log_probs: [R, C].
-    """
-
-    pictures: NDArray[np.int64]
-    things: NDArray[np.int64]
-    views: NDArray[np.int64]
-    sights: nearest.Sights
-    embeddings: NDArray[np.float32]
-    log_probs: NDArray[np.float64]
-
-
-Drawn = tuple[int, int, View, Image.Image]
-"""Picture, number of the view among the picture's, the view, its pixels."""
-
-
-def seen_by(teacher: "Sees", drawn: Iterator[Drawn]) -> Seen:
-    """Show views to the teacher."""
-    kept: list[tuple[int, int, View]] = []
-
-    def prepared() -> Iterator[Any]:
-        for picture, number, view, pixels in drawn:
-            kept.append((picture, number, view))
-            yield teacher.encoder.prepare(pixels, view.regions["box_xyxy_px"])
-
-    embeddings = np.concatenate(list(teacher.encoder.encode(prepared())))
-    counts = [len(view.regions) for _, _, view in kept]
-    sights = [nearest.sights_of(view) for _, _, view in kept]
-    return Seen(
-        np.repeat([picture for picture, _, _ in kept], counts),
-        np.concatenate([view.regions["annotation"] for _, _, view in kept]).astype(np.int64),
-        np.repeat([number for _, number, _ in kept], counts),
-        nearest.Sights(
-            np.concatenate([each.parts_xyxy_px for each in sights]),
-            np.concatenate([each.scales for each in sights]),
-            np.concatenate([each.are_mirrored for each in sights]),
-        ),
-        embeddings,
-        class_log_probs(embeddings, teacher.text, logit_scale=teacher.logit_scale),
-    )
+    return World(tuple(category.name for category in data.categories), scenes, pictures, ViewGeometry(), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,103 +129,207 @@ class Sees:
     logit_scale: float
 
     @classmethod
-    def with_names(cls, teacher: Teacher, names: tuple[str, ...]) -> "Sees":
-        prompted = tuple(name.replace("_", " ") for name in names)
+    def for_world(cls, teacher: Teacher, each: World) -> "Sees":
+        prompted = tuple(name.replace("_", " ") for name in each.names)
         text = text_means(teacher, ("none", *prompted), on_progress=lambda _done, _all: None)
-        encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=None, precision="fp32")
+        encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=each.teacher_size, precision="fp32")
         return cls(encoder, text, teacher.identity.logit_scale)
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A view of pictures, with what each of its R regions is.
+
+    Attributes:
+        things: [R] picture and box of it.
+        number: of the view among those of the picture.
+        view: the recipe.
+        pixels: rendered.
+    """
+
+    things: list[tuple[int, int]]
+    number: int
+    view: View
+    pixels: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the teacher says of R regions.
+
+    Attributes:
+        things: [R] picture and box.
+        numbers: [R] the view among those of the picture.
+        sights: [R] how it is seen.
+        embeddings: [R, D].
+        log_probs: [R, C].
+    """
+
+    things: list[tuple[int, int]]
+    numbers: list[int]
+    sights: nearest.Sights
+    embeddings: NDArray[np.float32]
+    log_probs: NDArray[np.float64]
+
+
+def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
+    """Show views to the teacher."""
+    kept: list[Shown] = []
+
+    def prepared() -> Iterator[Any]:
+        for shown in views:
+            kept.append(shown)
+            yield sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
+
+    embeddings = np.concatenate(list(sees.encoder.encode(prepared())))
+    size = sees.encoder.spec.teacher_size
+    return Seen(
+        [thing for shown in kept for thing in shown.things],
+        [shown.number for shown in kept for _ in shown.things],
+        nearest.joined([nearest.sights_of(shown.view, teacher_size=size) for shown in kept]),
+        embeddings,
+        class_log_probs(embeddings, sees.text, logit_scale=sees.logit_scale),
+    )
+
+
 def measured(each: World, teacher: Teacher, fresh: int) -> dict[str, Any]:
-    sees = Sees.with_names(teacher, each.names)
-    stored = seen_by(sees, stored_windows(each))
-    shown = seen_by(sees, fresh_windows(each, fresh))
-    return {"pictures": len(each.pictures), "windows": compared(shown, stored)}
+    sees = Sees.for_world(teacher, each)
+    return {
+        "scenes": len(each.scenes),
+        "pictures": len(each.pictures),
+        "windows": compared(
+            seen(sees, fresh_windows(each, fresh)), seen(sees, stored_windows(each)), overlap=MIN_OVERLAP
+        ),
+        "free_mosaics": compared(seen(sees, fresh_mosaics(each, fresh)), seen(sees, stored_crops(each)), overlap=0.0),
+    }
 
 
-def stored_windows(each: World) -> Iterator[Drawn]:
-    for index, (picture, boxes) in enumerate(each.pictures):
+def stored_windows(each: World) -> Iterator[Shown]:
+    for index, (picture, boxes) in enumerate(each.scenes):
         sample = recipes.Sample(0, (picture.height, picture.width), 0, boxes, np.ones(len(boxes), np.int32))
         for number in range(STORED):
-            rng = np.random.default_rng([1, index, number])
-            view = recipes.window_view(sample, number, each.geometry, rng)
-            yield index, number, view, render_view(view, {0: picture})
+            view = recipes.window_view(sample, number, each.geometry, np.random.default_rng([1, index, number]))
+            yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
 
 
-def fresh_windows(each: World, fresh: int) -> Iterator[Drawn]:
+def fresh_windows(each: World, fresh: int) -> Iterator[Shown]:
     sizes = each.geometry
-    augmentation = Augmentation(
-        sizes.short_sides, sizes.longest_side, sizes.first_short_sides, sizes.crop_sides, flip=True
-    )
-    for index, (picture, boxes) in enumerate(each.pictures):
+    augmentation = Augmentation(sizes.short_sides, sizes.longest_side, sizes.first_short_sides, sizes.crop_sides)
+    for index, (picture, boxes) in enumerate(each.scenes):
         for number in range(fresh):
             rng = np.random.default_rng([2, index, number])
-            drawn = draw((picture.height, picture.width), augmentation, rng)
-            augmented = apply(picture, boxes, drawn)
-            yield index, number, fresh_view(drawn, augmented), augmented.image
+            view = drawn_view(draw((picture.height, picture.width), augmentation, rng), boxes)
+            yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
 
 
-def compared(shown: Seen, stored: Seen) -> dict[str, Any]:
+def boxes_of(picture: int, view: View) -> list[tuple[int, int]]:
+    return [(picture, annotation) for annotation in view.regions["annotation"].tolist()]
+
+
+def stored_crops(each: World) -> Iterator[Shown]:
+    for index in range(len(each.pictures)):
+        for number in range(STORED):
+            view = crop(each, index, number)
+            yield Shown([(index, 0)], number, view, render_view(view, {0: each.pictures[index]}))
+
+
+def crop(each: World, index: int, number: int) -> View:
+    picture = each.pictures[index]
+    sample = recipes.Sample(0, (picture.height, picture.width), 0)
+    return recipes.crop_view(sample, number, each.geometry, np.random.default_rng([3, index, number]))
+
+
+def fresh_mosaics(each: World, fresh: int) -> Iterator[Shown]:
+    """Every picture `fresh` times."""
+    no_labels = TopKSoftLabels(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float32))
+    for number in range(fresh):
+        order = np.random.default_rng([4, number]).permutation(len(each.pictures))
+        for start in range(0, len(order), 4):
+            four = np.take(order, range(start, start + 4), mode="wrap").tolist()
+            read = [
+                ReadView("", LabelledView(crop(each, index, 0), no_labels, None), {0: each.pictures[index]})
+                for index in four
+            ]
+            rng = np.random.default_rng([5, number, start])
+            view, pictures = free_mosaic(read, geometry=each.geometry, rng=rng)
+            yield Shown([(index, 0) for index in four], number, view, render_view(view, pictures))
+
+
+def compared(fresh: Seen, stored: Seen, *, overlap: float) -> dict[str, Any]:
     """Borrowed labels beside the exact ones, for several numbers of stored views."""
-    rows_SK = candidates(shown, stored)
-    differences_SKT = nearest.differences(shown.sights[:, None], stored.sights[rows_SK])
-    kl_SK = kl(shown.log_probs[:, None], stored.log_probs[rows_SK])
-    exact = shown.log_probs
-    result: dict[str, Any] = {
-        "boxes": len(exact),
-        "entropy": float(-(np.exp(exact) * exact).sum(-1).mean()),
-        "stored": {},
-        "weights": searched(differences_SKT, kl_SK, rows_SK),
+    rows_SK = candidates(fresh, stored)
+    differences_SK3 = nearest.differences(fresh.sights.of((slice(None), None)), stored.sights.of(rows_SK))
+    kl_SK = kl(fresh.log_probs[:, None], stored.log_probs[rows_SK])
+    few = Few(fresh, stored, rows_SK, differences_SK3, kl_SK, overlap)
+    return {
+        "regions": len(fresh.things),
+        "entropy": float(-(np.exp(fresh.log_probs) * fresh.log_probs).sum(-1).mean()),
+        "stored": {count: few.compared(count) for count in COUNTS},
+        "min_overlap": overlap,
+        "weights": [{"weights": weights, **few.by_count(weights=weights)} for weights in WEIGHTS],
+        "overlaps": [{"overlap": least, **few.by_count(overlap=least)} for least in OVERLAPS],
     }
-    for count in COUNTS:
-        has_S = (rows_SK[:, :count] >= 0).any(axis=1)
-        few_SK = rows_SK[has_S, :count]
-        distances = differences_SKT[has_S, :count] @ np.array(nearest.WEIGHTS)
-        best = np.where(few_SK < 0, np.inf, distances).argmin(axis=1)[:, None]
-        borrowed = np.take_along_axis(few_SK, best, axis=1)[:, 0]
-        known = np.where(few_SK[..., None] < 0, -np.inf, stored.log_probs[few_SK])
-        mean = np.logaddexp.reduce(known, axis=1) - np.log((few_SK >= 0).sum(axis=1))[:, None]
-        cosines = (shown.embeddings[has_S] * stored.embeddings[borrowed]).sum(-1)
-        result["stored"][count] = {
-            "unseen": float(1 - has_S.mean()),
-            "kl": float(np.take_along_axis(kl_SK[has_S, :count], best, axis=1).mean()),
-            "cosine": float(cosines.mean()),
-            "top_1_agrees": top_1(exact[has_S], stored.log_probs[borrowed]),
-            "kl_of_mean": float(kl(exact[has_S], mean).mean()),
-            "top_1_of_mean": top_1(exact[has_S], mean),
-            "kl_of_best": float(np.where(few_SK < 0, np.inf, kl_SK[has_S, :count]).min(axis=1).mean()),
+
+
+@dataclass(frozen=True, eq=False)
+class Few:
+    """Fresh regions beside the first few stored ones of the same things."""
+
+    fresh: Seen
+    stored: Seen
+    rows: NDArray[np.int64]
+    differences: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    overlap: float
+
+    def chosen(
+        self, count: int, *, weights: Sequence[float] = nearest.WEIGHTS, overlap: float | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Fresh regions that find one, and which of their stored views."""
+        least = self.overlap if overlap is None else overlap
+        differences = self.differences[:, :count]
+        lacking = (self.rows[:, :count] < 0) | (differences[..., 1] > 1 - least)
+        best = np.where(lacking, np.inf, differences @ np.array(weights)).argmin(axis=1)
+        found = np.flatnonzero(~lacking.all(axis=1))
+        return found, best[found]
+
+    def by_count(self, **rule: Any) -> dict[str, Any]:
+        """Mean KL and the share without a label, by the number of stored views."""
+        result = {}
+        for count in COUNTS:
+            found, best = self.chosen(count, **rule)
+            result[str(count)] = {
+                "without_label": float(1 - len(found) / len(self.rows)), "kl": float(self.kl[found, best].mean()),
+            }  # fmt: skip
+        return result
+
+    def compared(self, count: int) -> dict[str, float]:
+        found, best = self.chosen(count)
+        exact, rows_FK = self.fresh.log_probs[found], self.rows[found, :count]
+        chosen_F = self.rows[found, best]
+        borrowed = self.stored.log_probs[chosen_F]
+        is_there = (rows_FK >= 0)[..., None]
+        mean = np.log(np.where(is_there, np.exp(self.stored.log_probs[rows_FK]), 0).sum(1) / is_there.sum(1))
+        any_found, any_best = self.chosen(count, overlap=0.0)
+        kl_F = self.kl[found, best]
+        return {
+            "without_label": float(1 - len(found) / len(self.rows)),
+            "kl": float(kl_F.mean()),
+            "median_kl": float(np.median(kl_F)),
+            "cosine": float((self.fresh.embeddings[found] * self.stored.embeddings[chosen_F]).sum(1).mean()),
+            "top_1_agrees": top_1(exact, borrowed),
+            "kl_of_any_part": float(self.kl[any_found, any_best].mean()),
+            "shown_by_none": float(1 - len(any_found) / len(self.rows)),
+            "kl_of_mean": float(kl(exact, mean).mean()),
+            "top_1_of_mean": top_1(exact, mean),
+            "kl_of_best": float(np.where(is_there[..., 0], self.kl[found, :count], np.inf).min(axis=1).mean()),
         }
-    return result
 
 
-def candidates(shown: Seen, stored: Seen) -> NDArray[np.int64]:
+def candidates(fresh: Seen, stored: Seen) -> NDArray[np.int64]:
     """Rows of `stored` that show the same thing, [S, K], one a view; -1 where that view doesn't."""
-    row_of = {
-        key: row
-        for row, key in enumerate(zip(stored.pictures.tolist(), stored.things.tolist(), stored.views.tolist()))
-    }
-    return np.array(
-        [
-            [row_of.get((picture, thing, view), -1) for view in range(STORED)]
-            for picture, thing in zip(shown.pictures.tolist(), shown.things.tolist())
-        ]
-    )
-
-
-def searched(
-    differences_SKT: NDArray[np.float64], kl_SK: NDArray[np.float64], rows_SK: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    """KL by the weights of the distance, with four and with eight stored views."""
-    found = []
-    for weights in [nearest.WEIGHTS, *itertools.product((0.25, 0.5, 1.0, 2.0), (1.0,), (0.0, 0.05, 0.1, 0.2)), (1, 0, 0), (0, 1, 0)]:
-        by_count = {}
-        for count in (4, 8):
-            distances = np.where(rows_SK < 0, np.inf, differences_SKT @ np.array(weights))[:, :count]
-            is_seen = (rows_SK[:, :count] >= 0).any(axis=1)
-            best = distances.argmin(axis=1)
-            by_count[str(count)] = float(kl_SK[np.arange(len(best)), best][is_seen].mean())
-        found.append({"weights": weights, "kl": by_count})
-    return found
+    row_of = {key: row for row, key in enumerate(zip(stored.things, stored.numbers, strict=True))}
+    return np.array([[row_of.get((thing, number), -1) for number in range(STORED)] for thing in fresh.things])
 
 
 def kl(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -279,6 +338,39 @@ def kl(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> NDArray[np.
 
 def top_1(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> float:
     return float((exact.argmax(-1) == borrowed.argmax(-1)).mean())
+
+
+def draw_curves(figures: dict[str, Any], path: Path) -> None:
+    """KL over the number of stored views, a panel a world and kind of view."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "richsem"
+    titles = {"windows": "boxes of fresh windows", "free_mosaics": "tiles of free mosaics"}
+    lines = {
+        "kl": ("nearest of about the same part", "o-"),
+        "kl_of_any_part": ("nearest, whatever part", "s--"),
+        "kl_of_mean": ("mean of all", "^:"),
+        "kl_of_best": ("best of all (an oracle)", "x:"),
+    }
+    figure, axes = pyplot.subplots(
+        len(figures), len(titles), figsize=(8.5, 3.1 * len(figures)), squeeze=False, layout="constrained"
+    )
+    for row, (name, kinds) in zip(axes, figures.items(), strict=True):
+        for panel, (kind, title) in zip(row, titles.items(), strict=True):
+            stored = kinds[kind]["stored"]
+            for key, (label, style) in lines.items():
+                panel.plot(list(stored), [each[key] for each in stored.values()], style, label=label)
+            panel.axhline(kinds[kind]["entropy"], color="grey", lw=1, label="entropy of the exact label")
+            panel.set(title=f"{name}: {title}", xscale="log", xticks=COUNTS, xticklabels=COUNTS, ylim=(0, None))
+            panel.minorticks_off()
+            panel.set_xlabel("stored views of a picture")
+            panel.set_ylabel("KL(exact ‖ borrowed), nats")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from richsem_train.config import LossConfig, ModelConfig
 from richsem_train.data.cache_source import DETECTION, open_training_cache
 from richsem_train.data.collate import collate
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
-from richsem_train.data.soft_labels import unit_rows
 from richsem_train.data.showings import Showings
+from richsem_train.data.soft_labels import unit_rows
 from richsem_train.data.windows import WindowDataset, align_windows
 from richsem_train.engine import DetectorLosses, Normalise
 from richsem_train.models.denoising import draw_denoising

@@ -1,5 +1,7 @@
 """Detection and extra caches together: soft labels on both, the same steps however often the run was stopped."""
 
+import re
+
 import pytest
 
 from richsem_schemas.annotations import read_annotations
@@ -31,25 +33,34 @@ def caches(world, tmp_path_factory):
     }
 
 
-@pytest.fixture(scope="module")
-def trained(world, caches, tmp_path_factory):
+@pytest.fixture(scope="module", params=["fresh", "stored"])
+def trained(request, world, caches, tmp_path_factory):
+    changes = caches | {"detection__views": request.param}
     out, reporter = tmp_path_factory.mktemp("runs") / "run", Quiet()
-    world.run(out, reporter=reporter, **caches)
-    return out, reporter
+    world.run(out, reporter=reporter, **changes)
+    return out, reporter, changes
 
 
-def test_both_kinds_of_data_teach_the_semantic_branch(trained, caches):
-    out, reporter = trained
+def test_both_kinds_of_data_teach_the_semantic_branch(trained):
+    out, reporter, changes = trained
     lines = losses_of(out)
     assert [line["data"] for line in lines] == ["detection", "extra"] * STEPS
     assert all(line["losses"]["loss_soft"] > 0 and line["losses"]["loss_soft_dn"] > 0 for line in lines)
     said = " ".join(reporter.said)
-    assert "windows of 2 passes with soft labels (hashed, embedding)" in said
     assert "extra views a pass: 6 of" in said
-    assert "detection.augmentation is not used" in said
+    if changes["detection__views"] == "stored":
+        assert "windows of 2 passes with soft labels (hashed, embedding)" in said
+        assert "detection.augmentation is not used; the windows were drawn with other sizes: short_sides (" in said
+        assert "had no soft label" not in said
+    else:
+        assert "pictures are augmented anew; their boxes have soft labels of the nearest of 2 windows in" in said
+        assert "the windows were drawn with other sizes than detection.augmentation has" in said
+        share = float(re.search(r"([\d.]+)% of the boxes had no soft label", said)[1])
+        assert 0 < share < 50
 
 
-def test_a_run_in_two_parts_takes_the_same_steps(world, caches, trained, tmp_path):
-    world.run(tmp_path / "run", **caches | {"schedule__epochs": 1})
-    world.run(tmp_path / "run", resume=True, **caches)
-    assert losses_of(tmp_path / "run") == losses_of(trained[0])
+def test_a_run_in_two_parts_takes_the_same_steps(world, trained, tmp_path):
+    out, _, changes = trained
+    world.run(tmp_path / "run", **changes | {"schedule__epochs": 1})
+    world.run(tmp_path / "run", resume=True, **changes)
+    assert losses_of(tmp_path / "run") == losses_of(out)

@@ -230,3 +230,12 @@ def test_soft_labels_on_detection_pictures_need_a_cache(base):
     with pytest.raises(RichSemError, match=r"name it as detection\.cache, or train without them"):
         with_changes(base, ["detection.labels=cache"], source="x")
     assert with_changes(base, ["detection.labels=cache", "detection.cache=c", "extra=null"], source="x").text is None
+
+
+@pytest.mark.parametrize("labels", ["none", "hard"])
+def test_stored_views_need_the_labels_of_a_cache(base, labels):
+    changes = ["detection.views=stored", f"detection.labels={labels}", "detection.cache=c"]
+    with pytest.raises(RichSemError, match=rf"detection\.labels={labels} takes none; detection\.views=fresh augments"):
+        with_changes(base, changes, source="x")
+    changed = with_changes(base, [changes[0], "detection.labels=cache", "detection.cache=c"], source="x")
+    assert changed.detection.views == "stored"

@@ -21,7 +21,8 @@ def listed(data, *, without=()):
             continue
         boxes_xywh, category_ids = data.objects(index)
         boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
-        boxes = PictureBoxes(boxes_xyxy, category_ids.astype(np.int32), tuple(data.hws_px[index].tolist()))
+        hw = None if data.are_relative else tuple(data.hws_px[index].tolist())
+        boxes = PictureBoxes(boxes_xyxy, category_ids.astype(np.int32), hw)
         size = data.path(index).stat().st_size
         yield SourceEntry(name, os.fsencode(name), WHOLE_FILE, size, 0, boxes)
 
@@ -29,12 +30,24 @@ def listed(data, *, without=()):
 class WindowsCache(SyntheticCache):
     """Windows of the pictures of `data`, whose category ids are rows of `names`."""
 
-    def __init__(self, data, out: Path, *, names=None, windows=2, pictures="reference", without=(), limit=None, **rest):
+    def __init__(
+        self,
+        data,
+        out: Path,
+        *,
+        names=None,
+        windows=2,
+        geometry=GEOMETRY,
+        pictures="reference",
+        without=(),
+        limit=None,
+        **rest,
+    ):
         super().__init__(data.root, out, pictures=pictures, crops=0, mosaics=0, **rest)
         self.layout = CacheLayout(out, "lvis")
         self.data = data
         self.names = names or ("none", *(category.name for category in data.categories))
-        self._views = ViewsSpec(crops=0, mosaics=0, windows=windows, geometry=GEOMETRY)
+        self._views = ViewsSpec(crops=0, mosaics=0, windows=windows, geometry=geometry)
         self._without, self._limit = without, limit
 
     def _freeze_plan(self):

@@ -49,6 +49,7 @@ from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
+from richsem_train.targets import Batch
 
 _SHOWN = 5
 """Classes that a line names."""
@@ -121,6 +122,7 @@ class _Run:
         )
         self.best_ap = -1.0
         self.damaged = 0
+        self.borrowed = _Borrowed()
 
     def _extra_mix(self) -> ExtraMix | None:
         extras = self.config.extras
@@ -311,6 +313,7 @@ class _Run:
             taken = loaded.step + 1
             clock.count(loaded.wait_seconds)
             self._count_damage(loaded, log)
+            self.borrowed.count(loaded.batch)
             self._record(taken, epoch, loaded, result, clock, log)
             should_stop = self._all_stop()
             is_due = self._is_evaluation_due(taken)
@@ -369,6 +372,7 @@ class _Run:
                     "lr": result.lr,
                     "seconds": clock.seconds,
                     "data_wait": clock.wait_share,
+                    "without_soft_label": self.borrowed.missing_share(self.ranks),
                 },
             )
         note = step_note(result.loss, result.losses, result.lr, clock.seconds, clock.wait_share)
@@ -471,6 +475,10 @@ class _Run:
         plot_run(log, self.folder.curves, title=self.config.name)
         if log.damaged:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
+        if log.steps and (share := log.steps[-1].get("without_soft_label", 0.0)):
+            self.reporter.say(
+                f"{share:.1%} of the boxes had no soft label: no stored view showed the same part of them"
+            )
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
         rows, title = {"last": last["metrics"]}, f"{self.config.name}, step {last['step']}"
         if best["step"] != last["step"]:
@@ -490,6 +498,26 @@ class _NoLog:
 
     def write(self, event: str, step: int, values: dict[str, Any]) -> None:
         """Write nothing."""
+
+
+class _Borrowed:
+    """How many boxes could have borrowed a soft label of a stored view, and how many found none."""
+
+    def __init__(self) -> None:
+        self._boxes = 0
+        self._missing = 0
+
+    def count(self, batch: Batch) -> None:
+        """A batch was shown."""
+        for target in batch.targets:
+            if target.soft_labels is not None:
+                self._boxes += len(target.labels)
+                if target.soft_labels.is_known is not None:
+                    self._missing += int((~target.soft_labels.is_known).sum())
+
+    def missing_share(self, ranks: Ranks) -> float:
+        """Of all boxes of all ranks since the start, 0 to 1."""
+        return ranks.sum_of(float(self._missing)) / max(ranks.sum_of(float(self._boxes)), 1.0)
 
 
 class _Clock:

@@ -68,3 +68,23 @@ def test_rows_outside_of_the_caches_vocabulary_differ():
     joined = joined_by_name(data.files, listed.files)
     with pytest.raises(ManifestMismatchError, match=r"of row -1 there, .* of row \d+ here"):
         require_same_boxes(data, listed, joined, np.arange(2), where="x")
+
+
+def test_boxes_in_another_order_are_found_where_they_are_listed():
+    data, listed, order = many(50, 400)
+    joined = joined_by_name(data.files, listed.files)
+    rng = np.random.default_rng(1)
+    for there in range(0, 50, 2):
+        part = slice(listed.offsets[there], listed.offsets[there + 1])
+        turned = rng.permutation(part.stop - part.start)
+        listed.boxes_xyxy[part], listed.rows[part] = listed.boxes_xyxy[part][turned], listed.rows[part][turned]
+    found = require_same_boxes(data, listed, joined, np.arange(1204), where="x")
+    corners = data.boxes_xywh_px.copy()
+    corners[:, 2:] += corners[:, :2]
+    for picture in range(50):
+        part = slice(data.offsets[picture], data.offsets[picture + 1])
+        first = listed.offsets[joined[picture]]
+        np.testing.assert_array_equal(listed.boxes_xyxy[first + found[part]], corners[part])
+        if joined[picture] % 2:
+            assert found[part].tolist() == list(range(part.stop - part.start))
+    assert order.tolist() != sorted(order)

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,32 @@ def test_free_mosaics_show_each_crop_of_a_round(finished_cache):
     assert pixels.shape == (3, 64, 64)
     assert target.boxes_cxcywh_norm.shape == (4, 4)
     assert target.soft_labels.embeddings.shape == (4, 16)
+
+
+@pytest.mark.parametrize("block_bytes", [2**24, 1])
+def test_tiles_of_free_mosaics_have_labels_of_all_passes_of_their_picture(pictures_root, tmp_path, block_bytes):
+    import synthetic_cache
+
+    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", crops=3, mosaics=0).make()
+    dataset = dataset_of(cache, views="free-mosaics", labels="topk", block_bytes=block_bytes)
+    passes = [stored_views(cache, "crop", number) for number in range(3)]
+    taken = Counter()
+    for round_ in range(2):
+        for item in one_round(dataset, round_):
+            soft_labels = item.target.soft_labels
+            assert soft_labels.is_known is None
+            for tile, name in enumerate(item.name.split("+")):
+                key = name.partition(".")[0]
+                labels = [passes[number][f"{key}.crop-{number}.npy"][0].labels for number in range(3)]
+                found = [
+                    number
+                    for number, kept in enumerate(labels)
+                    if kept.log_rest[0] == soft_labels.log_rest[tile]
+                    and kept.class_ids[0].tolist() == soft_labels.class_ids[tile].tolist()
+                ]
+                assert found
+                taken.update(found)
+    assert min(taken[number] for number in range(3)) > 4
 
 
 def test_embeddings_give_the_stored_distribution(finished_cache):

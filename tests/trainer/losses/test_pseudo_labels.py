@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,3 +57,17 @@ def test_no_boxes_give_no_labels():
         soft_labels=SoftLabels(class_ids=IDS[:0], log_probs=PROBS[:0], log_rest=PROBS[:0, 0]),
     )
     assert with_pseudo_labels(target, SoftLoss()).labels.tolist() == []
+
+
+@pytest.mark.parametrize("form", ["topk", "embedding"])
+def test_a_box_that_the_teacher_has_not_seen_has_no_pseudo_label(form):
+    teacher = SoftLoss(torch.randn(8, 5, generator=generator(3)), logit_scale=5.0)
+    soft_labels = SoftLabels(class_ids=IDS, log_probs=PROBS.log(), log_rest=(1 - PROBS.sum(1)).log())
+    if form == "embedding":
+        soft_labels = embedding_labels(3)
+    before = make_target(
+        3, supervision="pseudo", soft_labels=replace(soft_labels, is_known=torch.tensor([True, True, False]))
+    )
+    after = with_pseudo_labels(before, teacher)
+    assert len(after.labels) > 0
+    assert before.boxes_cxcywh_norm[2].tolist() not in after.boxes_cxcywh_norm.tolist()

@@ -220,3 +220,20 @@ def test_pictures_teach_by_soft_or_hard_labels_only():
     assert not teaches(target)
     assert teaches(replace(target, is_hard=True))
     assert teaches(replace(target, soft_labels=SoftLabels(embeddings=torch.ones(2, 3))))
+
+
+def test_objects_that_the_teacher_has_not_seen_have_no_loss_and_no_gradient():
+    texts = normal(CLASSES, 5, seed=3).float()
+    rows = torch.tensor([0, 1, 2, 3, 4, 4])
+    soft_loss = SoftLoss(texts, logit_scale=20.0)
+    for first, second in ((embedding_labels(3), embedding_labels(2, seed=1)), (top_k_labels(3), top_k_labels(2))):
+        student = normal(6, CLASSES).float().requires_grad_()
+        seen = replace(first, is_known=torch.tensor([True, False, True]))
+        targets = [make_target(3, soft_labels=seen), make_target(2, soft_labels=second)]
+        losses = soft_loss(student, targets, rows)
+        whole = soft_loss(student, [make_target(3, soft_labels=first), targets[1]], rows)
+        assert losses[1] == 0
+        assert torch.equal(losses[[0, 2, 3, 4, 5]], whole[[0, 2, 3, 4, 5]])
+        losses.sum().backward()
+        assert (student.grad[1] == 0).all()
+        assert (student.grad[[0, 2, 3, 4, 5]].abs().sum(1) > 0).all()

@@ -107,6 +107,11 @@ class TrainingCache:
         return float(self.source.files.sizes["pictures"].sum()) / max(self.blocks, 1)
 
     @property
+    def mean_label_bytes(self) -> float:
+        """Bytes of the labels of a block in memory, all passes together, on average: twice those that are stored."""
+        return 2 * float(self.source.files.sizes["labels"].sum()) / max(self.blocks, 1)
+
+    @property
     def classes_without_row(self) -> tuple[str, ...]:
         """Classes of its pictures that the text has not: their pictures are unlabelled."""
         names = self.source.plan.vocabulary.class_names

@@ -98,11 +98,13 @@ class ReadView:
         name: key and member, for messages.
         labelled: the view and its labels.
         pictures: decoded, by sample.
+        all_passes: the views of the same sample in all passes, where the reader was asked for them.
     """
 
     name: str
     labelled: LabelledView
     pictures: dict[int, Image.Image]
+    all_passes: tuple[LabelledView, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,18 +125,19 @@ class _BlockOrder:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A block in memory: its views, in the order of the round, and its pictures undecoded."""
+    """A block in memory: its views of some passes, each in the order of the round, and its pictures undecoded."""
 
     names: list[str]
-    views: list[LabelledView]
+    passes: list[list[LabelledView]]
     rows: dict[int, PictureRow]
     span: Span | None
 
     @property
     def bytes(self) -> int:
-        embeddings = sum(v.embeddings.nbytes for v in self.views if v.embeddings is not None)
-        labels = sum(v.labels.class_ids.nbytes * 2 for v in self.views)
-        return embeddings + labels + 4096 * len(self.views) + (len(self.span.data) if self.span else 0)
+        views = [view for views in self.passes for view in views]
+        embeddings = sum(v.embeddings.nbytes for v in views if v.embeddings is not None)
+        labels = sum(v.labels.class_ids.nbytes * 2 for v in views)
+        return embeddings + labels + 4096 * len(views) + (len(self.span.data) if self.span else 0)
 
 
 class ViewReader:
@@ -149,12 +152,21 @@ class ViewReader:
         block_bytes: most bytes of blocks that are kept.
         whole_blocks: read the pictures of a block at once; otherwise each when it is needed, for lanes whose blocks
             wouldn't fit in `block_bytes` all together.
+        all_passes: read the views of all passes with each; a view of every sample is a must.
     """
 
     def __init__(
-        self, source: ViewSource, *, seed: int, lanes: int, block_bytes: int, whole_blocks: bool = True
+        self,
+        source: ViewSource,
+        *,
+        seed: int,
+        lanes: int,
+        block_bytes: int,
+        whole_blocks: bool = True,
+        all_passes: bool = False,
     ) -> None:
         self.source = source
+        self._all_passes = all_passes
         self._seed = seed
         self._whole_blocks = whole_blocks
         self._shards: Recent[_Shard] = Recent(lanes + SPARE_SHARDS, lambda _: 1)
@@ -180,10 +192,12 @@ class ViewReader:
         number = int(order.blocks[slot])
         block = self._blocks.get((place.round, place.shard, number), lambda: self._read_block(place, shard, number))
         index = place.position - int(order.starts[slot])
-        labelled = block.views[index]
+        views = [views[index] for views in block.passes]
+        labelled = views[place.pass_index if self._all_passes else 0]
         samples = sorted({int(sample) for sample in labelled.view.tiles["sample"]})
         rows = [block.rows[sample] for sample in samples]
-        return ReadView(block.names[index], labelled, decode_pictures(self.source, place.shard, rows, block.span))
+        pictures = decode_pictures(self.source, place.shard, rows, block.span)
+        return ReadView(block.names[index], labelled, pictures, tuple(views) if self._all_passes else ())
 
     def _block_order(self, place: ViewPlace, shard: _Shard) -> _BlockOrder:
         rows = shard.views[place.pass_index]
@@ -202,16 +216,23 @@ class ViewReader:
     def _read_block(self, place: ViewPlace, shard: _Shard, number: int) -> _Block:
         self.blocks_read += 1
         source = self.source
-        pictures, rows = shard.pictures.get(number, []), shard.views[place.pass_index][number]
-        order = view_order(len(rows), seed=self._seed, round_=place.round, shard=place.shard, block=number)
-        rows = [rows[index] for index in order.tolist()]
-        labels_span = read_views_span(source.labels_layout, source.labels, place.shard, rows)
-        views = list(read_views(source.labels_layout, source.labels, place.shard, rows, span=labels_span))
-        check_views(source, rows, views, pictures)
+        pictures = shard.pictures.get(number, [])
+        passes = range(source.passes) if self._all_passes else [place.pass_index]
+        listed = [shard.views[each].get(number, []) for each in passes]
+        if any([row.sample for row in rows] != [row.sample for row in listed[0]] for rows in listed):
+            raise CorruptCacheError(f"its index has other samples in one pass than in another, in block {number}")
+        order = view_order(len(listed[0]), seed=self._seed, round_=place.round, shard=place.shard, block=number)
+        ordered = [[rows[index] for index in order.tolist()] for rows in listed]
+        together = [row for rows in ordered for row in rows]
+        labels_span = read_views_span(source.labels_layout, source.labels, place.shard, together)
+        views = list(read_views(source.labels_layout, source.labels, place.shard, together, span=labels_span))
+        check_views(source, together, views, pictures)
         span = None
         if self._whole_blocks and source.plan.pictures == "copy":
             span = read_pictures_span(source.layout, place.shard, pictures)
-        return _Block([view_name(row) for row in rows], views, {row.sample: row for row in pictures}, span)
+        names = [view_name(row) for row in ordered[passes.index(place.pass_index)]]
+        by_pass = [views[first : first + len(order)] for first in range(0, len(views), len(order))]
+        return _Block(names, by_pass, {row.sample: row for row in pictures}, span)
 
 
 def read_indexes(source: ViewSource, shard: int) -> tuple[list[PictureRow], list[list[ViewRow]]]:

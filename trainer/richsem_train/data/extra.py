@@ -5,15 +5,22 @@ import torch
 from torch.utils.data import Dataset
 
 from richsem_schemas.places import Place
-from richsem_schemas.render import render_view
 from richsem_train.data.cache_source import ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReader
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import OnDamage
-from richsem_train.data.free_mosaics import CROPS_PER_MOSAIC, MOSAIC_STREAM, free_mosaic, require_whole_crop
+from richsem_train.data.free_mosaics import (
+    CROPS_PER_MOSAIC,
+    MOSAIC_STREAM,
+    free_mosaic,
+    require_whole_crops,
+    with_nearest_labels,
+)
 from richsem_train.data.lanes import LaneOrder, ViewPlace
 from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import check_teachable, view_target
+from richsem_train.data.transforms import rendered
+from richsem_train.targets import Target
 
 BLOCK_BYTES = 512 * 2**20
 """Most bytes of blocks that a worker keeps; 64 lanes of ImageNet pictures take 450 MiB."""
@@ -69,12 +76,14 @@ class ExtraDataset(Dataset[Sample]):
         self._seed = seed
         self._on_damage = on_damage
         lanes_held = -(-lanes // world_size)
+        held_bytes = lanes_held * (cache.mean_block_bytes + (cache.mean_label_bytes if self._is_free else 0))
         self.reader = ViewReader(
             cache.source,
             seed=seed,
             lanes=lanes_held,
             block_bytes=block_bytes,
-            whole_blocks=lanes_held * cache.mean_block_bytes <= block_bytes,
+            whole_blocks=held_bytes <= block_bytes,
+            all_passes=self._is_free,
         )
 
     def batch_keys(self, number: int, share: RankShare) -> list[int]:
@@ -89,19 +98,28 @@ class ExtraDataset(Dataset[Sample]):
         """
         damage: list[str] = []
         views = [self._read(place, damage) for place in self.order.places(counter)]
-        view = self._composed(views, counter) if self._is_free else views[0]
-        picture = render_view(view.labelled.view, view.pictures)
+        if self._is_free:
+            pixels, target = self._composed(views, counter)
+        else:
+            pixels, target = self._stored(views[0], counter)
+        return Sample(pixels, target, "+".join(view.name for view in views), tuple(damage))
+
+    def _stored(self, view: ReadView, counter: int) -> tuple[torch.Tensor, Target]:
         expected = self.cache.expected
         target = view_target(
             view.labelled, expected.labels, expected.supervision, rows=self.cache.rows, image_id=-1 - counter
         )
-        # NumPy's copy to planes: a third of the time that a copy of torch's view takes.
-        pixels_3HW = torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy())
-        return Sample(pixels_3HW, target, view.name, tuple(damage))
+        return rendered(view.labelled.view, view.pictures), target
 
-    def _composed(self, crops: list[ReadView], counter: int) -> ReadView:
+    def _composed(self, pictures: list[ReadView], counter: int) -> tuple[torch.Tensor, Target]:
+        spec, expected = self.cache.source.spec, self.cache.expected
         rng = np.random.default_rng([self._seed, MOSAIC_STREAM, counter])
-        return free_mosaic(crops, tile_side=self.cache.source.spec.views.geometry.mosaic_tile, rng=rng)
+        mosaic, shown = free_mosaic(pictures, geometry=spec.views.geometry, rng=rng)
+        labelled = with_nearest_labels(mosaic, pictures, teacher_size=spec.region_encoder.teacher_size)
+        target = view_target(
+            labelled, expected.labels, expected.supervision, rows=self.cache.rows, image_id=-1 - counter
+        )
+        return rendered(mosaic, shown), target
 
     def _read(self, place: ViewPlace, damage: list[str]) -> ReadView:
         """The view at a place, or one that takes its place; damage is appended to."""
@@ -123,7 +141,7 @@ class ExtraDataset(Dataset[Sample]):
     def _read_usable(self, place: ViewPlace) -> ReadView:
         view = self.reader.read(place)
         if self._is_free:
-            require_whole_crop(view)
+            require_whole_crops(view)
         return view
 
 

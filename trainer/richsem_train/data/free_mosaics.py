@@ -1,4 +1,4 @@
-"""Mosaics composed while training, of stored crops: unbounded variety from one pass of labels."""
+"""Mosaics composed while training, of pictures with stored crops: unbounded variety from a few passes of labels."""
 
 from collections.abc import Sequence
 
@@ -6,88 +6,117 @@ import numpy as np
 from PIL import Image
 
 from richsem_schemas.codec import LabelledView
-from richsem_schemas.soft_labels import TopKSoftLabels
+from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.view import NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, View
 from richsem_train.data.cache_views import DamagedViewError, ReadView
+from richsem_train.data.nearest import joined, nearest, sights_of
+from richsem_train.data.soft_labels import borrowed
+from richsem_train.data.transforms import Augmentation, Drawn, draw
 
 MOSAIC_STREAM = 114
-"""Sets the centres of free mosaics apart from other random numbers of the same seed."""
+"""Sets free mosaics apart from other random numbers of the same seed."""
 
 CROPS_PER_MOSAIC = 4
 _QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Row and column of each crop, in turn."""
+"""Row and column of each picture, in turn."""
 
 
-def free_mosaic(crops: Sequence[ReadView], *, tile_side: int, rng: np.random.Generator) -> ReadView:
-    """Four crop views around a random centre, each shown whole, at most as large as it fits its quadrant.
-
-    A crop's label holds for exactly its pixels, so no tile is cut, unlike the tiles of stored mosaics, which the
-    teacher saw as they are cut.
+def free_mosaic(
+    pictures: Sequence[ReadView], *, geometry: ViewGeometry, rng: np.random.Generator
+) -> tuple[View, dict[int, Image.Image]]:
+    """Four pictures, each augmented anew and fitted into a tile, around a random centre and cut by the canvas.
 
     Args:
-        crops: four crop views, of any blocks.
-        tile_side: of the cache's geometry, pixels; the canvas has twice the side, and no tile is larger than this.
-        rng: source of the centre.
+        pictures: four crop views, of any blocks.
+        geometry: the sizes of the cache's views; the canvas has twice the side of a tile.
+        rng: source of all randomness.
 
     Returns:
-        Tiles count the pictures as 0..3 and not by their samples, since those of several shards may meet.
+        The mosaic, and its pictures by the sample that its tiles name: 0..3, since those of several shards may meet.
 
     Source:
-        Ours. The centre is drawn as in the reference, in 0.5..1.5 of a tile.
+        The reference: the centre is drawn in 0.5..1.5 of a tile.
     """
-    center_y, center_x = (int(value) for value in rng.uniform(0.5 * tile_side, 1.5 * tile_side, 2))
-    tiles = np.zeros(len(_QUADRANTS), TILE_DTYPE)
-    regions = np.zeros(len(_QUADRANTS), REGION_DTYPE)
-    for index, (crop, (row, column)) in enumerate(zip(crops, _QUADRANTS, strict=True)):
-        stored = crop.labelled.view
-        room_h = 2 * tile_side - center_y if row else center_y
-        room_w = 2 * tile_side - center_x if column else center_x
-        height, width = fitted_hw(stored.canvas_hw, (min(room_h, tile_side), min(room_w, tile_side)))
+    side = geometry.mosaic_tile
+    center_y, center_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
+    augmentation = Augmentation(
+        geometry.short_sides, geometry.longest_side, geometry.first_short_sides, geometry.crop_sides
+    )
+    shown = [_only_picture(picture) for picture in pictures]
+    tiles: np.ndarray = np.zeros(len(_QUADRANTS), TILE_DTYPE)
+    regions: np.ndarray = np.zeros(len(_QUADRANTS), REGION_DTYPE)
+    for index, (picture, (row, column)) in enumerate(zip(pictures, _QUADRANTS, strict=True)):
+        drawn = draw((shown[index].height, shown[index].width), augmentation, rng)
+        height, width = fitted_hw(drawn.out_hw, side)
         left = center_x if column else center_x - width
         top = center_y if row else center_y - height
-        paste = (left, top, left + width, top + height)
-        tiles[index] = (index, stored.tiles[0]["source_xyxy_px"], paste, stored.tiles[0]["flip"])
-        regions[index] = (paste, index, stored.regions[0]["category_id"], NO_ANNOTATION, 0)
-    view = View("mosaic", 0, (2 * tile_side, 2 * tile_side), tiles, regions)
-    return ReadView(
-        "+".join(crop.name for crop in crops),
-        LabelledView(view, _stacked_labels(crops), _stacked_embeddings(crops)),
-        {index: _only_picture(crop) for index, crop in enumerate(crops)},
+        paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
+        part = (
+            (paste[0] - left) / width,
+            (paste[1] - top) / height,
+            (paste[2] - left) / width,
+            (paste[3] - top) / height,
+        )
+        tiles[index] = (index, source_of_part(drawn, part), paste, drawn.is_mirrored)
+        regions[index] = (paste, index, picture.labelled.view.regions[0]["category_id"], NO_ANNOTATION, 0)
+    view = View("mosaic", 0, (2 * side, 2 * side), tiles, regions)
+    return view, dict(enumerate(shown))
+
+
+def with_nearest_labels(mosaic: View, pictures: Sequence[ReadView], *, teacher_size: int | None) -> LabelledView:
+    """A free mosaic whose tiles have the labels of the nearest stored crops of their pictures.
+
+    Args:
+        mosaic: of four pictures.
+        pictures: with their crops of all passes.
+        teacher_size: as `sights_of` takes it.
+    """
+    crops = [crop for picture in pictures for crop in picture.all_passes]
+    passes = [len(picture.all_passes) for picture in pictures]
+    rows = nearest(
+        sights_of(mosaic, teacher_size=teacher_size),
+        mosaic.regions["tile"],
+        joined([sights_of(crop.view, teacher_size=teacher_size) for crop in crops]),
+        np.repeat(np.arange(len(pictures)), passes),
+        np.concatenate([np.arange(count) for count in passes]),
     )
+    labels, embeddings, _ = borrowed(crops, rows)
+    return LabelledView(mosaic, labels, embeddings)
 
 
-def require_whole_crop(crop: ReadView) -> None:
-    """Refuse a crop view with anything but one region, the whole canvas.
+def require_whole_crops(picture: ReadView) -> None:
+    """Refuse crop views with anything but one region, the whole canvas.
 
     Raises:
-        DamagedViewError: a tile wouldn't show what the label was made of.
+        DamagedViewError: a label wouldn't be of what its tile shows.
     """
-    view = crop.labelled.view
-    whole = [0, 0, view.canvas_hw[1], view.canvas_hw[0]]
-    boxes = view.regions["box_xyxy_px"].tolist() + view.tiles["paste_xyxy_px"].tolist()
-    if boxes != [whole, whole]:
-        raise DamagedViewError(f"{crop.name}: not one region, the whole of its canvas; free mosaics can't show it")
+    for crop in picture.all_passes:
+        view = crop.view
+        whole = [0, 0, view.canvas_hw[1], view.canvas_hw[0]]
+        boxes = view.regions["box_xyxy_px"].tolist() + view.tiles["paste_xyxy_px"].tolist()
+        if boxes != [whole, whole]:
+            raise DamagedViewError(f"{picture.name}: not one region, the whole of its canvas; no label of a picture")
 
 
-def fitted_hw(hw: tuple[int, int], room_hw: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same shape that fits into a room; at least 1 px each."""
-    scale = min(room_hw[0] / hw[0], room_hw[1] / hw[1])
-    return max(min(int(hw[0] * scale), room_hw[0]), 1), max(min(int(hw[1] * scale), room_hw[1]), 1)
+def fitted_hw(hw: tuple[int, int], side: int) -> tuple[int, int]:
+    """The largest size of the same shape that fits into a square; at least 1 px each."""
+    scale = min(side / hw[0], side / hw[1])
+    return max(min(int(hw[0] * scale), side), 1), max(min(int(hw[1] * scale), side), 1)
+
+
+def source_of_part(drawn: Drawn, part: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """Which rectangle of a picture fills a part of what was drawn of it.
+
+    Args:
+        drawn: what is done to the picture.
+        part: xyxy, fractions of the sides of what it shows, mirrored.
+    """
+    x1, y1, x2, y2 = drawn.source_xyxy_px
+    left, top, right, bottom = part
+    if drawn.is_mirrored:
+        left, right = 1 - right, 1 - left
+    return x1 + left * (x2 - x1), y1 + top * (y2 - y1), x1 + right * (x2 - x1), y1 + bottom * (y2 - y1)
 
 
 def _only_picture(crop: ReadView) -> Image.Image:
     return crop.pictures[int(crop.labelled.view.tiles[0]["sample"])]
-
-
-def _stacked_labels(crops: Sequence[ReadView]) -> TopKSoftLabels:
-    labels = [crop.labelled.labels for crop in crops]
-    return TopKSoftLabels(
-        np.concatenate([kept.class_ids for kept in labels]),
-        np.concatenate([kept.log_probs for kept in labels]),
-        np.concatenate([kept.log_rest for kept in labels]),
-    )
-
-
-def _stacked_embeddings(crops: Sequence[ReadView]) -> np.ndarray | None:
-    embeddings = [crop.labelled.embeddings for crop in crops if crop.labelled.embeddings is not None]
-    return np.concatenate(embeddings) if len(embeddings) == len(crops) else None

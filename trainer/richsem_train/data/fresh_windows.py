@@ -1,7 +1,8 @@
 """Detection pictures augmented anew each time, with the labels of the stored windows that show about the same.
 
 A picture is drawn as `DetectionDataset` draws it, and rendered as windows are, by one resize. Each box of it borrows
-what the teacher said of that box in the nearest of K stored windows (`nearest`); all of them are read, by one read.
+what the teacher said of that box in the nearest of K stored windows (`nearest`); all of them are read, by one read. A
+box of which none shows about the same part has no soft label in that showing.
 """
 
 from functools import partial
@@ -19,9 +20,13 @@ from richsem_train.data.collate import Sample
 from richsem_train.data.detection import AUGMENTATION_STREAM, OnDamage, objects_xyxy, xyxy_px_to_cxcywh_norm
 from richsem_train.data.nearest import joined, nearest, sights_of
 from richsem_train.data.soft_labels import borrowed, soft_labels
-from richsem_train.data.transforms import Augmentation, Boxes, Drawn, draw, visible_boxes
-from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of, rendered, whole_picture
+from richsem_train.data.transforms import Augmentation, Boxes, Drawn, draw, rendered, visible_boxes
+from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of, whole_picture
 from richsem_train.targets import SoftLabels, Target
+
+MIN_OVERLAP = 0.5
+"""IoU of the parts from which on a window shows the same of a box. What the teacher says of the rim of a thing is not
+what it says of the whole; no label is better than that one."""
 
 
 class FreshWindowDataset(Dataset[Sample]):
@@ -82,7 +87,7 @@ class FreshWindowDataset(Dataset[Sample]):
             original_hw=hw,
             soft_labels=self._soft_labels(view, self._annotations(index)[boxes], stored),
         )
-        return Sample(rendered(view, stored[0]), target, self.data.files[index], tuple(damage))
+        return Sample(rendered(view, stored[0].pictures), target, self.data.files[index], tuple(damage))
 
     def _soft_labels(self, view: View, annotations_S: NDArray[np.int32], stored: list[ReadView]) -> SoftLabels:
         cache = self.windows.cache
@@ -94,6 +99,7 @@ class FreshWindowDataset(Dataset[Sample]):
             joined([sights(each) for each in views]),
             np.concatenate([each.regions["annotation"] for each in views]),
             np.repeat(np.arange(len(views)), [len(each.regions) for each in views]),
+            min_overlap=MIN_OVERLAP,
         )
         labels, embeddings, is_known = borrowed([read.labelled for read in stored], rows_S)
         form = cache.expected.labels

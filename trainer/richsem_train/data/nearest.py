@@ -15,10 +15,6 @@ from richsem_schemas.view import View
 WEIGHTS = (0.25, 1.0, 0.1)
 """What a doubling of the scale, a part without overlap and a mirror cost, beside each other."""
 
-MIN_OVERLAP = 0.5
-"""IoU of the parts from which on two sights show the same: what the teacher says of the rim of a thing is not what it
-says of the whole, and no label is better than a wrong one."""
-
 ABSENT = -1
 """No stored view shows the thing."""
 
@@ -106,8 +102,10 @@ def nearest(
     stored: Sights,
     stored_things_R: NDArray[np.integer],
     views_R: NDArray[np.int64],
+    *,
+    min_overlap: float = 0.0,
 ) -> NDArray[np.int64]:
-    """For each thing that is shown, the nearest stored sight of about the same part; the first one where several are.
+    """For each thing that is shown, the nearest stored sight of it; the first one where several are.
 
     Args:
         shown: S sights.
@@ -115,6 +113,7 @@ def nearest(
         stored: R sights.
         stored_things_R: which thing each is; a view shows each at most once.
         views_R: the view that each is from, counted from 0.
+        min_overlap: least IoU of the parts; a sight of another part is none.
 
     Returns:
         int64 [S], rows of `stored`; `ABSENT` where there is none.
@@ -127,7 +126,7 @@ def nearest(
     candidates_SV = rows_VT[:, things_S].T
     differences_SV3 = differences(shown.of((slice(None), None)), stored.of(candidates_SV))
     distances_SV = distance(differences_SV3)
-    is_other_SV = (candidates_SV == ABSENT) | (differences_SV3[..., 1] > 1 - MIN_OVERLAP)
+    is_other_SV = (candidates_SV == ABSENT) | (differences_SV3[..., 1] > 1 - min_overlap)
     distances_SV[is_other_SV] = np.inf
     best_S = distances_SV.argmin(axis=1)
     each_S = np.arange(len(things_S))

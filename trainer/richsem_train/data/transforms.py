@@ -3,11 +3,17 @@
 Boxes are float32 [G, 4], xyxy in pixels of the picture they come with; `kept` says which of them a crop left over.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+
+from richsem_schemas.render import render_view
+from richsem_schemas.view import View
 
 Boxes = NDArray[np.float32]
 
@@ -211,6 +217,17 @@ def crop(
     clipped = np.clip(moved, 0, np.array([right - left, bottom - top] * 2, np.float32))
     kept = np.flatnonzero((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
     return image.crop(window_xyxy), clipped[kept], kept
+
+
+def rendered(view: View, pictures: Mapping[int, Image.Image]) -> Tensor:
+    """The pixels of a view, uint8 [3, H, W].
+
+    Args:
+        view: of checked geometry.
+        pictures: by sample.
+    """
+    # NumPy's copy to planes: a third of the time that a copy of torch's view takes.
+    return torch.from_numpy(np.asarray(render_view(view, pictures)).transpose(2, 0, 1).copy())
 
 
 def _hw(image: Image.Image) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -25,8 +24,6 @@ from richsem_schemas.listed_boxes import read_listed_boxes
 from richsem_schemas.places import Place
 from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import read_pictures_span, read_views, read_views_span
-from richsem_schemas.render import render_view
-from richsem_schemas.view import View
 from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.cache_views import (
@@ -44,6 +41,7 @@ from richsem_train.data.collate import Sample
 from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW, OnDamage
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import view_target
+from richsem_train.data.transforms import rendered
 
 INDEX_BYTES = 128 * 2**20
 """Most bytes of indexes that a worker keeps: 700 shards of 1,024 pictures with four windows each."""
@@ -326,7 +324,7 @@ class WindowDataset(Dataset[Sample]):
             image_id=int(self.data.image_ids[index]),
         )
         return Sample(
-            rendered(labelled.view, read),
+            rendered(labelled.view, read.pictures),
             replace(target, original_hw=(original.height, original.width)),
             self.data.files[index],
             tuple(damage),
@@ -334,12 +332,6 @@ class WindowDataset(Dataset[Sample]):
 
     def _read(self, pass_index: int, index: int) -> ReadView:
         return self.reader.read(position_of(self.data, self.windows, index), [pass_index])[0]
-
-
-def rendered(view: View, read: ReadView) -> torch.Tensor:
-    """The pixels of a view of a picture that was read, uint8 [3, H, W]."""
-    # NumPy's copy to planes: a third of the time that a copy of torch's view takes.
-    return torch.from_numpy(np.asarray(render_view(view, read.pictures)).transpose(2, 0, 1).copy())
 
 
 def position_of(data: DetectionData, windows: WindowCache, index: int) -> int:
