@@ -325,10 +325,8 @@ def test_annotations_of_a_cache_are_not_trusted(data, tmp_path, monkeypatch, ann
     cache = WindowsCache(data, tmp_path / "out", windows=1).make()
     several = [index for index in range(PICTURES) if len(set(data.objects(index)[1].tolist())) == 3]
     refusals = [refusal(fresh(cache, data), index) for index in several]
-    told = [text for text in refusals if text is not None]
-    assert len(told) > len(several) / 4
-    for text in told:
-        assert re.search(rf"shard lvis-0.* is damaged: .*{message}", text)
+    told = [bool(re.search(rf"shard lvis-0.* is damaged: .*{message}", text)) for text in refusals if text is not None]
+    assert sum(told) > len(several) / 4
 
 
 def refusal(dataset, index):
