@@ -35,7 +35,6 @@ from common import report
 from flops import forward_flops, training_flops
 from numpy.typing import NDArray
 from online_teacher import OnlineTeacher
-from PIL import Image
 from teachers import random_teacher
 from torch import Tensor, nn
 
@@ -218,10 +217,9 @@ def cached_batches(batch: Batch, encoder: Any, text: TextBank) -> dict[str, Batc
     side = batch.pixels.shape[-1]
     views = []
     for pixels_3HW, target in zip(batch.pixels, batch.targets, strict=True):
-        picture = Image.fromarray(pixels_3HW.permute(1, 2, 0).numpy())
         boxes = target.boxes_cxcywh_norm * side
         corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
-        views.append(encoder.prepare(picture, corners.numpy()))
+        views.append(encoder.prepare(pixels_3HW.permute(1, 2, 0).numpy(), corners.numpy()))
     embeddings = list(encoder.encode(views))
     return {
         "plain": batch,

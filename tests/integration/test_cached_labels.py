@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
@@ -76,7 +75,7 @@ def online_labels(batch, teacher):
     encoder = RoiAlignEncoder(teacher, teacher_size=TEACHER_SIZE, precision="fp32")
     for pixels, target in zip(batch.pixels, batch.targets, strict=True):
         height, width = target.image_hw
-        picture = Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).numpy())
+        picture = pixels[:, :height, :width].permute(1, 2, 0).numpy()
         cx, cy, w, h = target.boxes_cxcywh_norm.T
         boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1)
         boxes_xyxy_px = (boxes * torch.tensor([width, height, width, height])).numpy()

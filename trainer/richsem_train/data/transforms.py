@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from richsem_schemas.resize import resize_picture
+
 Boxes = NDArray[np.float32]
 
 SHORT_SIDES = tuple(range(480, 801, 32))
@@ -106,12 +108,12 @@ def flip(image: Image.Image, boxes_xyxy_px: Boxes) -> tuple[Image.Image, Boxes]:
 
 
 def resize(image: Image.Image, boxes_xyxy_px: Boxes, out_hw: tuple[int, int]) -> tuple[Image.Image, Boxes]:
-    """Resize to a height and width, bilinear with antialiasing, as the views of caches are."""
+    """Resize to a height and width, by the resizer of the views of caches."""
     if out_hw == _hw(image):
         return image, boxes_xyxy_px
     height, width = out_hw
     scale = np.array([width / image.width, height / image.height] * 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR), (boxes_xyxy_px * scale).astype(np.float32)
+    return Image.fromarray(resize_picture(image, out_hw)), (boxes_xyxy_px * scale).astype(np.float32)
 
 
 def draw_crop(hw: tuple[int, int], crop_sides: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

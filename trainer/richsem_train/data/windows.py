@@ -299,9 +299,9 @@ class WindowDataset(Dataset[Sample]):
             rows=cache.rows,
             image_id=int(self.data.image_ids[index]),
         )
-        shown = render_view(labelled.view, read.pictures)
+        pixels_HW3 = render_view(labelled.view, read.pictures)
         return Sample(
-            torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy()),
+            torch.from_numpy(pixels_HW3.transpose(2, 0, 1).copy()),
             replace(target, original_hw=(original.height, original.width)),
             self.data.files[index],
             tuple(damage),
