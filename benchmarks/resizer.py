@@ -47,8 +47,9 @@ Resize = Callable[[Image.Image, tuple[int, int], tuple[float, float, float, floa
 
 def main(
     root: Annotated[Path, typer.Option(help="A folder of pictures.")],
-    pictures: Annotated[int, typer.Option(help="How many, drawn from all; a view of each kind is made of each.")] = 48,
-    embedded: Annotated[int, typer.Option(help="Views of each kind whose embeddings are compared.")] = 12,
+    pictures: Annotated[int, typer.Option(help="How many, drawn from all; a view of each kind is made of each.")] = 32,
+    compared: Annotated[int, typer.Option(help="Views of each kind whose pixels are compared.")] = 12,
+    embedded: Annotated[int, typer.Option(help="Those of them whose embeddings are.")] = 6,
     repeats: Annotated[int, typer.Option()] = 5,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
@@ -58,6 +59,7 @@ def main(
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})
     chosen = [paths[index].read_bytes() for index in rng.choice(len(paths), pictures, replace=False).tolist()]
     decoded = {index: decode_picture(data) for index, data in enumerate(chosen)}
+    decoding = [clocked(decode_picture, data)[0] for data in chosen for _ in range(repeats)]
     views = drawn_views(decoded, rng)
     report(
         "resizer",
@@ -65,9 +67,9 @@ def main(
             "resizer": KERNEL,
             "pillow": metadata.version("pillow"),
             "pictures": pictures,
-            "decode_processor_ms_a_picture": quartiles([clocked(decode_picture, data)[0] for data in chosen]),
+            "decode_processor_ms_a_picture": quartiles(decoding),
             "render": {kind: rendering(of_kind, decoded, repeats) for kind, of_kind in views.items()},
-            "grey_levels_from_exact": {kind: distances(of_kind, decoded) for kind, of_kind in views.items()},
+            "grey_levels_from_exact": {kind: distances(of_kind[:compared], decoded) for kind, of_kind in views.items()},
             "embeddings": dict(embeddings({kind: each[:embedded] for kind, each in views.items()}, decoded)),
             "import_processor_ms": import_costs(),
         },
@@ -263,7 +265,7 @@ def distances(views: list[View], pictures: Pictures) -> dict[str, Any]:
 def embeddings(views: dict[str, list[View]], pictures: Pictures) -> Iterator[tuple[str, Any]]:
     """1 - cosine between the embeddings of each resizer's pixels and of the exact ones rounded: mean and largest."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name, spec, size in (("demo", "demo", 256), ("RN50, random", random_rn50(Path(scratch)), 640)):
+        for name, spec, size in (("demo", "demo", 256), ("RN50, random", random_rn50(Path(scratch)), 448)):
             teacher = load_teacher(parse_teacher(spec), device=torch.device("cpu"))
             encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=size, precision="fp32")
 

@@ -9,9 +9,6 @@ from PIL import Image
 from richsem_schemas.resize import resize_picture
 from richsem_schemas.view import PAD_VALUE, View
 
-RESAMPLING = "bilinear-antialiased"
-"""Recorded in manifests; torchvision's `resize` of PIL pictures, as the reference uses, filters the same way."""
-
 
 def render_view(view: View, pictures: Mapping[int, Image.Image]) -> NDArray[np.uint8]:
     """Make the picture that a view describes.
