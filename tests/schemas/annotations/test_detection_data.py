@@ -174,7 +174,7 @@ def test_a_missing_picture_is_named_with_each_rule(root):
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["../1.png", "/etc/passwd", "a/../../1.png", "a//b.png", "", "a/./b", "x\0.png", 3])
+@pytest.mark.parametrize("name", ["../1.png", "/etc/passwd", "a/../../1.png", "", "./", "x\0.png", 3])
 def test_names_cannot_leave_the_folder_of_the_pictures(root, name):
     with pytest.raises(SourceError, match="stays in the folder"):
         read(root, content([image(1), image(2, file_name=name)]))
@@ -226,7 +226,7 @@ BROKEN = {
         content(annotations=[annotation(n, category_id=n) for n in (1, 5, 9)]),
         "2 categories that `categories` doesn't list: 5, 9",
     ),
-    "category 0": (content(categories=[category(0), category()]), "category id 0"),
+    "a negative category": (content(categories=[category(-1), category()]), "category id -1; ids are from 0"),
     "an enormous category": (content(categories=[category(10**9), category()]), "category id 1000000000"),
     "a category twice": (content(categories=[category(), category()]), "category id 1 stands there more than once"),
     "a nameless category": (content(categories=[{"id": 1}]), "categories\\[0\\] has the name None"),
