@@ -18,7 +18,7 @@ from richsem_train.config import load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
-from richsem_train.evaluation import load_truth
+from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
@@ -61,8 +61,10 @@ def evaluate(
         settings = info.config
         data = data_folder(settings)
         detection = settings.detection
-        val = scored_split(read_split(detection, detection.val, data, class_names=info.class_names), info.class_names)
-        truth = load_truth(data / detection.val.annotations, val.data, detection.format)
+        val = scored_split(
+            read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
+        )
+        truth = truth_of(val.data, detection.format)
         with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
                 detector,

@@ -109,7 +109,9 @@ def open_data(config: TrainConfig) -> RunData:
         fingerprints["text"] = text.fingerprint
     return RunData(
         train,
-        scored_split(_read_val(config, class_names=named or vocabulary.class_names), vocabulary.class_names),
+        scored_split(
+            _read_val(config, class_names=named or vocabulary.class_names, is_scored=True), vocabulary.class_names
+        ),
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
         extras,
         vocabulary,
@@ -137,7 +139,12 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
 
 
 def read_split(
-    detection: DetectionConfig, split: SplitConfig, data: Path, *, class_names: Sequence[str] | None
+    detection: DetectionConfig,
+    split: SplitConfig,
+    data: Path,
+    *,
+    class_names: Sequence[str] | None,
+    is_scored: bool = False,
 ) -> DetectionData:
     """Read the annotations of a split.
 
@@ -147,17 +154,20 @@ def read_split(
         data: where relative paths start.
         class_names: by row, for files that don't list their classes (Visual Genome): those that count. None is the
             frequent ones.
+        is_scored: read what its metric needs, and require it.
     """
     return read_annotations(
         data / split.annotations,
         data / split.images,
         file_format=detection.format,
         class_names=None if class_names is None else class_names[1:],
+        is_scored=is_scored,
     )
 
 
-def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None) -> DetectionData:
-    return read_split(config.detection, config.detection.val, data_folder(config), class_names=class_names)
+def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None, is_scored: bool = False) -> DetectionData:
+    detection, data = config.detection, data_folder(config)
+    return read_split(detection, detection.val, data, class_names=class_names, is_scored=is_scored)
 
 
 def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple[str, ...] | None:

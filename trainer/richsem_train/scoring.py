@@ -62,7 +62,7 @@ def score_split(
     merged = merge_detections(
         [rank_file(folder, rank) for rank in range(ranks.world_size)], set(data.image_ids.tolist())
     )
-    return score(truth, merged, metric=truth.metric, max_detections=detections)
+    return score(truth, merged, max_detections=detections)
 
 
 def evaluation_loader(data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks) -> Iterable[Batch]:

@@ -33,14 +33,14 @@ from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
-from richsem_train.evaluation import load_truth
+from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
 from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
 from richsem_train.results import results_table, run_content
-from richsem_train.run_data import RunData, data_file, data_folder, open_data
+from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
@@ -112,9 +112,7 @@ class _Run:
         self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         self.trainer = self._make_trainer()
-        self.truth = load_truth(
-            data_folder(config) / config.detection.val.annotations, data.val.data, config.detection.format
-        )
+        self.truth = truth_of(data.val.data, config.detection.format)
         self.best_ap = -1.0
         self.damaged = 0
 
