@@ -28,6 +28,10 @@ NOT_DEFINED = -1.0
 
 _AREAS = ("all", "small", "medium", "large")
 _FREQUENCIES = ("r", "c", "f")
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+"""By LVIS's protocol; the others have the first of them."""
+
 _IOU_50, _IOU_75 = 0, 5
 """Positions in 0.50:0.05:0.95."""
 

@@ -39,7 +39,7 @@ from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
-from richsem_train.results import results_table, run_content
+from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
 from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
@@ -260,6 +260,8 @@ class _Run:
             for source in self.extra.sources:
                 for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
                     say(note)
+        if not len(self.truth.annotations.boxes):
+            say(f"{AP_UNDEFINED}, so no checkpoint is kept as the best")
         parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
@@ -404,8 +406,8 @@ class _Run:
                 detections=evaluation.detections,
             )
             log.write("eval", taken, metrics)
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value >= 0)
-            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown}")
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
+            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown or AP_UNDEFINED}")
             if metrics["AP"] > self.best_ap:
                 self.best_ap = metrics["AP"]
                 save_checkpoint(self.folder.best, self._checkpoint(taken, with_optimiser=False))
@@ -442,14 +444,15 @@ class _Run:
 
         log = read_log(self.folder.out / LOG_NAME)
         last = log.evaluations[-1]
-        best = max(log.evaluations, key=lambda line: line["metrics"]["AP"])
+        scored = [line for line in log.evaluations if is_defined(line["metrics"]["AP"])]
+        best = max(scored, key=lambda line: line["metrics"]["AP"], default=None)
         seconds = [line["seconds"] for line in log.steps]
         waits = [line["data_wait"] for line in log.steps]
         content = run_content(
             step=last["step"],
             metrics=last["metrics"],
-            best_step=best["step"],
-            best=best["metrics"],
+            best_step=None if best is None else best["step"],
+            best=None if best is None else best["metrics"],
             config=self.config.name,
             seconds_a_step=median(seconds) if seconds else None,
             data_wait=median(waits) if waits else None,
@@ -459,9 +462,10 @@ class _Run:
         plot_run(log, self.folder.curves, title=self.config.name)
         if log.damaged:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
-        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
+        kept = f"best: {self.folder.best}" if best is not None else f"last: {self.folder.last} ({AP_UNDEFINED})"
+        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  {kept}")
         rows, title = {"last": last["metrics"]}, f"{self.config.name}, step {last['step']}"
-        if best["step"] != last["step"]:
+        if best is not None and best["step"] != last["step"]:
             rows["best"] = best["metrics"]
             title += f"; best at step {best['step']}"
         return results_table(rows, title=title)
