@@ -1,4 +1,4 @@
-"""The official evaluator of LVIS, for who must report it; `evaluation` gives the same figures in a hundredth of the time.
+"""The official evaluator of LVIS, for who must report it; `evaluation` gives the same figures a hundred times faster.
 
 `lvis` 0.5.3 is the last release. It uses `np.float`, which NumPy has taken away, and imports OpenCV, which needs shared
 libraries that slim images lack.

@@ -18,7 +18,7 @@ from richsem_schemas.reader import open_cache
 from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.text_folder import read_text_folder
-from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, rows_of_categories, scored_split
+from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, own_rows, rows_of_categories, scored_split
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache_source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.extra import open_extra
@@ -41,6 +41,18 @@ class Vocabulary:
     class_names: tuple[str, ...]
     frequencies: tuple[str, ...]
     category_ids: NDArray[np.int64]
+
+    @property
+    def rows_note(self) -> str | None:
+        """What is to be said of rows that are no ids, where no text bank says what rows there are."""
+        are_ids = self.category_ids[0] == 0
+        if self.text is not None or are_ids:
+            return None
+        known = self.category_ids[self.category_ids >= 0]
+        return (
+            f"category ids {known[0]:,} to {known[-1]:,} are rows 1 to {len(known):,} of the classifier, in order; "
+            "results have the file's ids"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,9 +272,10 @@ def _read_text(text: TextConfig) -> _Text:
 
 def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:
     if text is None:
-        names = [""] * data.num_rows
-        for category in data.categories:
-            names[category.id] = category.name
+        own = own_rows(data).tolist()
+        names = [""] * (own[-1] + 1)
+        for category, row in zip(data.categories, own, strict=True):
+            names[row] = category.name
     else:
         names = list(text.bank.class_names)
     rows = rows_of_categories(data, names)

@@ -260,6 +260,8 @@ class _Run:
             for source in self.extra.sources:
                 for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
                     say(note)
+        if rows := self.data.vocabulary.rows_note:
+            say(rows)
         if not len(self.truth.annotations.boxes):
             say(f"{AP_UNDEFINED}, so no checkpoint is kept as the best")
         parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)

@@ -208,5 +208,9 @@ class _Text:
             raise ValueError(f"a record of more than {MAX_RECORD:,} characters")
         data = self._file.read(max(_CHUNK, len(rest)))
         self._is_whole = not data
-        self._text, self._at = rest + self._decoder.decode(data, final=self._is_whole), 0
+        begin = self._file.tell() - len(data) - len(self._decoder.getstate()[0])
+        try:
+            self._text, self._at = rest + self._decoder.decode(data, final=self._is_whole), 0
+        except UnicodeDecodeError as error:
+            raise ValueError(f"no UTF-8 at byte {begin + error.start:,}") from None
         return True
