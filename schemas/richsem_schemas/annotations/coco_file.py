@@ -241,7 +241,8 @@ def _check_frequencies(categories: Mapping[int, CategoryRecord], path: Path) -> 
 def _repeats(ids: NDArray[np.int64], boxes: AnnotatedBoxes) -> NDArray[np.bool_]:
     """Which annotations say once more what an earlier one of the same id said; bool [M]."""
     is_repeat = np.zeros(len(ids), np.bool_)
-    if len(np.unique(ids)) == len(ids):
+    ordered = np.sort(ids[ids != _NO_ID])
+    if (ordered[1:] != ordered[:-1]).all():
         return is_repeat
     _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     later = np.flatnonzero((first[inverse] != np.arange(len(ids))) & (ids != _NO_ID))

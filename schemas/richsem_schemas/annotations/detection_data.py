@@ -287,7 +287,7 @@ def _categories(found: AnnotationFile) -> tuple[Category, ...]:
 
 
 def _check_known(category_ids: NDArray[np.int64], known: NDArray[np.int64], path: Path) -> None:
-    unknown = np.setdiff1d(category_ids, known)
+    unknown = np.unique(category_ids[~np.isin(category_ids, known)])
     if len(unknown):
         shown = ", ".join(str(category_id) for category_id in unknown[:_SHOWN])
         raise SourceError(
