@@ -72,7 +72,7 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
             elif first == "{":
                 yield from _members(text, decoders)
             else:
-                yield "!", [text.value()]
+                yield "!", [text.value("its first value")]
             if text.peek():
                 raise ValueError("something follows its end")
         except _NumberError as error:
@@ -91,7 +91,7 @@ class _NumberError(ValueError):
 def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:
     text.take("{")
     while text.peek() != "}":
-        name = text.value()
+        name = text.value("a name")
         if not isinstance(name, str):
             raise ValueError(f"a name is expected, not {str(name)[:40]!r}")  # noqa: TRY004  # as other wrong JSON
         text.take(":")
@@ -177,7 +177,7 @@ class _Text:
         self._at = between.end()
         return found
 
-    def value(self, what: str = "a name") -> Any:
+    def value(self, what: str) -> Any:
         """Parse the value that begins here, and is called `what` in messages."""
         self.peek()
         while True:

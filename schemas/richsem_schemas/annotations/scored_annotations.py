@@ -74,13 +74,15 @@ def scored_as_written(
     boxes = found.boxes.only(finite)
     sides = boxes.boxes_xywh[:, 2:]
     areas = fields.areas[finite]
+    with np.errstate(over="ignore"):  # Boxes of astronomic size: the area is infinite.
+        areas = np.where(np.isnan(areas), sides.prod(axis=1), areas)
     scored = ScoredAnnotations(
         source,
         found.image_ids,
         found.hws_px,
         categories,
         boxes,
-        np.where(np.isnan(areas), sides.prod(axis=1), areas),
+        areas,
         fields.are_ignored[finite],
         fields.negative_ids,
         fields.not_exhaustive_ids,
