@@ -33,14 +33,14 @@ from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
-from richsem_train.evaluation import load_truth
+from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
 from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
-from richsem_train.results import results_table, run_content
-from richsem_train.run_data import RunData, data_file, data_folder, open_data
+from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
+from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
@@ -112,9 +112,7 @@ class _Run:
         self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         self.trainer = self._make_trainer()
-        self.truth = load_truth(
-            data_folder(config) / config.detection.val.annotations, data.val.data, config.detection.format
-        )
+        self.truth = truth_of(data.val.data, config.detection.format)
         self.best_ap = -1.0
         self.damaged = 0
 
@@ -262,6 +260,10 @@ class _Run:
             for source in self.extra.sources:
                 for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
                     say(note)
+        if rows := self.data.vocabulary.rows_note:
+            say(rows)
+        if not len(self.truth.annotations.boxes):
+            say(f"{AP_UNDEFINED}, so no checkpoint is kept as the best")
         parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
@@ -406,8 +408,8 @@ class _Run:
                 detections=evaluation.detections,
             )
             log.write("eval", taken, metrics)
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value >= 0)
-            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown}")
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
+            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown or AP_UNDEFINED}")
             if metrics["AP"] > self.best_ap:
                 self.best_ap = metrics["AP"]
                 save_checkpoint(self.folder.best, self._checkpoint(taken, with_optimiser=False))
@@ -444,14 +446,15 @@ class _Run:
 
         log = read_log(self.folder.out / LOG_NAME)
         last = log.evaluations[-1]
-        best = max(log.evaluations, key=lambda line: line["metrics"]["AP"])
+        scored = [line for line in log.evaluations if is_defined(line["metrics"]["AP"])]
+        best = max(scored, key=lambda line: line["metrics"]["AP"], default=None)
         seconds = [line["seconds"] for line in log.steps]
         waits = [line["data_wait"] for line in log.steps]
         content = run_content(
             step=last["step"],
             metrics=last["metrics"],
-            best_step=best["step"],
-            best=best["metrics"],
+            best_step=None if best is None else best["step"],
+            best=None if best is None else best["metrics"],
             config=self.config.name,
             seconds_a_step=median(seconds) if seconds else None,
             data_wait=median(waits) if waits else None,
@@ -461,9 +464,10 @@ class _Run:
         plot_run(log, self.folder.curves, title=self.config.name)
         if log.damaged:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
-        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
+        kept = f"best: {self.folder.best}" if best is not None else f"last: {self.folder.last} ({AP_UNDEFINED})"
+        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  {kept}")
         rows, title = {"last": last["metrics"]}, f"{self.config.name}, step {last['step']}"
-        if best["step"] != last["step"]:
+        if best is not None and best["step"] != last["step"]:
             rows["best"] = best["metrics"]
             title += f"; best at step {best['step']}"
         return results_table(rows, title=title)
