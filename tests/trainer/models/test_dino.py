@@ -63,8 +63,8 @@ def test_shapes_of_outputs():
 def moved(drawn, *, group):
     """The same with the boxes of one group elsewhere."""
     boxes = drawn.boxes.clone()
-    start = group * drawn.group_size
-    boxes[:, start : start + drawn.group_size] = 1 - boxes[:, start : start + drawn.group_size] * 0.9
+    is_moved = drawn.group == group
+    boxes[is_moved] = 1 - boxes[is_moved] * 0.9
     return type(drawn)(**{**vars(drawn), "boxes": boxes})
 
 
@@ -81,7 +81,7 @@ def test_matching_queries_see_no_denoising_ones():
 
 def test_groups_see_themselves_and_no_other_group():
     model, drawn = shaken(tiny_dino()), denoising(3, 1, dn_queries=9)
-    assert drawn.groups == 3
+    assert drawn.groups == (3, 3)
     before, after = model(*pictures(2), drawn), model(*pictures(2), moved(drawn, group=1))
     changed = (before.dn_logits != after.dn_logits).any(dim=-1).any(dim=0).reshape(2, 3, -1)
     assert not changed[:, [0, 2]].any()
@@ -107,6 +107,8 @@ def test_a_batch_equals_its_pictures_one_by_one():
                 "labels": drawn.labels[[row]],
                 "boxes": drawn.boxes[[row]],
                 "padding": drawn.padding[[row]],
+                "group": drawn.group[[row]],
+                "groups": (drawn.groups[row],),
                 "positives": (drawn.positives[row],),
             }
         )
