@@ -319,3 +319,36 @@ def test_a_backbone_that_pads_tells_the_mask_so(side):
         assert level.map.shape[-1] * stride == -(-side // 32) * 32
         shown_px = (~level.padding_mask[0, 0]).sum().item() * stride
         assert abs(shown_px - side) < stride
+
+
+@pytest.mark.parametrize(("size_divisor", "padded_hw"), [(1, (48, 80)), (32, (64, 96)), (48, (48, 96))])
+def test_a_batch_is_padded_to_multiples_with_its_mask(size_divisor, padded_hw):
+    model = tiny_dino(size_divisor=size_divisor).eval()
+    levels = []
+    model.input_proj.register_forward_hook(lambda _module, _args, output: levels.extend(output))
+    model(*pictures(1, 48, 80))
+    for level, stride in zip(levels, (8, 16), strict=True):
+        assert tuple(side * stride for side in level.map.shape[-2:]) == padded_hw
+        assert (~level.padding_mask).sum() == (48 // stride) * (80 // stride)
+
+
+@pytest.mark.parametrize("size_divisor", [1, 16, 32])
+def test_padding_serves_the_backbone_as_well(size_divisor):
+    model = tiny_dino(size_divisor=size_divisor)
+    model.backbone[0].size_divisor = 48
+    assert Dino(
+        model.backbone[0],
+        hidden_dim=32,
+        feature_levels=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        heads=4,
+        points=1,
+        ffn_dim=32,
+        queries=5,
+        num_classes=4,
+        classifier="linear",
+        encoder_classifier="linear",
+        semantic_branch=False,
+        size_divisor=size_divisor,
+    ).size_divisor == {1: 48, 16: 48, 32: 96}[size_divisor]  # fmt: skip
