@@ -117,6 +117,16 @@ def test_they_are_scored_with_a_text_folder_and_no_cache(command, kind, text, pu
             np.testing.assert_allclose(ours, scores.values[: len(ours)], atol=1e-4)
 
 
+def test_they_detect_in_pictures_of_ones_own(command, kind, text, published, tmp_path):
+    name, changes = settings(kind, text)
+    path, _ = published
+    options = [part for change in changes for part in ("--set", change)]
+    picture = next((command.world.data / "val").glob("*.png"))
+    arguments = ["predict", path, picture, "--config", name, *options, "--out", tmp_path / "seen"]
+    assert command(*arguments, "--threshold", 0, "--device", "cpu") == 0, command.stderr
+    assert (tmp_path / "seen" / "predictions.json").exists()
+
+
 def test_another_text_than_that_of_the_weights_is_refused(command, kind, text, published, tmp_path):
     name, changes = settings(kind, text)
     _, state = published

@@ -3,11 +3,14 @@ import torch
 from torch.testing import assert_close
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.build import build_detector
+from richsem_train.config import ModelConfig
 from richsem_train.models.backbone import make_backbone
 from richsem_train.models.dino import Dino, DinoOutputs
 from richsem_train.models.neck import FeatureLevel
 from richsem_train.models.position import sine_position
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino
+from tests.trainer.tiny import VALUES
 
 VARIANTS = {
     "richsem": {},
@@ -352,3 +355,20 @@ def test_padding_serves_the_backbone_as_well(size_divisor):
         semantic_branch=False,
         size_divisor=size_divisor,
     ).size_divisor == {1: 48, 16: 48, 32: 96}[size_divisor]  # fmt: skip
+
+
+@pytest.mark.parametrize(("positions", "is_padded"), [("padded", True), ("picture", False)])
+def test_a_config_says_how_batches_are_padded_and_queries_placed(positions, is_padded):
+    config = ModelConfig.model_validate(VALUES["model"] | {"size_divisor": 24, "query_positions": positions})
+    detector = build_detector(
+        config,
+        num_classes=CLASSES,
+        text_features_CD=torch.ones(CLASSES, 4),
+        logit_scale=1.0,
+        weights=None,
+        device=torch.device("cpu"),
+        semantic_branch=False,
+    )
+    # The backbone needs multiples of 16.
+    assert detector.size_divisor == 48
+    assert detector.transformer.decoder.padded_query_positions is is_padded

@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim)
         self.ref_point_head = MLP([2 * hidden_dim, hidden_dim, hidden_dim])
         self._features_a_number = hidden_dim // 2
-        self._padded_query_positions = padded_query_positions
+        self.padded_query_positions = padded_query_positions
 
     def forward(
         self,
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         hidden, references = [], [anchors_BQ4]
         for layer in self.layers:
             boxes_BQL4 = boxes[:, :, None] * ratios_BL4[:, None]
-            position = self._query_position(boxes_BQL4[:, :, 0] if self._padded_query_positions else boxes)
+            position = self._query_position(boxes_BQL4[:, :, 0] if self.padded_query_positions else boxes)
             queries_BQE = layer(
                 queries_BQE, position, boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS, attention_mask_BQQ
             )
