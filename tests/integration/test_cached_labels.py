@@ -123,9 +123,9 @@ def losses_and_gradients(extra, batch):
     ).train()
     generator = torch.Generator().manual_seed(0)
     denoising = draw_denoising(
-        batch.targets, dn_queries=6, label_noise=0.5, box_noise=1.0, num_classes=len(counts), generator=generator
+        batch.targets, dn_queries=6, label_noise=0.5, box_noise=1.0, num_classes=len(counts), generators=[generator]
     )
-    found = losses(batch, denoising, 8.0, generator)
+    found = losses(batch, denoising, 8.0, [generator])
     sum(found.values()).backward()
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
     return {name: loss.item() for name, loss in found.items()}, gradients

@@ -19,7 +19,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
-from richsem_train.config import AugmentationConfig, TrainConfig
+from richsem_train.config import AugmentationConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.collate import Sample
@@ -78,6 +78,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
     with join_ranks(device) as ranks, stop_requests() as stop:
         if not ranks.is_first:
             reporter = SilentReporter()
+        # Before anything is read.
+        rank_share(config.schedule, ranks)
         folder = RunFolder(out)
         folder.check(config, resume=resume)
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
@@ -87,6 +89,21 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         if ranks.is_first:
             folder.claim(config)
         return run.train(saved)
+
+
+def rank_share(schedule: ScheduleConfig, ranks: Ranks) -> RankShare:
+    """This rank's part of each batch.
+
+    Raises:
+        RichSemError: a batch can't be shared out and cut into parts in whole draws.
+    """
+    return RankShare(
+        schedule.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        pictures_a_draw=schedule.pictures_a_draw,
+        accumulate=schedule.accumulate,
+    )
 
 
 class _Run:
@@ -105,6 +122,7 @@ class _Run:
         self.data = data
         self.folder = folder
         self.ranks = ranks
+        self.share = rank_share(config.schedule, ranks)
         self.stop = stop
         self.reporter = reporter
         self.extra = self._extra_mix()
@@ -258,7 +276,12 @@ class _Run:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
             for source in self.extra.sources:
-                for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
+                for note in sharing_notes(
+                    source,
+                    world_size=self.ranks.world_size,
+                    pictures_a_draw=self.share.pictures_a_draw,
+                    workers=self.config.workers,
+                ):
                     say(note)
         if rows := self.data.vocabulary.rows_note:
             say(rows)
@@ -290,7 +313,7 @@ class _Run:
         loaders = TrainingLoaders(
             self.feed,
             self.extra,
-            share=RankShare(self.config.schedule.global_batch_size, self.ranks.rank, self.ranks.world_size),
+            share=self.share,
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
