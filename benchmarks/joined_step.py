@@ -30,7 +30,6 @@ from richsem_train.config import TrainConfig, load_config
 from richsem_train.console import SilentReporter
 from richsem_train.data.collate import Sample
 from richsem_train.data.loaders import LoadedStep, TrainingLoaders
-from richsem_train.data.order import RankShare
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.run_data import open_data
 from richsem_train.run_folder import RunFolder
@@ -132,9 +131,8 @@ def take_turns(runs: dict[str, _Run], ranks: Ranks, *, warm_up: int, steps: int)
 
 
 def loaded(run: _Run, ranks: Ranks, steps: int) -> Iterator[LoadedStep]:
-    share = RankShare(run.config.schedule.global_batch_size, ranks.rank, ranks.world_size)
     loaders = TrainingLoaders(
-        run.feed, run.extra, share=share, workers=run.config.workers, pin_memory=ranks.device.type == "cuda"
+        run.feed, run.extra, share=run.share, workers=run.config.workers, pin_memory=ranks.device.type == "cuda"
     )
     return loaders.batches(0, steps)
 

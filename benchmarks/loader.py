@@ -137,7 +137,7 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
             wanted = [pictures[shard, sample] for sample in sorted(set(labelled.view.tiles["sample"].tolist()))]
             stored = read_pictures(source.layout, shard, wanted, root=None)
             decoded = {item.row.sample: decode_picture(item.data) for item in stored}
-            np.asarray(render_view(labelled.view, decoded))
+            render_view(labelled.view, decoded)
             shown += len(labelled.view.tiles)
         return shown / (time.perf_counter() - begun), shown
 

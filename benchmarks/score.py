@@ -108,10 +108,10 @@ def score_with(scorer: str, annotations: Path, detections: Detections) -> dict[s
         evaluation.run()
         metrics = {name: float(value) for name, value in evaluation.results.items() if name.startswith("AP")}
     else:
-        from richsem_train.evaluation import score
+        from richsem_train.evaluation import load_ground_truth, score
 
         start = time.perf_counter()
-        metrics = score(annotations, detections)
+        metrics = score(load_ground_truth(annotations), detections)
     return {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time(),

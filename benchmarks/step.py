@@ -35,7 +35,6 @@ from common import report
 from flops import forward_flops, training_flops
 from numpy.typing import NDArray
 from online_teacher import OnlineTeacher
-from PIL import Image
 from teachers import random_teacher
 from torch import Tensor, nn
 
@@ -183,6 +182,8 @@ def make_trainer(setting: Setting, text: TextBank, *, semantic_branch: bool) -> 
         detector, criterion.to(setting.device), precision=setting.precision, normalise=normalise.to(setting.device)
     )
     schedule: ScheduleConfig = config.schedule
+    if setting.batch_size % schedule.pictures_a_draw:
+        schedule = schedule.model_copy(update={"pictures_a_draw": 1})
     return Trainer(
         losses,
         make_optimiser(detector, lr=schedule.lr, backbone_lr=schedule.backbone_lr, weight_decay=schedule.weight_decay),
@@ -218,10 +219,9 @@ def cached_batches(batch: Batch, encoder: Any, text: TextBank) -> dict[str, Batc
     side = batch.pixels.shape[-1]
     views = []
     for pixels_3HW, target in zip(batch.pixels, batch.targets, strict=True):
-        picture = Image.fromarray(pixels_3HW.permute(1, 2, 0).numpy())
         boxes = target.boxes_cxcywh_norm * side
         corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
-        views.append(encoder.prepare(picture, corners.numpy()))
+        views.append(encoder.prepare(pixels_3HW.permute(1, 2, 0).numpy(), corners.numpy()))
     embeddings = list(encoder.encode(views))
     return {
         "plain": batch,
@@ -257,14 +257,19 @@ def branch_alone(trainer: Trainer, batch: Batch, hidden_dim: int) -> None:
     assert soft_loss is not None
     rows_N = torch.arange(sum(len(target.labels) for target in batch.targets), device=batch.pixels.device)
     # A match each, and a positive query a group.
-    rows_N = rows_N.repeat(1 + denoising_of(batch).groups)
+    rows_N = rows_N.repeat(1 + denoising_of(batch).groups[0])
     hidden_NE = torch.ones(len(rows_N), hidden_dim, device=rows_N.device, requires_grad=True)
     soft_loss(losses.detector.semantic_logits(hidden_NE), batch.targets, rows_N).sum().backward()
 
 
 def denoising_of(batch: Batch) -> DenoisingQueries:
     queries = draw_denoising(
-        batch.targets, dn_queries=100, label_noise=0.5, box_noise=1.0, num_classes=CLASSES, generator=torch.Generator()
+        batch.targets,
+        dn_queries=100,
+        label_noise=0.5,
+        box_noise=1.0,
+        num_classes=CLASSES,
+        generators=[torch.Generator()],
     )
     assert queries is not None
     return queries
@@ -325,7 +330,7 @@ def count_flops(online: OnlineTeacher, setting: Setting, text: TextBank) -> dict
     """Of one picture at the paper's size, in units of 1e9."""
     picture = random_mosaics(replace(setting, side=PAPER_SIDE, batch_size=1, device=torch.device("cpu")))
     denoising = denoising_of(picture)
-    taught = 4 * (1 + denoising.groups)
+    taught = 4 * (1 + denoising.groups[0])
     model = setting.config.model.model_copy(update={"deformable_attention": "torch"})
 
     def outputs_and_branch(detector: nn.Module) -> Tensor:

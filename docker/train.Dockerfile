@@ -20,9 +20,10 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/richsem/bin/python --no-deps .
 
 FROM python:3.12-slim
-# Triton compiles a small launcher in C when the first kernel runs on a GPU.
+# Triton compiles a small launcher in C when the first kernel runs on a GPU. `eval --scorer lvis` imports OpenCV, which
+# needs libGL, glib and libxcb.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libgl1 libglib2.0-0 libxcb1 \
     && rm -rf /var/lib/apt/lists/*
 # The owner of the volumes; give your own ids where you mount folders of the host.
 ARG UID=1000

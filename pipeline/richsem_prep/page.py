@@ -143,7 +143,7 @@ def _load(cache: Cache, labels: str, shard: int, row: ViewRow, root: Place | Non
     stored = {item.row.sample: item for item in read_pictures(layout, shard, wanted, root=root)}
     rendered = render_view(labelled.view, {sample: decode_picture(item.data) for sample, item in stored.items()})
     names = tuple(stored[sample].row.name for sample in samples)
-    return ShownView(row, shard, labelled, names, _jpeg(rendered))
+    return ShownView(row, shard, labelled, names, _jpeg(Image.fromarray(rendered)))
 
 
 def _require_sound(

@@ -21,6 +21,7 @@ from richsem_prep.settings import Precision
 from richsem_prep.teacher import DTYPES, Teacher
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.manifest import RegionEncoderSpec
+from richsem_schemas.resize import resize_picture
 from richsem_schemas.view import PAD_VALUE
 
 TRUNK_STRIDE = 32
@@ -51,7 +52,7 @@ class RegionEncoder(Protocol):
 
     spec: RegionEncoderSpec
 
-    def prepare(self, picture: Image.Image, boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
+    def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """From a rendered view to what `encode` takes; no network, any thread."""
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
@@ -92,11 +93,11 @@ class RoiAlignEncoder:
         self._embed_dim = teacher.identity.embed_dim
         self._forward = _Forward(teacher, precision)
 
-    def prepare(self, picture: Image.Image, boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
+    def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """The view at the teacher's size, and its boxes there."""
-        seen = scaled_to(picture, self.spec.teacher_size)
-        ratio = np.array([seen.width / picture.width, seen.height / picture.height] * 2, np.float32)
-        return PreparedView(np.asarray(at_least(seen, TRUNK_STRIDE))[None], boxes_xyxy_px * ratio)
+        seen_HW3 = scaled_to(pixels_HW3, self.spec.teacher_size)
+        boxes = boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3)
+        return PreparedView(at_least(seen_HW3, TRUNK_STRIDE)[None], boxes)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
         """Batches of consecutive views of equal size: mosaics go together, crops mostly alone."""
@@ -149,14 +150,14 @@ class CropEncoder:
         self._teacher = teacher
         self._forward = _Forward(teacher, precision)
 
-    def prepare(self, picture: Image.Image, boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
+    def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """The regions' pixels at the model's resolution."""
-        seen = scaled_to(picture, self.spec.teacher_size)
-        ratio = np.array([seen.width / picture.width, seen.height / picture.height] * 2, np.float32)
+        seen_HW3 = scaled_to(pixels_HW3, self.spec.teacher_size)
+        seen = Image.fromarray(seen_HW3)
         height, width = self._teacher.identity.input_hw
         filter_ = _RESAMPLING[self._teacher.identity.interpolation]
         images = np.empty((len(boxes_xyxy_px), height, width, 3), np.uint8)
-        for index, box in enumerate(boxes_xyxy_px * ratio):
+        for index, box in enumerate(boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3)):
             images[index] = np.asarray(seen.crop(whole_pixels(box, seen.size)).resize((width, height), filter_))
         return PreparedView(images, boxes_xyxy_px)
 
@@ -221,23 +222,26 @@ def trunk(visual: "torch.nn.Module", images_B3HW: Tensor) -> Tensor:
     return hidden
 
 
-def scaled_to(picture: Image.Image, longer_side: int | None) -> Image.Image:
+def scaled_to(pixels_HW3: NDArray[np.uint8], longer_side: int | None) -> NDArray[np.uint8]:
     """The picture with its longer side at so many pixels, antialiased; None leaves it as it is."""
-    if longer_side is None or max(picture.size) == longer_side:
-        return picture
-    ratio = longer_side / max(picture.size)
-    size = (max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1))
-    return picture.resize(size, Image.Resampling.BILINEAR)
+    height, width, _ = pixels_HW3.shape
+    if longer_side is None or max(height, width) == longer_side:
+        return pixels_HW3
+    ratio = longer_side / max(height, width)
+    out_hw = (max(round(height * ratio), 1), max(round(width * ratio), 1))
+    return resize_picture(Image.fromarray(pixels_HW3), out_hw)
 
 
-def at_least(picture: Image.Image, side: int) -> Image.Image:
+def size_ratio(new_HW3: NDArray[np.uint8], old_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What coordinates (x1, y1, x2, y2) are multiplied by when a picture changes its size: float32 [4]."""
+    return np.array([new_HW3.shape[1] / old_HW3.shape[1], new_HW3.shape[0] / old_HW3.shape[0]] * 2, np.float32)
+
+
+def at_least(pixels_HW3: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """The picture, padded at the right and the bottom where a side is shorter, so that the trunk has a map at all."""
-    size = (max(picture.width, side), max(picture.height, side))
-    if size == picture.size:
-        return picture
-    padded_picture = Image.new("RGB", size, (PAD_VALUE,) * 3)
-    padded_picture.paste(picture)
-    return padded_picture
+    height, width, _ = pixels_HW3.shape
+    lacking = ((0, max(side - height, 0)), (0, max(side - width, 0)), (0, 0))
+    return np.pad(pixels_HW3, lacking, constant_values=PAD_VALUE) if min(height, width) < side else pixels_HW3
 
 
 def whole_pixels(box_xyxy: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:

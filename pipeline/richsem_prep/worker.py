@@ -21,6 +21,7 @@ from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Environment, LabelSpec, Plan, Vocabulary
 from richsem_schemas.places import Place
 from richsem_schemas.reader import pictures_layout
+from richsem_schemas.resize import KERNEL
 from richsem_schemas.text_bank import TextBank, read_text_bank
 
 TORCH_THREADS = 1
@@ -130,6 +131,7 @@ def _environment(device: torch.device) -> Environment:
             "torchvision": torchvision.__version__,
             "open_clip": open_clip.__version__,
             "pillow": PIL.__version__,
+            "resizer": KERNEL,
             "libjpeg_turbo": str(PIL.features.version_feature("libjpeg_turbo")),
             "numpy": numpy.__version__,
         },

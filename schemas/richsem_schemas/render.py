@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from richsem_schemas.resize import resize_picture
 from richsem_schemas.view import PAD_VALUE, View
 
-RESAMPLING = "bilinear-antialiased"
-"""Recorded in manifests; torchvision's `resize` of PIL pictures, as the reference uses, filters the same way."""
 
-
-def render_view(view: View, pictures: Mapping[int, Image.Image]) -> Image.Image:
+def render_view(view: View, pictures: Mapping[int, Image.Image]) -> NDArray[np.uint8]:
     """Make the picture that a view describes.
 
     Args:
@@ -18,7 +18,7 @@ def render_view(view: View, pictures: Mapping[int, Image.Image]) -> Image.Image:
         pictures: decoded RGB pictures by sample, at least those that the tiles name.
 
     Returns:
-        RGB, `view.canvas_hw` in size.
+        RGB, uint8 [H, W, 3] of `view.canvas_hw`; may be read-only.
 
     Source:
         The reference resizes, crops and resizes again, tile by tile; here each tile is one resampling from the
@@ -28,20 +28,19 @@ def render_view(view: View, pictures: Mapping[int, Image.Image]) -> Image.Image:
     whole = (0, 0, width, height)
     if len(view.tiles) == 1 and tuple(view.tiles[0]["paste_xyxy_px"]) == whole:
         return _render_tile(view, 0, pictures)
-    canvas = Image.new("RGB", (width, height), (PAD_VALUE,) * 3)
+    canvas = np.full((height, width, 3), PAD_VALUE, np.uint8)
     for index in range(len(view.tiles)):
-        left, top, _, _ = view.tiles[index]["paste_xyxy_px"].tolist()
-        canvas.paste(_render_tile(view, index, pictures), (left, top))
+        left, top, right, bottom = view.tiles[index]["paste_xyxy_px"].tolist()
+        canvas[top:bottom, left:right] = _render_tile(view, index, pictures)
     return canvas
 
 
-def _render_tile(view: View, index: int, pictures: Mapping[int, Image.Image]) -> Image.Image:
+def _render_tile(view: View, index: int, pictures: Mapping[int, Image.Image]) -> NDArray[np.uint8]:
     tile = view.tiles[index]
     left, top, right, bottom = tile["paste_xyxy_px"].tolist()
     picture = pictures[int(tile["sample"])]
     box = _inside(tile["source_xyxy_px"].tolist(), picture.size)
-    scaled = picture.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
-    return scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if tile["flip"] else scaled
+    return resize_picture(picture, (bottom - top, right - left), box, flip=bool(tile["flip"]))
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -126,8 +126,9 @@ class ColourEncoder:
 
     spec = ENCODER
 
-    def prepare(self, picture: Image.Image, boxes_xyxy_px: np.ndarray) -> PreparedView:
+    def prepare(self, pixels_HW3: np.ndarray, boxes_xyxy_px: np.ndarray) -> PreparedView:
         """Cut each region and shrink it to 4x4."""
+        picture = Image.fromarray(pixels_HW3)
         boxes = [tuple(box) for box in boxes_xyxy_px.tolist()]
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
         return PreparedView(np.stack(small), boxes_xyxy_px)
@@ -243,7 +244,8 @@ def render(layout: CacheLayout) -> Image.Image:
     (row,) = [row for row in view_rows(layout, "float16", 0) if row.key == key and row.member == f"{member}.npy"]
     (labelled,) = read_views(layout, "float16", 0, [row])
     stored = read_pictures(layout, 0, picture_rows(layout, 0), root=None)
-    return render_view(labelled.view, {picture.row.sample: decode_picture(picture.data) for picture in stored})
+    pictures = {picture.row.sample: decode_picture(picture.data) for picture in stored}
+    return Image.fromarray(render_view(labelled.view, pictures))
 
 
 def files_sha256(folder: Path) -> str:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
@@ -78,7 +77,7 @@ def online_labels(batch, teacher):
     encoder = RoiAlignEncoder(teacher, teacher_size=TEACHER_SIZE, precision="fp32")
     for pixels, target in zip(batch.pixels, batch.targets, strict=True):
         height, width = target.image_hw
-        picture = Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).numpy())
+        picture = pixels[:, :height, :width].permute(1, 2, 0).numpy()
         cx, cy, w, h = target.boxes_cxcywh_norm.T
         boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1)
         boxes_xyxy_px = (boxes * torch.tensor([width, height, width, height])).numpy()
@@ -126,9 +125,9 @@ def losses_and_gradients(extra, batch):
     ).train()
     generator = torch.Generator().manual_seed(0)
     denoising = draw_denoising(
-        batch.targets, dn_queries=6, label_noise=0.5, box_noise=1.0, num_classes=len(counts), generator=generator
+        batch.targets, dn_queries=6, label_noise=0.5, box_noise=1.0, num_classes=len(counts), generators=[generator]
     )
-    found = losses(batch, denoising, 8.0, generator)
+    found = losses(batch, denoising, 8.0, [generator])
     sum(found.values()).backward()
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
     return {name: loss.item() for name, loss in found.items()}, gradients

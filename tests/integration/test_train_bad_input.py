@@ -231,8 +231,8 @@ def test_a_run_that_could_not_begin_leaves_its_out_free(command, tmp_path):
     (tmp_path / "x.pth").write_bytes(b"nothing")
     assert command.train(start_from=str(tmp_path / "x.pth")) == 1
     assert "x.pth" in command.error
-    assert command.train(schedule__global_batch_size=99) == 1
-    assert "doesn't fill one batch of 99" in command.error
+    assert command.train(schedule__global_batch_size=98) == 1
+    assert "doesn't fill one batch of 98" in command.error
     assert command.train(**ONE_EPOCH) == 0, command.stderr
 
 
@@ -266,8 +266,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_a_good_checkpoint(co
 
 
 def test_more_ranks_than_the_batch_has_pictures_are_refused(command):
-    assert command.train(schedule__global_batch_size=13) == 1
-    assert "doesn't fill one batch of 13" in command.error
+    assert command.train(schedule__global_batch_size=14) == 1
+    assert "doesn't fill one batch of 14" in command.error
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "mps"])

@@ -15,7 +15,7 @@ from richsem_train.data.detection import EvaluationDataset
 from richsem_train.detections import Detections
 from richsem_train.distributed import Ranks
 from richsem_train.engine import DetectorLosses, Normalise, Trainer
-from richsem_train.evaluation import score
+from richsem_train.evaluation import load_ground_truth, score
 from richsem_train.inference import Detector, detect_all
 from richsem_train.optimiser import make_optimiser
 
@@ -85,7 +85,7 @@ def memorise(annotations, *, side, steps, lr=2e-3):
     losses = [trainer.step(step, 4 * step // steps, batches[step % 2]).loss for step in range(steps)]
     names = ("", *(category.name for category in data.categories))
     shown = Detector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
-    return losses, score(annotations, joined(list(detect_all(shown, batches))), metric="coco")
+    return losses, score(load_ground_truth(annotations, metric="coco"), joined(list(detect_all(shown, batches))))
 
 
 def joined(found):

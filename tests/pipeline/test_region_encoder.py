@@ -12,6 +12,7 @@ from richsem_prep.teacher import load_teacher, parse_teacher
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.render import render_view
+from richsem_schemas.resize import resize_picture
 from tests.pipeline.teachers import MEAN, RESNET, STD, VIT, save_random_clip
 
 CPU = torch.device("cpu")
@@ -51,8 +52,8 @@ def encode(encoder, views, pictures):
     return list(encoder.encode(iter(prepared)))
 
 
-def normalised(picture, dtype=torch.float32):
-    pixels = v2.functional.pil_to_tensor(picture).to(dtype) / 255
+def normalised(pixels_HW3, dtype=torch.float32):
+    pixels = torch.from_numpy(pixels_HW3.copy()).permute(2, 0, 1).to(dtype) / 255
     return v2.functional.normalize(pixels, MEAN, STD)[None]
 
 
@@ -67,7 +68,7 @@ def test_a_full_picture_box_through_rn50_equals_encode_image(tmp_path):
     teacher = load_teacher(parse_teacher(f"RN50-quickgelu:{tmp_path / 'rn50.pt'}"), device=CPU)
     assert teacher.identity.quick_gelu
     encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=None, precision="fp32")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8))
+    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     prepared = encoder.prepare(picture, np.array([[0, 0, 224, 224]], np.float32))
     (features,) = encoder.encode(iter([prepared]))
     with torch.inference_mode():
@@ -107,7 +108,7 @@ def test_teacher_size_scales_view_and_boxes_together(resnet, views, pictures, si
     encoder = make_region_encoder(resnet, kind="roi-align", teacher_size=size, precision="fp32")
     view = views[-1]
     (features,) = encode(encoder, [view], pictures)
-    scaled = render_view(view, pictures).resize((size, size), Image.Resampling.BILINEAR)
+    scaled = resize_picture(Image.fromarray(render_view(view, pictures)), (size, size))
     full = make_region_encoder(resnet, kind="roi-align", teacher_size=None, precision="fp32")
     (expected,) = full.encode(iter([full.prepare(scaled, view.regions["box_xyxy_px"] * (size / 256))]))
     np.testing.assert_allclose(features, expected, atol=1e-6)
@@ -119,12 +120,12 @@ def test_crop_embeddings_equal_squashed_pixels_through_encode_image(which, reque
     encoder = make_region_encoder(teacher, kind="crop", teacher_size=None, precision="fp32")
     side = teacher.identity.input_hw[0]
     for view, features in zip(views, encode(encoder, views, pictures), strict=True):
-        rendered = v2.functional.pil_to_tensor(render_view(view, pictures))
+        rendered = torch.from_numpy(render_view(view, pictures).copy()).permute(2, 0, 1)
         for box, feature in zip(view.regions["box_xyxy_px"].astype(int), features, strict=True):
             part = v2.functional.to_pil_image(rendered[:, box[1] : box[3], box[0] : box[2]])
             squashed = v2.functional.resize(part, [side, side], v2.InterpolationMode.BICUBIC)
             with torch.inference_mode():
-                expected = unit(teacher.model.encode_image(normalised(squashed)))[0]
+                expected = unit(teacher.model.encode_image(normalised(np.asarray(squashed))))[0]
             np.testing.assert_allclose(feature, expected, atol=2e-5)
 
 

@@ -1,27 +1,40 @@
 """A trainer and batches for it, in this process or as one of several ranks."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from richsem_schemas.text_bank import TextBank
 from richsem_train.build import build_criterion, build_detector, text_tensor
-from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
+from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig, Supervision
+from richsem_train.data.collate import Sample, collate
+from richsem_train.data.order import RankShare
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, Trainer
-from richsem_train.models.denoising import DenoisingQueries, draw_denoising
 from richsem_train.targets import Batch, SoftLabels, Target
 from tests.trainer.tiny import VALUES
 
 CLASSES, DIM, SIDE, OBJECTS = 7, 16, 64, 2
+MIXED = 8
+"""Pictures of a step of `take_steps`."""
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def make_trainer(ranks: Ranks = ALONE, *, ema: float | None = None, accumulate: int = 1) -> Trainer:
-    """Without federated loss, which each rank draws for itself."""
+def make_trainer(
+    ranks: Ranks = ALONE,
+    *,
+    ema: float | None = None,
+    federated: int | None = None,
+    global_batch_size: int = 4,
+    accumulate: int = 1,
+    pictures_a_draw: int = 2,
+) -> Trainer:
+    """Of a detector in float64."""
     model = ModelConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(CLASSES))
     rng = np.random.default_rng(0)
@@ -37,11 +50,18 @@ def make_trainer(ranks: Ranks = ALONE, *, ema: float | None = None, accumulate: 
         semantic_branch=True,
     )
     criterion = build_criterion(
-        LossConfig(federated=None), model, text=text, image_counts_C=torch.ones(CLASSES, dtype=torch.int64)
+        LossConfig(federated=federated), model, text=text, image_counts_C=torch.ones(CLASSES, dtype=torch.int64)
     )
     normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     losses = DetectorLosses(detector, criterion, precision="fp32", normalise=normalise).double()
-    schedule = ScheduleConfig(global_batch_size=4, accumulate=accumulate, lr=1e-2, clip_norm=1.0, ema=ema)
+    schedule = ScheduleConfig(
+        global_batch_size=global_batch_size,
+        accumulate=accumulate,
+        pictures_a_draw=pictures_a_draw,
+        lr=1e-2,
+        clip_norm=1.0,
+        ema=ema,
+    )
     # Plain descent: Adam makes whole steps of gradients that are nothing but rounding.
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     return Trainer(
@@ -78,36 +98,39 @@ def make_batch(pictures: range, step: int = 0, *, objects: int = OBJECTS) -> Bat
     return Batch(torch.stack(pixels), torch.zeros(len(pixels), SIDE, SIDE, dtype=torch.bool), tuple(targets), names)
 
 
-def whole_denoising(
-    targets: tuple[Target, ...], *, generator: torch.Generator, **options: object
-) -> DenoisingQueries | None:
-    """In place of `draw_denoising`: each picture gets the same noise, in whatever batch it comes."""
-    alone = []
-    for target in targets:
-        seed = int(target.boxes_cxcywh_norm.sum() * 1e9)
-        alone.append(draw_denoising([target], generator=torch.Generator().manual_seed(seed), **options))
-    return replace(
-        alone[0],
-        labels=torch.cat([each.labels for each in alone]),
-        boxes=torch.cat([each.boxes for each in alone]),
-        padding=torch.cat([each.padding for each in alone]),
-        positives=tuple(each.positives[0] for each in alone),
+def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:
+    """Those pictures of a step: of many sizes and numbers of objects, some without labels, or with the teacher's."""
+    samples = []
+    for picture in pictures:
+        rng = np.random.default_rng([2, step, picture])
+        height, width = rng.choice([40, 48, 56, 64, 80], 2).tolist()
+        # In the second draw there is none.
+        objects = 0 if picture in (2, 3) else int(rng.integers(0, 5))
+        target = make_batch(range(picture, picture + 1), step, objects=objects).targets[0]
+        kind: Supervision = "labelled" if picture < 4 else ("unlabelled", "pseudo")[picture % 2]
+        labels = target.labels if kind == "labelled" else torch.zeros_like(target.labels)
+        target = replace(target, image_hw=(height, width), supervision=kind, labels=labels)
+        pixels = torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
+        samples.append(Sample(pixels, target, f"picture-{picture}"))
+    return collate(samples)
+
+
+def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: int = 2) -> dict[str, Any]:
+    """What comes of three steps on this rank's share of eight pictures."""
+    trainer = make_trainer(
+        ranks, global_batch_size=MIXED, accumulate=accumulate, federated=3, pictures_a_draw=pictures_a_draw
     )
+    share = RankShare(MIXED, ranks.rank, ranks.world_size, pictures_a_draw=pictures_a_draw, accumulate=accumulate)
+    losses = [trainer.step(step, 0, mixed_batch(share.counters(0), step)).losses for step in range(3)]
+    detector = trainer.detector_losses.detector
+    return {
+        "losses": losses,
+        "gradients": {name: p.grad for name, p in detector.named_parameters() if p.requires_grad},
+        "weights": detector.state_dict(),
+    }
 
 
-def step_as_rank(folder: Path, accumulate: int) -> None:
-    """Three steps on this rank's pictures; writes what came of them."""
-    from richsem_train import engine
-
-    engine.draw_denoising = whole_denoising
+def take_steps_as_rank(folder: Path, accumulate: int) -> None:
+    """The same as one of several ranks; writes what came of it."""
     with join_ranks("cpu") as ranks:
-        trainer = make_trainer(ranks, accumulate=accumulate)
-        pictures = range(ranks.rank, 4, ranks.world_size)
-        losses = [trainer.step(step, 0, make_batch(pictures, step)).losses for step in range(3)]
-        detector = trainer.detector_losses.detector
-        content = {
-            "losses": losses,
-            "gradients": {name: p.grad for name, p in detector.named_parameters() if p.requires_grad},
-            "weights": detector.state_dict(),
-        }
-        torch.save(content, folder / f"{ranks.rank}.pt")
+        torch.save(take_steps(ranks, accumulate=accumulate), folder / f"{ranks.rank}.pt")

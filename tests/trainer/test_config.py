@@ -44,6 +44,14 @@ def test_the_default_config_is_the_papers():
     assert (config.extra.labels, config.extra.views, config.detection.labels) == ("embedding", "mosaics", "cache")
 
 
+@pytest.mark.parametrize("name", [name for name in builtin_configs() if not name.startswith("demo")])
+def test_published_configs_pad_and_place_queries_as_their_programs_do(name):
+    config = load_config(name)
+    assert config.model.size_divisor == (1 if name == "dino_r50_coco" else 32)
+    assert config.model.query_positions == "padded"
+    assert config.schedule.pictures_a_draw == 2
+
+
 def test_set_changes_values_at_any_depth(base):
     config = load_config(
         "demo",
@@ -107,7 +115,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
         ("model.hidden_dim=100", "model.hidden_dim 100 is no multiple of model.heads"),
         ("model.hidden_dim=40", "no multiple of 32"),
         ("model.feature_levels=1", "fewer than the maps"),
-        ("schedule.accumulate=3", "schedule.accumulate doesn't divide schedule.global_batch_size"),
+        (
+            "schedule.accumulate=3",
+            "schedule.global_batch_size 8 can't be cut into schedule.accumulate 3 parts of whole draws of "
+            "schedule.pictures_a_draw 2; use a multiple of 6",
+        ),
+        ("schedule.pictures_a_draw=3", "whole draws of schedule.pictures_a_draw 3; use a multiple of 3"),
         ("extra=null", "name text.cache or text.folder, or a cache"),
         ("model.semantic_branch=false", "set it to true, or loss.soft_weight to 0"),
         ("model.classifier=linear", "needs model.classifier=text"),

@@ -1,24 +1,19 @@
 """Steps: parts and ranks make the same step as one batch; what isn't finite changes nothing."""
 
 from dataclasses import replace
-from unittest.mock import patch
 
 import pytest
 import torch
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.data.collate import Sample, collate
 from richsem_train.engine import NonFiniteLossError, split_batch
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import make_batch, make_trainer, step_as_rank, whole_denoising
+from tests.trainer.steps import make_batch, make_trainer, mixed_batch, take_steps, take_steps_as_rank
 
 
 def weights(trainer):
     return {name: value.clone() for name, value in trainer.detector_losses.detector.state_dict().items()}
-
-
-def gradients(trainer):
-    named = trainer.detector_losses.detector.named_parameters()
-    return {name: parameter.grad.clone() for name, parameter in named if parameter.requires_grad}
 
 
 def assert_close(ours, theirs):
@@ -30,37 +25,44 @@ def assert_close(ours, theirs):
 
 @pytest.fixture(scope="module")
 def one_rank():
-    """Losses, gradients and weights after three steps of four pictures, denoising noise injected."""
-    trainer = make_trainer()
-    with patch("richsem_train.engine.draw_denoising", whole_denoising):
-        losses = [trainer.step(step, 0, make_batch(range(4), step)).losses for step in range(3)]
-    return losses, gradients(trainer), weights(trainer)
+    """Losses, gradients and weights after three steps of eight pictures."""
+    return take_steps()
 
 
-def test_a_batch_in_two_parts_makes_the_same_steps(one_rank):
-    losses, gradients_, weights_ = one_rank
-    trainer = make_trainer(accumulate=2)
-    with patch("richsem_train.engine.draw_denoising", whole_denoising):
-        found = [trainer.step(step, 0, make_batch(range(4), step)).losses for step in range(3)]
-    for ours, theirs in zip(found, losses, strict=True):
+def test_the_steps_below_learn_of_everything(one_rank):
+    for name in one_rank["losses"][0]:
+        assert sum(losses[name] for losses in one_rank["losses"]) > 0, name
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_makes_the_same_steps(one_rank, accumulate):
+    found = take_steps(accumulate=accumulate)
+    for ours, theirs in zip(found["losses"], one_rank["losses"], strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-    assert_close(gradients(trainer), gradients_)
-    assert_close(weights(trainer), weights_)
+    assert_close(found["gradients"], one_rank["gradients"])
+    assert_close(found["weights"], one_rank["weights"])
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_make_the_same_steps_as_one_at_twice_the_batch(one_rank, tmp_path, accumulate):
-    losses, gradients_, weights_ = one_rank
-    for command in start_ranks(tmp_path, 2, step_as_rank, tmp_path, accumulate):
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (2, 2), (4, 1)])
+def test_ranks_make_the_same_steps_as_one_alone(one_rank, tmp_path, world_size, accumulate):
+    for command in start_ranks(tmp_path, world_size, take_steps_as_rank, tmp_path, accumulate):
         assert command.wait() == 0, command.output
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for step, theirs in enumerate(losses):
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    for step, theirs in enumerate(one_rank["losses"]):
         for name, value in theirs.items():
-            ours = sum(rank["losses"][step][name] for rank in ranks) / 2
+            ours = sum(rank["losses"][step][name] for rank in ranks) / world_size
             assert ours == pytest.approx(value, rel=1e-5), (step, name)
     for rank in ranks:
-        assert_close(rank["gradients"], gradients_)
-        assert_close(rank["weights"], weights_)
+        assert_close(rank["gradients"], one_rank["gradients"])
+        assert_close(rank["weights"], one_rank["weights"])
+
+
+@pytest.mark.parametrize("pictures_a_draw", [1, 4])
+def test_draws_of_another_size_make_other_steps(one_rank, pictures_a_draw):
+    """The tests above can fail."""
+    found = take_steps(pictures_a_draw=pictures_a_draw)["losses"][0]
+    for name in ("loss_class", "loss_class_dn", "loss_bbox_dn", "loss_giou_dn"):
+        assert found[name] != pytest.approx(one_rank["losses"][0][name], rel=1e-3), name
 
 
 def test_a_step_depends_on_seed_and_step_alone():
@@ -123,12 +125,27 @@ def test_a_gradient_that_is_not_finite_changes_no_weight():
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
 
 
-@pytest.mark.parametrize(
-    ("pictures", "parts", "sizes"), [(4, 1, [4]), (4, 2, [2, 2]), (5, 3, [2, 1, 2]), (2, 4, [1, 1])]
-)
-def test_parts_of_a_batch_are_about_equal_and_lose_nothing(pictures, parts, sizes):
-    batch = make_batch(range(pictures))
-    found = split_batch(batch, parts)
-    assert sorted(len(part.targets) for part in found) == sorted(sizes)
-    assert [name for part in found for name in part.names] == list(batch.names)
-    assert torch.equal(torch.cat([part.pixels for part in found]), batch.pixels)
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_a_batch_are_whole_draws_and_lose_nothing(parts):
+    batch = mixed_batch(range(8))
+    found = split_batch(batch, parts, pictures_a_draw=2, size_divisor=1)
+    assert sorted(draw for part in found for draw in part.draws) == list(range(4))
+    for part in found:
+        assert len({draw // (4 // parts) for draw in part.draws}) == 1
+        assert part.batch.names == tuple(f"picture-{2 * draw + place}" for draw in part.draws for place in (0, 1))
+        for name, pixels, mask in zip(part.batch.names, part.batch.pixels, part.batch.padding_mask, strict=True):
+            whole = int(name.removeprefix("picture-"))
+            height, width = batch.targets[whole].image_hw
+            assert (~mask).sum() == height * width
+            assert torch.equal(pixels[:, :height, :width], batch.pixels[whole, :, :height, :width])
+
+
+@pytest.mark.parametrize(("size_divisor", "sizes"), [(1, [(40, 64), (64, 56), (64, 64)]), (32, [(64, 64)])])
+def test_draws_go_together_where_they_are_padded_alike(size_divisor, sizes):
+    samples = [
+        Sample(torch.zeros(3, *hw, dtype=torch.uint8), replace(make_batch(range(1)).targets[0], image_hw=hw), str(hw))
+        for hw in [(40, 64), (40, 40), (64, 64), (8, 8), (40, 56), (64, 48), (64, 8), (8, 64)]
+    ]
+    found = split_batch(collate(samples), 1, pictures_a_draw=2, size_divisor=size_divisor)
+    assert sorted(tuple(part.batch.pixels.shape[2:]) for part in found) == sizes
+    assert [part.draws for part in found if len(part.draws) > 1] == [(1, 3) if size_divisor == 1 else (0, 1, 2, 3)]

@@ -13,7 +13,7 @@ from richsem_train import config as train_config
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.data.transforms import Augmentation
 from richsem_train.detections import Detections
-from richsem_train.evaluation import load_ground_truth, load_truth, score
+from richsem_train.evaluation import load_ground_truth, score, truth_of
 from tests.trainer.tiny import losses_of, make_world, write_split
 
 AS_IT_IS = Augmentation(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
@@ -79,13 +79,13 @@ def noisy_detections(data, rng, *, scale=None):
     return Detections(data.image_ids[owners], classes, boxes.astype(np.float32), rng.random(len(owners)))
 
 
-def test_fractions_score_as_pixels_do(openimages):
+def test_fractions_score_as_pixels_do(openimages, tmp_path):
     relative = read_annotations(
-        openimages / "train-annotations-bbox.csv", openimages / "train", file_format="openimages"
+        openimages / "train-annotations-bbox.csv", openimages / "train", file_format="openimages", is_scored=True
     )
-    truth = load_truth(openimages / "train-annotations-bbox.csv", relative, "openimages")
+    truth = truth_of(relative, "openimages")
     found = noisy_detections(relative, np.random.default_rng(0))
-    metrics = score(truth, found, metric=truth.metric)
+    metrics = score(truth, found)
     assert list(metrics) == ["AP", "AP50"]
     sizes = {name: Image.open(openimages / "train" / name).size for name in relative.files}
     scale = np.array([sizes[relative.files[i]] * 2 for i in range(len(relative))], np.float64)
@@ -102,19 +102,19 @@ def test_fractions_score_as_pixels_do(openimages):
         "categories": [{"id": each.id, "name": each.name} for each in relative.categories],
     }  # fmt: skip
     same = Detections(found.image_ids, found.category_ids, found.boxes_xywh_px * scale[rows], found.scores)
-    expected = score(load_ground_truth(in_pixels, metric="coco"), same, metric="coco")
+    path = tmp_path / "in_pixels.json"
+    path.write_text(json.dumps(in_pixels))
+    expected = score(load_ground_truth(path, metric="coco"), same)
     assert 0.05 < metrics["AP"] < metrics["AP50"] < 1
     assert metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
     assert metrics["AP50"] == pytest.approx(expected["AP50"], abs=1e-6)
 
 
 def test_objects365_is_scored_as_coco_is(world):
-    data = read_annotations(world.data / "val.json", world.data / "val", file_format="objects365")
+    data = read_annotations(world.data / "val.json", world.data / "val", file_format="objects365", is_scored=True)
     found = noisy_detections(data, np.random.default_rng(1))
-    truth = load_truth(world.data / "val.json", data, "objects365")
-    assert score(truth, found, metric=truth.metric) == pytest.approx(
-        score(load_ground_truth(world.data / "val.json", metric="coco"), found, metric="coco")
-    )
+    truth = truth_of(data, "objects365")
+    assert score(truth, found) == pytest.approx(score(load_ground_truth(world.data / "val.json", metric="coco"), found))
 
 
 def changes(data, file_format, annotations):

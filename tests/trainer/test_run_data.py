@@ -160,3 +160,75 @@ def test_labels_may_lie_apart_from_the_pictures(world, tmp_path):
     others = make_cache(tmp_path / "other", pictures=8)
     with pytest.raises(ManifestMismatchError, match=r"listed is 24"):
         open_data(world.config(extra__cache=str(others.layout.out), extra__labels_from=str(apart)))
+
+
+def numbered_otherwise(world, folder, ids):
+    """The world with other category ids, the same in both splits."""
+    shutil.copytree(world.data, folder)
+    for split in ("train", "val"):
+        path = folder / f"{split}.json"
+        content = json.loads(path.read_text())
+        for category in content["categories"]:
+            category["id"] = ids[category["id"] - 1]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[annotation["category_id"] - 1]
+        for image in content["images"]:
+            image["neg_category_ids"] = [ids[each - 1] for each in image["neg_category_ids"]]
+        path.write_text(json.dumps(content))
+    return str(folder)
+
+
+LINEAR = {
+    "extra": None,
+    "model__classifier": "linear",
+    "model__encoder_classifier": "linear",
+    "model__semantic_branch": False,
+    "loss__federated": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("ids", "rows"),
+    [
+        ((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 6)),
+        ((2, 3, 13, 44, 90, 1203), (2, 3, 13, 44, 90, 1203)),
+        ((0, 1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6)),
+        ((1, 2, 3, 4, 5, 900_000), (1, 2, 3, 4, 5, 6)),
+        ((900_000, 12, 3, 4, 5, 0), (6, 5, 2, 3, 4, 1)),
+    ],
+)
+def test_a_vocabulary_without_text_has_rows_of_ids_unless_they_begin_at_0_or_have_large_gaps(
+    world, tmp_path, ids, rows
+):
+    data = open_data(world.config(data=numbered_otherwise(world, tmp_path / "data", ids), **LINEAR))
+    plain = open_data(world.config(**LINEAR))
+    vocabulary = data.vocabulary
+    assert [vocabulary.class_names[row] for row in rows] == list(plain.vocabulary.class_names[1:])
+    assert vocabulary.class_names[0] == ""
+    assert vocabulary.category_ids[list(rows)].tolist() == list(ids)
+    assert data.val.category_ids[list(rows)].tolist() == list(ids)
+    assert data.train.category_ids.tolist() == [rows[each - 1] for each in plain.train.category_ids]
+    assert len(vocabulary.class_names) == max(rows) + 1
+    assert (vocabulary.rows_note is None) == (ids == rows)
+    if ids != rows:
+        expected = f"category ids {min(ids):,} to {max(ids):,} are rows 1 to 6"
+        assert vocabulary.rows_note.startswith(expected)
+    assert [data.image_counts[row].item() for row in rows] == plain.image_counts[1:].tolist()
+
+
+def test_category_id_0_is_joined_to_the_text_by_its_name(world, tmp_path):
+    data = open_data(world.config(data=numbered_otherwise(world, tmp_path / "data", (0, 1, 2, 3, 4, 5))))
+    assert data.vocabulary.class_names == ("none", *CLASSES)
+    assert data.vocabulary.category_ids.tolist() == [-1, 0, 1, 2, 3, 4, 5]
+    assert set(data.train.category_ids.tolist()) <= set(range(1, 7))
+    assert data.vocabulary.rows_note is None
+
+
+def test_names_that_do_not_tell_categories_apart_are_refused_with_the_remedy(world, tmp_path):
+    folder = numbered_otherwise(world, tmp_path / "data", (0, 1, 2, 3, 4, 5))
+    path = tmp_path / "data" / "train.json"
+    content = json.loads(path.read_text())
+    content["categories"][3]["name"] = content["categories"][2]["name"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(RichSemError, match=r"has several rows.*Give each category a name of its own"):
+        open_data(world.config(data=folder, **LINEAR))

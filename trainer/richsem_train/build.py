@@ -66,6 +66,8 @@ def build_detector(
         semantic_branch=semantic_branch,
         label_embedding=config.label_embedding,
         deformable_backend=choose_backend(config.deformable_attention, device),
+        size_divisor=config.size_divisor,
+        padded_query_positions=config.query_positions == "padded",
     )
     detector.backbone.to(memory_format=torch.channels_last)
     return detector.to(device)

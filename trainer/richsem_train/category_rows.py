@@ -11,7 +11,27 @@ from richsem_schemas.errors import SourceError
 
 NO_CATEGORY = -1
 _SHOWN = 5
+_SPARSE_ROWS = 2_048
+"""A classifier may have so many rows for the sake of row = id: published ones of COCO and LVIS have."""
+
 _ADVICE = "Names are equal, letter by letter: use a cache or text (text.folder) made for these categories"
+
+
+def own_rows(data: DetectionData) -> NDArray[np.int64]:
+    """The row of each category in a vocabulary that a dataset makes by itself, where no text bank gives one.
+
+    Row = `category_id`, as in published classifiers, or where ids begin at 0 or have large gaps the place in the order
+    of ids, from 1: row 0 is "none", and a row costs weights whether a category has it or not.
+
+    Args:
+        data: K categories.
+
+    Returns:
+        int64 [K].
+    """
+    ids = np.array([each.id for each in data.categories], np.int64)
+    fit = ids[0] > 0 and ids[-1] <= max(_SPARSE_ROWS, 2 * len(ids))
+    return ids if fit else np.arange(1, len(ids) + 1)
 
 
 def rows_of_categories(data: DetectionData, class_names: Sequence[str]) -> NDArray[np.int64]:
@@ -30,7 +50,7 @@ def rows_of_categories(data: DetectionData, class_names: Sequence[str]) -> NDArr
     Raises:
         SourceError: some category has no row, or one of several of its name; the first few are named.
     """
-    if all(each.id < len(class_names) and class_names[each.id] == each.name for each in data.categories):
+    if all(0 < each.id < len(class_names) and class_names[each.id] == each.name for each in data.categories):
         return np.array([each.id for each in data.categories], np.int64)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(class_names):
@@ -50,9 +70,11 @@ def _require_one_row(data: DetectionData, rows: Mapping[str, list[int]], classes
         if len(rows.get(each.name, ())) != 1
     ]
     if wrong:
+        is_lost = any(each.name not in rows for each in data.categories)
         raise SourceError(
             f"{len(wrong):,} of {len(data.categories):,} categories don't fit the vocabulary of {classes:,} rows: "
-            f"{'; '.join(wrong[:_SHOWN])}{'; ...' if len(wrong) > _SHOWN else ''}. {_ADVICE}"
+            f"{'; '.join(wrong[:_SHOWN])}{'; ...' if len(wrong) > _SHOWN else ''}. "
+            f"{_ADVICE if is_lost else 'Give each category a name of its own'}"
         )
 
 

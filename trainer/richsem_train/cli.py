@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -123,6 +123,10 @@ def evaluate(
     config: _Config = None,
     changes: _Changes = None,
     out: Annotated[Path | None, typer.Option(help="Keep the detections in this folder.")] = None,
+    scorer: Annotated[
+        Literal["hotcoco", "lvis"],
+        typer.Option(help="lvis is LVIS's official evaluator: the same figures, for much time and memory."),
+    ] = "hotcoco",
     device: _Device = None,
 ) -> None:
     """Score a checkpoint on the val split of its config.
@@ -130,6 +134,7 @@ def evaluate(
     [bold]Examples[/bold]
 
       richsem-train eval runs/demo/checkpoints/best.pt
+      richsem-train eval runs/r50/checkpoints/best.pt --scorer lvis
       richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
     """
     from richsem_train import commands
@@ -137,7 +142,13 @@ def evaluate(
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         table = commands.evaluate(
-            checkpoint, config=config, changes=changes or [], out=out, device=device, reporter=reporter
+            checkpoint,
+            config=config,
+            changes=changes or [],
+            out=out,
+            scorer=scorer,
+            device=device,
+            reporter=reporter,
         )
     if table is not None:
         Console().print(table)

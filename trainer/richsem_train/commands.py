@@ -18,15 +18,16 @@ from richsem_train.config import load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
-from richsem_train.evaluation import load_truth
+from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
+from richsem_train.official_lvis import official_cost, require_official
 from richsem_train.predict import Predicted
 from richsem_train.predict import predict as predict_pictures
-from richsem_train.results import results_table
+from richsem_train.results import AP_UNDEFINED, is_defined, results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
-from richsem_train.scoring import detect_split, score_split
+from richsem_train.scoring import Scorer, detect_split, score_split
 
 _OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
 """Weights that only denoising uses."""
@@ -40,6 +41,7 @@ def evaluate(
     out: Path | None,
     device: str | None,
     reporter: Reporter,
+    scorer: Scorer = "hotcoco",
 ) -> RenderableType | None:
     """Score a checkpoint on the val split of its config.
 
@@ -50,6 +52,7 @@ def evaluate(
         out: folder for the detections; None keeps none.
         device: as `--device`.
         reporter: watches.
+        scorer: what computes the figures.
 
     Returns:
         A table; None on all ranks but the first.
@@ -61,8 +64,14 @@ def evaluate(
         settings = info.config
         data = data_folder(settings)
         detection = settings.detection
-        val = scored_split(read_split(detection, detection.val, data, class_names=info.class_names), info.class_names)
-        truth = load_truth(data / detection.val.annotations, val.data, detection.format)
+        val = scored_split(
+            read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
+        )
+        truth = truth_of(val.data, detection.format)
+        if scorer == "lvis":
+            require_official(truth)
+            cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
+            reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
                 detector,
@@ -75,7 +84,11 @@ def evaluate(
             )
             if not ranks.is_first:
                 return None
-            metrics = score_split(truth, val.data, folder, ranks=ranks, detections=settings.evaluation.detections)
+            metrics = score_split(
+                truth, val.data, folder, ranks=ranks, detections=settings.evaluation.detections, scorer=scorer
+            )
+        if not is_defined(metrics["AP"]):
+            reporter.say(AP_UNDEFINED)
         return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
 
 

@@ -73,7 +73,8 @@ class DenoisingConfig(_Section):
     """Contrastive denoising: noised copies of the truth as extra queries.
 
     Attributes:
-        queries: how many in all; divided by the most boxes in a picture it gives the number of groups. 0 is none.
+        queries: how many in all; divided by the most boxes in a picture of the draw it gives the number of groups. 0 is
+            none.
         label_noise: share of labels that are changed, halved as in DINO.
         box_noise: how far corners move, in half sides.
     """
@@ -91,6 +92,8 @@ class ModelConfig(_Section):
         encoder_classifier: of the encoder's proposals; the reference's baseline has `linear` and `text`.
         label_embedding: contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO.
         semantic_branch: the head that learns soft labels and is dropped at inference.
+        size_divisor: batches are padded to multiples of it, at the right and the bottom, whenever the detector is used.
+        query_positions: of the decoder's queries, relative to the `padded` batch or to the `picture`.
         deformable_attention: `torch`, `torch-checkpoint`, `triton`, or `auto`.
     """
 
@@ -108,6 +111,8 @@ class ModelConfig(_Section):
     encoder_classifier: Literal["text", "linear"] = "text"
     label_embedding: Literal["classifier", "embedding"] = "classifier"
     semantic_branch: bool = True
+    size_divisor: PositiveInt = 32
+    query_positions: Literal["padded", "picture"] = "padded"
     denoising: DenoisingConfig = DenoisingConfig()
     deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
 
@@ -134,7 +139,7 @@ class LossConfig(_Section):
             away.
         temperature: divides the teacher's logits, not the student's; above 1 is softer than CLIP. Stored `topk` labels
             have theirs built in, which must be this one.
-        federated: categories that a step's class loss sees; null is all of them.
+        federated: categories that the class loss sees in the pictures of a draw; null is all of them.
         pseudo_threshold: probability from which on a class is a pseudo label.
     """
 
@@ -276,6 +281,9 @@ class ScheduleConfig(_Section):
         epochs: over the detection data; extra batches come on top, one for each.
         global_batch_size: pictures a step, over all ranks.
         accumulate: parts that a rank's share of the batch is cut into, for less memory.
+        pictures_a_draw: consecutive pictures of the global batch that share their federated classes, their denoising
+            groups and their padding, on however many ranks and in however many parts; what a rank of the reference
+            holds.
         lr_drops: epochs after which the learning rate falls to a tenth.
         warmup_steps: over which the learning rate rises linearly from 0.
         clip_norm: of the gradient; null doesn't clip.
@@ -286,6 +294,7 @@ class ScheduleConfig(_Section):
     epochs: PositiveInt = 24
     global_batch_size: PositiveInt = 16
     accumulate: PositiveInt = 1
+    pictures_a_draw: PositiveInt = 2
     lr: PositiveFloat = 1e-4
     backbone_lr: NonNegativeFloat = 1e-5
     weight_decay: NonNegativeFloat = 1e-4
@@ -389,8 +398,13 @@ class TrainConfig(_Section):
             raise ValueError(f"model.hidden_dim {self.model.hidden_dim} is no multiple of 32, the neck's groups")
         if self.model.feature_levels < len(self.model.backbone.out_strides):
             raise ValueError("model.feature_levels is fewer than the maps in model.backbone.out_strides")
-        if self.schedule.global_batch_size % self.schedule.accumulate:
-            raise ValueError("schedule.accumulate doesn't divide schedule.global_batch_size")
+        schedule = self.schedule
+        if schedule.global_batch_size % (schedule.accumulate * schedule.pictures_a_draw):
+            raise ValueError(
+                f"schedule.global_batch_size {schedule.global_batch_size} can't be cut into schedule.accumulate "
+                f"{schedule.accumulate} parts of whole draws of schedule.pictures_a_draw {schedule.pictures_a_draw}; "
+                f"use a multiple of {schedule.accumulate * schedule.pictures_a_draw}, or change one of the two"
+            )
         return self
 
 

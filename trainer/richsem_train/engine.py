@@ -2,10 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,11 @@ class DetectorLosses(nn.Module):
         self._precision = precision
 
     def forward(
-        self, batch: Batch, denoising: DenoisingQueries | None, num_boxes: float, generator: torch.Generator
+        self,
+        batch: Batch,
+        denoising: DenoisingQueries | None,
+        num_boxes: float,
+        generators: Sequence[torch.Generator],
     ) -> dict[str, Tensor]:
         """The unweighted losses of a batch.
 
@@ -48,7 +52,7 @@ class DetectorLosses(nn.Module):
             batch: on the detector's device.
             denoising: noised queries; None without objects or without denoising.
             num_boxes: what sums over boxes are divided by: all boxes of the step over the number of ranks.
-            generator: of the federated draws.
+            generators: of the federated classes, one a draw.
         """
         images = self.normalise(batch)
         with autocast(images.device, self._precision):
@@ -58,7 +62,7 @@ class DetectorLosses(nn.Module):
             batch.targets,
             denoising,
             num_boxes=num_boxes,
-            generator=generator,
+            generators=generators,
             semantic_logits=self.detector.semantic_logits,
         )
 
@@ -105,7 +109,21 @@ class StepResult:
 
 
 class Trainer:
-    """Takes steps. All randomness of a step is a function of (seed, step, rank)."""
+    """Takes steps.
+
+    What is drawn for pictures is a function of (seed, step, place of their draw in the global batch), so a step is the
+    same on any number of ranks and in any number of parts, up to rounding. Only dropout and drop path are a rank's own.
+
+    Args:
+        detector_losses: what is trained.
+        optimiser: of its detector.
+        averaged: keeps averaged weights; None without.
+        schedule: how steps are taken.
+        denoising: how queries are spoilt.
+        pseudo_threshold: probability from which on the teacher's classes are labels.
+        ranks: that share each batch.
+        seed: of the run.
+    """
 
     def __init__(
         self,
@@ -143,18 +161,24 @@ class Trainer:
             lr_drops=self._schedule.lr_drops,
             warmup_steps=self._schedule.warmup_steps,
         )
-        generator = self._step_generator(step)
+        # Dropout and drop path know nothing but the global generators.
+        torch.manual_seed(self._random_seed(step, 2**32 + self._ranks.rank))
         ready = self._with_labels(batch.to(self._ranks.device))
         num_boxes = self._num_boxes(ready)
         self.detector_losses.train()
         self.optimiser.zero_grad(set_to_none=True)
         summed: dict[str, float] = {}
-        parts = split_batch(ready, self._schedule.accumulate)
+        parts = split_batch(
+            ready,
+            self._schedule.accumulate,
+            pictures_a_draw=self._schedule.pictures_a_draw,
+            size_divisor=self.detector_losses.detector.size_divisor,
+        )
         for number, part in enumerate(parts, start=1):
             with self._unsynchronised() if number < len(parts) else nullcontext():
-                names, losses = self._weighted_losses(part, num_boxes, generator, step)
+                names, losses = self._weighted_losses(part, num_boxes, step)
                 values = losses.tolist()
-                _require_finite(dict(zip(names, values, strict=True)), step, part)
+                _require_finite(dict(zip(names, values, strict=True)), step, part.batch)
                 losses.sum().backward()
             for name, value in zip(names, values, strict=True):
                 summed[name] = summed.get(name, 0.0) + value
@@ -166,12 +190,8 @@ class Trainer:
             average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema, step=step)
         return StepResult(sum(summed.values()), summed, grad_norm, lr)
 
-    def _step_generator(self, step: int) -> torch.Generator:
-        sequence = np.random.SeedSequence([self._seed, step, self._ranks.rank])
-        drawn, dropped = sequence.generate_state(2, np.uint64).tolist()
-        # Dropout and drop path know nothing but the global generators.
-        torch.manual_seed(dropped >> 1)
-        return torch.Generator().manual_seed(drawn >> 1)
+    def _random_seed(self, step: int, key: int) -> int:
+        return int(np.random.SeedSequence([self._seed, step, key]).generate_state(1, np.uint64)[0]) >> 1
 
     def _with_labels(self, batch: Batch) -> Batch:
         """Pseudo labels in place of what the teacher is sure of."""
@@ -185,25 +205,27 @@ class Trainer:
         )
 
     def _num_boxes(self, batch: Batch) -> float:
+        """Boxes of the step over the ranks, since gradients are averaged over them; the least is one a draw."""
         count = float(sum(len(target.labels) for target in batch.targets))
-        return max(self._ranks.sum_of(count) / self._ranks.world_size, 1.0)
+        draws = len(batch.targets) // self._schedule.pictures_a_draw
+        return max(self._ranks.sum_of(count) / self._ranks.world_size, draws)
 
-    def _weighted_losses(
-        self, part: Batch, num_boxes: float, generator: torch.Generator, step: int
-    ) -> tuple[list[str], Tensor]:
+    def _weighted_losses(self, part: "StepPart", num_boxes: float, step: int) -> tuple[list[str], Tensor]:
         """Names of the losses, and the losses, one tensor so that the host waits for the device once."""
+        places = [draw * self._ranks.world_size + self._ranks.rank for draw in part.draws]
+        generators = [torch.Generator().manual_seed(self._random_seed(step, place)) for place in places]
         denoising = draw_denoising(
-            part.targets,
+            part.batch.targets,
             dn_queries=self._denoising.queries,
             label_noise=self._denoising.label_noise,
             box_noise=self._denoising.box_noise,
             num_classes=self.detector_losses.detector.num_classes,
-            generator=generator,
+            generators=generators,
         )
         try:
-            losses = self._parallel(part, denoising, num_boxes, generator)
+            losses = self._parallel(part.batch, denoising, num_boxes, generators)
         except NonFiniteError as error:
-            raise _non_finite(step, part, str(error)) from None
+            raise _non_finite(step, part.batch, str(error)) from None
         weights = self.detector_losses.criterion.weights
         return list(losses), torch.stack([loss * weights[name] for name, loss in losses.items()])
 
@@ -223,22 +245,58 @@ def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataP
         return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
 
 
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Cut a batch into parts of consecutive pictures, as equal as can be."""
-    if parts == 1:
-        return [batch]
-    bounds = np.linspace(0, len(batch.targets), parts + 1).round().astype(int).tolist()
+class StepPart(NamedTuple):
+    """What goes through the detector at once: some draws of a step, padded as each of them would be alone.
+
+    Attributes:
+        batch: their pictures.
+        draws: their numbers in this rank's share.
+    """
+
+    batch: Batch
+    draws: tuple[int, ...]
+
+
+def split_batch(batch: Batch, parts: int, *, pictures_a_draw: int, size_divisor: int) -> list[StepPart]:
+    """Cut a batch into parts of as many draws each, and these by the size that a draw is padded to.
+
+    Norms, positions and the rims of pictures feel the padding. It is that of a draw, so that a draw teaches the same
+    whatever it stands beside.
+
+    Args:
+        batch: whole draws.
+        parts: a divisor of their number.
+        pictures_a_draw: consecutive pictures.
+        size_divisor: of the detector.
+    """
+    draws, rest = divmod(len(batch.targets), pictures_a_draw)
+    assert not rest, "draws are whole"
+    assert not draws % parts, "parts are equal"
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for draw in range(draws):
+        first = draw * pictures_a_draw
+        sizes_hw = [target.image_hw for target in batch.targets[first : first + pictures_a_draw]]
+        height, width = (-(-max(sides) // size_divisor) * size_divisor for sides in zip(*sizes_hw, strict=True))
+        alike.setdefault((draw // (draws // parts), height, width), []).append(draw)
     return [
-        replace(
-            batch,
-            pixels=batch.pixels[start:stop],
-            padding_mask=batch.padding_mask[start:stop],
-            targets=batch.targets[start:stop],
-            names=batch.names[start:stop],
+        StepPart(
+            _cut(batch, [draw * pictures_a_draw + place for draw in each for place in range(pictures_a_draw)], hw),
+            tuple(each),
         )
-        for start, stop in pairwise(bounds)
-        if start < stop
+        for (_, *hw), each in alike.items()
     ]
+
+
+def _cut(batch: Batch, pictures: Sequence[int], hw: Sequence[int]) -> Batch:
+    """Some pictures of a batch, without the padding beyond a size."""
+    height, width = hw
+    # One by one: an index would go to the device first, and the host wait for it.
+    return Batch(
+        pixels=torch.stack([batch.pixels[picture, :, :height, :width] for picture in pictures]),
+        padding_mask=torch.stack([batch.padding_mask[picture, :height, :width] for picture in pictures]),
+        targets=tuple(batch.targets[picture] for picture in pictures),
+        names=tuple(batch.names[picture] for picture in pictures),
+    )
 
 
 def _require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:

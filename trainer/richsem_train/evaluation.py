@@ -1,7 +1,5 @@
 """Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +8,7 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations import AnnotationFormat, DetectionData
+from richsem_schemas.annotations import AnnotationFormat, DetectionData, ScoredAnnotations, read_scored_annotations
 from richsem_schemas.errors import RichSemError
 from richsem_train.detections import Detections
 
@@ -30,113 +28,136 @@ NOT_DEFINED = -1.0
 
 _AREAS = ("all", "small", "medium", "large")
 _FREQUENCIES = ("r", "c", "f")
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+"""By LVIS's protocol; the others have the first of them."""
+
 _IOU_50, _IOU_75 = 0, 5
 """Positions in 0.50:0.05:0.95."""
 
-_SMALLEST_AREA = sys.float_info.min
-"""`lvis` drops boxes without an area. Not the smallest denormal number: while a run trains, those count as zero."""
+_BEYOND_ALL_AREAS = 2e10
+"""An annotation of such an area counts in no range of areas, which is what `lvis` does with those to be ignored."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Annotations, loaded once for many evaluations.
+    """Annotations, made ready once for many evaluations.
+
+    Pictures, categories, and boxes have numbers of our own here, from 1: a file's ids may repeat, be missing, be
+    negative, or be more than a float64 tells apart, and an annotation of id 0 is lost in `lvis` and `pycocotools`.
+    Pictures are numbered by ascending id, since detections of equal scores are ranked in that order.
 
     Attributes:
+        annotations: as they were read.
+        metric: the protocol they were made ready for.
+        image_ids: int64 [N], ascending; number n is `image_ids[n - 1]`.
+        category_ids: int64 [K], ascending; likewise.
         coco: what is compared with.
-        metric: the protocol they were prepared for.
-        image_ids: int64 [I], ascending.
-        category_ids: int64 [K], ascending.
-        frequencies: of the categories, "r", "c", "f", or "" where the file says none.
-        source: the file, for messages.
     """
 
-    coco: hotcoco.COCO
+    annotations: ScoredAnnotations
     metric: Metric
     image_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
-    frequencies: tuple[str, ...]
-    source: str
+    coco: hotcoco.COCO
+
+    @property
+    def frequencies(self) -> tuple[str, ...]:
+        """Of the categories: "r", "c", "f", or "" where the file says none."""
+        return tuple(category.frequency or "" for category in self.annotations.categories)
 
 
-def load_ground_truth(annotations: Path | str | Mapping[str, Any], *, metric: Metric = "lvis") -> GroundTruth:
+def load_ground_truth(path: Path, *, metric: Literal["lvis", "coco"] = "lvis") -> GroundTruth:
     """Read annotations for scoring.
 
     Args:
-        annotations: a JSON file in the LVIS or COCO format, or its content.
+        path: a JSON file in the LVIS or COCO format.
         metric: the protocol to score by.
 
     Raises:
-        RichSemError: the file is missing or is no such file; for "lvis", a category has no frequency.
+        SourceError: the file is missing, is no such file, or has not what the metric needs.
     """
-    source = str(annotations) if isinstance(annotations, Path | str) else "the annotations"
-    try:
-        coco = hotcoco.COCO(source if isinstance(annotations, Path | str) else dict(annotations))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RichSemError(f"{source}: can't be read as {metric} annotations ({error})") from None
-    if not coco.get_img_ids() or not coco.get_cat_ids():
-        raise RichSemError(f"{source}: has no images or no categories; name a file of {metric} annotations")
-    if metric == "lvis":
-        coco = _without_empty_boxes(coco)
-    categories = dict(sorted(coco.cats.items()))
-    frequencies = tuple(category.get("frequency") or "" for category in categories.values())
-    if metric == "lvis":
-        _check_frequencies(categories, frequencies, source)
-    return GroundTruth(
-        coco=coco,
-        metric=metric,
-        image_ids=np.array(sorted(coco.get_img_ids()), np.int64),
-        category_ids=np.array(list(categories), np.int64),
-        frequencies=frequencies,
-        source=source,
-    )
+    return _ground_truth(read_scored_annotations(path, file_format=metric), metric)
 
 
-def load_truth(path: Path, data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
+def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
     """The annotations of a split for scoring, by the protocol of their format.
 
     Args:
-        path: the file.
-        data: what was read of it; used where the file is none that the protocol's own programs read. Crowd regions
-            and boxes without area are left out there.
+        data: read with `is_scored`.
         file_format: whose file it is.
     """
-    if file_format in ("lvis", "coco"):
-        return load_ground_truth(path, metric=_METRICS[file_format])
-    return replace(load_ground_truth(_as_coco(data), metric=_METRICS[file_format]), source=str(path))
+    assert data.scored is not None, "read to be scored"
+    return _ground_truth(data.scored, _METRICS[file_format])
 
 
-def _as_coco(data: DetectionData) -> dict[str, Any]:
-    owners = np.repeat(data.image_ids, np.diff(data.offsets)).tolist()
-    boxes_xywh = data.boxes_xywh_px.astype(np.float64)
-    areas = boxes_xywh[:, 2:].prod(axis=1).tolist()
-    columns = zip(owners, data.category_ids.tolist(), boxes_xywh.tolist(), areas, strict=True)
-    return {
-        "images": [
-            {"id": image_id, "height": height, "width": width}
-            for image_id, (height, width) in zip(data.image_ids.tolist(), data.hws_px.tolist(), strict=True)
-        ],
-        "annotations": [
-            {"id": number, "image_id": image_id, "category_id": row, "bbox": box, "area": area, "iscrowd": 0}
-            for number, (image_id, row, box, area) in enumerate(columns, 1)
-        ],
-        "categories": [{"id": each.id, "name": each.name} for each in data.categories],
-    }
+def _ground_truth(annotations: ScoredAnnotations, metric: Metric) -> GroundTruth:
+    image_ids = np.sort(annotations.image_ids)
+    category_ids = np.array([category.id for category in annotations.categories], np.int64)
+    boxes, areas = annotations.boxes, annotations.areas
+    counting = np.ones(len(boxes), np.bool_)
+    is_crowd = boxes.is_crowd
+    if metric == "lvis":
+        # `lvis` leaves out boxes without an area, and doesn't look for crowds.
+        counting = (areas > 0) & (areas < np.inf)
+        areas = np.where(annotations.are_ignored, _BEYOND_ALL_AREAS, areas)
+        is_crowd = np.zeros_like(is_crowd)
+    owners = np.searchsorted(image_ids, annotations.image_ids)[boxes.image_index] + 1
+    coco = hotcoco.COCO.from_arrays(
+        image_records(annotations, image_ids, category_ids),
+        category_records(annotations),
+        owners[counting],
+        (np.searchsorted(category_ids, boxes.category_ids) + 1)[counting],
+        boxes.boxes_xywh[counting].astype(np.float64),
+        ids=np.arange(1, int(counting.sum()) + 1),
+        area=areas[counting],
+        iscrowd=is_crowd[counting],
+    )
+    return GroundTruth(annotations, metric, image_ids, category_ids, coco)
 
 
-def score(
-    annotations: GroundTruth | Path | str | Mapping[str, Any],
-    detections: Detections,
-    *,
-    metric: Metric = "lvis",
-    max_detections: int = 300,
-) -> dict[str, float]:
+def image_records(
+    annotations: ScoredAnnotations, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Pictures as LVIS and COCO write them, by our numbers.
+
+    Args:
+        annotations: of N pictures.
+        image_ids: int64 [N], ascending.
+        category_ids: int64 [K], ascending.
+    """
+    order = np.argsort(annotations.image_ids, kind="stable")
+    assert np.array_equal(annotations.image_ids[order], image_ids)
+    records = [
+        {"id": number, "height": height, "width": width}
+        for number, (height, width) in enumerate(annotations.hws_px[order].tolist(), 1)
+    ]
+    number_of = {category_id: number for number, category_id in enumerate(category_ids.tolist(), 1)}
+    for key, lists in (
+        ("neg_category_ids", annotations.negative_ids),
+        ("not_exhaustive_category_ids", annotations.not_exhaustive_ids),
+    ):
+        if lists is not None:
+            for record, index in zip(records, order.tolist(), strict=True):
+                record[key] = [number_of[each] for each in lists[index].tolist() if each in number_of]
+    return records
+
+
+def category_records(annotations: ScoredAnnotations) -> list[dict[str, Any]]:
+    """Categories as LVIS writes them, by our numbers."""
+    return [
+        {"id": number, "name": category.name, "frequency": category.frequency or ""}
+        for number, category in enumerate(annotations.categories, 1)
+    ]
+
+
+def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:
     """Average precision over IoU 0.50:0.05:0.95 of all pictures of the annotations.
 
     Args:
-        annotations: what is compared with; a `GroundTruth` spares reading it again.
+        truth: what is compared with.
         detections: of any of its pictures, in any order; of equal scores in a picture the earlier counts as better.
             Categories that the annotations don't have use up places of a picture and count no further.
-        metric: the protocol; of a `GroundTruth`, the one it was loaded for.
         max_detections: the best of a picture that count. The COCO protocol has no such limit but its own of 100 a
             picture and category, which applies as well.
 
@@ -145,19 +166,35 @@ def score(
         nothing to average.
 
     Raises:
-        RichSemError: see `load_ground_truth`; detections of unknown pictures, or numbers that are not finite.
+        RichSemError: detections of unknown pictures, or numbers that are not finite.
 
     Source:
-        Equal to `lvis` 0.5.3 and `pycocotools` 2.0 (computed by `hotcoco`). Differs: an annotation of id 0 can be
-        found; both lose it, since they mark a box nobody found by 0. Without any detection `lvis` fails; here all are
-        0.
+        Equal to `lvis` 0.5.3 and `pycocotools` 2.0 (computed by `hotcoco`). Differs: annotations given twice under one
+        id count once, and boxes that aren't finite not at all, as the reader of annotations says. Without any detection
+        `lvis` fails; here all are 0.
     """
-    truth = annotations if isinstance(annotations, GroundTruth) else load_ground_truth(annotations, metric=metric)
-    if truth.metric != metric:
-        raise RichSemError(f"{truth.source} was loaded for {truth.metric!r} and can't be scored as {metric!r}")
+    return _summary(_precision(truth, numbered(truth, detections, max_detections=max_detections)), truth)
+
+
+def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int) -> Detections:
+    """The detections that count, with our numbers of pictures and categories in the place of ids.
+
+    Args:
+        truth: what is compared with.
+        detections: as `score` takes them.
+        max_detections: the best of a picture that count.
+
+    Raises:
+        RichSemError: as `score` says.
+    """
     _check_detections(detections, truth)
-    kept = _counting(best_of_each_picture(detections, max_detections), truth)
-    return _summary(_precision(truth, kept), truth)
+    best = best_of_each_picture(detections, max_detections)
+    kept = best[_counting(best, truth)]
+    return replace(
+        kept,
+        image_ids=np.searchsorted(truth.image_ids, kept.image_ids) + 1,
+        category_ids=np.searchsorted(truth.category_ids, kept.category_ids) + 1,
+    )
 
 
 def best_of_each_picture(detections: Detections, limit: int) -> Detections:
@@ -176,25 +213,6 @@ def best_of_each_picture(detections: Detections, limit: int) -> Detections:
     return detections[order[np.arange(len(order)) - starts < limit]]
 
 
-def _without_empty_boxes(coco: hotcoco.COCO) -> hotcoco.COCO:
-    """Annotations as `lvis` sees them."""
-    kept = coco.get_ann_ids(area_rng=[_SMALLEST_AREA, float("inf")])
-    if len(kept) == len(coco.get_ann_ids()):
-        return coco
-    data = coco.dataset
-    has_area = [annotation for annotation in data["annotations"] if annotation["area"] > 0]
-    return hotcoco.COCO({**data, "annotations": has_area})
-
-
-def _check_frequencies(categories: Mapping[int, Any], frequencies: tuple[str, ...], source: str) -> None:
-    for category_id, frequency in zip(categories, frequencies, strict=True):
-        if frequency not in _FREQUENCIES:
-            raise RichSemError(
-                f"{source}: category {category_id} has the frequency {frequency!r}; the LVIS metric needs 'r', 'c' or "
-                "'f' of each: name an LVIS file, or score by metric 'coco'"
-            )
-
-
 def _check_detections(detections: Detections, truth: GroundTruth) -> None:
     finite = np.isfinite(detections.scores) & np.isfinite(detections.boxes_xywh_px).all(axis=1)
     if not finite.all():
@@ -205,18 +223,18 @@ def _check_detections(detections: Detections, truth: GroundTruth) -> None:
     unknown = np.unique(detections.image_ids[~np.isin(detections.image_ids, truth.image_ids)])
     if len(unknown):
         raise RichSemError(
-            f"{truth.source} has no image id {unknown[0]} ({len(unknown):,} such pictures were scored); "
+            f"{truth.annotations.source} has no image id {unknown[0]} ({len(unknown):,} such pictures were scored); "
             "score the pictures of this file"
         )
 
 
-def _counting(detections: Detections, truth: GroundTruth) -> Detections:
-    """Leave out what the protocol never looks at."""
+def _counting(detections: Detections, truth: GroundTruth) -> NDArray[np.bool_]:
+    """Which detections the protocol ever looks at."""
     counting = np.isin(detections.category_ids, truth.category_ids)
     if truth.metric == "lvis":
         sides = detections.boxes_xywh_px[:, 2:].astype(np.float64)
         counting &= sides.prod(axis=1) > 0
-    return detections[counting]
+    return counting
 
 
 def _precision(truth: GroundTruth, detections: Detections) -> NDArray[np.float64]:
@@ -232,7 +250,7 @@ def _precision(truth: GroundTruth, detections: Detections) -> NDArray[np.float64
         else hotcoco.COCOeval(truth.coco, results, "bbox")
     )
     parameters = evaluator.params
-    parameters.cat_ids = truth.category_ids.tolist()
+    parameters.cat_ids = list(range(1, len(truth.category_ids) + 1))
     evaluator.params = parameters
     evaluator.evaluate()
     evaluator.accumulate()

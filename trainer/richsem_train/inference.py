@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from richsem_schemas.resize import resize_picture
 from richsem_train.build import vocabulary_mask
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.transforms import resized_hw
@@ -66,16 +67,16 @@ class Detector:
 
     def _sample(self, picture: Image.Image) -> Sample:
         original_hw = (picture.height, picture.width)
-        height, width = resized_hw(original_hw, self.short_side, self.longest_side)
-        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+        image_hw = resized_hw(original_hw, self.short_side, self.longest_side)
+        pixels_HW3 = resize_picture(picture, image_hw)
         target = Target(
             boxes_cxcywh_norm=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
             image_id=-1,
-            image_hw=(height, width),
+            image_hw=image_hw,
             original_hw=original_hw,
         )
-        return Sample(torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous(), target, "")
+        return Sample(torch.from_numpy(pixels_HW3.transpose(2, 0, 1).copy()), target, "")
 
 
 def detect_all(

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from richsem_train.evaluation import NOT_DEFINED
+from richsem_train.evaluation import METRICS, NOT_DEFINED
 
 Metrics = Mapping[str, float]
 """Values by name, such as of `evaluation.score`, and others (seconds a step)."""
@@ -15,8 +15,7 @@ Metrics = Mapping[str, float]
 Arms = Mapping[str, Sequence[Metrics]]
 """The runs of each arm of a comparison, one a seed, in the same order of seeds in every arm."""
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-"""In the order of tables."""
+AP_UNDEFINED = "AP is undefined: the val split has no boxes that count"
 
 _NOTHING = "-"
 
@@ -104,17 +103,25 @@ def paired_differences(runs: Sequence[Metrics], baseline: Sequence[Metrics], nam
     return [value - base for value, base in pairs if is_defined(value) and is_defined(base)]
 
 
-def run_content(*, step: int, metrics: Metrics, best_step: int, best: Metrics, **facts: Any) -> dict[str, Any]:
+def run_content(
+    *, step: int, metrics: Metrics, best_step: int | None, best: Metrics | None, **facts: Any
+) -> dict[str, Any]:
     """What `results.json` of a run holds; metrics that are not defined are null.
 
     Args:
         step: of the last evaluation.
         metrics: of the last evaluation.
-        best_step: of the best evaluation.
-        best: its metrics.
+        best_step: of the best evaluation; None where AP is never defined.
+        best: its metrics; likewise.
         facts: whatever else tells how they came about: config, seconds a step, data-wait share.
     """
-    return {**facts, "step": step, "metrics": _content(metrics), "best_step": best_step, "best": _content(best)}
+    return {
+        **facts,
+        "step": step,
+        "metrics": _content(metrics),
+        "best_step": best_step,
+        "best": None if best is None else _content(best),
+    }
 
 
 def comparison_content(arms: Arms, *, baseline: str | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from richsem_schemas.reader import open_cache
 from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank
 from richsem_schemas.text_folder import read_text_folder
-from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, rows_of_categories, scored_split
+from richsem_train.category_rows import ScoredSplit, ids_of_rows, in_rows, own_rows, rows_of_categories, scored_split
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache_source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.extra import open_extra
@@ -41,6 +41,18 @@ class Vocabulary:
     class_names: tuple[str, ...]
     frequencies: tuple[str, ...]
     category_ids: NDArray[np.int64]
+
+    @property
+    def rows_note(self) -> str | None:
+        """What is to be said of rows that are no ids, where no text bank says what rows there are."""
+        are_ids = self.category_ids[0] == 0
+        if self.text is not None or are_ids:
+            return None
+        known = self.category_ids[self.category_ids >= 0]
+        return (
+            f"category ids {known[0]:,} to {known[-1]:,} are rows 1 to {len(known):,} of the classifier, in order; "
+            "results have the file's ids"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +121,9 @@ def open_data(config: TrainConfig) -> RunData:
         fingerprints["text"] = text.fingerprint
     return RunData(
         train,
-        scored_split(_read_val(config, class_names=named or vocabulary.class_names), vocabulary.class_names),
+        scored_split(
+            _read_val(config, class_names=named or vocabulary.class_names, is_scored=True), vocabulary.class_names
+        ),
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
         extras,
         vocabulary,
@@ -137,7 +151,12 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
 
 
 def read_split(
-    detection: DetectionConfig, split: SplitConfig, data: Path, *, class_names: Sequence[str] | None
+    detection: DetectionConfig,
+    split: SplitConfig,
+    data: Path,
+    *,
+    class_names: Sequence[str] | None,
+    is_scored: bool = False,
 ) -> DetectionData:
     """Read the annotations of a split.
 
@@ -147,17 +166,20 @@ def read_split(
         data: where relative paths start.
         class_names: by row, for files that don't list their classes (Visual Genome): those that count. None is the
             frequent ones.
+        is_scored: read what its metric needs, and require it.
     """
     return read_annotations(
         data / split.annotations,
         data / split.images,
         file_format=detection.format,
         class_names=None if class_names is None else class_names[1:],
+        is_scored=is_scored,
     )
 
 
-def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None) -> DetectionData:
-    return read_split(config.detection, config.detection.val, data_folder(config), class_names=class_names)
+def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None, is_scored: bool = False) -> DetectionData:
+    detection, data = config.detection, data_folder(config)
+    return read_split(detection, detection.val, data, class_names=class_names, is_scored=is_scored)
 
 
 def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
@@ -250,9 +272,10 @@ def _read_text(text: TextConfig) -> _Text:
 
 def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:
     if text is None:
-        names = [""] * data.num_rows
-        for category in data.categories:
-            names[category.id] = category.name
+        own = own_rows(data).tolist()
+        names = [""] * (own[-1] + 1)
+        for category, row in zip(data.categories, own, strict=True):
+            names[row] = category.name
     else:
         names = list(text.bank.class_names)
     rows = rows_of_categories(data, names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from torch.utils.data import DataLoader, Subset
 
@@ -15,7 +16,10 @@ from richsem_train.detections import DetectionWriter, PictureDetections, merge_d
 from richsem_train.distributed import Ranks
 from richsem_train.evaluation import GroundTruth, score
 from richsem_train.inference import Detector, detect_all
+from richsem_train.official_lvis import official_score
 from richsem_train.targets import Batch
+
+Scorer = Literal["hotcoco", "lvis"]
 
 
 def detect_split(
@@ -48,7 +52,13 @@ def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:
 
 
 def score_split(
-    truth: GroundTruth, data: DetectionData, folder: Path, *, ranks: Ranks, detections: int
+    truth: GroundTruth,
+    data: DetectionData,
+    folder: Path,
+    *,
+    ranks: Ranks,
+    detections: int,
+    scorer: Scorer = "hotcoco",
 ) -> dict[str, float]:
     """Merge what all ranks wrote and score it once.
 
@@ -58,11 +68,13 @@ def score_split(
         folder: where `detect_split` wrote.
         ranks: how many did.
         detections: that count, a picture.
+        scorer: what computes it; `lvis` is the official evaluator, for annotations that `require_official` lets pass.
     """
     merged = merge_detections(
         [rank_file(folder, rank) for rank in range(ranks.world_size)], set(data.image_ids.tolist())
     )
-    return score(truth, merged, metric=truth.metric, max_detections=detections)
+    compute = official_score if scorer == "lvis" else score
+    return compute(truth, merged, max_detections=detections)
 
 
 def evaluation_loader(data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks) -> Iterable[Batch]:

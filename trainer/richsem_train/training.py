@@ -21,7 +21,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.build import build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
-from richsem_train.config import AugmentationConfig, DetectionConfig, TrainConfig
+from richsem_train.config import AugmentationConfig, DetectionConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.collate import Sample
@@ -37,14 +37,14 @@ from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowCache, WindowDataset
 from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
-from richsem_train.evaluation import load_truth
+from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
 from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
-from richsem_train.results import results_table, run_content
-from richsem_train.run_data import RunData, data_file, data_folder, open_data
+from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
+from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
@@ -83,6 +83,8 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
     with join_ranks(device) as ranks, stop_requests() as stop:
         if not ranks.is_first:
             reporter = SilentReporter()
+        # Before anything is read.
+        rank_share(config.schedule, ranks)
         folder = RunFolder(out)
         folder.check(config, resume=resume)
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
@@ -92,6 +94,21 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         if ranks.is_first:
             folder.claim(config)
         return run.train(saved)
+
+
+def rank_share(schedule: ScheduleConfig, ranks: Ranks) -> RankShare:
+    """This rank's part of each batch.
+
+    Raises:
+        RichSemError: a batch can't be shared out and cut into parts in whole draws.
+    """
+    return RankShare(
+        schedule.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        pictures_a_draw=schedule.pictures_a_draw,
+        accumulate=schedule.accumulate,
+    )
 
 
 class _Run:
@@ -110,6 +127,7 @@ class _Run:
         self.data = data
         self.folder = folder
         self.ranks = ranks
+        self.share = rank_share(config.schedule, ranks)
         self.stop = stop
         self.reporter = reporter
         self.extra = self._extra_mix()
@@ -117,9 +135,7 @@ class _Run:
         self.steps_per_epoch = self.feed.epoch_batches * (1 if self.extra is None else 2)
         self.total_steps = self.steps_per_epoch * config.schedule.epochs
         self.trainer = self._make_trainer()
-        self.truth = load_truth(
-            data_folder(config) / config.detection.val.annotations, data.val.data, config.detection.format
-        )
+        self.truth = truth_of(data.val.data, config.detection.format)
         self.best_ap = -1.0
         self.damaged = 0
         self.borrowed = _Borrowed()
@@ -272,8 +288,17 @@ class _Run:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
             for source in self.extra.sources:
-                for note in sharing_notes(source, world_size=self.ranks.world_size, workers=self.config.workers):
+                for note in sharing_notes(
+                    source,
+                    world_size=self.ranks.world_size,
+                    pictures_a_draw=self.share.pictures_a_draw,
+                    workers=self.config.workers,
+                ):
                     say(note)
+        if rows := self.data.vocabulary.rows_note:
+            say(rows)
+        if not len(self.truth.annotations.boxes):
+            say(f"{AP_UNDEFINED}, so no checkpoint is kept as the best")
         parameters = sum(parameter.numel() for parameter in self.detector.parameters() if parameter.requires_grad)
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
@@ -300,7 +325,7 @@ class _Run:
         loaders = TrainingLoaders(
             self.feed,
             self.extra,
-            share=RankShare(self.config.schedule.global_batch_size, self.ranks.rank, self.ranks.world_size),
+            share=self.share,
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
@@ -420,8 +445,8 @@ class _Run:
                 detections=evaluation.detections,
             )
             log.write("eval", taken, metrics)
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if value >= 0)
-            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown}")
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
+            self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown or AP_UNDEFINED}")
             if metrics["AP"] > self.best_ap:
                 self.best_ap = metrics["AP"]
                 save_checkpoint(self.folder.best, self._checkpoint(taken, with_optimiser=False))
@@ -458,14 +483,15 @@ class _Run:
 
         log = read_log(self.folder.out / LOG_NAME)
         last = log.evaluations[-1]
-        best = max(log.evaluations, key=lambda line: line["metrics"]["AP"])
+        scored = [line for line in log.evaluations if is_defined(line["metrics"]["AP"])]
+        best = max(scored, key=lambda line: line["metrics"]["AP"], default=None)
         seconds = [line["seconds"] for line in log.steps]
         waits = [line["data_wait"] for line in log.steps]
         content = run_content(
             step=last["step"],
             metrics=last["metrics"],
-            best_step=best["step"],
-            best=best["metrics"],
+            best_step=None if best is None else best["step"],
+            best=None if best is None else best["metrics"],
             config=self.config.name,
             seconds_a_step=median(seconds) if seconds else None,
             data_wait=median(waits) if waits else None,
@@ -479,9 +505,10 @@ class _Run:
             self.reporter.say(
                 f"{share:.1%} of the boxes had no soft label: no stored view showed the same part of them"
             )
-        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  best: {self.folder.best}")
+        kept = f"best: {self.folder.best}" if best is not None else f"last: {self.folder.last} ({AP_UNDEFINED})"
+        self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  {kept}")
         rows, title = {"last": last["metrics"]}, f"{self.config.name}, step {last['step']}"
-        if best["step"] != last["step"]:
+        if best is not None and best["step"] != last["step"]:
             rows["best"] = best["metrics"]
             title += f"; best at step {best['step']}"
         return results_table(rows, title=title)

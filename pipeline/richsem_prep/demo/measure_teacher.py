@@ -54,7 +54,7 @@ def top_1(
     rows = {name: row for row, name in enumerate((views.NONE_NAME, *names))}
     # Equal sizes side by side: the encoder batches consecutive views of one size.
     kept = sorted((view for view in named_views if view.names), key=lambda view: view.picture.size)
-    prepared = (encoder.prepare(view.picture, view.boxes_xyxy_px) for view in kept)
+    prepared = (encoder.prepare(np.asarray(view.picture), view.boxes_xyxy_px) for view in kept)
     right = regions = 0
     for view, features in zip(kept, encoder.encode(prepared), strict=True):
         found = (features @ text_features.T).argmax(axis=1)

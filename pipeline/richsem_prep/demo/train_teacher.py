@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from richsem_prep.region_encoder import TRUNK_STRIDE, scaled_to, trunk, whole_pixels
+from richsem_prep.region_encoder import TRUNK_STRIDE, scaled_to, size_ratio, trunk, whole_pixels
 from richsem_prep.teacher import load_teacher, parse_teacher
 
 from . import TEACHER_SIZE, views, world
@@ -337,12 +337,12 @@ def _pool_regions(model: nn.Module, canvases: Sequence[views.NamedView]) -> Tens
     """Raw embeddings of all regions: the trunk over padded canvases, RoIAlign, the attention pool."""
     images, rows = [], []
     for index, view in enumerate(canvases):
-        seen = scaled_to(view.picture, TEACHER_SIZE)
+        pixels_HW3 = np.asarray(view.picture)
+        seen_HW3 = scaled_to(pixels_HW3, TEACHER_SIZE)
         image = np.full((TEACHER_SIZE, TEACHER_SIZE, 3), 127, np.uint8)
-        image[: seen.height, : seen.width] = np.asarray(seen)
+        image[: seen_HW3.shape[0], : seen_HW3.shape[1]] = seen_HW3
         images.append(image[None])
-        ratio = np.array([seen.width / view.picture.width, seen.height / view.picture.height] * 2, np.float32)
-        boxes = torch.from_numpy(view.boxes_xyxy_px * ratio)
+        boxes = torch.from_numpy(view.boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3))
         rows.append(functional.pad(boxes, (1, 0), value=index))
     visual: Any = model.visual
     pooled = roi_align(

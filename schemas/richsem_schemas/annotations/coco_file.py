@@ -1,17 +1,26 @@
 """Annotation files of COCO, LVIS and Objects365, which are one JSON format, streamed into columns."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.annotation_file import MAX_CATEGORY_ID, AnnotationFile, CategoryRecord, NameRule
+from richsem_schemas.annotations.annotation_file import (
+    MAX_CATEGORY_ID,
+    AnnotationFile,
+    CategoryRecord,
+    MetricFields,
+    NameRule,
+)
 from richsem_schemas.annotations.boxes import AnnotatedBoxes, owners_of
 from richsem_schemas.annotations.columns import (
     RecordList,
     check_unique,
     integer_column,
+    integer_lists,
     number_column,
     number_rows,
     picture_sizes,
@@ -20,21 +29,55 @@ from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
 
+FileMetric = Literal["lvis", "coco"]
+"""Whose metric the file is to be scored by."""
+
 _LISTS = ("images", "annotations", "categories")
 _NO_ID = -(2**63)
 
 
-def read_coco_file(path: Path) -> AnnotationFile:
+class _Image(Struct, gc=False):
+    id: int
+    height: int
+    width: int
+    file_name: str | None = None
+    coco_url: str | None = None
+
+
+class _LvisImage(_Image, gc=False, kw_only=True):
+    neg_category_ids: list[int]
+    not_exhaustive_category_ids: list[int]
+
+
+class _Annotation(Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    id: int | None = None
+    iscrowd: float | None = None
+
+
+class _ScoredAnnotation(_Annotation, gc=False):
+    area: float | None = None
+    ignore: float | None = None
+
+
+def read_coco_file(path: Path, *, metric: FileMetric | None = None, is_typed: bool = True) -> AnnotationFile:
     """Read a file with the lists `images`, `annotations` and `categories`; whatever else it holds is passed over.
 
     Segmentations and attributes are never held: memory is in proportion to boxes and pictures, not to the file.
 
+    Args:
+        path: the file.
+        metric: read what this metric needs as well, and require it; None where the file isn't scored.
+        is_typed: decode records by their type where that can be done; the other way reads the same, slowly.
+
     Raises:
         SourceError: it can't be read, is something else, or a record doesn't fit.
     """
-    columns = _Columns(path)
+    columns = _Columns(path, metric)
     seen: list[str] = []
-    for name, batch in stream_json(path):
+    for name, batch in stream_json(path, _types(metric) if is_typed else None):
         columns.add(name, batch)
         if name not in seen:
             seen.append(name)
@@ -42,6 +85,13 @@ def read_coco_file(path: Path) -> AnnotationFile:
         if name not in seen:
             raise SourceError(_missing_list(name, seen, path))
     return columns.finished()
+
+
+def _types(metric: FileMetric | None) -> Mapping[str, type[Struct]]:
+    return {
+        "images": _LvisImage if metric == "lvis" else _Image,
+        "annotations": _Annotation if metric is None else _ScoredAnnotation,
+    }
 
 
 def _missing_list(name: str, seen: list[str], path: Path) -> str:
@@ -58,14 +108,18 @@ def _missing_list(name: str, seen: list[str], path: Path) -> str:
 class _Columns:
     """The lists of a file, growing batch by batch."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metric: FileMetric | None) -> None:
         self._path = path
+        self._metric = metric
         self._counts = dict.fromkeys(_LISTS, 0)
         self._ids: list[NDArray[np.int64]] = []
         self._hws: list[NDArray[np.int32]] = []
         self._file_names: list[Any] = []
         self._urls: list[Any] = []
+        self._negative_ids: list[NDArray[np.int64]] = []
+        self._not_exhaustive_ids: list[NDArray[np.int64]] = []
         self._boxes: list[tuple[NDArray[Any], ...]] = []
+        self._metric_columns: list[tuple[NDArray[Any], ...]] = []
         self._categories: dict[int, CategoryRecord] = {}
 
     def add(self, name: str, batch: list[Any]) -> None:
@@ -78,25 +132,36 @@ class _Columns:
     def _add_images(self, records: RecordList) -> None:
         self._ids.append(integer_column(records, "id", self._path))
         self._hws.append(picture_sizes(records, self._path))
-        self._file_names += (record.get("file_name") for record in records)
-        self._urls += (record.get("coco_url") for record in records)
+        self._file_names += records.values("file_name")
+        self._urls += records.values("coco_url")
+        if self._metric == "lvis":
+            self._negative_ids += self._lvis_lists(records, "neg_category_ids")
+            self._not_exhaustive_ids += self._lvis_lists(records, "not_exhaustive_category_ids")
+
+    def _lvis_lists(self, records: RecordList, key: str) -> list[NDArray[np.int64]]:
+        try:
+            return integer_lists(records, key, self._path)
+        except SourceError as error:
+            raise SourceError(f"{error}. {_LVIS_NEEDS}") from None
 
     def _add_boxes(self, records: RecordList) -> None:
         path = self._path
-        ids = (
-            integer_column(records, "id", path)
-            if all("id" in record for record in records)
-            else np.full(len(records), _NO_ID)
-        )
         self._boxes.append(
             (
                 integer_column(records, "image_id", path),
                 integer_column(records, "category_id", path),
                 number_rows(records, "bbox", 4, path),
                 number_column(records, "iscrowd", path, default=0) != 0,
-                ids,
+                integer_column(records, "id", path, default=_NO_ID),
             )
         )
+        if self._metric is not None:
+            self._metric_columns.append(
+                (
+                    number_column(records, "area", path, default=np.nan),
+                    number_column(records, "ignore", path, default=0) != 0,
+                )
+            )
 
     def _add_categories(self, records: RecordList) -> None:
         ids = integer_column(records, "id", self._path).tolist()
@@ -115,19 +180,32 @@ class _Columns:
             raise SourceError(f"{path}: lists no categories; an annotation file needs at least one in `categories`")
         image_ids = np.concatenate(self._ids)
         check_unique(image_ids, "image", path)
-        columns = [list(column) for column in zip(*self._boxes, strict=True)]
-        self._boxes.clear()
         # One at a time, so that not all of them are there twice.
-        image_of, category_ids, boxes_xywh, is_crowd, ids = (np.concatenate(columns.pop(0)) for _ in range(5))
+        image_of, category_ids, boxes_xywh, is_crowd, ids = _joined(self._boxes, 5)
         boxes = AnnotatedBoxes(owners_of(image_of, image_ids, path), category_ids, boxes_xywh, is_crowd)
-        is_repeat = _repeats(ids, boxes)
+        is_kept = ~_repeats(ids, boxes)
         return AnnotationFile(
             image_ids=image_ids,
             hws_px=np.concatenate(self._hws),
             name_rules=self._name_rules(),
-            boxes=boxes.only(~is_repeat) if is_repeat.any() else boxes,
+            boxes=boxes if is_kept.all() else boxes.only(is_kept),
             categories=self._categories,
-            problems={"annotations given twice under one id left out": int(is_repeat.sum())},
+            problems={"annotations given twice under one id left out": int((~is_kept).sum())},
+            metric_fields=self._metric_fields(is_kept),
+        )
+
+    def _metric_fields(self, is_kept: NDArray[np.bool_]) -> MetricFields | None:
+        if self._metric is None:
+            return None
+        areas, are_ignored = _joined(self._metric_columns, 2)
+        is_lvis = self._metric == "lvis"
+        if is_lvis:
+            _check_frequencies(self._categories, self._path)
+        return MetricFields(
+            areas=areas[is_kept],
+            are_ignored=are_ignored[is_kept],
+            negative_ids=self._negative_ids if is_lvis else None,
+            not_exhaustive_ids=self._not_exhaustive_ids if is_lvis else None,
         )
 
     def _name_rules(self) -> dict[str, NameRule]:
@@ -142,10 +220,29 @@ class _Columns:
         }
 
 
+def _joined(batches: list[tuple[NDArray[Any], ...]], columns: int) -> list[NDArray[Any]]:
+    """The columns of all batches, which are dropped one by one: memory holds one column twice, not all of them."""
+    parts = [list(column) for column in zip(*batches, strict=True)]
+    batches.clear()
+    return [np.concatenate(parts.pop(0)) for _ in range(columns)]
+
+
+_LVIS_NEEDS = (
+    "LVIS's metric needs it: take the file as lvisdataset.org has it, or COCO's metric (detection.format: coco)"
+)
+
+
+def _check_frequencies(categories: Mapping[int, CategoryRecord], path: Path) -> None:
+    for category_id, category in categories.items():
+        if category.frequency is None:
+            raise SourceError(f"{path}: category {category_id} has no `frequency` r, c or f. {_LVIS_NEEDS}")
+
+
 def _repeats(ids: NDArray[np.int64], boxes: AnnotatedBoxes) -> NDArray[np.bool_]:
     """Which annotations say once more what an earlier one of the same id said; bool [M]."""
     is_repeat = np.zeros(len(ids), np.bool_)
-    if len(np.unique(ids)) == len(ids):
+    ordered = np.sort(ids[ids != _NO_ID])
+    if (ordered[1:] != ordered[:-1]).all():
         return is_repeat
     _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     later = np.flatnonzero((first[inverse] != np.arange(len(ids))) & (ids != _NO_ID))
@@ -158,10 +255,9 @@ def _repeats(ids: NDArray[np.int64], boxes: AnnotatedBoxes) -> NDArray[np.bool_]
 
 
 def _category(category_id: int, record: dict[str, Any], position: int, path: Path) -> CategoryRecord:
-    if not 1 <= category_id <= MAX_CATEGORY_ID:
+    if not 0 <= category_id <= MAX_CATEGORY_ID:
         raise SourceError(
-            f"{path}: category id {category_id}; ids are rows of the classifier, from 1 (row 0 means no label) "
-            f"to {MAX_CATEGORY_ID:,}; renumber the categories"
+            f"{path}: category id {category_id}; ids are from 0 to {MAX_CATEGORY_ID:,}; renumber the categories"
         )
     name, frequency, count = record.get("name"), record.get("frequency"), record.get("image_count")
     if not isinstance(name, str):

@@ -3,42 +3,33 @@
 Files are untrusted: their types are checked, and the names in them can't lead out of the folder of the pictures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat, CategoryRecord
-from richsem_schemas.annotations.boxes import clean_boxes, count_images
-from richsem_schemas.annotations.coco_file import read_coco_file
+from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images
+from richsem_schemas.annotations.coco_file import FileMetric, read_coco_file
 from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures
+from richsem_schemas.annotations.scored_annotations import (
+    Category,
+    ScoredAnnotations,
+    scored_as_cleaned,
+    scored_as_written,
+)
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import SourceError
 from richsem_schemas.places import Place
 
+_METRICS: dict[AnnotationFormat, FileMetric] = {"lvis": "lvis", "coco": "coco", "objects365": "coco"}
+"""Formats that an official metric takes."""
+
 _SHOWN = 5
 """How many culprits a message names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    """One category of an annotation file.
-
-    Attributes:
-        id: its `category_id`, 1 or more.
-        name: as the file has it.
-        frequency: r, c or f; None where the file doesn't say.
-        image_count: pictures with this category; of the file where it says so for all, counted otherwise.
-    """
-
-    id: int
-    name: str
-    frequency: Literal["r", "c", "f"] | None
-    image_count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +48,7 @@ class DetectionData:
         categories: by ascending id.
         problems: what was left out or changed, and how often; for `problem_lines`.
         are_relative: the annotations give no sizes, and boxes are fractions.
+        scored: what detections are compared with; None where that wasn't asked for.
     """
 
     root: Place
@@ -69,6 +61,7 @@ class DetectionData:
     categories: tuple[Category, ...]
     problems: dict[str, int]
     are_relative: bool = False
+    scored: ScoredAnnotations | None = None
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -111,6 +104,7 @@ def read_annotations(
     file_format: AnnotationFormat = "lvis",
     class_names: Sequence[str] | None = None,
     may_miss: bool = False,
+    is_scored: bool = False,
 ) -> DetectionData:
     """Read a file of detection annotations.
 
@@ -124,11 +118,29 @@ def read_annotations(
         class_names: for Visual Genome, whose files don't list their classes: those to keep, in the order of their ids
             from 1. None keeps the frequent ones.
         may_miss: some pictures may be missing; else one that is looked for and missing is an error.
+        is_scored: read what the metric of the format needs as well, and require it.
 
     Raises:
         SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be.
     """
-    return read_annotations_below(path, [root], file_format=file_format, class_names=class_names, may_miss=may_miss)
+    return read_annotations_below(
+        path, [root], file_format=file_format, class_names=class_names, may_miss=may_miss, is_scored=is_scored
+    )
+
+
+def read_scored_annotations(path: Path, *, file_format: AnnotationFormat = "lvis") -> ScoredAnnotations:
+    """Read what detections are compared with; the pictures aren't looked for.
+
+    Args:
+        path: as `read_annotations` takes it.
+        file_format: likewise.
+
+    Raises:
+        SourceError: the file or a record of it is missing, not as it should be, or without what the metric needs.
+    """
+    found = _found(path, file_format, None, is_scored=True)
+    kept, _ = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
+    return _scored(found, kept, _categories(found), path)[0]
 
 
 def read_annotations_below(
@@ -138,6 +150,7 @@ def read_annotations_below(
     file_format: AnnotationFormat,
     class_names: Sequence[str] | None = None,
     may_miss: bool = False,
+    is_scored: bool = False,
 ) -> DetectionData:
     """Read a file of detection annotations whose pictures lie below one of several folders; see `read_annotations`.
 
@@ -147,20 +160,18 @@ def read_annotations_below(
         file_format: as there.
         class_names: as there.
         may_miss: as there.
+        is_scored: as there.
 
     Raises:
         SourceError: as there; about the first folder where the pictures are in none.
     """
-    try:
-        found = _read_file(path, file_format, class_names)
-    except OSError as error:
-        raise SourceError(
-            f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"
-        ) from error
-    _check_known(found.boxes.category_ids, np.array(sorted(found.categories), np.int64), path)
-    # Counted before boxes are left out: a picture shows its categories however poorly they are boxed.
-    counted = count_images(found.boxes, num_rows=max(found.categories) + 1)
+    found = _found(path, file_format, class_names, is_scored=is_scored)
+    categories = _categories(found)
     kept, problems = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
+    scored = None
+    if is_scored:
+        scored, of_metric = _scored(found, kept, categories, path)
+        problems = problems if of_metric is None else of_metric
     order = np.argsort(kept.image_index, kind="stable")
     kept = kept.only(order)
     count = len(found.image_ids)
@@ -173,10 +184,33 @@ def read_annotations_below(
         offsets=np.searchsorted(kept.image_index, np.arange(count + 1)).astype(np.int64),
         boxes_xywh_px=kept.boxes_xywh.astype(np.float32),
         category_ids=kept.category_ids,
-        categories=_categories(found.categories, counted),
+        categories=categories,
         problems=found.problems | problems,
         are_relative=found.are_relative,
+        scored=scored,
     )
+
+
+def _found(
+    path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None, *, is_scored: bool
+) -> AnnotationFile:
+    try:
+        found = _read_file(path, file_format, class_names, is_scored)
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"
+        ) from error
+    _check_known(found.boxes.category_ids, np.array(sorted(found.categories), np.int64), path)
+    return found
+
+
+def _scored(
+    found: AnnotationFile, cleaned: AnnotatedBoxes, categories: tuple[Category, ...], path: Path
+) -> tuple[ScoredAnnotations, dict[str, int] | None]:
+    """Also what is to be said of the boxes in the place of what cleaning says; None where they are the cleaned ones."""
+    if found.metric_fields is None:
+        return scored_as_cleaned(found, cleaned, categories, str(path)), None
+    return scored_as_written(found, categories, str(path))
 
 
 def _located(
@@ -193,12 +227,14 @@ def _located(
     raise failures[0]
 
 
-def _read_file(path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None) -> AnnotationFile:
+def _read_file(
+    path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None, is_scored: bool
+) -> AnnotationFile:
     if file_format == "openimages":
         return read_openimages_file(path)
     if file_format == "visual-genome":
         return read_visual_genome_file(path, class_names)
-    return read_coco_file(path)
+    return read_coco_file(path, metric=_METRICS[file_format] if is_scored else None)
 
 
 def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
@@ -216,7 +252,7 @@ def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
     wrong = [
         f"{category.id} is {category.name!r} here, {_row_name(class_names, category.id)} there"
         for category in data.categories
-        if category.id >= len(class_names) or class_names[category.id] != category.name
+        if not 0 < category.id < len(class_names) or class_names[category.id] != category.name
     ]
     if wrong:
         raise SourceError(
@@ -230,12 +266,16 @@ def _row_name(class_names: Sequence[str], row: int) -> str:
     return repr(class_names[row]) if row < len(class_names) else "no row"
 
 
-def _categories(records: Mapping[int, CategoryRecord], counted: NDArray[np.int64]) -> tuple[Category, ...]:
+def _categories(found: AnnotationFile) -> tuple[Category, ...]:
     """Make the table of categories.
+
+    Pictures are counted before boxes are left out: a picture shows its categories however poorly they are boxed.
 
     LVIS writes the counts of its training split into every split, and derives r, c and f from them: they are kept,
     where every category has one and not all are 0. Otherwise the pictures of this very file are counted.
     """
+    records = found.categories
+    counted = count_images(found.boxes, num_rows=max(records) + 1)
     given = [record.image_count for record in records.values()]
     are_given = None not in given and any(given)
     return tuple(
@@ -247,7 +287,7 @@ def _categories(records: Mapping[int, CategoryRecord], counted: NDArray[np.int64
 
 
 def _check_known(category_ids: NDArray[np.int64], known: NDArray[np.int64], path: Path) -> None:
-    unknown = np.setdiff1d(category_ids, known)
+    unknown = np.unique(category_ids[~np.isin(category_ids, known)])
     if len(unknown):
         shown = ", ".join(str(category_id) for category_id in unknown[:_SHOWN])
         raise SourceError(

@@ -2,13 +2,21 @@
 
 The standard library's parser reads each record; what is added here is where one begins and ends. Unlike ijson it takes
 NaN, which people's files hold, and costs 2 microseconds a record beside the parsing.
+
+Records whose type is known are decoded by msgspec, thousands at once and the rest of them skipped, ten times as fast.
+What it refuses (NaN, a value of another type) is left to the standard library's parser, so that the same is accepted,
+and the same is said of what isn't.
 """
 
 import codecs
 import json
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from richsem_schemas.errors import SourceError
 
@@ -22,34 +30,53 @@ MAX_RECORD = 2**28
 """Longest record, characters: one picture with all of its regions; a file must not fill the memory."""
 
 _CHUNK = 2**20
+_PIECE = 2**22
+"""Characters of typed records that are decoded at once."""
+
+_GUESSES = 1_000
+"""Brackets at which a record may end that are looked at."""
+
+_BETWEEN_RECORDS = re.compile(r"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
+_Decoder = msgspec.json.Decoder[list[Any]]
 _OF_NUMBERS = "0123456789.eE+-"
 _BLANK = " \t\r\n"
 _NEAR_THE_END = 16
 """An error so near to the end of what was read may be one of a record cut there."""
 
 
-def stream_json(path: Path) -> Iterator[tuple[str, list[Any]]]:
+def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = None) -> Iterator[tuple[str, list[Any]]]:
     """Yield the records of each list at the top level of a JSON file, in batches.
 
     A file that is one list has the name "". Values at the top level that are no lists come as a batch of one under
     their name followed by `!`, so that they are not taken for one.
 
+    Args:
+        path: the file.
+        types: of the records of some lists, by name. A batch of such a list is either all of this type or as JSON has
+            it.
+
     Raises:
         OSError: it can't be read.
         SourceError: it is no JSON, or cut short; batches before the damage have been handed out.
     """
+    decoders: dict[str, _Decoder] = {
+        name: msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+        for name, kind in (types or {}).items()
+    }
     with path.open("rb") as file:
         text = _Text(file)
         try:
             first = text.peek()
             if first == "[":
-                yield from _batches("", text)
+                yield from _batches("", text, None)
             elif first == "{":
-                yield from _members(text)
+                yield from _members(text, decoders)
             else:
-                yield "!", [text.value()]
+                yield "!", [text.value("its first value")]
             if text.peek():
                 raise ValueError("something follows its end")
+        except _NumberError as error:
+            raise SourceError(f"{path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise SourceError(
                 f"{path}: not a JSON file ({error}); is it cut short, or still compressed? Download it again, or "
@@ -57,28 +84,37 @@ def stream_json(path: Path) -> Iterator[tuple[str, list[Any]]]:
             ) from error
 
 
-def _members(text: "_Text") -> Iterator[tuple[str, list[Any]]]:
+class _NumberError(ValueError):
+    """JSON is right and holds a number that nothing holds."""
+
+
+def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:
     text.take("{")
     while text.peek() != "}":
-        name = text.value()
+        name = text.value("a name")
         if not isinstance(name, str):
             raise ValueError(f"a name is expected, not {str(name)[:40]!r}")  # noqa: TRY004  # as other wrong JSON
         text.take(":")
         if text.peek() == "[":
-            yield from _batches(name, text)
+            yield from _batches(name, text, decoders.get(name))
         else:
-            yield name + "!", [text.value()]
+            yield name + "!", [text.value(f"`{name}`")]
         if text.peek() != "}":
             text.take(",")
     text.take("}")
 
 
-def _batches(name: str, text: "_Text") -> Iterator[tuple[str, list[Any]]]:
+def _batches(name: str, text: "_Text", decoder: _Decoder | None) -> Iterator[tuple[str, list[Any]]]:
     text.take("[")
     batch: list[Any] = []
-    is_first = True
+    is_first, count = True, 0
     while text.peek() != "]":
-        batch.append(text.value())
+        if decoder is not None and not batch and (typed := text.records(decoder)):
+            yield name, typed
+            is_first, count = False, count + len(typed)
+            continue
+        batch.append(text.value(f"{name}[{count}]"))
+        count += 1
         if text.peek() != "]":
             text.take(",")
         if len(batch) == BATCH or text.done >= _BATCH_CHARACTERS:
@@ -119,8 +155,30 @@ class _Text:
             raise ValueError(f"{expected!r} is expected, {f'not {found!r}' if found else 'but the file ends'}")
         self._at += 1
 
-    def value(self) -> Any:
-        """Parse the value that begins here."""
+    def records(self, decoder: _Decoder) -> list[Any]:
+        """Decode the whole records that are at hand, up to one that another follows; empty where that can't be done.
+
+        Where a record ends is guessed. A wrong guess, within a text or a record's own list, leaves brackets or quotes
+        open and so isn't decoded.
+        """
+        while len(self._text) - self._at < _PIECE and self._read_more():
+            pass
+        between, end = None, len(self._text)
+        for _ in range(_GUESSES):
+            end = self._text.rfind("}", self._at, end)
+            if end < 0 or (between := _BETWEEN_RECORDS.match(self._text, end)):
+                break
+        if between is None:
+            return []
+        try:
+            found = decoder.decode(f"[{self._text[self._at : end + 1]}]")
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        self._at = between.end()
+        return found
+
+    def value(self, what: str) -> Any:
+        """Parse the value that begins here, and is called `what` in messages."""
         self.peek()
         while True:
             try:
@@ -128,8 +186,13 @@ class _Text:
             except json.JSONDecodeError as error:
                 may_be_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - _NEAR_THE_END
                 if not (may_be_cut and self._read_more()):
-                    raise
+                    raise ValueError(f"{error.msg} in {what}") from None
                 continue
+            except ValueError:
+                # The standard library's own bound, since such a number takes long to read.
+                raise _NumberError(
+                    f"{what} holds a number of more than {sys.get_int_max_str_digits():,} digits; no field holds it"
+                ) from None
             # A number may go on where the text ends: 2 may be 2.5, and so may `2.`.
             if self._text[end : end + _NEAR_THE_END].lstrip(_OF_NUMBERS) or not self._read_more():
                 self.done += end - self._at
@@ -145,5 +208,9 @@ class _Text:
             raise ValueError(f"a record of more than {MAX_RECORD:,} characters")
         data = self._file.read(max(_CHUNK, len(rest)))
         self._is_whole = not data
-        self._text, self._at = rest + self._decoder.decode(data, final=self._is_whole), 0
+        begin = self._file.tell() - len(data) - len(self._decoder.getstate()[0])
+        try:
+            self._text, self._at = rest + self._decoder.decode(data, final=self._is_whole), 0
+        except UnicodeDecodeError as error:
+            raise ValueError(f"no UTF-8 at byte {begin + error.start:,}") from None
         return True

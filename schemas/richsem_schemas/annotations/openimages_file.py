@@ -1,9 +1,12 @@
 """Boxes of OpenImages V4 and later: a CSV line a box, fractions of the picture's sides, streamed into columns."""
 
+import codecs
 import csv
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,7 @@ _NEEDED = ("ImageID", "LabelName", *_SIDES)
 _GROUP = "IsGroupOf"
 _CLASS_FILES = ("*class-descriptions-boxable.csv", "*classes-description*.csv", "*class-descriptions*.csv")
 _MAX_CLASSES = 100_000
+_MAX_LINE = 2**16
 _SHOWN = 5
 _UNKNOWN = -1
 
@@ -91,25 +95,73 @@ def _batches(path: Path, broken: _Broken) -> Iterator[pa.RecordBatch]:
     wanted = [*_NEEDED, *([_GROUP] if _GROUP in columns else [])]
     try:
         yield from pacsv.open_csv(
-            path,
+            path if _is_utf8(path) else pa.PythonFile(_MendedLines(path), mode="r"),
             parse_options=pacsv.ParseOptions(quote_char=False, invalid_row_handler=broken),
             convert_options=pacsv.ConvertOptions(
                 include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary()), strings_can_be_null=False
             ),
         )
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path}: no CSV ({error}); is it cut short? Download it again") from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise SourceError(f"{path}: no CSV ({str(error)[:200]}); is it cut short? Download it again") from None
 
 
 def _header(path: Path) -> list[str]:
     try:
         with path.open("rb") as file:
-            line = file.readline(2**16)
+            line = file.readline(_MAX_LINE)
     except OSError as error:
         raise SourceError(
             f"{path}: can't be read ({error.strerror or error}); give the path of an annotation file"
         ) from error
-    return line.decode("utf-8-sig", "replace").strip().split(",")
+    # Arrow ends lines at either.
+    return re.split(rb"[\r\n]", line, maxsplit=1)[0].decode("utf-8-sig", "replace").strip().split(",")
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _MendedLines(io.RawIOBase):
+    """A file whose lines that aren't UTF-8 have a question mark for each byte beyond ASCII.
+
+    Arrow hands broken lines to Python as texts: one that is none would end the reading.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._ready = self._ready or _mended(self._file.readline(_MAX_LINE))
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+_ASCII = bytes(code if code < 128 else ord("?") for code in range(256))
+
+
+def _mended(line: bytes) -> bytes:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return line.translate(_ASCII)
+    return line
 
 
 class _Table:

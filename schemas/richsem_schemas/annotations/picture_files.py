@@ -1,7 +1,8 @@
 """Where the pictures of an annotation file lie below their folder."""
 
 import errno
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from richsem_schemas.annotations.annotation_file import NameRule
@@ -38,9 +39,13 @@ def locate_pictures(
     probes = _FORGIVING_PROBES if may_miss else _PROBES
     positions = sorted({position * count // probes for position in range(probes)})
     tried: list[str] = []
+    first_missing: list[str] = []
     best: tuple[int, tuple[str, ...]] = (0, ())
     for description, rule in rules.items():
-        names = [rule(position) for position in range(count)]
+        try:
+            names = [rule(position) for position in range(count)]
+        except UnusableNameError as error:
+            raise SourceError(f"{error}{_remedy(error.name, root)}") from None
         known = tuple(name for name in names if name is not None)
         if len(known) < count:
             continue
@@ -50,6 +55,7 @@ def locate_pictures(
         if not missing:
             return known
         best = max(best, (len(positions) - len(missing), known), key=lambda found: found[0])
+        first_missing.append(missing[0])
         tried.append(f"{missing[0]} ({description})")
     if may_miss and best[0]:
         return best[1]
@@ -57,9 +63,10 @@ def locate_pictures(
         raise SourceError(
             f"{path}: not every entry of `images` has a `file_name` or a `coco_url`; one of them must name the picture"
         )
+    strange = next((name for name in first_missing if "\\" in name), None)
     raise SourceError(
-        f"{path}: its pictures are not below {root}; missing: {'; '.join(dict.fromkeys(tried))}. "
-        "Give the folder that these names start from"
+        f"{path}: its pictures are not below {root}; missing: {'; '.join(dict.fromkeys(tried))}"
+        + (". Give the folder that these names start from" if strange is None else _remedy(strange, root))
     )
 
 
@@ -81,18 +88,42 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
+class UnusableNameError(SourceError):
+    """A picture's name would lead out of the folder of the pictures, or is none."""
+
+    def __init__(self, name: object, message: str):
+        super().__init__(message)
+        self.name = name
+
+
 def end_of_name(name: object, key: str, path: Path, *, parts: int = 0) -> str | None:
-    """The last parts (0: all) of a picture's name or address; None where there is none.
+    """The last parts (0: all) of a picture's name or address, without `.` and doubled slashes; None without one.
 
     Raises:
-        SourceError: it would lead out of the folder of the pictures.
+        UnusableNameError: it would lead out of the folder of the pictures.
     """
     if name is None:
         return None
-    found: Sequence[str] = name.split("/")[-parts:] if isinstance(name, str) else []
-    if not found or any(part in {"", ".", ".."} or "\0" in part or not _is_utf8(part) for part in found):
-        raise SourceError(
+    is_usable = isinstance(name, str) and (parts > 0 or not _ABSOLUTE.match(name))
+    found = [part for part in str(name).split("/") if part not in {"", "."}][-parts:] if is_usable else []
+    if not found or any(part == ".." or "\0" in part or not _is_utf8(part) for part in found):
+        raise UnusableNameError(
+            name,
             f"{path}: a picture has the {key} {str(name)[:200]!r}; a relative name without `..` is needed, so that it "
-            "stays in the folder of the pictures"
+            "stays in the folder of the pictures",
         )
     return "/".join(found)
+
+
+_ABSOLUTE = re.compile(r"/|\\|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]*://")
+"""Absolute names here and on Windows, and addresses."""
+
+
+def _remedy(name: object, root: Place) -> str:
+    """What to write in the place of an absolute name, an address, or one with backslashes."""
+    if not isinstance(name, str) or not (_ABSOLUTE.match(name) or "\\" in name):
+        return ""
+    last = re.split(r"[/\\]", name)[-1]
+    if last not in {"", ".", ".."} and "\0" not in last and _is_utf8(last) and _is_file(root / last):
+        return f". Its last part is there: write {last!r} in the place of the whole name, in all pictures"
+    return f". Write names as they are below {root}, with `/` between folders"

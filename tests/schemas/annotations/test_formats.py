@@ -259,3 +259,53 @@ def test_an_annotation_given_twice_counts_once_and_another_under_its_id_stays(tm
     data = read_annotations(path, root / "train2017", file_format="coco")
     assert len(data.category_ids) == len(dataset["annotations"]) - 1
     assert data.problem_lines() == ["1 annotations given twice under one id left out"]
+
+
+def lines_of_openimages(root, ending, *lines):
+    (root / "oidv6-train-annotations-bbox.csv").write_bytes(ending.join(lines))
+    return read_openimages(root)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_group_boxes_are_left_out_whatever_ends_lines(tmp_path, ending):
+    root = trees.openimages_tree(tmp_path)
+    image_id = trees.openimages_id(1).encode()
+    header = b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf"
+    group, single = (image_id + b",/m/012074,0.1,0.2,0.3,0.4," + flag for flag in (b"1", b"0"))
+    data = lines_of_openimages(root, ending, header, group, single)
+    assert data.problem_lines() == ["1 crowd regions left out"]
+    assert len(data.category_ids) == 1
+
+
+def test_a_carriage_return_within_a_field_breaks_its_line_only(tmp_path):
+    root = trees.openimages_tree(tmp_path)
+    image_id = trees.openimages_id(1).encode()
+    header = b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf"
+    good = image_id + b",/m/012074,0.1,0.2,0.3,0.4,0"
+    data = lines_of_openimages(root, b"\n", header, good, good.replace(b"0.2,", b"0.\r2,"))
+    assert data.problem_lines() == ["2 broken lines left out"]
+    assert len(data.category_ids) == 1
+    with pytest.raises(SourceError, match="has no column LabelName"):
+        lines_of_openimages(root, b"\n", header.replace(b"Label", b"Lab\rel"), good)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r"])
+@pytest.mark.parametrize("bad", [b"a,\xb8", b"a,\xb8" + b"\xff" * 100_000, b"\xed\xa0\x80"])
+def test_a_short_line_that_is_not_utf8_is_left_out_like_others_in_silence(tmp_path, capfd, ending, bad):
+    root = trees.openimages_tree(tmp_path)
+    whole = read_openimages(root)
+    lines = (root / "oidv6-train-annotations-bbox.csv").read_bytes().split(b"\n")
+    data = lines_of_openimages(root, ending, *lines[:4], bad, *lines[4:])
+    assert data.problem_lines() == ["1 broken lines left out"]
+    np.testing.assert_array_equal(data.boxes_xywh_px, whole.boxes_xywh_px)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lines_beside_one_that_is_not_utf8_keep_their_letters(tmp_path):
+    root = trees.openimages_tree(tmp_path)
+    (root / "train").mkdir(exist_ok=True)
+    (root / "train" / "日本.jpg").touch()
+    header = HEADER.encode()
+    named = "日本,x,/m/012074,1,0.1,0.2,0.3,0.4,0,0,0,0,0".encode()
+    data = lines_of_openimages(root, b"\n", header, b"a,\xb8", named)
+    assert data.files == ("train/日本.jpg",)

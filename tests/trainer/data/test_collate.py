@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from richsem_train.data.collate import Sample, collate
@@ -32,10 +31,3 @@ def test_pictures_of_one_size_are_not_padded():
     batch = collate([sample(5, 6), sample(5, 6)])
     assert batch.pixels.shape == (2, 3, 5, 6)
     assert not batch.padding_mask.any()
-
-
-@pytest.mark.parametrize(("divisor", "expected"), [(1, (5, 33)), (32, (32, 64)), (5, (5, 35))])
-def test_sizes_are_rounded_up_to_the_divisor(divisor, expected):
-    batch = collate([sample(5, 33)], size_divisor=divisor)
-    assert batch.pixels.shape[2:] == batch.padding_mask.shape[1:] == expected
-    assert (~batch.padding_mask).sum() == 5 * 33

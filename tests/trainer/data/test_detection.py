@@ -163,8 +163,9 @@ def test_real_pictures_and_boxes_equal_those_of_torchvision():
         sample = evaluation[index]
         hw = sample.target.image_hw
         with Image.open(data.path(index)) as file:
-            theirs = oracle.resize(oracle.pil_to_tensor(oracle.resize(file.convert("RGB"), list(hw))), list(hw))
-        assert torch.equal(sample.pixels, theirs)
+            theirs = oracle.pil_to_tensor(oracle.resize(file.convert("RGB"), list(hw)))
+        # Two kernels of one filter: each rounds after columns and after rows, in its own order.
+        assert (sample.pixels.int() - theirs.int()).abs().max() <= 1
         boxes = tv_tensors.BoundingBoxes(
             torch.from_numpy(data.objects(index)[0]), format="XYWH", canvas_size=sample.target.original_hw
         )

@@ -357,10 +357,12 @@ def test_a_value_that_makes_no_sense_is_damage_even_under_a_right_hash(cache):
 
 def test_few_blocks_for_many_readers_are_told(finished_cache):
     dataset = dataset_of(finished_cache, lanes=4)
-    assert sharing_notes(dataset, world_size=1, workers=2) == ()
-    (note,) = sharing_notes(dataset, world_size=2, workers=2)
+    assert sharing_notes(dataset, world_size=1, pictures_a_draw=2, workers=2) == ()
+    (note,) = sharing_notes(dataset, world_size=2, pictures_a_draw=2, workers=2)
     assert "3 blocks for 2 ranks x 2 workers" in note
-    assert len(sharing_notes(dataset, world_size=3, workers=0)) == 1
+    assert len(sharing_notes(dataset, world_size=3, pictures_a_draw=1, workers=0)) == 1
+    (note,) = sharing_notes(dataset, world_size=2, pictures_a_draw=4, workers=1)
+    assert "4 lanes are no multiple of 2 ranks x 4 pictures a draw" in note
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -1,5 +1,6 @@
 import itertools
 from collections import defaultdict
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from richsem_train.data.lanes import LaneOrder, block_order, view_order
+from richsem_train.data.order import RankShare
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any)
 
@@ -65,11 +67,18 @@ def test_each_block_is_read_by_one_lane_but_at_the_cuts(blocks_of_shards, lanes)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_own_whole_lanes_within_a_round(world_size):
+@pytest.mark.parametrize("pictures_a_draw", [1, 2])
+@pytest.mark.parametrize("round_", [0, 1, 2])
+def test_ranks_own_whole_lanes_within_a_round(world_size, pictures_a_draw, round_):
     order = order_of([48, 31, 50], lanes=8)
+    first, end = round_ * order.samples_per_round, (round_ + 1) * order.samples_per_round
     owner = defaultdict(set)
-    for n in range(order.samples_per_round):
-        owner[order.lane_of(n)].add(n % world_size)
+    for rank in range(world_size):
+        share = RankShare(8, rank, world_size, pictures_a_draw)
+        for counter in chain.from_iterable(share.counters(batch) for batch in range(first // 8, end // 8 + 1)):
+            if first <= counter < end:
+                owner[order.lane_of(counter)].add(rank)
+    assert sorted(owner) == list(range(8))
     assert all(len(ranks) == 1 for ranks in owner.values())
 
 

@@ -43,13 +43,26 @@ def epoch_indices(epoch):
     return np.random.default_rng(epoch).permutation(PICTURES)
 
 
-def loaders(cache=None, *, rank=0, world_size=1, workers=0, on_damage="stop", broken=(), views="mosaics", **options):
+def loaders(
+    cache=None,
+    *,
+    rank=0,
+    world_size=1,
+    pictures_a_draw=1,
+    workers=0,
+    on_damage="stop",
+    broken=(),
+    views="mosaics",
+    **options,
+):
     extra = None
     if cache is not None:
         opened = open_extra(cache.layout.out, expected=ExpectedCache(views=views))
         extra = ExtraDataset(opened, seed=0, lanes=4, on_damage=on_damage)
     feed = DetectionFeed(FakeDetection(broken), epoch_indices, PICTURES // GLOBAL_BATCH)
-    return TrainingLoaders(feed, extra, share=RankShare(GLOBAL_BATCH, rank, world_size), workers=workers, **options)
+    return TrainingLoaders(
+        feed, extra, share=RankShare(GLOBAL_BATCH, rank, world_size, pictures_a_draw), workers=workers, **options
+    )
 
 
 def read(steps):
@@ -100,6 +113,16 @@ def test_ranks_together_read_what_one_rank_reads(finished_cache, sequence, world
     ]
     for key, whole in sequence.items():
         assert [shares[j % world_size][key][j // world_size] for j in range(GLOBAL_BATCH)] == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_read_whole_draws(finished_cache, sequence, workers):
+    shares = [
+        read(loaders(finished_cache, rank=rank, world_size=2, pictures_a_draw=2, workers=workers).batches(0, STEPS))
+        for rank in range(2)
+    ]
+    for key, whole in sequence.items():
+        assert [*shares[0][key], *shares[1][key]] == whole
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

@@ -37,9 +37,36 @@ def test_ranks_share_a_batch_without_overlap_in_turn(world_size):
     assert all(counter % world_size == rank for rank, share in enumerate(shares) for counter in share)
 
 
-def test_a_batch_that_ranks_can_not_share_is_refused():
-    with pytest.raises(RichSemError, match="8 pictures can't be shared by 3 ranks"):
-        RankShare(8, 0, 3)
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("pictures_a_draw", [1, 2, 4])
+def test_ranks_hold_whole_draws_in_turn(world_size, pictures_a_draw):
+    shares = [RankShare(16, rank, world_size, pictures_a_draw) for rank in range(world_size)]
+    assert sorted(chain.from_iterable(share.counters(5) for share in shares)) == list(range(80, 96))
+    for share in shares:
+        for number, counter in enumerate(share.counters(5)):
+            draw, place = divmod(counter - 80, pictures_a_draw)
+            assert (draw % world_size, draw // world_size) == (share.rank, number // pictures_a_draw)
+            assert place == number % pictures_a_draw
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ((8, 0, 3), r"8 pictures can't be shared by 3 ranks in whole draws of 1; use a multiple of 3 as schedule\.gl"),
+        (
+            (8, 0, 8, 2),
+            r"8 pictures can't be shared by 8 ranks in whole draws of 2; use a multiple of 16 as schedule\.",
+        ),
+        ((16, 0, 8, 2, 8), r"2 pictures can't be cut into schedule\.accumulate 8 parts .* of 2; use a divisor of 1 as"),
+        (
+            (24, 0, 2, 2, 4),
+            r"12 pictures can't be cut into schedule\.accumulate 4 parts .* of 2; use a divisor of 6 as",
+        ),
+    ],
+)
+def test_draws_are_not_torn(share, message):
+    with pytest.raises(RichSemError, match=message):
+        RankShare(*share)
 
 
 def test_an_epoch_has_whole_batches_only():

@@ -40,7 +40,8 @@ class FakeOutputs:
 
 @dataclass(frozen=True, eq=False)
 class FakeDenoising:
-    groups: int
+    group: Tensor
+    groups: tuple[int, ...]
     positives: tuple[tuple[Tensor, Tensor], ...]
 
 
@@ -93,7 +94,8 @@ def make_denoising(counts: list[int], *, groups: int = 2) -> FakeDenoising:
     """Positives as DINO lays them out: groups of positives, then negatives, for the picture with the most objects."""
     most = max(counts)
     return FakeDenoising(
-        groups,
+        (torch.arange(2 * most * groups) // (2 * most)).expand(len(counts), -1),
+        (groups,) * len(counts),
         tuple(
             (
                 torch.cat([torch.arange(count) + 2 * most * group for group in range(groups)]),

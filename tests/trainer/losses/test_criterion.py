@@ -100,10 +100,12 @@ def test_federated_losses_look_at_the_drawn_classes_only_anew_for_every_loss():
     outputs = make_outputs(2, dn=8)
     criterion = Criterion(decoder_layers=LAYERS, federated_weights_C=weights, federated_total=5)
 
-    losses = criterion(outputs, targets, make_denoising([2, 1]), num_boxes=3.0, generator=generator(3))
+    losses = criterion(outputs, targets, make_denoising([2, 1]), num_boxes=3.0, generators=[generator(3)])
 
     labels = torch.cat([target.labels for target in targets])
-    draws = draw_federated(labels, weights, total=5, losses=2 * LAYERS + 1, generator=generator(3)).mask(CLASSES)
+    draws = draw_federated(
+        labels, torch.zeros_like(labels), weights, total=5, losses=2 * LAYERS + 1, generators=[generator(3)]
+    ).mask(CLASSES)[:, 0]
     assert len({tuple(draw.tolist()) for draw in draws}) > 1
     for layer in range(LAYERS):
         logits = outputs.pred_logits[layer]
@@ -123,7 +125,7 @@ def test_federated_over_the_whole_vocabulary_is_the_dense_loss_without_none():
     outputs = make_outputs(1)
     everything = Criterion(decoder_layers=LAYERS, federated_weights_C=torch.ones(CLASSES), federated_total=CLASSES)
 
-    federated = everything(outputs, targets, None, num_boxes=2.0, generator=generator())["loss_class"]
+    federated = everything(outputs, targets, None, num_boxes=2.0, generators=[generator()])["loss_class"]
 
     dense = run(outputs, targets, num_boxes=2.0)["loss_class"]
     none = sigmoid_focal_loss(outputs.pred_logits[-1, ..., 0], torch.zeros(1, 9), reduction="sum") / 2.0
@@ -175,7 +177,7 @@ def test_unlabelled_pictures_have_no_class_loss_on_any_head_but_boxes_and_semant
         targets,
         make_denoising([3, 1]),
         num_boxes=4.0,
-        generator=generator(),
+        generators=[generator()],
         semantic_logits=semantic_branch(),
     )
     criterion.total(losses).backward()
@@ -205,7 +207,7 @@ def test_labels_of_unlabelled_pictures_are_not_federated_positives():
     weights[7] = 0.0
     criterion = Criterion(decoder_layers=LAYERS, federated_weights_C=weights, federated_total=5)
 
-    losses = criterion(outputs, [make_target(0), stray], None, num_boxes=1.0, generator=generator())
+    losses = criterion(outputs, [make_target(0), stray], None, num_boxes=1.0, generators=[generator()])
     criterion.total(losses).backward()
 
     assert outputs.pred_logits.grad[..., 7].abs().sum() == 0
@@ -222,7 +224,7 @@ def test_a_batch_without_objects_is_finite_and_touches_every_head(is_federated: 
     )
     targets = [make_target(0, soft_labels=embedding_labels(0)), make_target(0)]
 
-    losses = criterion(outputs, targets, None, num_boxes=1.0, generator=generator(), semantic_logits=branch)
+    losses = criterion(outputs, targets, None, num_boxes=1.0, generators=[generator()], semantic_logits=branch)
     criterion.total(losses).backward()
 
     assert {name for name, loss in losses.items() if loss != 0} == {

@@ -12,12 +12,13 @@ COUNTS = torch.arange(CLASSES) ** 2
 def draw(labels: list[int], *, total: int = 50, losses: int = 1, seed: int = 0, counts: Tensor = COUNTS) -> Tensor:
     drawn = draw_federated(
         torch.tensor(labels, dtype=torch.long),
+        torch.zeros(len(labels), dtype=torch.long),
         federated_weights(counts),
         total=total,
         losses=losses,
-        generator=generator(seed),
+        generators=[generator(seed)],
     )
-    return drawn.mask(len(counts))
+    return drawn.mask(len(counts))[:, 0]
 
 
 def test_weights_are_the_root_of_image_counts_and_zero_for_none():
@@ -67,9 +68,14 @@ def test_the_same_generator_draws_the_same_and_every_loss_anew():
 
 def test_ids_are_distinct():
     drawn = draw_federated(
-        torch.tensor([3, 3, 8]), federated_weights(COUNTS), total=50, losses=3, generator=generator()
+        torch.tensor([3, 3, 8]),
+        torch.tensor([0, 1, 1]),
+        federated_weights(COUNTS),
+        total=50,
+        losses=3,
+        generators=[generator(), generator(1)],
     )
-    for ids in drawn.ids:
+    for ids in drawn.ids.flatten(0, 1):
         assert len(set(ids.tolist())) == 50
 
 

@@ -31,7 +31,7 @@ def test_every_parameter_gets_a_finite_gradient(counts: tuple[int, int], supervi
         soft_targets(*counts, supervision=supervision),
         queries,
         num_boxes=max(1.0, sum(counts)),
-        generator=generator(),
+        generators=[generator()],
         semantic_logits=model.semantic_logits,
     )
     losses_of.total(losses).backward()
@@ -53,7 +53,7 @@ def test_a_batch_is_learnt():
             truth,
             queries,
             num_boxes=4.0,
-            generator=generator(step),
+            generators=[generator(step)],
             semantic_logits=model.semantic_logits,
         )
         total = losses_of.total(losses)

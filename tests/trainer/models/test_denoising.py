@@ -21,9 +21,10 @@ def rt_detr(counts, *, dn_queries, queries, label_noise=0.0, box_noise=0.0):
 def test_groups_mask_and_positives_are_those_of_rt_detr(counts):
     drawn = denoising(*counts, dn_queries=8)
     labels, _, mask, meta = rt_detr(counts, dn_queries=8, queries=6)
-    assert drawn.groups == meta["dn_num_group"]
+    assert set(drawn.groups) == {meta["dn_num_group"]}
     assert drawn.count == meta["dn_num_split"][0] == labels.shape[1]
-    assert torch.equal(drawn.attention_mask(6), mask == -torch.inf)
+    for of_picture in drawn.attention_mask(6):
+        assert torch.equal(of_picture, mask == -torch.inf)
     for (query_indices, _), expected in zip(drawn.positives, meta["dn_positive_idx"], strict=True):
         assert torch.equal(query_indices, expected)
 
@@ -47,9 +48,9 @@ def test_positives_pair_each_query_with_its_object():
 
 
 def test_as_many_groups_as_fit_and_at_least_one():
-    assert denoising(3, 1, dn_queries=100).groups == 33
-    assert denoising(3, 1, dn_queries=2).groups == 1
-    assert denoising(3, 1, dn_queries=100).group_size == 6
+    assert denoising(3, 1, dn_queries=100).groups == (33, 33)
+    assert denoising(3, 1, dn_queries=2).groups == (1, 1)
+    assert denoising(3, 1, dn_queries=100).count == 33 * 6
 
 
 def test_positive_corners_move_less_than_half_a_side_and_negative_ones_more():
@@ -106,7 +107,7 @@ def test_unlabelled_objects_keep_row_0(labels, supervision):
         label_noise=1.0,
         box_noise=1.0,
         num_classes=CLASSES,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     assert (drawn.labels == 0).all()
 
@@ -119,7 +120,7 @@ def test_labelled_pictures_beside_unlabelled_ones_keep_their_labels():
         label_noise=0,
         box_noise=0,
         num_classes=CLASSES,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     assert (drawn.labels[0] > 0).all()
     assert (drawn.labels[1] == 0).all()
@@ -133,6 +134,6 @@ def test_nothing_is_drawn_without_objects_or_without_queries(counts, dn_queries)
         label_noise=0.5,
         box_noise=1.0,
         num_classes=CLASSES,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(0)],
     )
     assert drawn is None

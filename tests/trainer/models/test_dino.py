@@ -3,11 +3,14 @@ import torch
 from torch.testing import assert_close
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.build import build_detector
+from richsem_train.config import ModelConfig
 from richsem_train.models.backbone import make_backbone
 from richsem_train.models.dino import Dino, DinoOutputs
 from richsem_train.models.neck import FeatureLevel
 from richsem_train.models.position import sine_position
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino
+from tests.trainer.tiny import VALUES
 
 VARIANTS = {
     "richsem": {},
@@ -63,8 +66,8 @@ def test_shapes_of_outputs():
 def moved(drawn, *, group):
     """The same with the boxes of one group elsewhere."""
     boxes = drawn.boxes.clone()
-    start = group * drawn.group_size
-    boxes[:, start : start + drawn.group_size] = 1 - boxes[:, start : start + drawn.group_size] * 0.9
+    is_moved = drawn.group == group
+    boxes[is_moved] = 1 - boxes[is_moved] * 0.9
     return type(drawn)(**{**vars(drawn), "boxes": boxes})
 
 
@@ -81,7 +84,7 @@ def test_matching_queries_see_no_denoising_ones():
 
 def test_groups_see_themselves_and_no_other_group():
     model, drawn = shaken(tiny_dino()), denoising(3, 1, dn_queries=9)
-    assert drawn.groups == 3
+    assert drawn.groups == (3, 3)
     before, after = model(*pictures(2), drawn), model(*pictures(2), moved(drawn, group=1))
     changed = (before.dn_logits != after.dn_logits).any(dim=-1).any(dim=0).reshape(2, 3, -1)
     assert not changed[:, [0, 2]].any()
@@ -107,6 +110,8 @@ def test_a_batch_equals_its_pictures_one_by_one():
                 "labels": drawn.labels[[row]],
                 "boxes": drawn.boxes[[row]],
                 "padding": drawn.padding[[row]],
+                "group": drawn.group[[row]],
+                "groups": (drawn.groups[row],),
                 "positives": (drawn.positives[row],),
             }
         )
@@ -317,3 +322,53 @@ def test_a_backbone_that_pads_tells_the_mask_so(side):
         assert level.map.shape[-1] * stride == -(-side // 32) * 32
         shown_px = (~level.padding_mask[0, 0]).sum().item() * stride
         assert abs(shown_px - side) < stride
+
+
+@pytest.mark.parametrize(("size_divisor", "padded_hw"), [(1, (48, 80)), (32, (64, 96)), (48, (48, 96))])
+def test_a_batch_is_padded_to_multiples_with_its_mask(size_divisor, padded_hw):
+    model = tiny_dino(size_divisor=size_divisor).eval()
+    levels = []
+    model.input_proj.register_forward_hook(lambda _module, _args, output: levels.extend(output))
+    model(*pictures(1, 48, 80))
+    for level, stride in zip(levels, (8, 16), strict=True):
+        assert tuple(side * stride for side in level.map.shape[-2:]) == padded_hw
+        assert (~level.padding_mask).sum() == (48 // stride) * (80 // stride)
+
+
+@pytest.mark.parametrize("size_divisor", [1, 16, 32])
+def test_padding_serves_the_backbone_as_well(size_divisor):
+    model = tiny_dino(size_divisor=size_divisor)
+    model.backbone[0].size_divisor = 48
+    assert Dino(
+        model.backbone[0],
+        hidden_dim=32,
+        feature_levels=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        heads=4,
+        points=1,
+        ffn_dim=32,
+        queries=5,
+        num_classes=4,
+        classifier="linear",
+        encoder_classifier="linear",
+        semantic_branch=False,
+        size_divisor=size_divisor,
+    ).size_divisor == {1: 48, 16: 48, 32: 96}[size_divisor]  # fmt: skip
+
+
+@pytest.mark.parametrize(("positions", "is_padded"), [("padded", True), ("picture", False)])
+def test_a_config_says_how_batches_are_padded_and_queries_placed(positions, is_padded):
+    config = ModelConfig.model_validate(VALUES["model"] | {"size_divisor": 24, "query_positions": positions})
+    detector = build_detector(
+        config,
+        num_classes=CLASSES,
+        text_features_CD=torch.ones(CLASSES, 4),
+        logit_scale=1.0,
+        weights=None,
+        device=torch.device("cpu"),
+        semantic_branch=False,
+    )
+    # The backbone needs multiples of 16.
+    assert detector.size_divisor == 48
+    assert detector.transformer.decoder.padded_query_positions is is_padded

@@ -199,7 +199,7 @@ def decode(module, head, anchors, *, queries=None, mask=None, hw=((6, 8), (6, 8)
         SHAPES,
         valid_ratios(levels, torch.float64),
         flat(levels),
-        attention_mask_QQ=mask,
+        attention_mask_BQQ=mask,
         box_head=head,
     )
 

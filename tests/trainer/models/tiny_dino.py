@@ -79,7 +79,7 @@ def denoising(*counts: int, seed: int = 3, dn_queries: int = 8, **changes) -> De
     drawn = draw_denoising(
         targets(*counts),
         dn_queries=dn_queries,
-        generator=torch.Generator().manual_seed(seed),
+        generators=[torch.Generator().manual_seed(seed)],
         **(arguments | changes),
     )
     assert drawn is not None

@@ -25,16 +25,13 @@ class Sample(NamedTuple):
     damage: tuple[str, ...] = ()
 
 
-def collate(samples: Sequence[Sample], *, size_divisor: int = 1) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Pad pictures at the right and the bottom to the largest height and width among them.
 
     Args:
         samples: at least one.
-        size_divisor: round the padded height and width up to a multiple, for fewer distinct shapes.
     """
-    height, width = (
-        -(-max(sample.pixels.shape[axis] for sample in samples) // size_divisor) * size_divisor for axis in (1, 2)
-    )
+    height, width = (max(sample.pixels.shape[axis] for sample in samples) for axis in (1, 2))
     pixels_B3HW = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     padding_mask_BHW = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, sample in enumerate(samples):

@@ -88,7 +88,7 @@ class ExtraDataset(Dataset[Sample]):
 
     def batch_keys(self, number: int, share: RankShare) -> list[int]:
         """Counters of a rank's samples of an extra batch, by the batch's number over the whole run."""
-        return list(share.counters(number))
+        return share.counters(number)
 
     def __getitem__(self, counter: int) -> Sample:
         """Render one view.
@@ -145,12 +145,13 @@ class ExtraDataset(Dataset[Sample]):
         return view
 
 
-def sharing_notes(dataset: ExtraDataset, *, world_size: int, workers: int) -> tuple[str, ...]:
+def sharing_notes(dataset: ExtraDataset, *, world_size: int, pictures_a_draw: int, workers: int) -> tuple[str, ...]:
     """What a user should know about how ranks and workers share the blocks; usually nothing.
 
     Args:
         dataset: the extra data.
         world_size: ranks.
+        pictures_a_draw: consecutive samples that one rank reads.
         workers: loader processes a rank; 0 is the rank itself.
     """
     blocks, lanes = dataset.cache.blocks, dataset.order.lanes
@@ -161,6 +162,9 @@ def sharing_notes(dataset: ExtraDataset, *, world_size: int, workers: int) -> tu
             f"extra data: {blocks} blocks for {world_size} ranks x {max(workers, 1)} workers; blocks are read more "
             "than once"
         )
-    if lanes % world_size:
-        notes.append(f"extra data: {lanes} lanes are no multiple of {world_size} ranks; blocks are read more than once")
+    if world_size > 1 and lanes % (world_size * pictures_a_draw):
+        notes.append(
+            f"extra data: {lanes} lanes are no multiple of {world_size} ranks x {pictures_a_draw} pictures a draw; "
+            "blocks are read more than once"
+        )
     return tuple(notes)

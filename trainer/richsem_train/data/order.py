@@ -37,32 +37,56 @@ def first_batch_from(step: int, kind: DataKind, *, has_extra: bool) -> int:
 
 @dataclass(frozen=True)
 class RankShare:
-    """The part of each global batch that one rank reads: every `world_size`-th picture.
+    """The part of each global batch that one rank reads: every `world_size`-th draw.
+
+    A draw is what a rank of the reference sees: consecutive pictures of the global batch that share their federated
+    classes, their denoising groups and their padding. None is torn, or a step would depend on the ranks.
 
     Attributes:
         global_batch: pictures a step, over all ranks.
         rank: 0..world_size-1.
         world_size: ranks.
+        pictures_a_draw: pictures a draw.
+        accumulate: parts that the share is cut into, whole draws each.
 
     Raises:
-        RichSemError: the batch can't be shared out evenly.
+        RichSemError: draws would be torn, or ranks or parts have more of them than others.
     """
 
     global_batch: int
     rank: int = 0
     world_size: int = 1
+    pictures_a_draw: int = 1
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.global_batch % self.world_size:
+        if self.global_batch % (self.world_size * self.pictures_a_draw):
             raise RichSemError(
-                f"a global batch of {self.global_batch} pictures can't be shared by {self.world_size} ranks; use a "
-                "multiple of the ranks as schedule.global_batch_size, or fewer ranks"
+                f"a global batch of {self.global_batch} pictures can't be shared by {self.world_size} ranks in whole "
+                f"draws of {self.pictures_a_draw}; use a multiple of {self.world_size * self.pictures_a_draw} as "
+                "schedule.global_batch_size, fewer ranks, or another schedule.pictures_a_draw"
+            )
+        share = self.global_batch // self.world_size
+        if share % (self.accumulate * self.pictures_a_draw):
+            raise RichSemError(
+                f"a rank's {share} pictures can't be cut into schedule.accumulate {self.accumulate} parts of whole "
+                f"draws of {self.pictures_a_draw}; use a divisor of {share // self.pictures_a_draw} as "
+                "schedule.accumulate, or another schedule.pictures_a_draw"
             )
 
-    def counters(self, batch: int) -> range:
+    @property
+    def draws(self) -> range:
+        """The rank's draws, as places in the global batch."""
+        return range(self.rank, self.global_batch // self.pictures_a_draw, self.world_size)
+
+    def counters(self, batch: int) -> list[int]:
         """The rank's pictures of a batch, as positions in the sequence of all pictures of the run."""
         first = batch * self.global_batch
-        return range(first + self.rank, first + self.global_batch, self.world_size)
+        return [
+            first + draw * self.pictures_a_draw + picture
+            for draw in self.draws
+            for picture in range(self.pictures_a_draw)
+        ]
 
 
 def epoch_batches(list_length: int, global_batch: int) -> int:

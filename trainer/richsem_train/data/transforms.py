@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from richsem_schemas.render import render_view
+from richsem_schemas.resize import resize_picture
 from richsem_schemas.view import View
 
 Boxes = NDArray[np.float32]
@@ -178,12 +179,12 @@ def flip(image: Image.Image, boxes_xyxy_px: Boxes) -> tuple[Image.Image, Boxes]:
 
 
 def resize(image: Image.Image, boxes_xyxy_px: Boxes, out_hw: tuple[int, int]) -> tuple[Image.Image, Boxes]:
-    """Resize to a height and width, bilinear with antialiasing, as the views of caches are."""
+    """Resize to a height and width, by the resizer of the views of caches."""
     if out_hw == _hw(image):
         return image, boxes_xyxy_px
     height, width = out_hw
     scale = np.array([width / image.width, height / image.height] * 2)
-    return image.resize((width, height), Image.Resampling.BILINEAR), (boxes_xyxy_px * scale).astype(np.float32)
+    return Image.fromarray(resize_picture(image, out_hw)), (boxes_xyxy_px * scale).astype(np.float32)
 
 
 def draw_crop(hw: tuple[int, int], crop_sides: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -227,7 +228,7 @@ def rendered(view: View, pictures: Mapping[int, Image.Image]) -> Tensor:
         pictures: by sample.
     """
     # NumPy's copy to planes: a third of the time that a copy of torch's view takes.
-    return torch.from_numpy(np.asarray(render_view(view, pictures)).transpose(2, 0, 1).copy())
+    return torch.from_numpy(render_view(view, pictures).transpose(2, 0, 1).copy())
 
 
 def _hw(image: Image.Image) -> tuple[int, int]:

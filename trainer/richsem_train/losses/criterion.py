@@ -54,12 +54,15 @@ class Denoising(Protocol):
     """What the losses need of the denoising queries; `models.denoising.DenoisingQueries` has it.
 
     Attributes:
-        groups: repeats of every object.
+        group: int64 [B, N], -1 where a query is none of its picture's.
+        groups: by picture, repeats of every object.
         positives: by picture, denoising queries and the objects they are to restore, int64 [P] each.
     """
 
     @property
-    def groups(self) -> int: ...  # noqa: D102
+    def group(self) -> Tensor: ...  # noqa: D102
+    @property
+    def groups(self) -> Sequence[int]: ...  # noqa: D102
     @property
     def positives(self) -> Sequence[Match]: ...  # noqa: D102
 
@@ -93,7 +96,8 @@ class Criterion(nn.Module):
 
     Source:
         The reference. The class loss is summed over queries and classes, the others over pairs; all are divided by
-        the number of boxes, those of denoising by that times the groups. Encoder proposals learn the real classes.
+        the number of boxes, those of denoising by that times the groups of the picture's draw. Encoder proposals learn
+        the real classes.
         Padding among the denoising queries learns "no object". Labelled pictures without objects do so too. Differs:
         unlabelled pictures have no class loss.
     """
@@ -128,7 +132,7 @@ class Criterion(nn.Module):
         denoising: Denoising | None,
         *,
         num_boxes: float | Tensor,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
         semantic_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Unweighted losses, scalars by key.
@@ -138,8 +142,9 @@ class Criterion(nn.Module):
             targets: B of them, on the model's device, none of them "pseudo" any more (`with_pseudo_labels`); labels of
                 "labelled" ones are 1 or more.
             denoising: None where the batch has no objects.
-            num_boxes: objects a rank, averaged over ranks, at least 1; the same for all parts of an accumulated batch.
-            generator: draws the federated classes; needed with federated weights.
+            num_boxes: objects of the step over the number of ranks; the same for all parts of a step.
+            generators: draw the federated classes; one for each draw, which are of equal numbers of consecutive
+                pictures. Needed with federated weights.
             semantic_logits: the branch, hidden [N, E] to logits [N, C]; called once; needed with a soft loss.
 
         Raises:
@@ -155,7 +160,7 @@ class Criterion(nn.Module):
             targets,
         )
         truth = _Truth.of(targets)
-        losses = self._detection_losses(outputs, truth, matches, denoising, num_boxes, generator)
+        losses = self._detection_losses(outputs, truth, matches, denoising, num_boxes, generators)
         if self.soft_loss is not None:
             assert semantic_logits is not None, "a soft loss without a semantic branch"
             final = matches["decoder"][-1]
@@ -174,43 +179,48 @@ class Criterion(nn.Module):
         matches: dict[str, list[list[Match]]],
         denoising: Denoising | None,
         num_boxes: float | Tensor,
-        generator: torch.Generator | None,
+        generators: Sequence[torch.Generator],
     ) -> dict[str, Tensor]:
         layers = self.decoder_layers
-        drawn = self._draw_classes(truth, generator)
+        drawn = self._draw_classes(truth, generators)
         decoder = _Pairs.of(matches["decoder"], truth.counts, truth.device)
+        weight_BQ = _matching_weight(outputs.pred_logits) / num_boxes
         losses = _by_layer(
-            _stage_losses(outputs.pred_logits, outputs.pred_boxes, decoder, truth, drawn[:layers], num_boxes), ""
+            _stage_losses(outputs.pred_logits, outputs.pred_boxes, decoder, truth, drawn[:layers], weight_BQ), ""
         )
         encoder = _Pairs.of(matches["encoder"], truth.counts, truth.device)
         logits_1BQC, boxes_1BQ4 = outputs.encoder_logits[None], outputs.encoder_boxes[None]
-        of_encoder = _stage_losses(logits_1BQC, boxes_1BQ4, encoder, truth, drawn[layers : layers + 1], num_boxes)
+        weight_BQ = _matching_weight(logits_1BQC) / num_boxes
+        of_encoder = _stage_losses(logits_1BQC, boxes_1BQ4, encoder, truth, drawn[layers : layers + 1], weight_BQ)
         losses |= _by_layer(of_encoder, "_enc")
         if denoising is not None:
             assert outputs.dn_logits is not None
             assert outputs.dn_boxes is not None
             restored = _Pairs.of([denoising.positives], truth.counts, truth.device)
-            boxes = num_boxes * denoising.groups
+            weight_BQ = _denoising_weight(denoising) / num_boxes
             of_denoising = _stage_losses(
-                outputs.dn_logits, outputs.dn_boxes, restored, truth, drawn[layers + 1 :], boxes
+                outputs.dn_logits, outputs.dn_boxes, restored, truth, drawn[layers + 1 :], weight_BQ
             )
             losses |= _by_layer(of_denoising, "_dn")
         return losses
 
-    def _draw_classes(self, truth: "_Truth", generator: torch.Generator | None) -> "_Columns":
+    def _draw_classes(self, truth: "_Truth", generators: Sequence[torch.Generator]) -> "_Columns":
         """For the decoder's layers, the encoder and the denoising layers, in this order."""
         if self.federated_weights is None:
-            return _Columns(None)
-        assert generator is not None, "a federated loss needs a generator"
-        return _Columns(
-            draw_federated(
-                truth.taught_labels,
-                self.federated_weights,
-                total=self.federated_total,
-                losses=2 * self.decoder_layers + 1,
-                generator=generator,
-            )
+            return _Columns(None, 0)
+        assert generators, "a federated loss needs a generator for each draw"
+        pictures, rest = divmod(len(truth.counts), len(generators))
+        assert not rest, "draws are of equal numbers of pictures"
+        draws = [place // pictures for place, count in enumerate(truth.counts) for _ in range(count)]
+        drawn = draw_federated(
+            truth.taught_labels,
+            torch.tensor(draws, dtype=torch.long).to(truth.device, non_blocking=True),
+            self.federated_weights,
+            total=self.federated_total,
+            losses=2 * self.decoder_layers + 1,
+            generators=generators,
         )
+        return _Columns(drawn, pictures)
 
     def _named_weights(self, weights: LossWeights) -> dict[str, float]:
         before = [f"_{layer}" for layer in range(self.decoder_layers - 1)]
@@ -325,21 +335,29 @@ def _each_layer(values_SBQX: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """The classes that take part in each of S class losses; all of them without a federated draw."""
+    """The classes that take part in each of S class losses; all of them without a federated draw.
+
+    Attributes:
+        drawn: by loss and draw.
+        pictures: a draw.
+    """
 
     drawn: FederatedClasses | None
+    pictures: int
 
     def __getitem__(self, layers: slice) -> "_Columns":
         if self.drawn is None:
             return self
-        return _Columns(FederatedClasses(self.drawn.ids[layers], self.drawn.taught[layers]))
+        return _Columns(FederatedClasses(self.drawn.ids[layers], self.drawn.taught[layers]), self.pictures)
 
     def select(self, logits_SBQC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits [S, B, Q, K], and which classes these are and whether they count, both [S, 1, 1, K]."""
+        """Logits [S, B, Q, K], and which classes these are and whether they count, both [S, B, 1, K] or alike."""
         if self.drawn is None:
             ids = torch.arange(logits_SBQC.shape[-1], device=logits_SBQC.device).expand(1, 1, 1, -1)
             return logits_SBQC, ids, torch.ones_like(ids, dtype=torch.bool)
-        ids, taught = self.drawn.ids[:, None, None], self.drawn.taught[:, None, None]
+        ids, taught = (
+            each.repeat_interleave(self.pictures, dim=1)[:, :, None] for each in (self.drawn.ids, self.drawn.taught)
+        )
         return logits_SBQC.gather(-1, ids.expand(*logits_SBQC.shape[:3], -1)), ids, taught
 
 
@@ -352,25 +370,38 @@ class _StageLosses:
     giou: Tensor
 
 
+def _matching_weight(logits_SBQC: Tensor) -> Tensor:
+    """How much each matching query counts: all the same, float32 [B, Q]."""
+    _, pictures, queries, _ = logits_SBQC.shape
+    return torch.ones((), device=logits_SBQC.device).expand(pictures, queries)
+
+
+def _denoising_weight(denoising: Denoising) -> Tensor:
+    """How much each denoising query counts, float32 [B, N]: all groups of a picture together as much as one."""
+    weight_B = torch.tensor([1 / max(groups, 1) for groups in denoising.groups])
+    return weight_B.to(denoising.group.device, non_blocking=True)[:, None] * (denoising.group >= 0)
+
+
 def _stage_losses(
-    logits_SBQC: Tensor, boxes_SBQ4: Tensor, pairs: _Pairs, truth: _Truth, columns: _Columns, num_boxes: float | Tensor
+    logits_SBQC: Tensor, boxes_SBQ4: Tensor, pairs: _Pairs, truth: _Truth, columns: _Columns, weight_BQ: Tensor
 ) -> _StageLosses:
     predicted_SP4 = pairs.predicted(boxes_SBQ4).float()
     true_SP4 = truth.boxes[pairs.truth]
     overlap_SP = giou(cxcywh_to_xyxy(predicted_SP4), cxcywh_to_xyxy(true_SP4))
+    weight_SP = weight_BQ[pairs.image, pairs.query]
     return _StageLosses(
-        classes=_class_loss(logits_SBQC, pairs, truth, columns) / num_boxes,
-        bbox=(predicted_SP4 - true_SP4).abs().sum((1, 2)) / num_boxes,
-        giou=(1 - overlap_SP).sum(1) / num_boxes,
+        classes=_class_loss(logits_SBQC, pairs, truth, columns, weight_BQ),
+        bbox=((predicted_SP4 - true_SP4).abs().sum(-1) * weight_SP).sum(1),
+        giou=((1 - overlap_SP) * weight_SP).sum(1),
     )
 
 
-def _class_loss(logits_SBQC: Tensor, pairs: _Pairs, truth: _Truth, columns: _Columns) -> Tensor:
+def _class_loss(logits_SBQC: Tensor, pairs: _Pairs, truth: _Truth, columns: _Columns, weight_BQ: Tensor) -> Tensor:
     classes_SBQ = pairs.classes(truth.labels, logits_SBQC)
     logits_SBQK, ids, counts = columns.select(logits_SBQC)
     wanted_SBQK = (classes_SBQ[..., None] == ids).float()
     focal_SBQK = sigmoid_focal_loss(logits_SBQK.float(), wanted_SBQK, alpha=_ALPHA, gamma=_GAMMA)
-    return (focal_SBQK * (counts & truth.is_taught[:, None, None])).sum((1, 2, 3))
+    return ((focal_SBQK * counts).sum(-1) * (weight_BQ * truth.is_taught[:, None])).sum((1, 2))
 
 
 def _by_layer(losses: _StageLosses, suffix: str) -> dict[str, Tensor]:
@@ -393,24 +424,28 @@ def _soft_losses(
     semantic_logits: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """Run the semantic branch once, on matched queries and denoising positives of the pictures that teach."""
-    queries = [(outputs.hidden, final_matches, num_boxes)]
+    queries = [(outputs.hidden, final_matches, _matching_weight(outputs.pred_logits))]
     if denoising is not None:
         assert outputs.dn_hidden is not None
-        queries.append((outputs.dn_hidden, denoising.positives, num_boxes * denoising.groups))
+        queries.append((outputs.dn_hidden, denoising.positives, _denoising_weight(denoising)))
     taught = [_taught_queries(hidden_BQE, matches, targets) for hidden_BQE, matches, _ in queries]
     logits_NC = semantic_logits(torch.cat([hidden_NE for hidden_NE, _ in taught]))
     teachers = [target for target in targets if teaches(target)]
-    divergences_N = soft_loss(logits_NC, teachers, torch.cat([objects_N for _, objects_N in taught]))
-    parts = divergences_N.split([len(objects_N) for _, objects_N in taught])
-    names = ("loss_soft", "loss_soft_dn")
-    return {name: part.sum() / boxes for name, part, (_, _, boxes) in zip(names, parts, queries, strict=False)}
+    divergences_N = soft_loss(logits_NC, teachers, torch.cat([pairs.truth[0] for _, pairs in taught]))
+    parts = divergences_N.split([len(hidden_NE) for hidden_NE, _ in taught])
+    named = zip(("loss_soft", "loss_soft_dn"), parts, taught, queries, strict=False)
+    return {
+        name: (part_N * weight_BQ[pairs.image, pairs.query[0]]).sum() / num_boxes
+        for name, part_N, (_, pairs), (_, _, weight_BQ) in named
+    }
 
 
-def _taught_queries(hidden_BQE: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-    """Hidden states [N, E] of the pairs in pictures that teach, and their objects, counted through those pictures."""
+def _taught_queries(hidden_BQE: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> "tuple[Tensor, _Pairs]":
+    """Hidden states [P, E] of the pairs in pictures that teach, and the pairs, their objects counted through those."""
     images = [b for b, target in enumerate(targets) if teaches(target)]
     if not images:
-        return hidden_BQE[:0, 0], torch.zeros(0, dtype=torch.long, device=hidden_BQE.device)
+        nothing_1P = torch.zeros(1, 0, dtype=torch.long, device=hidden_BQE.device)
+        return hidden_BQE[:0, 0], _Pairs(nothing_1P[0], nothing_1P, nothing_1P)
     counts = [len(targets[b].labels) for b in images]
     pairs = _Pairs.of([[matches[b] for b in images]], counts, hidden_BQE.device, images=images)
-    return hidden_BQE[pairs.image, pairs.query[0]], pairs.truth[0]
+    return hidden_BQE[pairs.image, pairs.query[0]], pairs

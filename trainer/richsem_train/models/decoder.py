@@ -65,7 +65,7 @@ class DecoderLayer(nn.Module):
         memory_BSE: Tensor,
         spatial_shapes: tuple[tuple[int, int], ...],
         padding_mask_BS: Tensor,
-        attention_mask_QQ: Tensor | None,
+        attention_mask_BQQ: Tensor | None,
     ) -> Tensor:
         """Queries [B, Q, E] after this layer.
 
@@ -76,10 +76,9 @@ class DecoderLayer(nn.Module):
             memory_BSE: of the encoder.
             spatial_shapes: height and width of each level.
             padding_mask_BS: True where padded.
-            attention_mask_QQ: True where a query (row) must not see another (column).
+            attention_mask_BQQ: added to how much a query (row) cares for another (column).
         """
-        placed = queries_BQE + position_BQE
-        attended, _ = self.self_attn(placed, placed, queries_BQE, attn_mask=attention_mask_QQ, need_weights=False)
+        attended = self._self_attention(queries_BQE + position_BQE, queries_BQE, attention_mask_BQQ)
         queries_BQE = self.norm2(queries_BQE + self.dropout(attended))
         looked = self.cross_attn(
             queries_BQE + position_BQE, reference_boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS
@@ -87,6 +86,26 @@ class DecoderLayer(nn.Module):
         queries_BQE = self.norm1(queries_BQE + self.dropout(looked))
         inner = self.dropout(functional.relu(self.linear1(queries_BQE)))
         output_BQE: Tensor = self.norm3(queries_BQE + self.dropout(self.linear2(inner)))
+        return output_BQE
+
+    def _self_attention(self, placed_BQE: Tensor, queries_BQE: Tensor, attention_mask_BQQ: Tensor | None) -> Tensor:
+        """What `self_attn` does, which would want a mask for each head."""
+        attention = self.self_attn
+        width, heads = attention.embed_dim, attention.num_heads
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        asks_and_keys = functional.linear(placed_BQE, weight[: 2 * width], bias[: 2 * width])
+        values_BQE = functional.linear(queries_BQE, weight[2 * width :], bias[2 * width :])
+        asks, keys, values = (
+            each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (*asks_and_keys.chunk(2, dim=-1), values_BQE)
+        )
+        attended_BHQD = functional.scaled_dot_product_attention(
+            asks,
+            keys,
+            values,
+            attn_mask=None if attention_mask_BQQ is None else attention_mask_BQQ[:, None],
+            dropout_p=attention.dropout if self.training else 0.0,
+        )
+        output_BQE: Tensor = attention.out_proj(attended_BHQD.transpose(1, 2).flatten(-2))
         return output_BQE
 
 
@@ -115,9 +134,8 @@ class Decoder(nn.Module):
         ffn_dim: inner width of the feed-forward networks.
         dropout: probability, training only.
         backend: of the deformable attention.
-        padded_query_positions: embed boxes relative to the padded batch, as the reference does; otherwise relative
-            to the picture, so that a picture's detections don't depend on the size of its neighbours. Without
-            padding there is no difference, so published weights work with either.
+        padded_query_positions: embed boxes relative to the padded batch, as published weights were trained; otherwise
+            relative to the picture, whatever the size of its neighbours.
     """
 
     def __init__(
@@ -143,7 +161,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim)
         self.ref_point_head = MLP([2 * hidden_dim, hidden_dim, hidden_dim])
         self._features_a_number = hidden_dim // 2
-        self._padded_query_positions = padded_query_positions
+        self.padded_query_positions = padded_query_positions
 
     def forward(
         self,
@@ -154,7 +172,7 @@ class Decoder(nn.Module):
         valid_ratios_BL2: Tensor,
         padding_mask_BS: Tensor,
         *,
-        attention_mask_QQ: Tensor | None,
+        attention_mask_BQQ: Tensor | None,
         box_head: BoxHead,
     ) -> DecoderOutputs:
         """All layers, each starting from the boxes of the one before.
@@ -166,17 +184,20 @@ class Decoder(nn.Module):
             spatial_shapes: height and width of each level.
             valid_ratios_BL2: share of each level's width and height that is picture.
             padding_mask_BS: True where padded.
-            attention_mask_QQ: True where a query (row) must not see another (column).
+            attention_mask_BQQ: True where a query (row) must not see another (column).
             box_head: moves the boxes; here it sees the output before the norm, in the heads after it.
         """
         ratios_BL4 = torch.cat([valid_ratios_BL2, valid_ratios_BL2], dim=-1)
+        if attention_mask_BQQ is not None:
+            # Once for all layers, each of which would keep its own for the backward pass.
+            attention_mask_BQQ = queries_BQE.new_zeros(()).where(~attention_mask_BQQ, -torch.inf)
         boxes = anchors_BQ4
         hidden, references = [], [anchors_BQ4]
         for layer in self.layers:
             boxes_BQL4 = boxes[:, :, None] * ratios_BL4[:, None]
-            position = self._query_position(boxes_BQL4[:, :, 0] if self._padded_query_positions else boxes)
+            position = self._query_position(boxes_BQL4[:, :, 0] if self.padded_query_positions else boxes)
             queries_BQE = layer(
-                queries_BQE, position, boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS, attention_mask_QQ
+                queries_BQE, position, boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS, attention_mask_BQQ
             )
             hidden.append(self.norm(queries_BQE))
             if len(hidden) < len(self.layers):

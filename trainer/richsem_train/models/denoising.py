@@ -1,10 +1,12 @@
 """Contrastive denoising: true boxes and labels, spoilt a little or a lot, for the decoder to repair or to reject."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from richsem_train.targets import Target
 
@@ -14,31 +16,33 @@ PADDING_BOX = 0.5
 
 @dataclass(frozen=True, eq=False)
 class DenoisingQueries:
-    """Queries made of the truth, in groups that don't see each other; N = groups * group_size of them a picture.
+    """Queries made of the truth, in groups that don't see each other; N of them a picture.
 
-    A group holds M positive queries, then M negative ones, with M the most objects of any picture of the batch;
-    where a picture has fewer, the rest is padding.
+    A group holds M positive queries, then M negative ones, with M the most objects of any picture of the draw; where a
+    picture has fewer, the rest is padding. Draws differ in M and in their number of groups. N is what the largest one
+    needs; the last queries of smaller ones are of no group.
 
     Attributes:
         labels: int64 [B, N], rows of the vocabulary after noise; 0 at padding.
         boxes: [B, N, 4] cxcywh in [0, 1] after noise, relative to the picture without padding; 0.5 at padding.
         padding: bool [B, N], True where a query stands for nothing.
-        groups: number of groups.
-        group_size: queries a group, 2 * M.
-        positives: for each picture, indices of the positive queries and of their objects, both int64 [groups * G].
+        group: int64 [B, N], counted in each picture; -1 where a query is of none.
+        groups: of each picture, their number; 0 where its draw has no object.
+        positives: for each picture, indices of the positive queries and of their objects, both int64 [groups * G], on
+            the CPU.
     """
 
     labels: Tensor
     boxes: Tensor
     padding: Tensor
-    groups: int
-    group_size: int
+    group: Tensor
+    groups: tuple[int, ...]
     positives: tuple[tuple[Tensor, Tensor], ...]
 
     @property
     def count(self) -> int:
         """Queries a picture, N."""
-        return self.groups * self.group_size
+        return self.labels.shape[1]
 
     def attention_mask(self, queries: int) -> Tensor:
         """Who must not see whom, the denoising queries first.
@@ -47,24 +51,12 @@ class DenoisingQueries:
             queries: matching queries that follow.
 
         Returns:
-            bool [N + queries, N + queries], True where a row must not see a column: matching queries see no denoising
-            ones, since those know the truth; groups don't see each other.
+            bool [B, N + queries, N + queries], True where a row must not see a column: matching queries see no
+            denoising ones, since those know the truth; groups don't see each other, nor what is of no group.
         """
-        group_N = torch.arange(self.count, device=self.labels.device) // self.group_size
-        mask = torch.zeros(self.count + queries, self.count + queries, dtype=torch.bool, device=self.labels.device)
-        mask[: self.count, : self.count] = group_N[:, None] != group_N
-        mask[self.count :, : self.count] = True
-        return mask
-
-    def to(self, device: torch.device) -> "DenoisingQueries":
-        """The same on another device."""
-        return replace(
-            self,
-            labels=self.labels.to(device),
-            boxes=self.boxes.to(device),
-            padding=self.padding.to(device),
-            positives=tuple((queries.to(device), objects.to(device)) for queries, objects in self.positives),
-        )
+        mask_BQQ = functional.pad(self.group[:, :, None] != self.group[:, None], (0, queries, 0, queries))
+        mask_BQQ[:, self.count :, : self.count] = True
+        return mask_BQQ
 
 
 def draw_denoising(
@@ -74,9 +66,9 @@ def draw_denoising(
     label_noise: float,
     box_noise: float,
     num_classes: int,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> DenoisingQueries | None:
-    """Spoil the truth of a batch.
+    """Spoil the truth of a batch, draw by draw: what a picture gets depends on the pictures of its draw alone.
 
     Args:
         targets: one a picture.
@@ -86,7 +78,8 @@ def draw_denoising(
         box_noise: 1.0 moves a corner by at most half the box's side in positive queries, by half to a whole side in
             negative ones.
         num_classes: rows of the vocabulary.
-        generator: the only source of randomness; its device draws.
+        generators: the only source of randomness, on the CPU; one for each draw, which are of equal numbers of
+            consecutive pictures.
 
     Returns:
         None where no picture has an object.
@@ -95,57 +88,101 @@ def draw_denoising(
         Zhang et al. 2022, DINO (arXiv 2203.03605), section 3.3.
     """
     counts = [len(target.labels) for target in targets]
-    most = max(counts, default=0)
-    if most == 0 or dn_queries <= 0:
+    if not any(counts) or dn_queries <= 0:
         return None
-    groups = max(1, dn_queries // most)
-    labels_BM, boxes_BM4, padding_BM = _padded_truth(targets, most)
-    labels_BN = labels_BM.repeat(1, 2 * groups)
-    padding_BN = padding_BM.repeat(1, 2 * groups)
-    is_negative_N = torch.arange(2 * groups * most, device=labels_BN.device) // most % 2 == 1
-    boxes_BN4 = _noisy_boxes(boxes_BM4.repeat(1, 2 * groups, 1), is_negative_N, box_noise, generator)
+    pictures, rest = divmod(len(targets), len(generators))
+    assert not rest, "draws are of equal numbers of pictures"
+    most = [max(counts[first : first + pictures]) for first in range(0, len(counts), pictures)]
+    groups = [max(1, dn_queries // objects) if objects else 0 for objects in most]
+    sizes = [2 * objects * number for objects, number in zip(most, groups, strict=True)]
+    device = targets[0].labels.device
+    # What only host and generators decide is made there, and brought over at once.
+    slots = _slots(counts, _repeated(most, pictures), _repeated(groups, pictures), max(sizes))
+    positives = _positives(slots)
+    slots = _Slots(*torch.stack(slots).to(device, non_blocking=True))
+    chance_BN, random_BN, move_BN4 = (
+        each.to(device, non_blocking=True) for each in _drawn_noise(sizes, pictures, num_classes, generators)
+    )
+    padding_BN = slots.object < 0
+    labels_BN = _true_labels(targets)[slots.object].masked_fill(padding_BN, 0)
+    boxes_BN4 = torch.cat([target.boxes_cxcywh_norm for target in targets])[slots.object]
+    # Negative queries move as far as positive ones, and half a side more.
+    move_BN4 = move_BN4 + slots.is_negative[..., None] * torch.where(move_BN4 < 0, -1, 1)
     return DenoisingQueries(
-        labels=_noisy_labels(labels_BN, label_noise, num_classes, generator),
-        boxes=boxes_BN4.masked_fill(padding_BN[..., None], PADDING_BOX),
+        labels=labels_BN.where((chance_BN >= label_noise / 2) | (labels_BN == 0), random_BN),
+        boxes=_moved(boxes_BN4, box_noise * move_BN4.to(boxes_BN4)).masked_fill(padding_BN[..., None], PADDING_BOX),
         padding=padding_BN,
-        groups=groups,
-        group_size=2 * most,
-        positives=tuple(_positives(count, most, groups, labels_BN.device) for count in counts),
+        group=slots.group,
+        groups=tuple(_repeated(groups, pictures)),
+        positives=positives,
     )
 
 
-def _padded_truth(targets: Sequence[Target], most: int) -> tuple[Tensor, Tensor, Tensor]:
-    labels_BM = targets[0].labels.new_zeros(len(targets), most)
-    boxes_BM4 = targets[0].boxes_cxcywh_norm.new_full((len(targets), most, 4), PADDING_BOX)
-    padding_BM = torch.ones_like(labels_BM, dtype=torch.bool)
-    for row, target in enumerate(targets):
-        count = len(target.labels)
-        labels_BM[row, :count] = 0 if target.supervision == "unlabelled" else target.labels
-        boxes_BM4[row, :count] = target.boxes_cxcywh_norm
-        padding_BM[row, :count] = False
-    return labels_BM, boxes_BM4, padding_BM
+class _Slots(NamedTuple):
+    """What each query is made of, int64 [B, N] each.
+
+    Attributes:
+        group: its number in the picture; -1 for none.
+        object: a row of all pictures' objects; -1 for none.
+        is_negative: 1 where it is to be rejected.
+        of_picture: the object, counted in its picture.
+    """
+
+    group: Tensor
+    object: Tensor
+    is_negative: Tensor
+    of_picture: Tensor
 
 
-def _noisy_labels(labels_BN: Tensor, noise: float, num_classes: int, generator: torch.Generator) -> Tensor:
-    shape, draws_on = labels_BN.shape, generator.device
-    chance_BN = torch.rand(shape, generator=generator, device=draws_on).to(labels_BN.device)
-    random_BN = torch.randint(num_classes, shape, generator=generator, device=draws_on).to(labels_BN.device)
-    return torch.where((chance_BN < noise / 2) & (labels_BN != 0), random_BN, labels_BN)
+def _slots(counts: Sequence[int], most: Sequence[int], groups: Sequence[int], count: int) -> _Slots:
+    counts_B1, most_B1, groups_B1 = (torch.tensor(each)[:, None] for each in (counts, most, groups))
+    half_B1 = most_B1.clamp(min=1)
+    query_N = torch.arange(count)
+    group_BN = query_N // (2 * half_B1)
+    of_picture_BN = query_N % half_B1
+    is_drawn_BN = group_BN < groups_B1
+    first_B1 = counts_B1.cumsum(0) - counts_B1
+    return _Slots(
+        group=group_BN.where(is_drawn_BN, -1),
+        object=(first_B1 + of_picture_BN).where(is_drawn_BN & (of_picture_BN < counts_B1), -1),
+        is_negative=query_N // half_B1 % 2,
+        of_picture=of_picture_BN,
+    )
 
 
-def _noisy_boxes(boxes_BN4: Tensor, is_negative_N: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-    shape, draws_on = boxes_BN4.shape, generator.device
-    sign_BN4 = torch.randint(2, shape, generator=generator, device=draws_on).to(boxes_BN4) * 2 - 1
-    size_BN4 = torch.rand(shape, generator=generator, device=draws_on).to(boxes_BN4) + is_negative_N[:, None]
+def _positives(slots: _Slots) -> tuple[tuple[Tensor, Tensor], ...]:
+    is_positive_BN = (slots.object >= 0) & (slots.is_negative == 0)
+    queries = [row_N.nonzero()[:, 0] for row_N in is_positive_BN]
+    return tuple((each, of_picture_N[each]) for each, of_picture_N in zip(queries, slots.of_picture, strict=True))
+
+
+def _drawn_noise(
+    sizes: Sequence[int], pictures: int, num_classes: int, generators: Sequence[torch.Generator]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chances [B, N] in 0..1, rows of the vocabulary [B, N], and moves [B, N, 4] in -1..1."""
+    chances, rows, moves = [], [], []
+    for size, generator in zip(sizes, generators, strict=True):
+        lacking = max(sizes) - size
+        chances.append(functional.pad(torch.rand(pictures, size, generator=generator), (0, lacking)))
+        rows.append(functional.pad(torch.randint(num_classes, (pictures, size), generator=generator), (0, lacking)))
+        moves.append(functional.pad(2 * torch.rand(pictures, size, 4, generator=generator) - 1, (0, 0, 0, lacking)))
+    return torch.cat(chances), torch.cat(rows), torch.cat(moves)
+
+
+def _true_labels(targets: Sequence[Target]) -> Tensor:
+    return torch.cat([target.labels * (target.supervision != "unlabelled") for target in targets])
+
+
+def _moved(boxes_BN4: Tensor, by_BN4: Tensor) -> Tensor:
+    """Boxes whose corners (left, top, right, bottom) have moved by so many half sides, inside of the picture."""
     half_BN2 = boxes_BN4[..., 2:] / 2
     corners_BN4 = torch.cat([boxes_BN4[..., :2] - half_BN2, boxes_BN4[..., :2] + half_BN2], dim=-1)
-    moved = (corners_BN4 + sign_BN4 * size_BN4 * half_BN2.repeat(1, 1, 2) * noise).clamp(0, 1)
+    moved = (corners_BN4 + by_BN4 * half_BN2.repeat(1, 1, 2)).clamp(0, 1)
     # Corners of negative queries may have passed each other.
     sides = (moved[..., 2:] - moved[..., :2]).clamp(min=0)
     return torch.cat([(moved[..., :2] + moved[..., 2:]) / 2, sides], dim=-1)
 
 
-def _positives(count: int, most: int, groups: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    objects_G = torch.arange(count, device=device)
-    starts = torch.arange(groups, device=device)[:, None] * 2 * most
-    return (starts + objects_G).flatten(), objects_G.repeat(groups)
+def _repeated(of_draws: Sequence[int], pictures: int) -> list[int]:
+    """What holds for a draw, for each of its pictures."""
+    return [each for each in of_draws for _ in range(pictures)]

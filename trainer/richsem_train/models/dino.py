@@ -1,5 +1,6 @@
 """The detector: DINO with a vocabulary of names."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -61,8 +62,7 @@ class Dino(nn.Module):
     stand here once, under the name of layer 0.
 
     Args:
-        backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`, and the `size_divisor` that pictures
-            are padded to.
+        backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`, and what it needs as `size_divisor`.
         hidden_dim: width E of the transformer.
         feature_levels: levels of the neck.
         encoder_layers: at least 1.
@@ -81,7 +81,13 @@ class Dino(nn.Module):
         label_embedding: contents of denoising queries are the `classifier`'s (its rows, or its projected names), or an
             `embedding` of their own, as in plain DINO.
         deformable_backend: see `deformable_attention`.
-        padded_query_positions: see `Decoder`; True is the reference's behaviour.
+        size_divisor: batches are padded at the right and the bottom to multiples of it, and of the backbone's own.
+            Padding has effects that masks don't undo: on norms over whole maps, and on what convolutions see at a
+            picture's rim. So weights want what they were trained with.
+        padded_query_positions: see `Decoder`.
+
+    Attributes:
+        size_divisor: what heights and widths are padded to multiples of.
 
     Raises:
         RichSemError: the vocabulary is missing or doesn't fit, or a semantic branch beside a linear classifier.
@@ -112,6 +118,7 @@ class Dino(nn.Module):
         semantic_branch: bool = True,
         label_embedding: Literal["classifier", "embedding"] = "classifier",
         deformable_backend: Backend = "torch",
+        size_divisor: int = 1,
         padded_query_positions: bool = False,
     ) -> None:
         super().__init__()
@@ -136,7 +143,7 @@ class Dino(nn.Module):
             "backend": deformable_backend,
         }
         self.backbone = nn.Sequential(backbone)
-        self._size_divisor: int = getattr(backbone, "size_divisor", 1)
+        self.size_divisor = math.lcm(size_divisor, getattr(backbone, "size_divisor", 1))
         self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
         self.transformer = Transformer(
             Encoder(hidden_dim, layers=encoder_layers, **layer),
@@ -171,8 +178,8 @@ class Dino(nn.Module):
         """
         text = self.text_bank()
         # Together, or the maps would cover more than the mask knows of, and boxes be relative to that.
-        images_B3HW = padded_to(images_B3HW, self._size_divisor, value=0)
-        padding_mask_BHW = padded_to(padding_mask_BHW, self._size_divisor, value=True)
+        images_B3HW = padded_to(images_B3HW, self.size_divisor, value=0)
+        padding_mask_BHW = padded_to(padding_mask_BHW, self.size_divisor, value=True)
         outputs = self.transformer(
             self.input_proj(self.backbone(images_B3HW), padding_mask_BHW),
             denoising=denoising,

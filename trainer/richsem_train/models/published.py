@@ -15,6 +15,7 @@ from richsem_train.models.dino import Dino
 
 _WRAPPERS = re.compile(r"^(module\.|detr\.)+")
 _VOCABULARY = ("text_features", "logit_scale")
+_LOGIT_SCALES = {"class_embed.logit_scale", "transformer.enc_out_class_embed.logit_scale"}
 _SHOWN = 8
 
 _LEFT_OUT = {
@@ -165,16 +166,17 @@ def _check_shapes(chosen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pa
 
 
 def _check_logit_scale(model: Dino, found: Mapping[str, Tensor], path: Path) -> None:
-    logarithm, ours = found.get("class_embed.logit_scale"), model.logit_scale
-    if logarithm is None or ours is None:
+    ours = model.logit_scale
+    if ours is None:
         return
-    theirs = float(logarithm.double().exp())
-    # float16 checkpoints of CLIP hold 4.605 as 4.6055.
-    if abs(theirs - float(ours)) > 0.01 * float(ours):
-        raise RichSemError(
-            f"{path}: trained with a teacher of logit scale {theirs:.4g}, the text bank's is {float(ours):.4g}; give "
-            "the label set of that teacher"
-        )
+    for name in _LOGIT_SCALES & found.keys():
+        theirs = float(found[name].double().exp())
+        # float16 checkpoints of CLIP hold 4.605 as 4.6055.
+        if abs(theirs - float(ours)) > 0.01 * float(ours):
+            raise RichSemError(
+                f"{path}: trained with a teacher of logit scale {theirs:.4g}, the text bank's is {float(ours):.4g}; "
+                "give the label set or the text folder of that teacher"
+            )
 
 
 def _some(names: Iterable[str]) -> str:

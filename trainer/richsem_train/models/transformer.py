@@ -148,7 +148,7 @@ class Transformer(nn.Module):
             tokens.spatial_shapes,
             tokens.valid_ratios,
             tokens.padding,
-            attention_mask_QQ=mask,
+            attention_mask_BQQ=mask,
             box_head=box_head,
         )
         return TransformerOutputs(hidden, references, anchors)

@@ -1,0 +1,110 @@
+"""Annotations as the metric of their format takes them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.annotations.annotation_file import AnnotationFile
+from richsem_schemas.annotations.boxes import AnnotatedBoxes
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """One category of an annotation file.
+
+    Attributes:
+        id: its `category_id`, 0 or more.
+        name: as the file has it.
+        frequency: r, c or f; None where the file doesn't say.
+        image_count: pictures with this category; of the file where it says so for all, counted otherwise.
+    """
+
+    id: int
+    name: str
+    frequency: Literal["r", "c", "f"] | None
+    image_count: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredAnnotations:
+    """What detections of N pictures are compared with: S boxes of K categories.
+
+    Where an official metric takes such files, the boxes are as written, since it takes them so: crowd regions and boxes
+    beyond their picture are among them. Elsewhere they are cleaned as for training.
+
+    Attributes:
+        source: the file, for messages.
+        image_ids: int64 [N].
+        hws_px: int32 [N, 2].
+        categories: by ascending id.
+        boxes: finite ones.
+        areas: float64 [S]; the file's, or where it gives none the box's.
+        are_ignored: bool [S]; what `lvis` reads under `ignore`.
+        negative_ids: categories that were looked for in a picture and aren't there, an int64 array a picture; None
+            where the metric is not LVIS's.
+        not_exhaustive_ids: categories of which a picture may show more than is annotated; likewise.
+    """
+
+    source: str
+    image_ids: NDArray[np.int64]
+    hws_px: NDArray[np.int32]
+    categories: tuple[Category, ...]
+    boxes: AnnotatedBoxes
+    areas: NDArray[np.float64]
+    are_ignored: NDArray[np.bool_]
+    negative_ids: list[NDArray[np.int64]] | None = None
+    not_exhaustive_ids: list[NDArray[np.int64]] | None = None
+
+
+def scored_as_written(
+    found: AnnotationFile, categories: tuple[Category, ...], source: str
+) -> tuple[ScoredAnnotations, dict[str, int]]:
+    """For an official metric; and a count of the boxes that are left out, and of those that nothing can match.
+
+    Args:
+        found: with `metric_fields`.
+        categories: of the file.
+        source: for messages.
+    """
+    fields = found.metric_fields
+    assert fields is not None
+    finite: NDArray[np.bool_] = np.isfinite(found.boxes.boxes_xywh).all(axis=1)
+    boxes = found.boxes.only(finite)
+    sides = boxes.boxes_xywh[:, 2:]
+    areas = fields.areas[finite]
+    with np.errstate(over="ignore"):  # Boxes of astronomic size: the area is infinite.
+        areas = np.where(np.isnan(areas), sides.prod(axis=1), areas)
+    scored = ScoredAnnotations(
+        source,
+        found.image_ids,
+        found.hws_px,
+        categories,
+        boxes,
+        areas,
+        fields.are_ignored[finite],
+        fields.negative_ids,
+        fields.not_exhaustive_ids,
+    )
+    return scored, {
+        "boxes with NaN or infinite numbers left out": int((~finite).sum()),
+        "boxes of zero or negative size, which no detection matches": int((sides <= 0).any(axis=1).sum()),
+    }
+
+
+def scored_as_cleaned(
+    found: AnnotationFile, boxes: AnnotatedBoxes, categories: tuple[Category, ...], source: str
+) -> ScoredAnnotations:
+    """Where no official metric takes such files.
+
+    Args:
+        found: of the file.
+        boxes: its boxes, cleaned.
+        categories: of the file.
+        source: for messages.
+    """
+    areas = boxes.boxes_xywh[:, 2:].astype(np.float64).prod(axis=1)
+    return ScoredAnnotations(
+        source, found.image_ids, found.hws_px, categories, boxes, areas, np.zeros(len(boxes), np.bool_)
+    )

@@ -1,0 +1,67 @@
+"""The one resizer of pictures, for the teacher and for the student: bilinear with antialiasing.
+
+Two kernels compute it, both in integers and so alike on every processor and for any number of threads: that of
+cykooz-resizer, and Pillow's where there is no wheel of the former, in two to three times the time. Both are within a
+grey level or so of the filter in exact arithmetic, and within one of each other.
+"""
+
+from importlib import metadata
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
+KERNEL = f"cykooz-resizer {metadata.version('cykooz-resizer')}" if cykooz_resizer else f"pillow {PIL.__version__}"
+"""What resizes on this machine; receipts record it."""
+
+Box = tuple[float, float, float, float]
+
+
+def resize_picture(
+    picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box | None = None, *, flip: bool = False
+) -> NDArray[np.uint8]:
+    """Resize a picture, or a rectangle of it, by a triangle filter as wide as a pixel of the coarser of both grids.
+
+    At the border of the rectangle the filter sees the pixels beyond it; at the scale of the picture, and on its grid,
+    pixels are copied.
+
+    Args:
+        picture: RGB.
+        out_hw: height and width wanted, pixels.
+        box_xyxy_px: the rectangle, inside the picture; need not lie on its grid. None for all of it.
+        flip: whether the result is mirrored left to right.
+
+    Returns:
+        uint8 [H, W, 3]; may be read-only.
+    """
+    kernel = _by_cykooz if cykooz_resizer else _by_pillow
+    return kernel(picture, out_hw, box_xyxy_px or (0, 0, *picture.size), flip)
+
+
+def _by_pillow(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, flip: bool) -> NDArray[np.uint8]:
+    resized = picture.resize(out_hw[::-1], Image.Resampling.BILINEAR, box_xyxy_px)
+    return np.asarray(resized.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else resized)
+
+
+def _by_cykooz(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, flip: bool) -> NDArray[np.uint8]:
+    left, top, right, bottom = box_xyxy_px
+    if flip:
+        # Beforehand: Pillow mirrors in a sixth of NumPy's time, and pictures are mostly smaller than views.
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        left, right = picture.width - right, picture.width - left
+    # By bytes: it could reach into Pillow's memory, by what it knows of the layout of Pillow's versions so far.
+    source = cykooz_resizer.ImageData(*picture.size, cykooz_resizer.PixelType.U8x3, picture.tobytes())
+    resized = cykooz_resizer.ImageData(*out_hw[::-1], cykooz_resizer.PixelType.U8x3)
+    options = cykooz_resizer.ResizeOptions(
+        cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear),
+        crop_box=cykooz_resizer.CropBox(left, top, right - left, bottom - top),
+    )
+    # One for each call, since a resizer holds a lock.
+    cykooz_resizer.Resizer().resize(source, resized, options)
+    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(*out_hw, 3)
