@@ -70,8 +70,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     def _fits_together(self) -> Self:
         if self.jitters and not (self.windows or self.whole):
             raise ValueError(
-                "--jitters are noised boxes of windows and wholes; --windows 0 makes none, and there is no --whole: ask "
-                "for at least one"
+                "--jitters are noised boxes of windows and wholes; --windows 0 makes none, and there is no --whole: "
+                "ask for at least one"
             )
         if not (self.crops or self.mosaics or self.windows or self.whole):
             raise ValueError(
