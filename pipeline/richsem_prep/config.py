@@ -29,6 +29,10 @@ DatasetChoice = Literal[
 ]
 
 
+MAX_COPIES = 100
+"""Noised copies of one box, at all scales together; a picture may have thousands of boxes, and they share a record."""
+
+
 class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     """Options of `richsem-prep shard`, defaults of the dataset filled in."""
 
@@ -42,8 +46,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     mosaics: Annotated[int, Field(ge=0, le=1000)]
     windows: Annotated[int, Field(ge=0, le=1000)] = 0
     whole: bool = False
-    jitters: Annotated[int, Field(ge=0, le=100)] = 0
-    noise: Annotated[tuple[NoiseScale, ...], Field(min_length=1, max_length=20)] = (1.0,)
+    jitters: Annotated[int, Field(ge=0, le=MAX_COPIES)] = 0
+    noise: Annotated[tuple[NoiseScale, ...], Field(min_length=1)] = (1.0,)
     scale_jitter: ScaleJitter | None = None
     annotations: Path | None = None
     images: Path | None = None
@@ -76,6 +80,11 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         if not (self.crops or self.mosaics or self.windows or self.whole):
             raise ValueError(
                 "--crops 0, --mosaics 0 and no --windows or --whole leave nothing to label; ask for at least one pass"
+            )
+        if self.jitters * len(self.noise) > MAX_COPIES:
+            raise ValueError(
+                f"--jitters {self.jitters} at {len(self.noise)} scales of --noise are {self.jitters * len(self.noise)} "
+                f"copies of each box; at most {MAX_COPIES} are made"
             )
         if len(set(self.noise)) < len(self.noise):
             raise ValueError(f"--noise {','.join(f'{scale:g}' for scale in self.noise)}: give each scale once")

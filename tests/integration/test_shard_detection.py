@@ -414,6 +414,7 @@ def test_windows_of_scale_jitter_make_a_verified_cache(resnet, tmp_path):
         ({"jitters": 1, "noise": "0.1,0.1"}, "--noise 0.1,0.1: give each scale once"),
         ({"jitters": 1, "noise": "2"}, r"--noise 2\.0: .*less than or equal to 1"),
         ({"jitters": 1, "noise": "nan"}, "--noise nan"),
+        ({"jitters": 40, "noise": "0.1,0.2,0.3"}, "120 copies of each box; at most 100 are made"),
         ({"scale_jitter": "64"}, "--scale-jitter '64': needs a side and two factors, such as 640,0.1,2"),
         ({"scale_jitter": "64,2,0.1"}, "the smallest factor, 2, is above the largest, 0.1"),
         ({"scale_jitter": "64.5,0.1,2"}, r"--scale-jitter 64\.5: .*integer"),
@@ -461,3 +462,13 @@ def test_verify_compares_regions_with_the_boxes_of_the_listing(resnet, tmp_path,
     problems = verify_cache(out).problems
     assert problems
     assert all(message in problem.message for problem in problems)
+
+
+def test_verify_finds_noise_of_another_scale_than_the_spec_says(resnet, tmp_path, monkeypatch):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    jitter_view = recipes.jitter_view
+    monkeypatch.setattr(recipes, "jitter_view", lambda view, copies, _, rng: jitter_view(view, copies, (0.5,), rng))
+    shard("coco", root, out, resnet, windows=0, whole=True, jitters=1, noise="0.25")
+    problems = verify_cache(out).problems
+    assert problems
+    assert all("noise_scale is none of the spec's" in problem.message for problem in problems)
