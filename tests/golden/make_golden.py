@@ -3,7 +3,8 @@
 This one command makes the cache, the picture rendered from it, `pins.json`, with which tests compare what they read,
 and what `schemas/README.md` shows of it. Look at the difference before you commit it.
 
-Nine small pictures, one of them broken, in two shards; three label sets, one a way to store embeddings. The code is the
+Nine small pictures, one of them broken, in two shards, with classes and with boxes, so that there are views of all
+kinds; three label sets, one a way to store embeddings, and one of them with windows of scale jitter. The code is the
 pipeline's own but for the teacher, which sees a region as 4x4 colours and knows classes by their colour. A second run
 on the same versions of Pillow, NumPy and Arrow changes no byte.
 """
@@ -19,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from richsem_prep.plan import freeze_listing
 from richsem_prep.progress import Progress
 from richsem_prep.region_encoder import PreparedView
 from richsem_prep.shard_task import ShardInputs, run_shard
-from richsem_prep.sources import folder_classes, list_folder
+from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import (
     Environment,
@@ -39,6 +41,7 @@ from richsem_schemas.manifest import (
     PicturesReceipt,
     Plan,
     RegionEncoderSpec,
+    ScaleJitter,
     TeacherIdentity,
     TextSpec,
     ViewGeometry,
@@ -85,8 +88,17 @@ GREY = (90, 90, 90)
 NAMES = ("none", *COLOURS)
 TEMPLATES = ("{}.", "a {} thing.")
 GEOMETRY = ViewGeometry(
-    short_sides=(32, 40), longest_side=66, first_short_sides=(28, 36), crop_sides=(20, 32), mosaic_tile=48
+    short_sides=(32, 40),
+    longest_side=66,
+    first_short_sides=(28, 36),
+    crop_sides=(20, 32),
+    mosaic_tile=48,
+    whole_short_side=40,
+    whole_longest_side=66,
 )
+SCALE_JITTERS = {"int8": ScaleJitter(side=48, factors=(0.5, 1.5))}
+"""Of the label sets that have one."""
+
 ENCODER = RegionEncoderSpec(kind="crop", teacher_size=None, pooled_hw=None)
 
 PICTURES = (
@@ -121,6 +133,21 @@ def draw_pictures(root: Path) -> None:
     (root / "archive.zip").write_bytes(b"PK")
 
 
+def with_boxes(root: Path) -> Iterator[SourceEntry | Rejected]:
+    """The pictures; each of a class has a box of it and one of the class of the row below, over each other."""
+    rows = {name: row for row, name in enumerate(NAMES)}
+    sides = {name: (height, width) if turn == 1 else (width, height) for name, width, height, turn in PICTURES}
+    for item in list_folder(root, rows):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        height, width = sides.get(item.name, (40, 50))
+        boxes = np.array([(2, 4, width // 2, height - 8), (width // 4 + 0.5, 0, width, height // 2)], np.float32)
+        box_rows = np.array([item.category_id, item.category_id - 1], np.int32)
+        seen = slice(None) if item.category_id else slice(0)
+        yield replace(item, boxes=PictureBoxes(boxes[seen], box_rows[seen], (height, width)))
+
+
 class ColourEncoder:
     """A teacher that needs no network: a region's 4x4 mean colours through a fixed random matrix."""
 
@@ -131,7 +158,7 @@ class ColourEncoder:
         picture = Image.fromarray(pixels_HW3)
         boxes = [tuple(box) for box in boxes_xyxy_px.tolist()]
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
-        return PreparedView(np.stack(small), boxes_xyxy_px)
+        return PreparedView(np.array(small).reshape(-1, 4, 4, 3), boxes_xyxy_px)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[np.ndarray]:
         """[R, D] unit rows of each view."""
@@ -160,7 +187,7 @@ def text_bank() -> TextBank:
 def make_plan(layout: CacheLayout, root: Path) -> Plan:
     """List the pictures and freeze the plan."""
     assert ("none", *folder_classes(root)) == NAMES
-    listing = freeze_listing(layout, list_folder(root, {n: i for i, n in enumerate(NAMES)}), on_progress=lambda _: None)
+    listing = freeze_listing(layout, with_boxes(root), on_progress=lambda _: None, has_boxes=True)
     plan = Plan(
         dataset="golden",
         seed=SEED,
@@ -181,7 +208,7 @@ def make_plan(layout: CacheLayout, root: Path) -> Plan:
     return plan
 
 
-def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
+def make_spec(plan: Plan, name: str) -> LabelSpec:
     """A label set's spec; the teacher's hashes are made up."""
     teacher = TeacherIdentity(
         name="golden-colours",
@@ -208,9 +235,17 @@ def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
         teacher=teacher,
         region_encoder=ENCODER,
         precision="fp32",
-        views=ViewsSpec(crops=1, mosaics=1, geometry=GEOMETRY),
+        views=ViewsSpec(
+            crops=1,
+            mosaics=1,
+            windows=1,
+            whole=True,
+            jitters=1,
+            noise_scales=(0.25, 1.0),
+            geometry=GEOMETRY.model_copy(update={"scale_jitter": SCALE_JITTERS.get(name)}),
+        ),
         text=text,
-        embeddings=embeddings,
+        embeddings=LABEL_SETS[name],
         top_k=TOP_K,
     )
 
@@ -218,7 +253,7 @@ def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
 def make_label_set(layout: CacheLayout, name: str, plan: Plan, root: Path) -> None:
     """Make all shards of a label set, and the pictures where they are missing."""
     label_set = layout.label_set(name)
-    spec, text = make_spec(plan, LABEL_SETS[name]), text_bank()
+    spec, text = make_spec(plan, name), text_bank()
     write_text_bank(label_set, text)
     spec.write(label_set.spec)
     environment = Environment(device="none", torch_threads=1, versions={"richsem": "0.1.0"})

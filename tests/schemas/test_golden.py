@@ -1,6 +1,7 @@
 """The golden cache pins the format: today's code reads what was written then.
 
-If a test of this file must change, `FORMAT_VERSION` must change with it, and a new golden cache be made beside the old.
+If a test of this file or a value of `pins.json` must change, `FORMAT_VERSION` must change with it, and a new golden
+cache be made beside the old.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from richsem_schemas.picture import decode_picture, picture_extension
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.view import VIEW_KINDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CACHE = GOLDEN / "cache"
@@ -60,7 +62,7 @@ def test_todays_reader_opens_the_golden_cache(golden):
     assert plan.fingerprint == golden.manifest.fingerprint == PINS["plan_fingerprint"]
     assert plan.vocabulary.class_names == ("none", "blue", "green", "red", "white", "yellow")
     assert list(golden.label_sets) == SETS
-    assert {(item.views, item.regions) for item in golden.label_sets.values()} == {(10, 16)}
+    assert {(item.views, item.regions) for item in golden.label_sets.values()} == {(42, 100)}
 
 
 def test_fingerprints_of_specs_are_still_computed_the_same_way(golden):
@@ -81,7 +83,8 @@ def test_keys_stand_in_the_order_of_the_samples_without_the_quarantined_one(gold
 def test_views_stand_under_the_key_of_their_first_tile_in_order(golden, labels):
     for shard, keys in KEYS.items():
         members = list(labelled_views(golden, labels, shard))
-        assert members == sorted([*(f"{key}.crop-0" for key in keys), f"{keys[0]}.mosaic-0"])
+        each = [f"{key}.{kind}-0" for key in keys for kind in VIEW_KINDS if kind != "mosaic"]
+        assert members == sorted([*each, f"{keys[0]}.mosaic-0"], key=lambda name: name + ".npy")
 
 
 def test_pictures_are_what_the_index_says(golden):
@@ -143,6 +146,28 @@ def test_its_embeddings_are_the_ones_that_were_written(golden):
     int8 = labelled_views(golden, "int8", 0)[MOSAIC].embeddings[0]
     assert int8.tolist() == (np.float32(PINS["first_codes"]) * np.float32(PINS["first_scale"])).tolist()
     assert labelled_views(golden, "none", 0)[MOSAIC].embeddings is None
+
+
+def test_a_picture_of_evaluations_size_has_its_boxes_as_annotated(golden):
+    views = labelled_views(golden, "float16", 0)
+    whole, jitter = views["000000-00000.whole-0"].view, views["000000-00000.whole-jitter-0"].view
+    assert whole.canvas_hw == jitter.canvas_hw == (40, 48)
+    assert whole.regions["box_xyxy_px"].tolist() == [[2, 4, 24, 32], [12.5, 0, 48, 20]]
+    assert whole.regions["category_id"].tolist() == [1, 0]
+    assert whole.regions["annotation"].tolist() == [0, 1]
+    assert whole.regions["noise_scale"].tolist() == [0, 0]
+    assert jitter.regions["annotation"].tolist() == [0, 0, 1, 1]
+    assert jitter.regions["noise_scale"].tolist() == [0.25, 1, 0.25, 1]
+    # A quarter of half of 22 and of 28 pixels.
+    assert (np.abs(jitter.regions["box_xyxy_px"][0] - [2, 4, 24, 32]) <= [2.75, 3.5, 2.75, 3.5]).all()
+
+
+def test_windows_of_scale_jitter_may_leave_canvas_empty(golden):
+    views = [labelled.view for labelled in labelled_views(golden, "int8", 0).values() if labelled.view.kind == "window"]
+    assert {view.canvas_hw for view in views} == {(48, 48)}
+    shown = [view.tiles["paste_xyxy_px"][0].tolist() for view in views]
+    assert all(paste[:2] == [0, 0] for paste in shown)
+    assert any(min(paste[2:]) < 48 for paste in shown)
 
 
 @pytest.mark.parametrize("labels", ["float16", "int8"])
