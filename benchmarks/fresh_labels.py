@@ -144,13 +144,13 @@ class Shown:
         things: [R] picture and box of it.
         number: of the view among those of the picture.
         view: the recipe.
-        pixels: rendered.
+        pixels: rendered, RGB, [H, W, 3].
     """
 
     things: list[tuple[int, int]]
     number: int
     view: View
-    pixels: Image.Image
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
