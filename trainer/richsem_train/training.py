@@ -591,36 +591,34 @@ def _unlabelled_note(cache: TrainingCache) -> str:
 def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
     source = windows.cache.source
     labels = f"({source.labels}, {windows.cache.expected.labels})"
-    other = _other_sizes(detection.augmentation, windows)
+    otherwise = _drawn_otherwise(detection.augmentation, windows)
     if detection.views == "stored":
         yield (
             f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with "
             f"soft labels {labels}"
         )
-        if other:
-            yield f"detection.augmentation is not used; the windows were drawn with other sizes: {other}"
+        if otherwise:
+            yield f"detection.augmentation is not used; the windows were drawn {otherwise}"
     else:
         yield (
             f"detection pictures are augmented anew; their boxes have soft labels of the nearest of {source.passes} "
             f"windows in {source.layout.out} {labels}"
         )
-        if other:
-            yield (
-                f"the windows were drawn with other sizes than detection.augmentation has, so their labels are of "
-                f"other scales: {other}"
-            )
+        if otherwise:
+            yield f"detection.augmentation draws what the windows don't show; they were drawn {otherwise}"
 
 
-def _other_sizes(asked: AugmentationConfig, windows: WindowCache) -> str:
-    """With which sizes the windows were drawn, where the config's augmentation has others."""
+def _drawn_otherwise(asked: AugmentationConfig, windows: WindowCache) -> str | None:
+    """How the windows were drawn, where the config says something else of augmentation."""
     drawn = windows.cache.source.spec.views.geometry
     if drawn.scale_jitter is not None:
         low, high = drawn.scale_jitter.factors
-        how = f"scale jitter, {low:g} to {high:g} of what fits into {drawn.scale_jitter.side} px"
-        return f"detection.augmentation is not used; the windows were drawn by {how}"
+        return f"by scale jitter, {low:g} to {high:g} of what fits into {drawn.scale_jitter.side} px"
     fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
     differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
-    return ", ".join(f"{field} {getattr(drawn, field)}" for field in differing)
+    if not differing:
+        return None
+    return f"with other sizes: {', '.join(f'{field} {getattr(drawn, field)}' for field in differing)}"
 
 
 def _require_same_labels(saved: Checkpoint, fingerprints: dict[str, str]) -> None:

@@ -48,6 +48,9 @@ INDEX_BYTES = 128 * 2**20
 
 _SHOWN = 3
 
+_BETWEEN_BYTES = 2048
+"""A tar's header and padding, and room."""
+
 _PICTURE = np.dtype(
     [
         ("offset", "<i8"), ("size", "<i8"), ("json_offset", "<i8"), ("json_size", "<i4"),
@@ -228,9 +231,9 @@ class WindowReader:
 
 
 def _are_near(views: Sequence[ViewRow]) -> bool:
-    """Whether little else lies between some views, such as their jitters."""
+    """Whether little lies between some views but a tar's own blocks; their jitters are much."""
     first, last = min(view.offset for view in views), max(view.offset + view.size for view in views)
-    return last - first <= 2 * sum(view.size for view in views)
+    return last - first <= sum(2 * view.size + _BETWEEN_BYTES for view in views)
 
 
 def _picture_row(index: _ShardIndex, shard: int, sample: int) -> PictureRow:
