@@ -19,7 +19,7 @@ nearest of K stored crops of its picture.
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,7 +178,8 @@ def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
 
     def prepared() -> Iterator[Any]:
         for shown in views:
-            kept.append(shown)
+            # Without the pixels, of which there are gigabytes.
+            kept.append(replace(shown, pixels=np.zeros((0, 0, 3), np.uint8)))
             yield sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
 
     embeddings = np.concatenate(list(sees.encoder.encode(prepared())))
@@ -350,8 +351,8 @@ def draw_curves(figures: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "richsem"
     titles = {"windows": "boxes of fresh windows", "free_mosaics": "tiles of free mosaics"}
     lines = {
-        "kl": ("nearest of about the same part", "o-"),
-        "kl_of_any_part": ("nearest, whatever part", "s--"),
+        "kl": ("nearest, as it is borrowed", "o-"),
+        "kl_of_any_part": ("nearest, of whatever part", "s--"),
         "kl_of_mean": ("mean of all", "^:"),
         "kl_of_best": ("best of all (an oracle)", "x:"),
     }
@@ -362,7 +363,10 @@ def draw_curves(figures: dict[str, Any], path: Path) -> None:
         for panel, (kind, title) in zip(row, titles.items(), strict=True):
             stored = kinds[kind]["stored"]
             for key, (label, style) in lines.items():
-                panel.plot(list(stored), [each[key] for each in stored.values()], style, label=label)
+                # Where any part will do, the nearest of about the same part is just that.
+                if key != "kl_of_any_part" or kinds[kind]["min_overlap"]:
+                    values = [each[key] for each in stored.values()]
+                    panel.plot([int(count) for count in stored], values, style, label=label)
             panel.axhline(kinds[kind]["entropy"], color="grey", lw=1, label="entropy of the exact label")
             panel.set(title=f"{name}: {title}", xscale="log", xticks=COUNTS, xticklabels=COUNTS, ylim=(0, None))
             panel.minorticks_off()

@@ -253,8 +253,8 @@ class ExtraConfig(_Section):
         label_set: its name; null where the cache has one only.
         teacher: refuse a label set of another teacher than this name; null takes any.
         labels: from the stored `topk`, from the `embedding` (exact), or the `hard` labels, for comparison.
-        views: `mosaics`, `crops` or (of detection data) `windows` as stored, or `free-mosaics` composed of stored
-            crops.
+        views: `mosaics`, `crops` or (of detection data) `windows` as stored, or `free-mosaics` composed anew, with the
+            labels of stored crops.
         supervision: of their classes: `labelled`, `unlabelled`, or `pseudo` labels of the teacher.
         lanes: independent sequences of blocks that a batch is drawn from.
         root: where the pictures lie, for a cache that refers to them.
