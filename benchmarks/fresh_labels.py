@@ -351,10 +351,10 @@ def draw_curves(figures: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "richsem"
     titles = {"windows": "boxes of fresh windows", "free_mosaics": "tiles of free mosaics"}
     lines = {
-        "kl": ("nearest, as it is borrowed", "o-"),
-        "kl_of_any_part": ("nearest, of whatever part", "s--"),
-        "kl_of_mean": ("mean of all", "^:"),
-        "kl_of_best": ("best of all (an oracle)", "x:"),
+        "kl": ("nearest, as it is borrowed", "C0o-"),
+        "kl_of_any_part": ("nearest, of whatever part", "C1s--"),
+        "kl_of_mean": ("mean of all", "C2^:"),
+        "kl_of_best": ("best of all (an oracle)", "C3x:"),
     }
     figure, axes = pyplot.subplots(
         len(figures), len(titles), figsize=(8.5, 3.1 * len(figures)), squeeze=False, layout="constrained"
