@@ -1,4 +1,4 @@
-"""Class names for `richsem-prep text`: known lists, plain lists, and the categories of annotation files."""
+"""Class names: those that `richsem-prep text` is given, what any source may call a class, and which look alike."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
 from richsem_schemas.manifest import Vocabulary
-from richsem_schemas.text_bank import NONE_NAME
+from richsem_schemas.text_bank import NONE_NAME, TextBank
 from richsem_schemas.text_folder import MAX_CLASSES
 from richsem_schemas.vocabularies import KNOWN_VOCABULARIES, known_vocabulary
 
@@ -18,6 +18,9 @@ MAX_NAME_CHARACTERS = 300
 MAX_TEMPLATES = 1000
 _MAX_LIST_BYTES = 64 * 2**20
 _SHOWN = 5
+
+_JOINERS = "\u200c\u200d"
+"""Not printable by themselves, and part of how Persian, Hindi and others are written."""
 
 
 def read_vocabulary(names: str) -> Vocabulary:
@@ -49,7 +52,7 @@ def read_vocabulary(names: str) -> Vocabulary:
             found = _from_lines(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"--names {path}: can't be read as a list of names ({error})") from error
-    return Vocabulary(name=name, class_names=checked_names(f"--names {path}", found))
+    return Vocabulary(name=name, class_names=checked_names(f"--names {path}", found, may_have_row_0=True))
 
 
 def read_templates(templates: str, openai: tuple[str, ...]) -> tuple[str, ...]:
@@ -137,23 +140,27 @@ def _category(path: Path, category: Any) -> tuple[int, str]:
     return number, name
 
 
-def checked_names(where: str, found: Iterable[str]) -> tuple[str, ...]:
+def checked_names(where: str, found: Iterable[str], *, may_have_row_0: bool = False) -> tuple[str, ...]:
     """The names of classes with "none" before them, if they tell classes apart and can stand in prompts.
 
     Args:
         where: where they are from, for errors.
-        found: in the order of their rows; "none" may be the first of them.
+        found: in the order of their rows.
+        may_have_row_0: whether "none" may be the first of them, as in a list that has row 0 already.
 
     Raises:
-        SourceError: one can't name a class, or stands twice; or there are too many.
+        SourceError: one can't name a class, is called "none", or stands twice; or there are too many.
     """
     names = [NONE_NAME]
-    for name in found:
-        if len(names) == 1 and name == NONE_NAME:
-            continue  # A list that has row 0 already.
-        if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+    for number, name in enumerate(found):
+        if name == NONE_NAME and may_have_row_0 and number == 0:
+            continue
+        if name == NONE_NAME:
+            raise SourceError(f"{where}: a class is called {NONE_NAME!r}, as row 0 of every vocabulary is; rename it")
+        if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not _is_printable(name):
             raise SourceError(
-                f"{where}: {name[:80]!r} can't name a class; names have 1 to {MAX_NAME_CHARACTERS} printable characters"
+                f"{where}: {name[:80]!r} can't name a class; names have 1 to {MAX_NAME_CHARACTERS} printable "
+                "characters: rename it"
             )
         names.append(name)
         _require_few(where, len(names))
@@ -162,10 +169,38 @@ def checked_names(where: str, found: Iterable[str]) -> tuple[str, ...]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         shown = ", ".join(map(repr, twice[:_SHOWN])) + (", …" if len(twice) > _SHOWN else "")
         raise SourceError(
-            f"{where}: {shown} stand{'s' * (len(twice) == 1)} twice; classes are told apart by name (and row 0 "
-            f"is {NONE_NAME!r}): keep one of each"
+            f"{where}: {shown} stand{'s' * (len(twice) == 1)} twice; classes are told apart by name: keep one of each"
         )
     return tuple(names)
+
+
+def _is_printable(name: str) -> bool:
+    return all(letter.isprintable() or letter in _JOINERS for letter in name)
+
+
+def alike_names(bank: TextBank) -> list[tuple[str, ...]]:
+    """Names of classes that have one and the same text embedding, a group each, in the order of their rows.
+
+    Case is nothing to CLIP's tokenizer, and of a prompt it reads 77 tokens. What it reads as one goes through the same
+    batches to the same bytes.
+    """
+    groups: dict[bytes, list[str]] = {}
+    for name, features_D in zip(bank.class_names, bank.features, strict=True):
+        groups.setdefault(features_D.tobytes(), []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def alike_warning(bank: TextBank) -> str | None:
+    """What to tell of classes that the teacher can't tell apart by their names; None where there are none."""
+    groups = alike_names(bank)
+    if not groups:
+        return None
+    shown = "; ".join(" = ".join(map(repr, names[:_SHOWN])) for names in groups[:_SHOWN])
+    more = f"; and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
+    return (
+        f"the teacher reads some class names as one, and these classes share what a soft label gives them evenly: "
+        f"{shown}{more}. Rename or merge them if that isn't meant"
+    )
 
 
 def _require_few(where: str, count: int) -> None:

@@ -183,10 +183,38 @@ def shard(
             rich_help_panel=_VIEWS,
         ),
     ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Of detection data: one more pass, each picture as evaluation shows it, with all of its boxes.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = False,
     jitters: Annotated[
         int,
-        typer.Option(help="Of detection data: noised copies of each box, for analyses.", rich_help_panel=_VIEWS),
+        typer.Option(
+            help="Of windows and --whole: noised copies of each box at each scale of --noise, for analyses.",
+            rich_help_panel=_VIEWS,
+        ),
     ] = 0,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,S,…",
+            help="How far a jitter's corners move at most, in half sides of the box. \\[default: 1]",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
+    scale_jitter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDE,LOW,HIGH",
+            help="Windows on a square canvas instead: fitted into SIDE pixels, times a factor of LOW to HIGH, then cut "
+            "or padded.",
+            rich_help_panel=_VIEWS,
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Classes kept in each soft label.", rich_help_panel=_VIEWS)] = 64,
     embeddings: Annotated[
         str,
@@ -209,7 +237,13 @@ def shard(
     max_side: Annotated[
         int | None, typer.Option(help="Re-encode larger pictures to this longer side, pixels.", rich_help_panel=_CACHE)
     ] = None,
-    samples_per_shard: Annotated[int, typer.Option(help="Pictures in a shard.", rich_help_panel=_CACHE)] = 1024,
+    samples_per_shard: Annotated[
+        int | None,
+        typer.Option(
+            help="Pictures in a shard. \\[default: as many of 64, 128, … 1024 as leave 16 shards, at least 64]",
+            rich_help_panel=_CACHE,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the order and the views.", rich_help_panel=_CACHE)] = 0,
     workers: Annotated[
         int | None, typer.Option(help="\\[default: one a GPU, or one a core without]", rich_help_panel=_WORK)
@@ -254,6 +288,9 @@ def shard(
       richsem-prep shard --dataset lvis --root /data/lvis --windows 4
       richsem-prep shard --dataset coco --annotations instances_val2017.json
 
+      Each picture once more as in evaluation, and boxes that miss a little:
+      richsem-prep shard --dataset lvis --whole --jitters 4 --noise 0.1,0.3
+
       Another teacher on the same pictures, by open_clip's name or a file:
       richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai
       richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt
@@ -279,7 +316,10 @@ def shard(
         crops=crops,
         mosaics=mosaics,
         windows=windows,
+        whole=whole,
         jitters=jitters,
+        noise=noise,
+        scale_jitter=scale_jitter,
         annotations=annotations,
         images=images,
         top_k=top_k,
@@ -346,6 +386,7 @@ def shard_config(**options: Any) -> Any:
     if options["teacher_size"] is None and teacher == chosen.teacher:
         options["teacher_size"] = chosen.teacher_size
     _refuse_views_of_others(options, has_boxes=chosen.has_boxes)
+    options |= _parsed_views(options)
     for name in ("crops", "mosaics", "windows", "pictures"):
         if options.get(name) is None:
             options[name] = getattr(chosen, name)
@@ -357,16 +398,44 @@ def shard_config(**options: Any) -> Any:
 
 
 def _refuse_views_of_others(options: dict[str, Any], *, has_boxes: bool) -> None:
-    """Detection data takes windows and jitters, classification data crops and mosaics."""
-    wrong = ("crops", "mosaics") if has_boxes else ("windows", "jitters", "annotations", "images")
-    asked = [f"--{name} {options[name]}" for name in wrong if options.get(name)]
+    """Detection data takes windows, wholes and jitters, classification data crops and mosaics."""
+    of_boxes = ("windows", "whole", "jitters", "noise", "scale_jitter", "annotations", "images")
+    wrong = ("crops", "mosaics") if has_boxes else of_boxes
+    asked = [
+        f"--{name.replace('_', '-')}" + ("" if options[name] is True else f" {options[name]}")
+        for name in wrong
+        if options.get(name)
+    ]
     if asked:
-        kind, views = ("detection", "--windows") if has_boxes else ("classification", "--crops and --mosaics")
+        kind, views = (
+            ("detection", "--windows and --whole") if has_boxes else ("classification", "--crops and --mosaics")
+        )
         raise RichSemError(
             f"{' '.join(asked)} with --dataset {options['dataset']}: it is {kind} data, which takes {views}; drop it"
         )
-    if has_boxes and options.get("jitters") and options.get("windows") == 0:
-        raise RichSemError("--jitters are noised boxes of windows, and --windows 0 makes none; ask for at least one")
+    if options.get("noise") and not options.get("jitters"):
+        raise RichSemError(f"--noise {options['noise']} is that of jittered boxes, and there are none; add --jitters")
+
+
+def _parsed_views(options: dict[str, Any]) -> dict[str, Any]:
+    """The lists among the options; those that aren't given are left to their defaults."""
+    parsed: dict[str, Any] = {"noise": (1.0,), "scale_jitter": None}
+    if (noise := options.get("noise")) is not None:
+        parsed["noise"] = _numbers("--noise", noise, "numbers with commas between them, such as 0.1,0.3")
+    if (asked := options.get("scale_jitter")) is not None:
+        form = "a side and two factors, such as 640,0.1,2"
+        side, *factors = _numbers("--scale-jitter", asked, form)
+        if len(factors) != 2:
+            raise RichSemError(f"--scale-jitter {asked!r}: needs {form}")
+        parsed["scale_jitter"] = {"side": side, "factors": factors}
+    return parsed
+
+
+def _numbers(option: str, text: str, form: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise RichSemError(f"{option} {text!r}: needs {form}") from None
 
 
 def _message(error: Any) -> str:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveI
 
 from richsem_schemas.codec import Embeddings
 from richsem_schemas.layout import check_set_name
-from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD
+from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD, NoiseScale, ScaleJitter
 from richsem_schemas.places import PlaceField
 
 DatasetChoice = Literal[
@@ -29,6 +29,10 @@ DatasetChoice = Literal[
 ]
 
 
+MAX_COPIES = 100
+"""Noised copies of one box, at all scales together; a picture may have thousands of boxes, and they share a record."""
+
+
 class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     """Options of `richsem-prep shard`, defaults of the dataset filled in."""
 
@@ -41,7 +45,10 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     crops: Annotated[int, Field(ge=0, le=1000)]
     mosaics: Annotated[int, Field(ge=0, le=1000)]
     windows: Annotated[int, Field(ge=0, le=1000)] = 0
-    jitters: Annotated[int, Field(ge=0, le=100)] = 0
+    whole: bool = False
+    jitters: Annotated[int, Field(ge=0, le=MAX_COPIES)] = 0
+    noise: Annotated[tuple[NoiseScale, ...], Field(min_length=1)] = (1.0,)
+    scale_jitter: ScaleJitter | None = None
     annotations: Path | None = None
     images: Path | None = None
     top_k: PositiveInt
@@ -49,7 +56,7 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     labels: Annotated[str, AfterValidator(check_set_name)]
     pictures: Literal["copy", "reference"]
     max_side: Annotated[int, Field(ge=16)] | None
-    samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)]
+    samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)] | None
     seed: NonNegativeInt
     workers: PositiveInt | None
     executor: Literal["ray", "inline"]
@@ -65,10 +72,24 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if not self.crops and not self.mosaics and not self.windows:
+        if self.jitters and not (self.windows or self.whole):
             raise ValueError(
-                "--crops 0, --mosaics 0 and no --windows leave nothing to label; ask for at least one pass"
+                "--jitters are noised boxes of windows and wholes; --windows 0 makes none, and there is no --whole: "
+                "ask for at least one"
             )
+        if not (self.crops or self.mosaics or self.windows or self.whole):
+            raise ValueError(
+                "--crops 0, --mosaics 0 and no --windows or --whole leave nothing to label; ask for at least one pass"
+            )
+        if self.jitters * len(self.noise) > MAX_COPIES:
+            raise ValueError(
+                f"--jitters {self.jitters} at {len(self.noise)} scales of --noise are {self.jitters * len(self.noise)} "
+                f"copies of each box; at most {MAX_COPIES} are made"
+            )
+        if len(set(self.noise)) < len(self.noise):
+            raise ValueError(f"--noise {','.join(f'{scale:g}' for scale in self.noise)}: give each scale once")
+        if self.scale_jitter is not None and not self.windows:
+            raise ValueError("--scale-jitter is how windows are drawn, and there are none; ask for --windows")
         if self.max_side and self.pictures == "reference":
             raise ValueError("--max-side re-encodes pictures, which --pictures reference leaves as they are; drop one")
         if self.shard_range and self.shard_range[0] >= self.shard_range[1]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from richsem_prep.class_names import checked_names
 from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
 from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
 from richsem_prep.demo.views import GEOMETRY, SCENE_GEOMETRY
@@ -113,11 +114,17 @@ def open_source(dataset: str, root: Place, *, annotations: Path | None = None, i
         images: of detection data, as `--images` takes it.
 
     Raises:
-        SourceError: it isn't there, or not in the expected layout.
+        SourceError: it isn't there, or not in the expected layout, or a class can't have its name.
     """
     if dataset in LAYOUTS:
         _draw_demo(dataset, root)
         return open_detection(dataset, root, annotations=annotations, images=images)
+    source = _open_classification(dataset, root)
+    checked_names(str(root), source.vocabulary.class_names[1:])
+    return source
+
+
+def _open_classification(dataset: str, root: Place) -> Source:
     if dataset == "demo":
         return _open_demo(require_local(root, "the demo"))
     if dataset == "folder":
@@ -192,6 +199,11 @@ def _demo_class_ids(root: Path) -> dict[str, int]:
 
 def _open_folder(root: Place) -> Source:
     classes = folder_classes(root)
+    if NONE_NAME in classes:
+        raise SourceError(
+            f"{root / NONE_NAME}: a class can't be called {NONE_NAME!r}, as row 0 of every vocabulary is; rename the "
+            f"folder, or move its pictures into {root} itself, where pictures have no class"
+        )
     own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
     vocabulary = own if classes else lvis_vocabulary()
     ids = {name: row for row, name in enumerate(classes, 1)}

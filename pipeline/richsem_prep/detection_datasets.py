@@ -18,7 +18,6 @@ from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_v
 from richsem_schemas.errors import SourceError
 from richsem_schemas.manifest import FileHash, Plan, Vocabulary
 from richsem_schemas.places import Place, each_of, file_sha256, name_below
-from richsem_schemas.text_bank import NONE_NAME
 
 
 @dataclass(frozen=True)
@@ -235,8 +234,6 @@ def _rows(dataset: str, data: DetectionData, path: Place, *, has_classes: bool) 
     row_of[ids] = np.arange(1, len(ids) + 1)
     name = path.stem if dataset == "lvis" else dataset.removesuffix("-detection")
     names = checked_names(str(path), [category.name for category in data.categories])
-    if len(names) != len(ids) + 1:
-        raise SourceError(f"{path}: a category is called {NONE_NAME!r}, as row 0 of every vocabulary is; rename it")
     return Vocabulary(name=name, class_names=names), row_of
 
 

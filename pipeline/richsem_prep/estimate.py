@@ -12,6 +12,7 @@ from richsem_prep import run
 from richsem_prep.config import ShardConfig
 from richsem_prep.executor import OnProgress, ShardOutcome
 from richsem_prep.inspect_cache import readable_bytes
+from richsem_prep.plan import default_samples_per_shard
 from richsem_prep.shard_task import ShardResult
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout
@@ -80,6 +81,10 @@ class Estimate:
     def online_hours(self) -> float:
         """Device hours that the teacher takes inside of one training run: a forward at each show of each picture."""
         return self.teacher_hours / self.passes * self.shows
+
+    def hours_with(self, workers: int) -> float:
+        """Wall time of so many workers: that of the one with the most shards."""
+        return self.device_hours * -(-self.shards // workers) / self.shards
 
     @property
     def runs_to_pay(self) -> float:
@@ -182,13 +187,13 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_sec
     views = spec.views
     return Estimate(
         pictures=pictures,
-        shards=-(-pictures // config.samples_per_shard),
+        shards=-(-pictures // (config.samples_per_shard or default_samples_per_shard(pictures))),
         measured=good + quarantined,
         quarantined=quarantined,
         measured_seconds=sample.ends[-1] - sample.started,
         device=receipts[0].environment.device,
         passes=sum(views.passes.values()),
-        shows=SHOWS_OF_DETECTION if views.windows else SHOWS_OF_EXTRA,
+        shows=SHOWS_OF_DETECTION if views.has_boxes else SHOWS_OF_EXTRA,
         views=sum(receipt.summary.views for receipt in receipts) / good * usable,
         regions=sum(receipt.summary.regions for receipt in receipts) / good * usable,
         listing_bytes=plan.listing.bytes,
@@ -234,7 +239,8 @@ def estimate_table(e: Estimate) -> Table:
     table.add_row("device time", f"{_hours(e.device_hours)}, {_hours(e.teacher_hours)} of it the teacher's")
     for workers in (e.workers,) if e.workers else (1, 4, 16):
         each = f"{workers} worker{'s' * (workers > 1)}"
-        table.add_row(f"with {each}", f"{_hours(e.device_hours / workers)}, if each has a device like this one")
+        idle = f"; a worker makes whole shards, so {shards} keep no more busy" if workers > e.shards else ""
+        table.add_row(f"with {each}", f"{_hours(e.hours_with(workers))}, if each has a device like this one{idle}")
     table.add_row("start-up", f"{e.start_seconds:,.1f} s here: listing, teacher, text")
     one_run = f"{_hours(e.teacher_hours)} / {e.passes} passes x {e.shows} times that a run shows a picture"
     table.add_row("online teacher", f"{_hours(e.online_hours)} in each training run that has it inside: {one_run}")

@@ -15,12 +15,13 @@ from richsem_prep.audit_records import audit_line, last_audit
 from richsem_schemas.codec import unpack_view
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan
+from richsem_schemas.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan, ViewsSpec
 from richsem_schemas.places import Place, RemotePath, each_of
 from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import Cache, read_span, view_rows
 from richsem_schemas.soft_labels import TopKSoftLabels
 from richsem_schemas.text_bank import NONE_NAME
+from richsem_schemas.view import JITTERS_OF
 
 CLASSES_SHOWN = 10
 REASONS_SHOWN = 10
@@ -293,6 +294,11 @@ def _size_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     yield "for 1 million pictures", f"{readable_bytes(statistics.projected_bytes)} of pictures, labels and index"
 
 
+def _noise(views: ViewsSpec) -> str:
+    scales = " and ".join(f"{scale:g}" for scale in views.noise_scales)
+    return f"{views.jitters} noised cop{'ies' if views.jitters > 1 else 'y'} of each box at {scales} half sides"
+
+
 def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     spec, regions = statistics.spec, sum(statistics.regions.values())
     embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} x {spec.embeddings}"
@@ -300,7 +306,8 @@ def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     for kind, views in sorted(statistics.views.items()):
         passes = spec.views.passes[kind]
         shown = f"{passes} pass{'es' * (passes != 1)}: {views:,} views"
-        yield f"{kind} views", f"{shown}, {statistics.regions[kind]:,} regions"
+        noise = f", {_noise(spec.views)}" if kind in JITTERS_OF.values() else ""
+        yield f"{kind} views", f"{shown}, {statistics.regions[kind]:,} regions{noise}"
     if regions:
         rest = f"top {spec.top_k} with the rest as one bucket"
         yield "label entropy", f"{statistics.mean_entropy:.3f} nats, mean over regions; {rest}"

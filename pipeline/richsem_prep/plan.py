@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.errors import CorruptCacheError, SourceError
-from richsem_schemas.layout import CacheLayout
+from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout
 from richsem_schemas.manifest import FileHash, Plan
 from richsem_schemas.originals import printable
 from richsem_schemas.permutation import permuted
@@ -49,6 +49,23 @@ fractions."""
 
 _CAPTION_COLUMNS = pa.schema([("caption", pa.string())])
 """Only where the source has captions."""
+
+
+LEAST_SHARDS = 16
+"""A shard is made by one worker, so fewer would leave most of a machine idle."""
+
+_MOST_SAMPLES = 1_024
+
+
+def default_samples_per_shard(samples: int) -> int:
+    """The largest of 64, 128, … 1,024 that makes at least `LEAST_SHARDS` shards of so many pictures; else 64.
+
+    By the number of pictures and not that of workers, so that every machine cuts a dataset the same way.
+    """
+    size = _MOST_SAMPLES
+    while size > BLOCK_SAMPLES and -(-samples // size) < LEAST_SHARDS:
+        size //= 2
+    return size
 
 
 @dataclass(frozen=True)

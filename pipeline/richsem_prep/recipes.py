@@ -6,17 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.manifest import ViewGeometry, ViewsSpec
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
+from richsem_schemas.manifest import ScaleJitter, ViewGeometry, ViewsSpec
+from richsem_schemas.view import JITTERS_OF, NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
 
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Quadrants (row, column) of a mosaic, in the order of its tiles."""
 
 MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside a window are not visible in it: float32 can't tell whether they touch it at all."""
-
-BOX_NOISE = 1.0
-"""Each corner of a jittered box moves by at most half of the box's side times this, as in DINO's denoising."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,7 @@ class Crop:
 def block_views(
     block: Sequence[Sample], views: ViewsSpec, *, seed: int, shard: int, first_sample: int
 ) -> Iterator[View]:
-    """All views of one block: the passes of crops, of mosaics, of windows, each with its jitter view.
+    """All views of one block: the passes of crops, of mosaics, of windows and of wholes, these with their jitters.
 
     Each pass shows every picture once. Random numbers are keyed by what is drawn, so no view depends on another.
 
@@ -72,9 +69,16 @@ def block_views(
         for sample in block:
             rng = _rng(seed, "window", pass_index, shard, sample.sample)
             window = window_view(sample, pass_index, views.geometry, rng)
-            yield window
-            if views.jitters:
-                yield jitter_view(window, views.jitters, _rng(seed, "jitter", pass_index, shard, sample.sample))
+            yield from _with_jitters(window, views, seed=seed, shard=shard)
+    for sample in block if views.whole else ():
+        yield from _with_jitters(whole_view(sample, views.geometry), views, seed=seed, shard=shard)
+
+
+def _with_jitters(view: View, views: ViewsSpec, *, seed: int, shard: int) -> Iterator[View]:
+    yield view
+    if views.jitters:
+        rng = _rng(seed, JITTERS_OF[view.kind], view.pass_index, shard, int(view.tiles["sample"][0]))
+        yield jitter_view(view, views.jitters, views.noise_scales, rng)
 
 
 def _rng(seed: int, kind: ViewKind, pass_index: int, shard: int, sample: int) -> np.random.Generator:
@@ -97,7 +101,7 @@ def crop_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.r
     height, width = crop.out_hw
     whole = (0, 0, width, height)
     tiles = np.array([(sample.sample, crop.source_xyxy_px, whole, crop.flip)], TILE_DTYPE)
-    regions = np.array([(whole, 0, sample.category_id)], REGION_DTYPE)
+    regions = np.array([(whole, 0, sample.category_id, NO_ANNOTATION, 0)], REGION_DTYPE)
     return View("crop", pass_index, crop.out_hw, tiles, regions)
 
 
@@ -119,22 +123,37 @@ def mosaic_view(samples: Sequence[Sample], pass_index: int, geometry: ViewGeomet
         paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
         visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
         tiles[index] = (sample.sample, source_of_part(crop, visible), paste, crop.flip)
-        regions[index] = (paste, index, sample.category_id)
+        regions[index] = (paste, index, sample.category_id, NO_ANNOTATION, 0)
     return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
 
 
 def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
     """A detection picture as the detection augmentation shows it, with a region for each box of which a part is seen.
 
-    Boxes are clipped to the canvas and keep their order; none may be left.
+    Boxes are clipped to what is shown and keep their order; none may be left.
     """
+    if geometry.scale_jitter is None:
+        crop = draw_crop(sample.hw, geometry, rng)
+        return _box_view("window", pass_index, sample, crop, crop.out_hw)
+    side = geometry.scale_jitter.side
+    return _box_view("window", pass_index, sample, draw_scaled(sample.hw, geometry.scale_jitter, rng), (side, side))
+
+
+def whole_view(sample: Sample, geometry: ViewGeometry) -> View:
+    """A detection picture as evaluation shows it, with a region for each of its boxes."""
+    height, width = sample.hw
+    out_hw = resized_hw(sample.hw, geometry.whole_short_side, geometry.whole_longest_side)
+    return _box_view("whole", 0, sample, Crop((0.0, 0.0, float(width), float(height)), out_hw, flip=False), out_hw)
+
+
+def _box_view(kind: ViewKind, pass_index: int, sample: Sample, crop: Crop, canvas_hw: tuple[int, int]) -> View:
+    """What a crop shows of a picture, in the upper left corner of a canvas."""
     assert sample.boxes_xyxy_px is not None
     assert sample.rows is not None
-    crop = draw_crop(sample.hw, geometry, rng)
     height, width = crop.out_hw
     tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
     boxes_xyxy_px, kept = visible_boxes(sample.boxes_xyxy_px, crop)
-    return View("window", pass_index, crop.out_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept]))
+    return View(kind, pass_index, canvas_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept], kept, 0))
 
 
 def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -158,28 +177,44 @@ def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArr
     return clipped[kept].astype(np.float32), kept
 
 
-def jitter_view(window: View, copies: int, rng: np.random.Generator) -> View:
-    """The canvas and tile of a window view, with noised copies of each of its boxes, box by box.
+def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.random.Generator) -> View:
+    """The canvas and tile of a window or whole view, with noised copies of each of its boxes, box by box.
+
+    Args:
+        view: its regions are annotated boxes.
+        copies: of each box at each noise scale.
+        noise_scales: in turn: each corner moves by at most so many half sides of the box.
+        rng: source of the noise.
 
     Source:
         Zhang et al. 2022, DINO (arXiv 2203.03605), the noise of positive denoising queries.
     """
-    boxes_xyxy_px = np.repeat(window.regions["box_xyxy_px"].astype(np.float64), copies, axis=0)
+    each = copies * len(noise_scales)
+    scales_R = np.tile(np.repeat(noise_scales, copies), len(view.regions))
+    boxes_xyxy_px = np.repeat(view.regions["box_xyxy_px"].astype(np.float64), each, axis=0)
     half_sides = (boxes_xyxy_px[:, 2:] - boxes_xyxy_px[:, :2]) / 2
-    shift = rng.uniform(-BOX_NOISE, BOX_NOISE, boxes_xyxy_px.shape) * np.tile(half_sides, 2)
-    height, width = window.canvas_hw
+    shift = rng.uniform(-1, 1, boxes_xyxy_px.shape) * scales_R[:, None] * np.tile(half_sides, 2)
+    width, height = view.tiles["paste_xyxy_px"][0, 2:].tolist()
     noised = np.clip(boxes_xyxy_px + shift, 0, [width, height, width, height])
     # Noise may leave nothing of a sliver at the border.
     is_lost = (noised[:, 2:] - noised[:, :2] < MIN_VISIBLE_PX).any(axis=1)
     noised[is_lost] = boxes_xyxy_px[is_lost]
-    rows = np.repeat(window.regions["category_id"], copies)
-    return View("jitter", window.pass_index, window.canvas_hw, window.tiles, _box_regions(noised, rows))
+    rows, annotations = (np.repeat(view.regions[name], each) for name in ("category_id", "annotation"))
+    regions = _box_regions(noised, rows, annotations, scales_R)
+    return View(JITTERS_OF[view.kind], view.pass_index, view.canvas_hw, view.tiles, regions)
 
 
-def _box_regions(boxes_xyxy_px: NDArray[np.floating], rows: NDArray[np.int32]) -> NDArray[np.void]:
+def _box_regions(
+    boxes_xyxy_px: NDArray[np.floating],
+    rows: NDArray[np.int32],
+    annotations: NDArray[np.integer],
+    noise_scales: NDArray[np.floating] | float,
+) -> NDArray[np.void]:
     regions: NDArray[np.void] = np.zeros(len(boxes_xyxy_px), REGION_DTYPE)
     regions["box_xyxy_px"] = boxes_xyxy_px
     regions["category_id"] = rows
+    regions["annotation"] = annotations
+    regions["noise_scale"] = noise_scales
     return regions
 
 
@@ -207,6 +242,28 @@ def draw_crop(picture_hw: tuple[int, int], geometry: ViewGeometry, rng: np.rando
     x, y = width / first_w, height / first_h
     source = (left * x, top * y, (left + crop_w) * x, (top + crop_h) * y)
     return Crop(source, resized_hw((crop_h, crop_w), short_side, geometry.longest_side), flip)
+
+
+def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
+    """Scale jitter as a recipe: mirror; fit into a square, times a factor; cut what is larger than the square.
+
+    Args:
+        picture_hw: height and width of the decoded picture.
+        jitter: the square and the factors to draw from.
+        rng: source of all randomness.
+
+    Source:
+        Detic's baseline (arXiv 2201.02605), after EfficientDet (arXiv 1911.09070).
+    """
+    height, width = picture_hw
+    flip = bool(rng.random() < 0.5)
+    scale = rng.uniform(*jitter.factors) * jitter.side / max(picture_hw)
+    scaled_h, scaled_w = max(int(height * scale), 1), max(int(width * scale), 1)
+    crop_h, crop_w = min(scaled_h, jitter.side), min(scaled_w, jitter.side)
+    left = int(rng.integers(0, scaled_w - crop_w, endpoint=True))
+    top = int(rng.integers(0, scaled_h - crop_h, endpoint=True))
+    x, y = width / scaled_w, height / scaled_h
+    return Crop((left * x, top * y, (left + crop_w) * x, (top + crop_h) * y), (crop_h, crop_w), flip)
 
 
 def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from richsem_prep.class_names import alike_warning
 from richsem_prep.finish import finish_cache, labels_are_done
 from richsem_prep.jobs import hold_job
 from richsem_prep.ordered_map import ordered_map
@@ -36,6 +37,7 @@ class Rescored:
         receipts: of all its shards.
         already: shards that were there before.
         seconds: from the first shard to the last.
+        warning: of names that the teacher can't tell apart; None where there are none.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Rescored:
     receipts: tuple[LabelsReceipt, ...]
     already: int
     seconds: float
+    warning: str | None
 
 
 def rescore(
@@ -91,7 +94,7 @@ def rescore(
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
         seconds = time.monotonic() - start
         finish_cache(cache.labels_layout, [labels])
-    return Rescored(labels, manifest.name, spec, tuple(receipts), already, seconds)
+    return Rescored(labels, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
 
 
 def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
+from richsem_prep.class_names import alike_warning
 from richsem_prep.config import ShardConfig
 from richsem_prep.datasets import find_pictures, open_source, preset
 from richsem_prep.detection_datasets import other_annotations
@@ -16,7 +17,7 @@ from richsem_prep.finish import finish_cache, pictures_are_done, shard_is_done
 from richsem_prep.from_cache import adopt_plan, require_pictures_of_its_own
 from richsem_prep.jobs import JOBS_FOLDER, hold_job, one_at_a_time
 from richsem_prep.names import text_spec
-from richsem_prep.plan import freeze_listing, planned_entries
+from richsem_prep.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.progress import Progress
 from richsem_prep.retry import drop_mended_shards
 from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
@@ -27,7 +28,7 @@ from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
 from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
 from richsem_schemas.reader import read_plan
 from richsem_schemas.sealed_json import temporaries
-from richsem_schemas.text_bank import has_text_bank, write_text_bank
+from richsem_schemas.text_bank import has_text_bank, read_text_bank, write_text_bank
 
 if TYPE_CHECKING:
     from richsem_prep.shard_task import ShardResult
@@ -227,12 +228,13 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
         has_boxes=source.has_boxes,
         has_captions=source.has_captions,
     )
+    samples = min(listing.listed, config.limit or listing.listed)
     plan = Plan(
         dataset=config.dataset,
         seed=config.seed,
         listed=listing.listed,
-        samples=min(listing.listed, config.limit or listing.listed),
-        samples_per_shard=config.samples_per_shard,
+        samples=samples,
+        samples_per_shard=config.samples_per_shard or default_samples_per_shard(samples),
         limit=config.limit,
         pictures=config.pictures,
         max_side=config.max_side,
@@ -252,6 +254,7 @@ def _freeze_plan(config: ShardConfig, layout: CacheLayout, source: Source, on_pr
 def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> None:
     fields = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
     asked = {field: getattr(config, field) for field in fields}
+    asked["samples_per_shard"] = config.samples_per_shard or plan.samples_per_shard
     if plan.annotations is not None:
         asked |= other_annotations(plan, config.root, config.annotations)
     wanted = plan.model_copy(update=asked)
@@ -354,8 +357,10 @@ def _prepare_label_set(
             crops=config.crops,
             mosaics=config.mosaics,
             windows=config.windows,
+            whole=config.whole,
             jitters=config.jitters,
-            geometry=preset(config.dataset).geometry,
+            noise_scales=config.noise,
+            geometry=preset(config.dataset).geometry.model_copy(update={"scale_jitter": config.scale_jitter}),
         ),
         text=text_spec(plan.vocabulary, config.names, description.templates),
         embeddings=config.embeddings,
@@ -367,4 +372,6 @@ def _prepare_label_set(
     if not has_text_bank(label_set, spec.text):
         on_progress = reporter.stage("text", len(plan.vocabulary.class_names), "classes")
         write_text_bank(label_set, executor.text_bank(plan.vocabulary, config.names, on_progress))
+    if warning := alike_warning(read_text_bank(label_set)):
+        reporter.say(f"warning: {warning}")
     spec.write(label_set.spec)

@@ -235,7 +235,7 @@ class _ShardTask:
         self._require_intact_index()
         rows = picture_rows(self.inputs.picture_layout, self.shard)
         boxes: dict[int, PictureBoxes | None] = {}
-        if self.inputs.spec.views.windows:
+        if self.inputs.spec.views.has_boxes:
             entries = planned_entries(self.inputs.picture_layout, self.inputs.plan, self.shard)
             boxes = {sample: entry.boxes for sample, entry in enumerate(entries)}
         return ordered_map(

@@ -6,7 +6,7 @@ import operator
 import os
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from richsem_prep.plan import planned_entries
 from richsem_prep.verify_tar import (
     BytesDone,
     Chunk,
@@ -39,7 +40,7 @@ from richsem_schemas.manifest import (
 from richsem_schemas.originals import WHOLE_FILE, Original, open_regular
 from richsem_schemas.places import Place, RemotePath, name_below
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
-from richsem_schemas.view_checks import ShardPictures
+from richsem_schemas.view_checks import BoxRows, ShardPictures
 
 MAX_PROBLEMS_A_FILE = 20
 """More than that of one file tell nothing new."""
@@ -205,6 +206,9 @@ def check_labels(
         return report.problems
     names = [f"{key}.{member}" for key, member in zip(rows.key, _members(rows), strict=True)]
     shown_pictures = ShardPictures.of_columns(pictures, cache.plan)
+    if labels.spec.views.has_boxes and cache.has(cache.layout.listing):
+        boxes = report.guarded(cache.layout.listing, lambda: _box_rows(cache, shard, pictures.sample))
+        shown_pictures = replace(shown_pictures, boxes=boxes)
     sampled = None if cache.is_thorough else sampled_regions(summary.regions, seed=cache.plan.seed, shard=shard)
     _check_tar(
         report,
@@ -214,6 +218,17 @@ def check_labels(
         lambda chunks: views_problems(chunks, rows, names, shown_pictures, labels, sampled),
     )
     return report.problems
+
+
+def _box_rows(cache: CacheUnderTest, shard: int, samples: NDArray[np.int32]) -> BoxRows | None:
+    """The classes of all annotated boxes of a shard's pictures; None where the listing is broken, which is found."""
+    try:
+        entries = planned_entries(cache.layout, cache.plan, shard)
+    except CorruptCacheError:
+        return None
+    boxes = [entries[sample].boxes for sample in samples.tolist()]
+    rows = [np.zeros(0, np.int32) if item is None else item.rows for item in boxes]
+    return BoxRows(np.cumsum([0, *map(len, rows)]), np.concatenate([np.zeros(0, np.int32), *rows]))
 
 
 @dataclass(eq=False)

@@ -4,8 +4,8 @@ The record of a view with T tiles and R regions, all fields little-endian, in de
 the end of each region, every part a multiple of 8 bytes:
 
     canvas_hw [2] i4 | tiles [T] of TILE_DTYPE | regions [R] of:
-        box_xyxy_px [4] f4 | tile i4 | category_id i4 | scale f4 (int8 only) | log_rest f4 | class_ids [K] i4 |
-        log_probs [K] f2 | embedding [D] f2 or i1 | pad
+        box_xyxy_px [4] f4 | tile i4 | category_id i4 | annotation i4 | noise_scale f4 | scale f4 (int8 only) |
+        log_rest f4 | class_ids [K] i4 | log_probs [K] f2 | embedding [D] f2 or i1 | pad
 """
 
 import functools

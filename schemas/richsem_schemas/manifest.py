@@ -15,10 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -38,6 +35,10 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
 SetName = Annotated[str, AfterValidator(check_set_name)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]
+"""Above 1 the corners of a box could change places."""
+
+_Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class _Record(BaseModel):
@@ -73,29 +74,6 @@ class _Record(BaseModel):
         write_sealed_json(path, self.model_dump(mode="json"))
 
 
-_WHOLE = {"whole": True}
-"""Context of a dump that leaves nothing out."""
-
-
-class _Grown(BaseModel):
-    """Gained fields while the format stayed: they are left out where they have their default.
-
-    So what was written before reads, hashes and seals as it did, and a reader from before refuses only what it would
-    misread.
-    """
-
-    grown: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        value: dict[str, Any] = dump(self)
-        if info.context == _WHOLE:
-            return value
-        fields = type(self).model_fields
-        unused = {name for name in self.grown if getattr(self, name) == fields[name].default}
-        return {name: item for name, item in value.items() if name not in unused}
-
-
 class FileHash(BaseModel, frozen=True, extra="forbid"):
     """Size in bytes and SHA-256 of one file."""
 
@@ -115,7 +93,7 @@ class Vocabulary(BaseModel, frozen=True, extra="forbid"):
     class_names: tuple[str, ...]
 
 
-class Plan(_Record, _Grown):
+class Plan(_Record):
     """Which pictures a cache holds, and in which order; frozen before the first of them is read.
 
     Attributes:
@@ -130,7 +108,6 @@ class Plan(_Record, _Grown):
     not_identifying: ClassVar[frozenset[str]] = frozenset(
         {"root", "annotations", "annotations_file", "absent_classes", "listing_quarantine", "rejected"}
     )
-    grown: ClassVar[frozenset[str]] = frozenset({"annotations", "annotations_file"})
 
     format_version: Literal[1] = 1
     dataset: DatasetName
@@ -257,6 +234,27 @@ class RegionEncoderSpec(BaseModel, frozen=True, extra="forbid"):
     pooled_hw: tuple[PositiveInt, PositiveInt] | None
 
 
+class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
+    """Windows on a square canvas: a picture is fitted into it, resized by a factor, then cropped, or padded.
+
+    Attributes:
+        side: of the canvas, pixels.
+        factors: smallest and largest factor.
+
+    Source:
+        Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.
+    """
+
+    side: Annotated[int, Field(ge=1, le=2**13)]
+    factors: tuple[_Factor, _Factor]
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.factors[0] > self.factors[1]:
+            raise ValueError(f"the smallest factor, {self.factors[0]:g}, is above the largest, {self.factors[1]:g}")
+        return self
+
+
 class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
     """The scales at which views are drawn, in pixels; the defaults are the reference's.
 
@@ -266,6 +264,9 @@ class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
         first_short_sides: short side before a random crop; none for views without random crops.
         crop_sides: smallest and largest side of that crop.
         mosaic_tile: each picture of a mosaic is fitted into a square of this side; the canvas has twice the side.
+        whole_short_side: short side of a whole view, as in evaluation.
+        whole_longest_side: bound of its other side.
+        scale_jitter: how windows are drawn in the place of all the above; None is as training augments.
     """
 
     short_sides: tuple[PositiveInt, ...] = tuple(range(480, 801, 32))
@@ -273,40 +274,52 @@ class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
     first_short_sides: tuple[PositiveInt, ...] = (400, 500, 600)
     crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
     mosaic_tile: PositiveInt = 640
+    whole_short_side: PositiveInt = 800
+    whole_longest_side: PositiveInt = 1333
+    scale_jitter: ScaleJitter | None = None
 
 
-class ViewsSpec(_Grown):
+class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
     """Which views a label set holds: passes of each kind, and how they are drawn.
 
     Attributes:
         crops: passes of crop views.
         mosaics: passes of mosaic views.
         windows: passes of window views.
-        jitters: noised copies of each box of a window; each window then has a jitter view beside it.
+        whole: whether there is a pass of whole views.
+        jitters: noised copies of each box of a window or whole at each noise scale; each of these views then has a
+            view of jitters beside it.
+        noise_scales: of jitters: a corner moves by up to so many half sides of its box.
         geometry: the scales of views.
         resampling: how tiles are resized.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    grown: ClassVar[frozenset[str]] = frozenset({"jitters"})
-
     crops: NonNegativeInt
     mosaics: NonNegativeInt
     windows: NonNegativeInt = 0
+    whole: bool = False
     jitters: NonNegativeInt = 0
+    noise_scales: Annotated[tuple[NoiseScale, ...], Field(min_length=1)] = (1.0,)
     geometry: ViewGeometry
     resampling: Literal["bilinear-antialiased"] = "bilinear-antialiased"
 
     @property
     def passes(self) -> dict[str, int]:
         """How many passes of each kind there are."""
-        windows = self.windows
+        windows, wholes = self.windows, int(self.whole)
         return {
             "crop": self.crops,
             "mosaic": self.mosaics,
             "window": windows,
             "jitter": windows if self.jitters else 0,
+            "whole": wholes,
+            "whole-jitter": wholes if self.jitters else 0,
         }
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether regions are annotated boxes."""
+        return self.whole or self.windows > 0
 
 
 class TextSpec(BaseModel, frozen=True, extra="forbid"):
@@ -319,7 +332,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
     prompts_sha256: Sha256
 
 
-class LabelSpec(_Record, _Grown):
+class LabelSpec(_Record):
     """What identifies a label set; the fingerprint is over all of it.
 
     Attributes:
@@ -327,8 +340,6 @@ class LabelSpec(_Record, _Grown):
         rescored_from: fingerprint of the label set whose embeddings the labels were computed from; None where the
             teacher saw the views.
     """
-
-    grown: ClassVar[frozenset[str]] = frozenset({"temperature", "rescored_from"})
 
     format_version: Literal[1] = 1
     plan_fingerprint: Sha256
@@ -364,15 +375,13 @@ class TextManifest(_Record):
     features: FileHash
 
 
-class CacheManifest(_Record, _Grown):
+class CacheManifest(_Record):
     """A whole cache of pictures.
 
     Attributes:
         pictures_in: where the cache lies that holds the pictures, as it was named; None is this one. `shards` speak of
             those pictures in any case.
     """
-
-    grown: ClassVar[frozenset[str]] = frozenset({"pictures_in"})
 
     format_version: Literal[1] = 1
     plan: Plan
@@ -463,7 +472,7 @@ def require_same(
 
 def differing_fields(found: _Model, wanted: _Model) -> Iterator[tuple[str, Any, Any]]:
     """Dotted names of the fields in which two records differ, and both values, long ones cut."""
-    return _differences("", *(model.model_dump(mode="json", context=_WHOLE) for model in (found, wanted)))
+    return _differences("", *(model.model_dump(mode="json") for model in (found, wanted)))
 
 
 def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:

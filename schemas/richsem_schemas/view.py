@@ -1,8 +1,9 @@
 """A view: the recipe of one training picture, and the regions in it that carry labels.
 
 One concept serves every dataset: a *crop* view has one tile and one region, a *mosaic* view up to four of each, a
-*window* view of a detection picture one tile and its visible ground-truth boxes, a *jitter* view the same tile and
-noised copies of the same boxes.
+*window* view of a detection picture one tile and its visible ground-truth boxes, a *whole* view the picture as
+evaluation shows it and all of its boxes; a *jitter* or *whole-jitter* view has the tile of a window or a whole, and
+noised copies of its boxes.
 """
 
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ViewKind = Literal["crop", "mosaic", "window", "jitter"]
-VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window", "jitter")
+ViewKind = Literal["crop", "mosaic", "window", "jitter", "whole", "whole-jitter"]
+VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window", "jitter", "whole", "whole-jitter")
+
+JITTERS_OF: dict[ViewKind, ViewKind] = {"window": "jitter", "whole": "whole-jitter"}
+"""The kinds of views whose regions are annotated boxes, and what the views with noised copies of them are called."""
 
 PAD_VALUE = 114
 """Grey level of the canvas where no tile lies, as in the reference's mosaics."""
@@ -23,8 +27,21 @@ TILE_DTYPE = np.dtype(
 """One tile: the picture (its position in the shard), the rectangle taken from it (in pixels of the decoded picture),
 where it lands on the canvas, and whether it is mirrored left to right. 40 bytes."""
 
-REGION_DTYPE = np.dtype([("box_xyxy_px", "<f4", (4,)), ("tile", "<i4"), ("category_id", "<i4")])
-"""One region: its box on the canvas, the tile it shows, and its image-level or box label (0 = unlabelled). 24 bytes."""
+REGION_DTYPE = np.dtype(
+    [
+        ("box_xyxy_px", "<f4", (4,)),
+        ("tile", "<i4"),
+        ("category_id", "<i4"),
+        ("annotation", "<i4"),
+        ("noise_scale", "<f4"),
+    ]
+)
+"""One region: its box on the canvas, the tile it shows, its image-level or box label (0 = unlabelled), which of its
+picture's annotated boxes it is, by their order in the plan's listing (`NO_ANNOTATION` in crops and mosaics), and how
+far that box was noised: each corner moved by up to so many half sides, 0 for the box as annotated. 32 bytes."""
+
+NO_ANNOTATION = -1
+"""`annotation` of a region that is a tile of a picture rather than one of its boxes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +49,7 @@ class View:
     """The recipe of one training picture.
 
     Attributes:
-        kind: crop, mosaic, window or jitter.
+        kind: one of `VIEW_KINDS`.
         pass_index: which pass over the pictures the view belongs to, counted per kind from 0.
         canvas_hw: height and width of the picture that `render_view` makes, in pixels.
         tiles: [T] of `TILE_DTYPE`.
@@ -58,7 +75,7 @@ def parse_member(extension: str) -> tuple[ViewKind, int]:
         ValueError: the extension is not one that `View.member` writes.
     """
     stem, dot, suffix = extension.partition(".")
-    kind, dash, number = stem.partition("-")
+    kind, dash, number = stem.rpartition("-")
     for known in VIEW_KINDS:
         if kind == known and dash and dot and suffix == "npy" and number.isdecimal() and str(int(number)) == number:
             return known, int(number)

@@ -14,7 +14,7 @@ from richsem_schemas.manifest import LabelSpec, Plan
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
 from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.text_bank import TextBank
-from richsem_schemas.view import VIEW_KINDS
+from richsem_schemas.view import JITTERS_OF, NO_ANNOTATION, VIEW_KINDS, ViewKind
 
 MAX_CANVAS_SIDE = 2**16
 """Longest side of a canvas, pixels; its area is bounded by `MAX_PICTURE_PIXELS`."""
@@ -37,9 +37,24 @@ _MINUS_ZERO, _MINUS_INFINITY, _MAGNITUDE = 0x8000, 0xFC00, 0x7FFF
 _REGIONS_IN_CACHE = 64
 """Whose embeddings a processor keeps at hand while it works on them."""
 
-_TILES = {"crop": 1, "mosaic": 4, "window": 1, "jitter": 1}
-_MOST_REGIONS = {"crop": 1, "mosaic": 4}
-_WITH_BOXES = [VIEW_KINDS.index("window"), VIEW_KINDS.index("jitter")]
+_WITH_BOXES = [kind in {*JITTERS_OF, *JITTERS_OF.values()} for kind in VIEW_KINDS]
+_NOISED = [kind in JITTERS_OF.values() for kind in VIEW_KINDS]
+_WHOLE = [kind in {"whole", JITTERS_OF["whole"]} for kind in VIEW_KINDS]
+_TILES = [4 if kind == "mosaic" else 1 for kind in VIEW_KINDS]
+_MOST_REGIONS: dict[ViewKind, int] = {"crop": 1, "mosaic": 4}
+
+
+@dataclass(frozen=True, eq=False)
+class BoxRows:
+    """The classes of the annotated boxes of S pictures, M in all.
+
+    Attributes:
+        offsets: [S + 1]; picture i has the boxes from `offsets[i]` up to `offsets[i + 1]`.
+        rows: [M], of the vocabulary.
+    """
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +66,14 @@ class ShardPictures:
         hw: [S, 2] height and width, pixels.
         category_ids: [S] image-level labels.
         classes: rows of the vocabulary that `category_id` counts.
+        boxes: rows of the vocabulary of their annotated boxes; None where they aren't known.
     """
 
     samples: NDArray[np.int64]
     hw: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     classes: int
+    boxes: BoxRows | None = None
 
     @classmethod
     def of(cls, rows: Sequence[PictureRow], plan: Plan) -> "ShardPictures":
@@ -90,6 +107,8 @@ class ViewBatch:
         boxes_xyxy_px: [R, 4] on the canvas.
         region_tiles: [R] position of each region's tile among its view's.
         category_ids: [R] hard labels.
+        annotations: [R] which of its picture's boxes each region is, `NO_ANNOTATION` for none.
+        noise_scales: [R] how far that box was noised, half sides.
         region_owner: [R] the view of each region.
         labels: of the R regions.
         embeddings: [R, D] float32, or float16 as stored; None where none are stored.
@@ -104,6 +123,8 @@ class ViewBatch:
     boxes_xyxy_px: NDArray[np.float32]
     region_tiles: NDArray[np.int32]
     category_ids: NDArray[np.int32]
+    annotations: NDArray[np.int32]
+    noise_scales: NDArray[np.float32]
     region_owner: NDArray[np.int64]
     labels: TopKSoftLabels
     embeddings: NDArray[np.floating] | None
@@ -125,6 +146,8 @@ class ViewBatch:
             np.concatenate([view.regions["box_xyxy_px"] for view in views]),
             np.concatenate([view.regions["tile"] for view in views]),
             np.concatenate([view.regions["category_id"] for view in views]),
+            np.concatenate([view.regions["annotation"] for view in views]),
+            np.concatenate([view.regions["noise_scale"] for view in views]),
             np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
             TopKSoftLabels(
                 np.concatenate([labels.class_ids for labels in kept]),
@@ -153,6 +176,8 @@ class ViewBatch:
             regions["box_xyxy_px"].reshape(-1, 4),
             regions["tile"].reshape(-1),
             regions["category_id"].reshape(-1),
+            regions["annotation"].reshape(-1),
+            regions["noise_scale"].reshape(-1),
             np.repeat(np.arange(views), most_regions),
             TopKSoftLabels(
                 regions["class_ids"].reshape(-1, top_k),
@@ -194,6 +219,10 @@ def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) ->
         spec: of the label set.
     """
     yield from geometry_problems(batch, pictures)
+    scales_R = np.array(spec.views.noise_scales, np.float32)
+    is_noised_R = np.array(_NOISED)[batch.kinds[batch.region_owner]]
+    unknown_R = is_noised_R & ~np.isin(batch.noise_scales, scales_R)
+    yield from batch.bad_regions(unknown_R, "a region's noise_scale is none of the spec's")
     yield from batch.bad_regions(
         ~_have_known_classes(batch.labels, spec.text.classes),
         f"a soft label has class ids outside of 0..{spec.text.classes - 1}",
@@ -246,7 +275,7 @@ def _canvas_problems(batch: ViewBatch) -> Iterator[str]:
     views = len(batch.names)
     tiles_V = np.bincount(batch.tile_owner, minlength=views)
     regions_V = np.bincount(batch.region_owner, minlength=views)
-    expected_V = np.array([_TILES[kind] for kind in VIEW_KINDS])[batch.kinds]
+    expected_V = np.array(_TILES)[batch.kinds]
     yield from batch.bad_views(tiles_V != expected_V, "it has another number of tiles than its kind")
     most_V = np.array([_MOST_REGIONS.get(kind, np.inf) for kind in VIEW_KINDS])[batch.kinds]
     yield from batch.bad_views(regions_V > most_V, "it has more regions than its kind")
@@ -255,7 +284,7 @@ def _canvas_problems(batch: ViewBatch) -> Iterator[str]:
 def _tile_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:
     tiles = batch.tiles
     samples_T = tiles["sample"].astype(np.int64)
-    row_T, known_T = _rows_of(samples_T, pictures)
+    row_T, known_T = _rows_of(samples_T, pictures.samples)
     yield from batch.bad_tiles(~known_T, "a tile shows a sample that the shard has not")
     if not len(tiles):
         return
@@ -268,6 +297,14 @@ def _tile_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:
         inside_T = (x1 >= -SOURCE_TOLERANCE_PX) & (y1 >= -SOURCE_TOLERANCE_PX) & (x1 <= x2) & (y1 <= y2)
         inside_T &= (x2 <= width + SOURCE_TOLERANCE_PX) & (y2 <= height + SOURCE_TOLERANCE_PX)
         yield from batch.bad_tiles(known_T & ~inside_T, "a source rectangle leaves its picture")
+        all_T = (x1 <= 0) & (y1 <= 0) & (x2 >= width) & (y2 >= height)
+        all_T &= (tiles["paste_xyxy_px"][:, 2:] == batch.canvas_hw[batch.tile_owner, ::-1]).all(axis=1)
+        is_whole_T = np.array(_WHOLE)[batch.kinds[batch.tile_owner]]
+        bad_T = known_T & is_whole_T & ~(all_T & (tiles["flip"] == 0))
+        yield from batch.bad_tiles(bad_T, "it doesn't show the whole of its picture as it is")
+    has_boxes_T = np.array(_WITH_BOXES)[batch.kinds[batch.tile_owner]]
+    bad_T = has_boxes_T & (tiles["paste_xyxy_px"][:, :2] != 0).any(axis=1)
+    yield from batch.bad_tiles(bad_T, "its tile isn't in the upper left corner of the canvas")
     inside_T = _inside_canvas(tiles["paste_xyxy_px"], batch.canvas_hw[batch.tile_owner])
     yield from batch.bad_tiles(~inside_T, "a tile is pasted outside of the canvas, or without area")
     yield from batch.bad_tiles((tiles["flip"] < 0) | (tiles["flip"] > 1), "a tile's flip is neither 0 nor 1")
@@ -283,28 +320,78 @@ def _region_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]
     tiles_V = np.bincount(batch.tile_owner, minlength=len(batch.names))
     has_tile_R = (batch.region_tiles >= 0) & (batch.region_tiles < tiles_V[owner_R])
     yield from batch.bad_regions(~has_tile_R, "a region names a tile that the view has not")
+    leaves_R = np.zeros(len(owner_R), np.bool_)
+    leaves_R[has_tile_R] = ~_inside(
+        batch.boxes_xyxy_px[has_tile_R], batch.tiles["paste_xyxy_px"][_tiles_of(batch, has_tile_R)]
+    )
+    yield from batch.bad_regions(inside_R & leaves_R, "a region's box leaves its tile")
     # The boxes of a detection picture carry labels of their own.
-    checked_R = has_tile_R & ~np.isin(batch.kinds[owner_R], _WITH_BOXES)
-    tile_R = batch.first_tile[owner_R[checked_R]] + batch.region_tiles[checked_R]
-    row_R, known_R = _rows_of(batch.tiles["sample"][tile_R].astype(np.int64), pictures)
+    checked_R = has_tile_R & ~np.array(_WITH_BOXES)[batch.kinds[owner_R]]
+    row_R, known_R = _rows_of(_samples_of(batch, checked_R), pictures.samples)
     differs_R = np.zeros(len(owner_R), np.bool_)
     if len(pictures.samples):
         differs_R[checked_R] = known_R & (pictures.category_ids[row_R] != categories_R[checked_R])
     yield from batch.bad_regions(differs_R, "a region's category_id is not its picture's")
+    yield from _annotation_problems(batch, pictures, has_tile_R)
 
 
-def _rows_of(samples: NDArray[np.int64], pictures: ShardPictures) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Row of each sample among the pictures, and whether it is there; rows are valid indexes in any case."""
-    if not len(pictures.samples):
+def _annotation_problems(batch: ViewBatch, pictures: ShardPictures, has_tile_R: NDArray[np.bool_]) -> Iterator[str]:
+    kinds_R, annotations_R, scales_R = batch.kinds[batch.region_owner], batch.annotations, batch.noise_scales
+    is_box_R, is_noised_R = np.array(_WITH_BOXES)[kinds_R], np.array(_NOISED)[kinds_R]
+    bad_R = np.where(is_box_R, annotations_R < 0, annotations_R != NO_ANNOTATION)
+    yield from batch.bad_regions(bad_R, "a region's annotation is not one that its kind of view has")
+    fits_R = np.where(is_noised_R, scales_R > 0, scales_R == 0) & np.isfinite(scales_R)
+    yield from batch.bad_regions(~fits_R, "a region's noise_scale is not one that its kind of view has")
+    if pictures.boxes is None:
+        return
+    yield from _listed_box_problems(batch, pictures.samples, pictures.boxes, has_tile_R & is_box_R & ~bad_R)
+
+
+def _listed_box_problems(
+    batch: ViewBatch, samples: NDArray[np.int64], boxes: BoxRows, chosen_R: NDArray[np.bool_]
+) -> Iterator[str]:
+    chosen = np.flatnonzero(chosen_R)
+    row, is_known = _rows_of(_samples_of(batch, chosen_R), samples)
+    chosen, row = chosen[is_known], row[is_known]
+    is_there = batch.annotations[chosen] < np.diff(boxes.offsets)[row]
+    bad_R = np.zeros(len(chosen_R), np.bool_)
+    bad_R[chosen] = ~is_there
+    yield from batch.bad_regions(bad_R, "a region's annotation is one that its picture has not")
+    chosen, row = chosen[is_there], row[is_there]
+    bad_R[:] = False
+    bad_R[chosen] = boxes.rows[boxes.offsets[row] + batch.annotations[chosen]] != batch.category_ids[chosen]
+    yield from batch.bad_regions(bad_R, "a region's category_id is not that of its annotation")
+
+
+def _tiles_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The tiles of chosen regions, which must be there."""
+    return np.asarray(batch.first_tile[batch.region_owner[chosen_R]] + batch.region_tiles[chosen_R])
+
+
+def _samples_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The pictures of the same."""
+    return np.asarray(batch.tiles["sample"][_tiles_of(batch, chosen_R)].astype(np.int64))
+
+
+def _rows_of(samples: NDArray[np.int64], among: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Row of each sample among the pictures', and whether it is there; rows are valid indexes in any case."""
+    if not len(among):
         return np.zeros(len(samples), np.int64), np.zeros(len(samples), np.bool_)
-    rows = np.minimum(np.searchsorted(pictures.samples, samples), len(pictures.samples) - 1)
-    return rows, pictures.samples[rows] == samples
+    rows = np.minimum(np.searchsorted(among, samples), len(among) - 1)
+    return rows, among[rows] == samples
 
 
 def _inside_canvas(boxes_xyxy: NDArray[np.number], canvas_hw: NDArray[np.int64]) -> NDArray[np.bool_]:
+    whole_xyxy = np.zeros((len(canvas_hw), 4), np.int64)
+    whole_xyxy[:, 2:] = canvas_hw[:, ::-1]
+    return _inside(boxes_xyxy, whole_xyxy)
+
+
+def _inside(boxes_xyxy: NDArray[np.number], room_xyxy: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Whether boxes have an area and lie in the rooms beside them."""
     x1, y1, x2, y2 = boxes_xyxy.astype(np.float64).T
-    height, width = canvas_hw.T
-    return np.asarray((x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= width) & (y2 <= height))
+    left, top, right, bottom = room_xyxy.T
+    return np.asarray((x1 >= left) & (y1 >= top) & (x1 < x2) & (y1 < y2) & (x2 <= right) & (y2 <= bottom))
 
 
 def _probability_problems(batch: ViewBatch) -> Iterator[str]:

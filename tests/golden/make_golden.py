@@ -1,15 +1,28 @@
 """Make the golden cache: `python tests/golden/make_golden.py`, only for a new format version.
 
-Nine small pictures, one of them broken, in two shards; three label sets, one a way to store embeddings. The code is the
+This one command makes the cache, the picture rendered from it, `pins.json`, with which tests compare what they read,
+and what `schemas/README.md` shows of it. Look at the difference before you commit it.
+
+Nine small pictures, one of them broken, in two shards, with classes and with boxes, so that there are views of all
+kinds; three label sets, one a way to store embeddings, and one of them with windows of scale jitter. The code is the
 pipeline's own but for the teacher, which sees a region as 4x4 colours and knows classes by their colour. A second run
 on the same versions of Pillow, NumPy and Arrow changes no byte.
 """
 
+import hashlib
 import io
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +32,7 @@ from richsem_prep.plan import freeze_listing
 from richsem_prep.progress import Progress
 from richsem_prep.region_encoder import PreparedView
 from richsem_prep.shard_task import ShardInputs, run_shard
-from richsem_prep.sources import folder_classes, list_folder
+from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import (
     Environment,
@@ -28,6 +41,7 @@ from richsem_schemas.manifest import (
     PicturesReceipt,
     Plan,
     RegionEncoderSpec,
+    ScaleJitter,
     TeacherIdentity,
     TextSpec,
     ViewGeometry,
@@ -44,6 +58,14 @@ HERE = Path(__file__).parent
 CACHE = HERE / "cache"
 RENDERED = HERE / "000000-00000.mosaic-0.png"
 """One view, rendered from the cache."""
+
+PINS = HERE / "pins.json"
+"""Hashes, fingerprints, and the values of that view: what must not change while the format's version stays."""
+
+ROOT = HERE.parents[1]
+README = ROOT / "schemas" / "README.md"
+SNIPPET = re.compile(r"(?<=^```sh\n)(.*?)^```\n\n```text\n.*?(?=^```$)", re.MULTILINE | re.DOTALL)
+"""A command of the README and what it prints."""
 
 LABEL_SETS = {"float16": "float16", "int8": "int8", "none": "none"}
 """Storage of embeddings by the name of the label set."""
@@ -66,8 +88,17 @@ GREY = (90, 90, 90)
 NAMES = ("none", *COLOURS)
 TEMPLATES = ("{}.", "a {} thing.")
 GEOMETRY = ViewGeometry(
-    short_sides=(32, 40), longest_side=66, first_short_sides=(28, 36), crop_sides=(20, 32), mosaic_tile=48
+    short_sides=(32, 40),
+    longest_side=66,
+    first_short_sides=(28, 36),
+    crop_sides=(20, 32),
+    mosaic_tile=48,
+    whole_short_side=40,
+    whole_longest_side=66,
 )
+SCALE_JITTERS = {"int8": ScaleJitter(side=48, factors=(0.5, 1.5))}
+"""Of the label sets that have one."""
+
 ENCODER = RegionEncoderSpec(kind="crop", teacher_size=None, pooled_hw=None)
 
 PICTURES = (
@@ -102,6 +133,21 @@ def draw_pictures(root: Path) -> None:
     (root / "archive.zip").write_bytes(b"PK")
 
 
+def with_boxes(root: Path) -> Iterator[SourceEntry | Rejected]:
+    """The pictures; each of a class has a box of it and one of the class of the row below, over each other."""
+    rows = {name: row for row, name in enumerate(NAMES)}
+    sides = {name: (height, width) if turn == 1 else (width, height) for name, width, height, turn in PICTURES}
+    for item in list_folder(root, rows):
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        height, width = sides.get(item.name, (40, 50))
+        boxes = np.array([(2, 4, width // 2, height - 8), (width // 4 + 0.5, 0, width, height // 2)], np.float32)
+        box_rows = np.array([item.category_id, item.category_id - 1], np.int32)
+        seen = slice(None) if item.category_id else slice(0)
+        yield replace(item, boxes=PictureBoxes(boxes[seen], box_rows[seen], (height, width)))
+
+
 class ColourEncoder:
     """A teacher that needs no network: a region's 4x4 mean colours through a fixed random matrix."""
 
@@ -112,7 +158,7 @@ class ColourEncoder:
         picture = Image.fromarray(pixels_HW3)
         boxes = [tuple(box) for box in boxes_xyxy_px.tolist()]
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
-        return PreparedView(np.stack(small), boxes_xyxy_px)
+        return PreparedView(np.array(small).reshape(-1, 4, 4, 3), boxes_xyxy_px)
 
     def encode(self, views: Iterable[PreparedView]) -> Iterator[np.ndarray]:
         """[R, D] unit rows of each view."""
@@ -141,7 +187,7 @@ def text_bank() -> TextBank:
 def make_plan(layout: CacheLayout, root: Path) -> Plan:
     """List the pictures and freeze the plan."""
     assert ("none", *folder_classes(root)) == NAMES
-    listing = freeze_listing(layout, list_folder(root, {n: i for i, n in enumerate(NAMES)}), on_progress=lambda _: None)
+    listing = freeze_listing(layout, with_boxes(root), on_progress=lambda _: None, has_boxes=True)
     plan = Plan(
         dataset="golden",
         seed=SEED,
@@ -162,7 +208,7 @@ def make_plan(layout: CacheLayout, root: Path) -> Plan:
     return plan
 
 
-def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
+def make_spec(plan: Plan, name: str) -> LabelSpec:
     """A label set's spec; the teacher's hashes are made up."""
     teacher = TeacherIdentity(
         name="golden-colours",
@@ -189,9 +235,17 @@ def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
         teacher=teacher,
         region_encoder=ENCODER,
         precision="fp32",
-        views=ViewsSpec(crops=1, mosaics=1, geometry=GEOMETRY),
+        views=ViewsSpec(
+            crops=1,
+            mosaics=1,
+            windows=1,
+            whole=True,
+            jitters=1,
+            noise_scales=(0.25, 1.0),
+            geometry=GEOMETRY.model_copy(update={"scale_jitter": SCALE_JITTERS.get(name)}),
+        ),
         text=text,
-        embeddings=embeddings,
+        embeddings=LABEL_SETS[name],
         top_k=TOP_K,
     )
 
@@ -199,7 +253,7 @@ def make_spec(plan: Plan, embeddings: str) -> LabelSpec:
 def make_label_set(layout: CacheLayout, name: str, plan: Plan, root: Path) -> None:
     """Make all shards of a label set, and the pictures where they are missing."""
     label_set = layout.label_set(name)
-    spec, text = make_spec(plan, LABEL_SETS[name]), text_bank()
+    spec, text = make_spec(plan, name), text_bank()
     write_text_bank(label_set, text)
     spec.write(label_set.spec)
     environment = Environment(device="none", torch_threads=1, versions={"richsem": "0.1.0"})
@@ -229,6 +283,52 @@ def render(layout: CacheLayout) -> Image.Image:
     return Image.fromarray(render_view(labelled.view, pictures))
 
 
+def files_sha256(folder: Path) -> str:
+    """Over names and bytes of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def pins() -> dict[str, Any]:
+    """What tests compare with, by other means than the reader's."""
+    manifest = json.loads((CACHE / "manifest.json").read_text())
+    specs = {name: json.loads((CACHE / "labels" / name / "manifest.json").read_text()) for name in LABEL_SETS}
+    regions = {name: stored_regions(name) for name in LABEL_SETS}
+    return {
+        "files_sha256": files_sha256(CACHE),
+        "plan_fingerprint": manifest["fingerprint"],
+        "spec_fingerprints": {name: spec["fingerprint"] for name, spec in specs.items()},
+        "class_ids": regions["float16"]["class_ids"].tolist(),
+        "log_probs": regions["float16"]["log_probs"].tolist(),
+        "log_rest": regions["float16"]["log_rest"].tolist(),
+        "first_embedding": regions["float16"]["embedding"][0].tolist(),
+        "first_codes": regions["int8"]["embedding"][0].tolist(),
+        "first_scale": float(regions["int8"]["scale"][0]),
+    }
+
+
+def stored_regions(labels: str) -> np.ndarray:
+    """Regions of the view that `RENDERED` names, as NumPy alone reads them."""
+    with tarfile.open(CACHE / "labels" / labels / "golden-000000.tar") as tar:
+        member = tar.extractfile(f"{RENDERED.stem}.npy")
+        assert member is not None
+        return np.load(io.BytesIO(member.read()), allow_pickle=False)["regions"]
+
+
+def refresh_readme() -> None:
+    """Let every command of the README show what it prints now; `python` is this one."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def shown(match: re.Match[str]) -> str:
+        command = ["sh", "-c", match[1]]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return f"{match[1]}```\n\n```text\n{done.stdout}"
+
+    README.write_text(SNIPPET.sub(shown, README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main() -> None:
     """Make everything anew."""
     shutil.rmtree(CACHE, ignore_errors=True)
@@ -242,6 +342,8 @@ def main() -> None:
     buffer = io.BytesIO()
     render(layout).save(buffer, "PNG", optimize=True)
     RENDERED.write_bytes(buffer.getvalue())
+    PINS.write_text(json.dumps(pins(), indent=1) + "\n")
+    refresh_readme()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from richsem_prep.estimate import Estimate, estimate, estimate_table
 from richsem_schemas.errors import RichSemError
 
 GIVEN = Estimate(
-    pictures=1_000, shards=1, measured=100, quarantined=0, measured_seconds=10, device="cpu", passes=5, shows=10,
+    pictures=1_000, shards=16, measured=100, quarantined=0, measured_seconds=10, device="cpu", passes=5, shows=10,
     views=2_000, regions=5_000, listing_bytes=10, picture_bytes=1_000, label_bytes=100, device_hours=3,
     teacher_hours=2, start_seconds=1, workers=None,
 )  # fmt: skip
@@ -39,7 +39,7 @@ def test_an_estimate_is_near_what_the_run_then_weighs_and_writes_nothing_into_it
     assert not (tmp_path / "out").exists()
     summary = driver.shard(asked, Silent())
     receipts = [result.receipt.summary for result in summary.results.values()]
-    assert (found.pictures, found.measured, found.quarantined, found.shards) == (91, 91, 1, 1)
+    assert (found.pictures, found.measured, found.quarantined, found.shards) == (91, 91, 1, 2)
     assert found.regions == pytest.approx(sum(item.regions for item in receipts), rel=0.05)
     assert found.label_bytes == pytest.approx(sum(item.tar.bytes for item in receipts), rel=0.05)
     made = sum(result.picture_bytes for result in summary.results.values())
@@ -78,6 +78,16 @@ def test_wall_time_is_shared_by_workers():
     assert "0.75 training runs" in shown["pays for itself"]
     named = estimate_table(replace(GIVEN, workers=2)).columns[0].cells
     assert [cell for cell in named if cell.startswith("with ")] == ["with 2 workers"]
+
+
+def test_workers_without_a_shard_save_no_time():
+    # Of 17 shards one worker of 16 makes two; of 3 no more than three workers have any.
+    assert replace(GIVEN, shards=17).hours_with(16) == pytest.approx(3 * 2 / 17)
+    few = replace(GIVEN, shards=3, workers=8)
+    assert few.hours_with(8) == few.hours_with(3) == 1
+    (shown,) = [str(cell) for cell in estimate_table(few).columns[1].cells if "a device like this one" in str(cell)]
+    assert shown.startswith("1.0 h")
+    assert "so 3 shards keep no more busy" in shown
 
 
 def test_the_command_takes_the_options_of_shard():

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from richsem_prep import datasets, source
+from richsem_prep import dataset_card, datasets, recipes, source
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.plan import planned_entries
 from richsem_prep.verify import verify_cache
@@ -18,7 +19,7 @@ from richsem_schemas.places import open_place
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from tests import detection_trees as trees
 from tests.integration import test_shard_inline as inline
-from tests.integration.conftest import tar_hashes
+from tests.integration.conftest import run, tar_hashes
 
 DETECTION = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "samples_per_shard": 3, "teacher_size": 96}
 TREES = {
@@ -316,3 +317,158 @@ def test_rotated_pictures_are_judged_upright(resnet, tmp_path):
     picture.save(path, exif=exif)
     shard("coco", root, tmp_path / "out", resnet)
     assert open_cache(tmp_path / "out").manifest.quarantined == 0
+
+
+def views_by_member(out, labels="resnet"):
+    cache = open_cache(out)
+    return {
+        (row.key, row.member): item
+        for number in range(cache.manifest.plan.shards)
+        for rows in [view_rows(cache.labels_layout, labels, number)]
+        for row, item in zip(rows, read_views(cache.labels_layout, labels, number, rows), strict=True)
+    }
+
+
+def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every_noise_scale(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    shard("coco", root, out, resnet, windows=0, whole=True, jitters=2, noise="0.1,0.5")
+    assert verify_cache(out).problems == ()
+    cache, views = open_cache(out), views_by_member(out)
+    assert {member for _, member in views} == {"whole-0.npy", "whole-jitter-0.npy"}
+    spec = cache.label_set("resnet").spec.views
+    assert (spec.windows, spec.whole, spec.jitters, spec.noise_scales) == (0, True, 2, (0.1, 0.5))
+    boxes = 0
+    for number, stored in stored_pictures(cache):
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
+        whole, jitter = (views[stored.row.key, f"{kind}-0.npy"].view for kind in ("whole", "whole-jitter"))
+        # 48 x 64 pixels at a short side of 128.
+        assert whole.canvas_hw == (128, 170)
+        scale = np.array([170 / 64, 128 / 48] * 2)
+        np.testing.assert_allclose(whole.regions["box_xyxy_px"], entry.boxes.boxes_xyxy * scale, rtol=1e-5)
+        assert whole.regions["category_id"].tolist() == entry.boxes.rows.tolist()
+        assert jitter.regions["annotation"].tolist() == np.repeat(np.arange(len(entry.boxes.rows)), 4).tolist()
+        assert (
+            jitter.regions["noise_scale"].tolist() == np.float32([0.1, 0.1, 0.5, 0.5] * len(entry.boxes.rows)).tolist()
+        )
+        boxes += len(entry.boxes.rows)
+    assert boxes > 4
+    assert cache.label_set("resnet").regions == 5 * boxes
+    assert json.loads((out / "plan" / "plan.json").read_text())["samples_per_shard"] == 3
+
+
+def test_wholes_change_neither_windows_nor_their_labels(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    shard("coco", root, out, resnet, jitters=1)
+    shard("coco", root, out, resnet, jitters=1, whole=True, labels="more")
+    before, after = views_by_member(out), views_by_member(out, "more")
+    assert {member for _, member in after.keys() - before.keys()} == {"whole-0.npy", "whole-jitter-0.npy"}
+    for name, one in before.items():
+        assert one.view.regions.tobytes() == after[name].view.regions.tobytes()
+        np.testing.assert_allclose(one.embeddings, after[name].embeddings, atol=2e-3)
+
+
+def test_wholes_are_seen_by_every_command_that_reads_a_cache(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    shard("coco", root, out, resnet, windows=0, whole=True, jitters=2, noise="0.3")
+    code, told = run("inspect", out)
+    assert code == 0, told
+    assert "whole-jitter views" in told
+    assert "2 noised copies of each box at 0.3 half sides" in " ".join(re.sub("[│]", " ", told).split())
+    code, told = run("view", out, "--html", tmp_path / "views.html", "--views", 8)
+    assert code == 0, told
+    assert "Whole-jitter views" in (tmp_path / "views.html").read_text()
+    code, told = run("rescore", out, "--labels", "soft", "--temperature", "2")
+    assert code == 0, told
+    code, told = run("verify", out)
+    assert code == 0, told
+    code, told = run("diff", out, "--labels", "resnet", "soft")
+    assert code == 0, told
+    code, told = run("audit", out, "--labels", "resnet", "--teacher", resnet, "--device", "cpu")
+    assert code == 0, told
+    cache = open_cache(out)
+    card = dataset_card.dataset_card("me/x", cache.manifest, [cache.label_set("resnet")], licence=None)
+    assert "1 pass of whole views, 1 pass of whole-jitter views" in card
+    again = tmp_path / "again"
+    of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "labels": "x", "from_cache": out}
+    inline.shard(None, again, resnet, **of_it)
+    assert {member for _, member in views_by_member(again, "x")} == {"whole-0.npy"}
+
+
+def test_windows_of_scale_jitter_make_a_verified_cache(resnet, tmp_path):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    shard("coco", root, out, resnet, scale_jitter="64,0.2,2", jitters=1)
+    assert verify_cache(out).problems == ()
+    views = [item.view for item in views_by_member(out).values()]
+    assert {view.canvas_hw for view in views} == {(64, 64)}
+    assert any(min(view.tiles["paste_xyxy_px"][0, 2:]) < 64 for view in views)
+    geometry = open_cache(out).label_set("resnet").spec.views.geometry
+    assert (geometry.scale_jitter.side, geometry.scale_jitter.factors) == (64, (0.2, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": "0.1"}, "--noise 0.1 is that of jittered boxes, and there are none; add --jitters"),
+        ({"jitters": 1, "noise": "0.1,x"}, "--noise '0.1,x': needs numbers with commas"),
+        ({"jitters": 1, "noise": ""}, "--noise '': needs numbers"),
+        ({"jitters": 1, "noise": "0.1,0.1"}, "--noise 0.1,0.1: give each scale once"),
+        ({"jitters": 1, "noise": "2"}, r"--noise 2\.0: .*less than or equal to 1"),
+        ({"jitters": 1, "noise": "nan"}, "--noise nan"),
+        ({"jitters": 40, "noise": "0.1,0.2,0.3"}, "120 copies of each box; at most 100 are made"),
+        ({"scale_jitter": "64"}, "--scale-jitter '64': needs a side and two factors, such as 640,0.1,2"),
+        ({"scale_jitter": "64,2,0.1"}, "the smallest factor, 2, is above the largest, 0.1"),
+        ({"scale_jitter": "64.5,0.1,2"}, r"--scale-jitter 64\.5: .*integer"),
+        ({"scale_jitter": "64,0.1,2", "windows": 0, "whole": True}, "there are none; ask for --windows"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(resnet, tmp_path, options, message):
+    root = trees.coco_tree(tmp_path / "data", count=2)
+    with pytest.raises(RichSemError, match=message):
+        shard("coco", root, tmp_path / "out", resnet, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"whole": True}, "--whole"),
+        ({"jitters": 2}, "--jitters 2"),
+        ({"scale_jitter": "64,0.1,2"}, "--scale-jitter 64,0.1,2"),
+    ],
+)
+def test_views_of_boxes_are_refused_where_there_are_none(pictures, resnet, tmp_path, options, shown):
+    expected = f"{shown} with --dataset folder: it is classification data, which takes --crops and --mosaics; drop it"
+    with pytest.raises(RichSemError, match=f"^{re.escape(expected)}$"):
+        inline.shard(pictures, tmp_path / "out", resnet, **options)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("annotation", 99, "annotation is one that its picture has not"),
+        ("category_id", 2, "not that of its annotation"),
+    ],
+)
+def test_verify_compares_regions_with_the_boxes_of_the_listing(resnet, tmp_path, monkeypatch, field, value, message):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    whole_view = recipes.whole_view
+
+    def wrong(sample, geometry):
+        view = whole_view(sample, geometry)
+        view.regions[field][view.regions["category_id"] == 1] = value
+        return view
+
+    monkeypatch.setattr(recipes, "whole_view", wrong)
+    shard("coco", root, out, resnet, windows=0, whole=True)
+    problems = verify_cache(out).problems
+    assert problems
+    assert all(message in problem.message for problem in problems)
+
+
+def test_verify_finds_noise_of_another_scale_than_the_spec_says(resnet, tmp_path, monkeypatch):
+    root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
+    jitter_view = recipes.jitter_view
+    monkeypatch.setattr(recipes, "jitter_view", lambda view, copies, _, rng: jitter_view(view, copies, (0.5,), rng))
+    shard("coco", root, out, resnet, windows=0, whole=True, jitters=1, noise="0.25")
+    problems = verify_cache(out).problems
+    assert problems
+    assert all("noise_scale is none of the spec's" in problem.message for problem in problems)

@@ -51,7 +51,7 @@ def write_windows(out, *, spec=SPEC):
     with open_tar(labels.tar(0)) as (tar, file):
         for sample, count in enumerate(REGIONS):
             tiles = np.array([(sample, (0, 0, 9, 9), (0, 0, 9, 9), 0)], TILE_DTYPE)
-            regions = np.array([((0, 0, 1 + at, 1 + at), 0, at) for at in range(count)], REGION_DTYPE)
+            regions = np.array([((0, 0, 1 + at, 1 + at), 0, at, -1, 0) for at in range(count)], REGION_DTYPE)
             unit = rng.normal(size=(count, DIM))
             unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
             features.append(unit)

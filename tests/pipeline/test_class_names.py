@@ -53,7 +53,8 @@ def test_a_known_list_needs_no_file():
     ("file", "text", "message"),
     [
         ("a.txt", "cat\ndog\ncat\n", "'cat' stands twice"),
-        ("a.txt", "cat\nnone\n", "'none' stands twice"),
+        ("a.txt", "cat\nnone\n", "a class is called 'none'"),
+        ("a.txt", "none\nnone\ncat\n", "a class is called 'none'"),
         ("a.txt", "\n \n", "holds no names"),
         ("a.txt", "x" * (MAX_NAME_CHARACTERS + 1), "can't name a class"),
         ("a.txt", "\x1b[31mred", "can't name a class"),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from richsem_prep import plan as plan_module
-from richsem_prep.plan import freeze_listing, hashed_file, planned_entries
+from richsem_prep.plan import default_samples_per_shard, freeze_listing, hashed_file, planned_entries
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.layout import CacheLayout
@@ -295,3 +295,16 @@ def test_a_discarded_file_does_not_appear(tmp_path):
         file.write(b"abc")
         file.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size", "shards"),
+    [
+        (1, 64, 1), (64, 64, 1), (960, 64, 15), (1_000, 64, 16), (1_024, 64, 16), (1_921, 128, 16), (1_920, 64, 30),
+        (7_681, 512, 16), (7_680, 256, 30), (15_360, 512, 30), (15_361, 1_024, 16), (100_170, 1_024, 98),
+        (14_000_000, 1_024, 13_672),
+    ],
+)  # fmt: skip
+def test_small_sets_are_cut_so_that_sixteen_workers_have_something_to_do(pictures, size, shards):
+    assert default_samples_per_shard(pictures) == size
+    assert -(-pictures // size) == shards

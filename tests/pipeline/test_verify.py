@@ -344,6 +344,10 @@ def swapped_order(labelled):
         (set_region("tile", -1), "names a tile that the view has not"),
         (set_region("category_id", 7), "is outside of 0..6"),
         (set_region("category_id", 6), "is not its picture's"),
+        (set_region("annotation", 0), "annotation is not one that its kind"),
+        (set_region("annotation", -2), "annotation is not one that its kind"),
+        (set_region("noise_scale", 0.5), "noise_scale is not one that its kind"),
+        (set_region("noise_scale", np.nan), "noise_scale is not one that its kind"),
         (set_tile("sample", 99), "a sample that the shard has not"),
         (set_tile("source_xyxy_px", (0, 0, 49, 10)), "a source rectangle leaves its picture"),
         (set_tile("source_xyxy_px", (-0.1, 0, 10, 10)), "a source rectangle leaves its picture"),
@@ -409,7 +413,7 @@ def test_a_mosaic_across_blocks_is_found():
          for n, sample in enumerate((60, 61, 62, 64))],
         TILE_DTYPE,
     )  # fmt: skip
-    regions = np.array([((0, 0, 32, 32), 0, 0)], REGION_DTYPE)
+    regions = np.array([((0, 0, 32, 32), 0, 0, -1, 0)], REGION_DTYPE)
     empty = TopKSoftLabels(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float32))
     labelled = LabelledView(View("mosaic", 0, (64, 64), tiles, regions), empty, None)
     assert list(geometry_problems(ViewBatch.of([("x", labelled)]), pictures)) == [

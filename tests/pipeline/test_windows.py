@@ -5,11 +5,21 @@ import pytest
 from PIL import Image
 
 from richsem_prep.datasets import preset
-from richsem_prep.recipes import MIN_VISIBLE_PX, Crop, Sample, block_views, draw_crop, jitter_view, visible_boxes
-from richsem_schemas.manifest import ViewGeometry, ViewsSpec
+from richsem_prep.recipes import (
+    MIN_VISIBLE_PX,
+    Crop,
+    Sample,
+    block_views,
+    draw_crop,
+    draw_scaled,
+    jitter_view,
+    visible_boxes,
+    whole_view,
+)
+from richsem_schemas.manifest import ScaleJitter, ViewGeometry, ViewsSpec
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
 from richsem_schemas.render import render_view
-from richsem_schemas.view import View
+from richsem_schemas.view import PAD_VALUE, View
 from richsem_train.config import load_config
 from richsem_train.data import transforms
 
@@ -25,8 +35,8 @@ def sample(number, boxes, rows=None, hw=HW):
     return Sample(number, hw, 0, boxes, np.array(rows, np.int32))
 
 
-def views_of(block, *, windows=2, jitters=0, seed=7):
-    spec = ViewsSpec(crops=0, mosaics=0, windows=windows, jitters=jitters, geometry=GEOMETRY)
+def views_of(block, *, windows=2, jitters=0, seed=7, geometry=GEOMETRY, **more):
+    spec = ViewsSpec(crops=0, mosaics=0, windows=windows, jitters=jitters, geometry=geometry, **more)
     return list(block_views(block, spec, seed=seed, shard=3, first_sample=0))
 
 
@@ -141,6 +151,9 @@ def test_boxes_keep_their_order_and_rows_and_those_unseen_are_left_out():
         rows = view.regions["category_id"].tolist()
         assert rows == [row for row in (5, 0, 9, 2) if row in rows]
         assert {0, 2} <= set(rows)
+        # Which of the picture's boxes each is; none is noised.
+        assert view.regions["annotation"].tolist() == [[5, 0, 9, 2].index(row) for row in rows]
+        assert (view.regions["noise_scale"] == 0).all()
         assert (view.regions["tile"] == 0).all()
     assert {len(view.regions) for view in views} == {2, 3, 4}
 
@@ -179,6 +192,8 @@ def test_jitters_are_noised_copies_of_the_boxes_of_their_window_box_by_box():
         assert (jitter.pass_index, jitter.canvas_hw) == (window.pass_index, window.canvas_hw)
         assert jitter.tiles.tobytes() == window.tiles.tobytes()
         assert jitter.regions["category_id"].tolist() == np.repeat(window.regions["category_id"], 5).tolist()
+        assert jitter.regions["annotation"].tolist() == np.repeat(window.regions["annotation"], 5).tolist()
+        assert (jitter.regions["noise_scale"] == 1).all()
         original = np.repeat(window.regions["box_xyxy_px"], 5, axis=0).astype(np.float64)
         noised = jitter.regions["box_xyxy_px"]
         height, width = window.canvas_hw
@@ -196,9 +211,9 @@ def test_jitters_are_noised_copies_of_the_boxes_of_their_window_box_by_box():
 def test_a_jitter_of_nothing_is_nothing_and_a_sliver_stays():
     rng = np.random.default_rng(0)
     (empty,) = views_of([sample(0, [])], windows=1)
-    assert len(jitter_view(empty, 3, rng).regions) == 0
+    assert len(jitter_view(empty, 3, (1.0,), rng).regions) == 0
     window = views_of([sample(0, [(0, 0, 0.01, 90)])], windows=1)[0]
-    jitter = jitter_view(window, 50, rng)
+    jitter = jitter_view(window, 50, (1.0,), rng)
     sides = jitter.regions["box_xyxy_px"][:, 2:] - jitter.regions["box_xyxy_px"][:, :2]
     assert (sides > 0).all()
 
@@ -215,3 +230,114 @@ def test_windows_of_the_demo_are_the_augmentation_of_its_training():
     assert drawn.short_sides == trained.short_sides
     assert drawn.longest_side == trained.longest_side
     assert drawn.first_short_sides == trained.first_short_sides == ()
+    assert drawn.whole_short_side == load_config("demo").evaluation.short_side
+    assert drawn.whole_longest_side == load_config("demo").evaluation.longest_side
+
+
+def test_wholes_of_the_published_configs_are_their_evaluation():
+    evaluation = load_config("richsem_r50_inet_lvis").evaluation
+    assert ViewGeometry().whole_short_side == evaluation.short_side
+    assert ViewGeometry().whole_longest_side == evaluation.longest_side
+
+
+def test_a_whole_view_is_the_picture_of_evaluation_with_all_its_boxes():
+    hw, boxes = (480, 640), [(0, 0, 64, 48), (600, 400, 640, 480), (0, 0, 640, 480)]
+    (view,) = views_of([sample(3, boxes, rows=[5, 0, 9], hw=hw)], windows=0, whole=True, geometry=ViewGeometry())
+    assert (view.kind, view.pass_index, view.member) == ("whole", 0, "whole-0.npy")
+    # 800 / 480 = 5 / 3
+    assert view.canvas_hw == (800, 1066)
+    assert view.canvas_hw == transforms.resized_hw(hw, 800, 1333)
+    (tile,) = view.tiles
+    assert (tile["sample"], tile["flip"]) == (3, 0)
+    assert tile["source_xyxy_px"].tolist() == [0, 0, 640, 480]
+    assert tile["paste_xyxy_px"].tolist() == [0, 0, 1066, 800]
+    scaled = np.array(boxes) * ([1066 / 640, 800 / 480] * 2)
+    np.testing.assert_allclose(view.regions["box_xyxy_px"], scaled, rtol=1e-6)
+    assert view.regions["category_id"].tolist() == [5, 0, 9]
+    assert view.regions["annotation"].tolist() == [0, 1, 2]
+    assert (view.regions["noise_scale"] == 0).all()
+    # 1333 / 20 is rounded to 67, and 20 x 67 is a little more than 1333: DETR's own rule.
+    assert whole_view(sample(0, [], hw=(100, 2_000)), ViewGeometry()).canvas_hw == (67, 1340)
+    assert transforms.resized_hw((100, 2_000), 800, 1333) == (67, 1340)
+
+
+def test_wholes_have_jitters_of_their_own_and_change_no_window():
+    block = [sample(0, [(10, 10, 50, 40), (60, 20, 110, 85)], rows=[3, 8])]
+    views = views_of(block, windows=2, whole=True, jitters=3)
+    assert [view.member for view in views] == [
+        "window-0.npy", "jitter-0.npy", "window-1.npy", "jitter-1.npy", "whole-0.npy", "whole-jitter-0.npy"
+    ]  # fmt: skip
+    assert all(same(a, b) for a, b in zip(views, views_of(block, windows=2, jitters=3), strict=False))
+    whole, jitter = views[4:]
+    assert jitter.tiles.tobytes() == whole.tiles.tobytes()
+    assert jitter.regions["annotation"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert jitter.regions["category_id"].tolist() == [3, 3, 3, 8, 8, 8]
+
+
+def test_each_noise_scale_has_its_copies_and_bounds_their_shift():
+    boxes = [(30, 30, 70, 50), (60, 20, 90, 60)]
+    (window, jitter) = views_of([sample(0, boxes)], windows=0, whole=True, jitters=200, noise_scales=(0.1, 0.4))
+    scales = jitter.regions["noise_scale"].reshape(2, 2, 200)
+    assert (scales == np.float32([0.1, 0.4])[None, :, None]).all()
+    assert jitter.regions["annotation"].tolist() == [0] * 400 + [1] * 400
+    original = window.regions["box_xyxy_px"].astype(np.float64)
+    half = np.tile(original[:, 2:] - original[:, :2], 2) / 2
+    shifts = jitter.regions["box_xyxy_px"].reshape(2, 400, 4) - original[:, None]
+    most = np.abs(shifts / half[:, None]).reshape(2, 2, 200, 4).max(axis=(0, 2, 3))
+    assert most[0] <= 0.1001
+    assert most[1] <= 0.4001
+    np.testing.assert_allclose(most, [0.1, 0.4], rtol=0.03)
+
+
+SCALED = GEOMETRY.model_copy(update={"scale_jitter": ScaleJitter(side=64, factors=(0.1, 2.0))})
+
+
+@pytest.mark.parametrize("hw", [(90, 120), (120, 90), (64, 64), (10, 4_000), (1, 1)])
+def test_a_scaled_window_shows_a_part_as_large_as_its_factor_says(hw):
+    """The rule of EfficientDet's and Detic's resize-and-crop, from its own formulae."""
+    height, width = hw
+    rng, again = np.random.default_rng(5), np.random.default_rng(5)
+    for _ in range(200):
+        crop = draw_scaled(hw, SCALED.scale_jitter, rng)
+        flip, factor = again.random() < 0.5, again.uniform(0.1, 2.0)
+        scale = min(64 * factor / height, 64 * factor / width)
+        scaled_h, scaled_w = max(int(height * scale), 1), max(int(width * scale), 1)
+        again.integers(0, max(scaled_w - 64, 0), endpoint=True), again.integers(0, max(scaled_h - 64, 0), endpoint=True)
+        x1, y1, x2, y2 = crop.source_xyxy_px
+        assert crop.flip == flip
+        assert crop.out_hw == (min(scaled_h, 64), min(scaled_w, 64))
+        np.testing.assert_allclose(
+            [x2 - x1, y2 - y1], [crop.out_hw[1] * width / scaled_w, crop.out_hw[0] * height / scaled_h]
+        )
+        assert min(x1, y1) >= 0
+        assert x2 <= width + 1e-9
+        assert y2 <= height + 1e-9
+
+
+def test_a_scaled_window_lies_in_the_corner_of_its_canvas_and_boxes_on_what_is_shown():
+    picture = Image.new("RGB", (HW[1], HW[0]), (0, 0, 255))
+    box = (40, 30, 80, 60)
+    picture.paste((255, 0, 0), box)
+    padded = cut = 0
+    views = views_of([sample(0, [box, (0, 0, 120, 90)])], windows=60, jitters=2, geometry=SCALED)
+    for window, jitter in zip(views[::2], views[1::2], strict=True):
+        assert window.canvas_hw == jitter.canvas_hw == (64, 64)
+        left, top, right, bottom = window.tiles["paste_xyxy_px"][0].tolist()
+        assert (left, top) == (0, 0)
+        padded += min(right, bottom) < 64
+        cut += max(right, bottom) == 64
+        for view in (window, jitter):
+            boxes = view.regions["box_xyxy_px"]
+            assert (boxes >= 0).all()
+            assert (boxes[:, 2:] <= [right, bottom]).all()
+        pixels = np.asarray(render_view(window, {0: picture})).astype(int)
+        assert pixels.shape == (64, 64, 3)
+        assert (pixels[bottom:] == PAD_VALUE).all()
+        assert (pixels[:, right:] == PAD_VALUE).all()
+        red = (pixels[..., 0] > pixels[..., 2] + 60).nonzero()
+        if 0 in window.regions["annotation"] and min(right, bottom) > 16:
+            x1, y1, x2, y2 = window.regions["box_xyxy_px"][window.regions["annotation"].tolist().index(0)]
+            if min(x2 - x1, y2 - y1) > 3:
+                np.testing.assert_allclose([red[1].min(), red[0].min()], [x1, y1], atol=1.5)
+                np.testing.assert_allclose([red[1].max() + 1, red[0].max() + 1], [x2, y2], atol=1.5)
+    assert min(padded, cut) > 10

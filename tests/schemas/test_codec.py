@@ -32,6 +32,8 @@ def sample_view(tiles, regions, seed=0):
     region_rows["box_xyxy_px"] = rng.uniform(0, 1_280, (regions, 4))
     region_rows["tile"] = rng.integers(0, max(tiles, 1), regions)
     region_rows["category_id"] = rng.integers(0, 1_204, regions)
+    region_rows["annotation"] = rng.integers(-1, 300, regions)
+    region_rows["noise_scale"] = rng.uniform(0, 2, regions)
     return View("mosaic", 3, (1_280, 960), tile_rows, region_rows)
 
 
@@ -104,9 +106,19 @@ def test_plain_numpy_reads_the_documented_fields_without_gaps(embeddings, dim, t
     record = np.load(io.BytesIO(packed(embeddings, 4, 3, dim, top_k)), allow_pickle=False)
     assert record.shape == ()
     assert record.dtype.names == ("canvas_hw", "tiles", "regions")
-    expected = ["box_xyxy_px", "tile", "category_id", "log_rest", "class_ids", "log_probs", "embedding"]
+    expected = [
+        "box_xyxy_px",
+        "tile",
+        "category_id",
+        "annotation",
+        "noise_scale",
+        "log_rest",
+        "class_ids",
+        "log_probs",
+        "embedding",
+    ]
     if embeddings == "int8":
-        expected.insert(3, "scale")
+        expected.insert(5, "scale")
     if embeddings == "none":
         expected.remove("embedding")
     region = record.dtype["regions"].base
@@ -127,9 +139,9 @@ def test_plain_numpy_reads_the_documented_fields_without_gaps(embeddings, dim, t
 
 def test_a_region_costs_the_bytes_that_the_design_states():
     assert RecordLayout("float16", 1_024, 1).region_dtype()["embedding"].itemsize == 2_048
-    assert RecordLayout("float16", 1_024, 64).region_dtype().itemsize == 24 + 4 + 64 * 6 + 2_048 + 4
-    assert RecordLayout("int8", 1_024, 64).region_dtype().itemsize == 24 + 4 + 4 + 64 * 6 + 1_024
-    assert RecordLayout("none", 1_024, 64).region_dtype().itemsize == 24 + 4 + 64 * 6 + 4
+    assert RecordLayout("float16", 1_024, 64).region_dtype().itemsize == 32 + 4 + 64 * 6 + 2_048 + 4
+    assert RecordLayout("int8", 1_024, 64).region_dtype().itemsize == 32 + 4 + 4 + 64 * 6 + 1_024
+    assert RecordLayout("none", 1_024, 64).region_dtype().itemsize == 32 + 4 + 64 * 6 + 4
 
 
 @pytest.mark.parametrize("embeddings", EMBEDDINGS)

@@ -1,10 +1,12 @@
 """The golden cache pins the format: today's code reads what was written then.
 
-If a test of this file must change, `FORMAT_VERSION` must change with it, and a new golden cache be made beside the old.
+If a test of this file or a value of `pins.json` must change, `FORMAT_VERSION` must change with it, and a new golden
+cache be made beside the old.
 """
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,11 @@ from richsem_schemas.picture import decode_picture, picture_extension
 from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.view import VIEW_KINDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CACHE = GOLDEN / "cache"
-SHA256_OF_THE_FILES = "783e721c35bf8933cf77a41dad79f5f8d3b97b46f018b4ac19a3be7355368041"
-PLAN_FINGERPRINT = "46e4061385f34b8fa7ac4a1cd1b5d3dc67034effd045b37fb2d16e429535de63"
+PINS = json.loads((GOLDEN / "pins.json").read_text())
 KEYS = {0: ["000000-00000", "000000-00001", "000000-00003", "000000-00004"], 1: [f"000001-0000{n}" for n in range(4)]}
 MOSAIC = "000000-00000.mosaic-0"
 SETS = ["float16", "int8", "none"]
@@ -50,25 +52,22 @@ def test_if_this_test_must_change_the_format_version_must_change():
     digest = hashlib.sha256()
     for path in sorted(path for path in CACHE.rglob("*") if path.is_file()):
         digest.update(path.relative_to(CACHE).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    assert (FORMAT_VERSION, digest.hexdigest()) == (1, SHA256_OF_THE_FILES)
+    assert (FORMAT_VERSION, digest.hexdigest()) == (1, PINS["files_sha256"])
 
 
 def test_todays_reader_opens_the_golden_cache(golden):
     plan = golden.manifest.plan
     assert (plan.dataset, plan.seed, plan.shards, plan.samples_per_shard) == ("golden", 57, 2, 5)
     assert (golden.manifest.samples, golden.manifest.quarantined, plan.rejected) == (8, 1, 1)
-    assert plan.fingerprint == golden.manifest.fingerprint == PLAN_FINGERPRINT
+    assert plan.fingerprint == golden.manifest.fingerprint == PINS["plan_fingerprint"]
     assert plan.vocabulary.class_names == ("none", "blue", "green", "red", "white", "yellow")
     assert list(golden.label_sets) == SETS
-    assert {(item.views, item.regions) for item in golden.label_sets.values()} == {(10, 16)}
+    assert {(item.views, item.regions) for item in golden.label_sets.values()} == {(42, 100)}
 
 
 def test_fingerprints_of_specs_are_still_computed_the_same_way(golden):
-    assert {name: item.spec.fingerprint for name, item in golden.label_sets.items()} == {
-        "float16": "569c4f01a8ccfb6b2cab425555950a389f2bbde6428ce9904e44c3f5f2cc5dd8",
-        "int8": "2441a2ea4d3f32be89ef8eccb1703f1af2f4f4b82ee772244737ac0548de9824",
-        "none": "2415bdd401f305c1f8bc878e23ecc025c35d85ba2b844d786f2f44b32cb3ab7c",
-    }
+    found = {name: item.spec.fingerprint for name, item in golden.label_sets.items()}
+    assert found == PINS["spec_fingerprints"]
     assert all(item.spec.fingerprint == item.fingerprint for item in golden.label_sets.values())
 
 
@@ -84,7 +83,8 @@ def test_keys_stand_in_the_order_of_the_samples_without_the_quarantined_one(gold
 def test_views_stand_under_the_key_of_their_first_tile_in_order(golden, labels):
     for shard, keys in KEYS.items():
         members = list(labelled_views(golden, labels, shard))
-        assert members == sorted([*(f"{key}.crop-0" for key in keys), f"{keys[0]}.mosaic-0"])
+        each = [f"{key}.{kind}-0" for key in keys for kind in VIEW_KINDS if kind != "mosaic"]
+        assert members == sorted([*each, f"{keys[0]}.mosaic-0"], key=lambda name: name + ".npy")
 
 
 def test_pictures_are_what_the_index_says(golden):
@@ -135,34 +135,39 @@ def test_the_mosaic_is_the_one_that_was_written(golden):
 
 def test_its_soft_labels_are_the_ones_that_were_written(golden):
     labels = labelled_views(golden, "float16", 0)[MOSAIC].labels
-    assert labels.class_ids.tolist() == [[1, 2, 0, 4], [2, 1, 0, 3], [4, 5, 1, 3], [5, 3, 4, 0]]
     assert labels.log_probs.dtype == np.float16
-    assert labels.log_probs.tolist() == [
-        [-0.389892578125, -1.291015625, -3.181640625, -5.28515625],
-        [-0.2205810546875, -2.30859375, -2.337890625, -6.9296875],
-        [-0.03741455078125, -3.396484375, -6.44921875, -6.6953125],
-        [-0.1544189453125, -2.611328125, -2.6875, -6.828125],
-    ]
-    assert labels.log_rest.tolist() == [
-        -6.6417436599731445,
-        -6.820618152618408,
-        -7.794610500335693,
-        -7.637526512145996,
-    ]
+    for name in ("class_ids", "log_probs", "log_rest"):
+        assert getattr(labels, name).tolist() == PINS[name]
+    assert labels.class_ids[:, 0].tolist() == [1, 2, 4, 5]
 
 
 def test_its_embeddings_are_the_ones_that_were_written(golden):
-    written = [
-        -0.437744140625, 0.1983642578125, 0.280029296875, 0.30712890625, -0.11700439453125, -0.23095703125,
-        0.192626953125, -0.048828125, -0.1595458984375, 0.41064453125, 0.1651611328125, 0.0059356689453125,
-        -0.222412109375, 0.09246826171875, -0.45166015625, 0.0797119140625,
-    ]  # fmt: skip
-    assert labelled_views(golden, "float16", 0)[MOSAIC].embeddings[0].tolist() == written
+    assert labelled_views(golden, "float16", 0)[MOSAIC].embeddings[0].tolist() == PINS["first_embedding"]
     int8 = labelled_views(golden, "int8", 0)[MOSAIC].embeddings[0]
-    scale = np.float32(0.003556276671588421)
-    codes = [-123, 56, 79, 86, -33, -65, 54, -14, -45, 115, 46, 2, -63, 26, -127, 22]
-    assert int8.tolist() == (np.float32(codes) * scale).tolist()
+    assert int8.tolist() == (np.float32(PINS["first_codes"]) * np.float32(PINS["first_scale"])).tolist()
     assert labelled_views(golden, "none", 0)[MOSAIC].embeddings is None
+
+
+def test_a_picture_of_evaluations_size_has_its_boxes_as_annotated(golden):
+    views = labelled_views(golden, "float16", 0)
+    whole, jitter = views["000000-00000.whole-0"].view, views["000000-00000.whole-jitter-0"].view
+    assert whole.canvas_hw == jitter.canvas_hw == (40, 48)
+    assert whole.regions["box_xyxy_px"].tolist() == [[2, 4, 24, 32], [12.5, 0, 48, 20]]
+    assert whole.regions["category_id"].tolist() == [1, 0]
+    assert whole.regions["annotation"].tolist() == [0, 1]
+    assert whole.regions["noise_scale"].tolist() == [0, 0]
+    assert jitter.regions["annotation"].tolist() == [0, 0, 1, 1]
+    assert jitter.regions["noise_scale"].tolist() == [0.25, 1, 0.25, 1]
+    # A quarter of half of 22 and of 28 pixels.
+    assert (np.abs(jitter.regions["box_xyxy_px"][0] - [2, 4, 24, 32]) <= [2.75, 3.5, 2.75, 3.5]).all()
+
+
+def test_windows_of_scale_jitter_may_leave_canvas_empty(golden):
+    views = [labelled.view for labelled in labelled_views(golden, "int8", 0).values() if labelled.view.kind == "window"]
+    assert {view.canvas_hw for view in views} == {(48, 48)}
+    shown = [view.tiles["paste_xyxy_px"][0].tolist() for view in views]
+    assert all(paste[:2] == [0, 0] for paste in shown)
+    assert any(min(paste[2:]) < 48 for paste in shown)
 
 
 @pytest.mark.parametrize("labels", ["float16", "int8"])

@@ -11,6 +11,7 @@ from richsem_schemas.manifest import (
     LabelSpec,
     Plan,
     RegionEncoderSpec,
+    ScaleJitter,
     ShardSummary,
     TeacherIdentity,
     TextSpec,
@@ -20,10 +21,11 @@ from richsem_schemas.manifest import (
     require_same,
 )
 from richsem_schemas.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+from richsem_schemas.view import VIEW_KINDS
 
 A, B = "a" * 64, "b" * 64
 PLAN_FINGERPRINT = "f5632221c9006bb5bc7463c98d247f5f3ad450646c8bb6f0f3599f22754571a1"
-SPEC_FINGERPRINT = "f2b277cce67f5dda57eea5cd82544bcb5bd96141a2ae5f43c8e0f47eaee0837b"
+SPEC_FINGERPRINT = "2c3d6afe10260415c2d2b70990afaab3436ed1efe954e9a3cb053dc1ecc7a54b"
 HASH, OTHER_HASH = FileHash(bytes=10**9, sha256=A), FileHash(bytes=10**9, sha256=B)
 
 
@@ -284,13 +286,25 @@ def test_fingerprints_never_change():
     assert spec().fingerprint == SPEC_FINGERPRINT
 
 
-def test_jitters_count_only_where_there_are_any():
-    views = VIEWS.model_copy(update={"windows": 4})
+def test_jitters_go_with_windows_and_wholes():
+    views = VIEWS.model_copy(update={"windows": 4, "whole": True})
     jittered = views.model_copy(update={"jitters": 2})
-    assert "jitters" not in views.model_dump()
-    assert jittered.model_dump()["jitters"] == 2
-    assert spec(views=jittered).fingerprint != spec(views=views).fingerprint
-    assert (views.passes["window"], views.passes["jitter"], jittered.passes["jitter"]) == (4, 0, 4)
+    assert views.passes == {"crop": 1, "mosaic": 4, "window": 4, "jitter": 0, "whole": 1, "whole-jitter": 0}
+    assert jittered.passes == {"crop": 1, "mosaic": 4, "window": 4, "jitter": 4, "whole": 1, "whole-jitter": 1}
+    assert tuple(jittered.passes) == VIEW_KINDS
+    assert (VIEWS.has_boxes, views.has_boxes, VIEWS.model_copy(update={"whole": True}).has_boxes) == (False, True, True)
+
+
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.5,), (float("nan"),)])
+def test_noise_scales_are_shares_of_half_a_side(scales):
+    with pytest.raises(ValidationError):
+        ViewsSpec.model_validate(VIEWS.model_dump() | {"noise_scales": scales})
+
+
+@pytest.mark.parametrize("wrong", [{"side": 0}, {"side": 10_000}, {"factors": (2, 0.1)}, {"factors": (0.1, 1e9)}])
+def test_a_scale_jitter_fits_a_canvas_and_ascends(wrong):
+    with pytest.raises(ValidationError):
+        ScaleJitter.model_validate({"side": 640, "factors": (0.1, 2)} | wrong)
 
 
 def test_a_label_set_knows_how_its_views_are_packed():
@@ -356,15 +370,15 @@ def test_values_that_begin_alike_are_shown_where_they_differ(tmp_path):
     assert "imagenet-1k" in str(caught.value)
 
 
-def test_fields_that_came_later_change_nothing_where_they_have_their_default():
+def test_every_field_is_written_and_counts_whatever_its_value():
     golden = Path(__file__).parents[1] / "golden" / "cache" / "labels" / "float16" / "spec.json"
-    spec = LabelSpec.read(golden)
-    assert (spec.temperature, spec.rescored_from) == (1.0, None)
-    assert "temperature" not in spec.model_dump(mode="json")
-    assert spec.fingerprint == json_sha256(read_sealed_json(golden))
-    warmer = spec.model_copy(update={"temperature": 2.0})
-    assert warmer.fingerprint != spec.fingerprint
-    assert warmer.model_dump(mode="json")["temperature"] == 2.0
+    spec, written = LabelSpec.read(golden), read_sealed_json(golden)
+    assert set(written) == set(LabelSpec.model_fields)
+    assert set(written["views"]) == set(ViewsSpec.model_fields)
+    assert set(written["views"]["geometry"]) == set(ViewGeometry.model_fields)
+    assert (written["temperature"], written["rescored_from"]) == (1.0, None)
+    assert spec.fingerprint == json_sha256(written)
+    assert spec.model_copy(update={"temperature": 2.0}).fingerprint != spec.fingerprint
 
 
 def test_a_temperature_outside_of_reason_is_refused():

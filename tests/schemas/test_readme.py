@@ -57,8 +57,8 @@ def test_the_readme_names_every_index_column_with_its_type(columns):
     [
         manifest.Plan, manifest.Vocabulary, manifest.PicturesReceipt, manifest.LabelsReceipt, manifest.ShardSummary,
         manifest.Environment, manifest.LabelSpec, manifest.TeacherIdentity, manifest.RegionEncoderSpec,
-        manifest.ViewsSpec, manifest.ViewGeometry, manifest.TextSpec, manifest.TextManifest, manifest.CacheManifest,
-        manifest.LabelManifest,
+        manifest.ViewsSpec, manifest.ViewGeometry, manifest.ScaleJitter, manifest.TextSpec, manifest.TextManifest,
+        manifest.CacheManifest, manifest.LabelManifest,
     ],
 )  # fmt: skip
 def test_the_readme_names_every_field_of_the_sealed_files(model):

@@ -74,4 +74,4 @@ def test_records_are_a_multiple_of_eight_bytes_without_gaps():
     for dtype in (TILE_DTYPE, REGION_DTYPE):
         assert dtype.itemsize % 8 == 0
         assert dtype.itemsize == sum(dtype[name].itemsize for name in dtype.names)
-    assert (TILE_DTYPE.itemsize, REGION_DTYPE.itemsize) == (40, 24)
+    assert (TILE_DTYPE.itemsize, REGION_DTYPE.itemsize) == (40, 32)

@@ -561,6 +561,10 @@ def _windows_note(windows: WindowCache) -> str:
 def _unused_augmentation(asked: AugmentationConfig, windows: WindowCache) -> str | None:
     """What the config says of augmentation and the windows don't show."""
     drawn = windows.cache.source.spec.views.geometry
+    if drawn.scale_jitter is not None:
+        low, high = drawn.scale_jitter.factors
+        how = f"scale jitter, {low:g} to {high:g} of what fits into {drawn.scale_jitter.side} px"
+        return f"detection.augmentation is not used; the windows were drawn by {how}"
     fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
     differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
     if not differing:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
 
@@ -74,6 +75,8 @@ def rescore(
         f"{size / max(regions, 1):,.0f} bytes a region; {new} made in {made.seconds:.1f} s, "
         f"{made.already} there before"
     )
+    if made.warning:
+        Console(stderr=True).print(Text(f"warning: {made.warning}"), soft_wrap=True)
 
 
 def _check(option: str, value: object, kind: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
 
@@ -39,6 +40,7 @@ def text(
       richsem-prep text --teacher demo --names val.json --out text/val
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
+    from richsem_prep.class_names import alike_warning
     from richsem_prep.console import ConsoleReporter
     from richsem_prep.make_text import make_text
     from richsem_prep.progress import Progress
@@ -68,3 +70,5 @@ def text(
         f"{out}: {len(bank.class_names):,} classes ({made.vocabulary}, row 0 is none), "
         f"{len(bank.templates):,} templates, {bank.features.shape[1]:,} numbers a class, by {made.teacher.name}"
     )
+    if warning := alike_warning(bank):
+        Console(stderr=True).print(Text(f"warning: {warning}"), soft_wrap=True)

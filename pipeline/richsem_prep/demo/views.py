@@ -24,6 +24,8 @@ GEOMETRY = ViewGeometry(
     first_short_sides=(80, 100, 120),
     crop_sides=(77, 120),
     mosaic_tile=96,
+    whole_short_side=128,
+    whole_longest_side=267,
 )
 """The reference's scales divided by five, as pictures of the demo are smaller than COCO's. Mosaics by a little more, so
 that their canvas has just the size at which the teacher sees it."""

@@ -19,7 +19,7 @@ def crop(index, canvas_hw, *, flip=False):
     height, width = canvas_hw
     pixels = np.random.default_rng(index).integers(0, 255, (50, 70, 3), np.uint8)
     tiles = np.array([(SAMPLES[index], (10.5, 5.25, 60, 45), (0, 0, width, height), flip)], TILE_DTYPE)
-    regions = np.array([((0, 0, width, height), 0, index + 1)], REGION_DTYPE)
+    regions = np.array([((0, 0, width, height), 0, index + 1, -1, 0)], REGION_DTYPE)
     labels = TopKSoftLabels(
         np.array([[index, 9]], np.int32), np.zeros((1, 2), np.float16), np.full(1, -float(index), np.float32)
     )

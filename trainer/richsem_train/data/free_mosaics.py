@@ -7,7 +7,7 @@ from PIL import Image
 
 from richsem_schemas.codec import LabelledView
 from richsem_schemas.soft_labels import TopKSoftLabels
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.view import NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, View
 from richsem_train.data.cache_views import DamagedViewError, ReadView
 
 MOSAIC_STREAM = 114
@@ -47,7 +47,7 @@ def free_mosaic(crops: Sequence[ReadView], *, tile_side: int, rng: np.random.Gen
         top = center_y if row else center_y - height
         paste = (left, top, left + width, top + height)
         tiles[index] = (index, stored.tiles[0]["source_xyxy_px"], paste, stored.tiles[0]["flip"])
-        regions[index] = (paste, index, stored.regions[0]["category_id"])
+        regions[index] = (paste, index, stored.regions[0]["category_id"], NO_ANNOTATION, 0)
     view = View("mosaic", 0, (2 * tile_side, 2 * tile_side), tiles, regions)
     return ReadView(
         "+".join(crop.name for crop in crops),
