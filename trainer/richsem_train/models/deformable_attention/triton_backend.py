@@ -112,4 +112,6 @@ def _launch(
             TILE_ROWS=tile_rows,
             TILE_CHANNELS=tile_channels,
             num_warps=_WARPS,
+            # As it was by default up to Triton 3.9: one kernel on every version.
+            enable_fp_fusion=True,
         )
