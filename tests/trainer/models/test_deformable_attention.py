@@ -287,9 +287,7 @@ def test_a_kernel_that_works_is_tried_once_for_sizes(monkeypatch, fresh_trials):
 def test_triton_asked_for_by_name_is_refused_where_its_kernel_does_not_work(monkeypatch):
     monkeypatch.setattr(f"{BACKENDS}._has_triton", lambda: True)
     monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: "OutOfResources: shared memory")
-    with pytest.raises(
-        RichSemError, match=r"does not work on 'cuda' \(OutOfResources: shared memory\); choose 'auto' or"
-    ):
+    with pytest.raises(RichSemError, match=r"does not work on .cuda. \(OutOfResources: shared memory\); choose .auto."):
         choose_backend("triton", CUDA)
 
 
