@@ -64,7 +64,7 @@ def main() -> None:
     arguments = _arguments()
     begun = time.monotonic()
     parts = arguments.out / PARTS_FOLDER
-    parts.mkdir(exist_ok=True)
+    parts.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         (parts / f"{part.name}.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as scratch, (arguments.out / LOG).open("w") as log:
