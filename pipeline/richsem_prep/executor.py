@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from richsem_prep.progress import Progress
 from richsem_prep.settings import WorkerDescription, WorkerSettings
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.errors import EmbeddingError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
 from richsem_schemas.places import Place
@@ -32,10 +32,12 @@ class Failure:
     Attributes:
         message: for the user.
         fatal: it would go wrong for every shard, so the run ends.
+        lasting: it would go wrong again for the same shard, which isn't tried again.
     """
 
     message: str
     fatal: bool
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Executor(Protocol):
 
 def failure_of(error: Exception) -> Failure:
     """What an exception in a worker means for the run."""
+    if isinstance(error, EmbeddingError):
+        return Failure(str(error), fatal=False, lasting=True)
     if isinstance(error, RichSemError):
         return Failure(str(error), fatal=True)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -123,10 +127,12 @@ class InlineExecutor:
                     return ShardOutcome(shard, self._worker.run(shard), None)
             except Exception as error:
                 failure = failure_of(error)
-                if isinstance(error, RichSemError):
+                if failure.fatal and isinstance(error, RichSemError):
                     raise
                 if failure.fatal:
                     raise RichSemError(failure.message) from error
+                if failure.lasting:
+                    break
         return ShardOutcome(shard, None, failure)
 
     def close(self) -> None:

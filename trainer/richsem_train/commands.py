@@ -11,7 +11,7 @@ import torch
 from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.build import build_detector, rebuild_detector, text_tensor
+from richsem_train.build import attention_note, build_detector, rebuild_detector, text_tensor
 from richsem_train.category_rows import scored_split
 from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
 from richsem_train.config import load_config, with_changes
@@ -62,6 +62,8 @@ def evaluate(
             reporter = SilentReporter()
         detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
         settings = info.config
+        if note := attention_note(settings.model, ranks.device):
+            reporter.say(note)
         data = data_folder(settings)
         detection = settings.detection
         val = scored_split(
@@ -120,7 +122,10 @@ def predict(
     reporter: Reporter,
 ) -> Predicted:
     """Detect objects in pictures and write what was found into `out`."""
-    detector, info = open_detector(checkpoint, config=config, changes=changes, device=choose_device(device))
+    chosen = choose_device(device)
+    detector, info = open_detector(checkpoint, config=config, changes=changes, device=chosen)
+    if note := attention_note(info.config.model, chosen):
+        reporter.say(note)
     done = 0
 
     def on_picture(path: Path, problem: str | None) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.build import build_criterion, build_detector, text_tensor
+from richsem_train.build import attention_backend, attention_note, build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.config import AugmentationConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
@@ -35,7 +35,6 @@ from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
 from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
-from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
@@ -291,10 +290,12 @@ class _Run:
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
             f"{self.config.schedule.precision}, deformable attention: "
-            f"{choose_backend(self.config.model.deformable_attention, self.ranks.device)}; "
+            f"{attention_backend(self.config.model, self.ranks.device)}; "
             f"{self.total_steps:,} steps of {self.config.schedule.global_batch_size} pictures"
             + (f", from step {first_step:,} on" if first_step else "")
         )
+        if fallback := attention_note(self.config.model, self.ranks.device):
+            say(fallback)
 
     def _open_log(self) -> "RunLogWriter | _NoLog":
         if not self.ranks.is_first:
