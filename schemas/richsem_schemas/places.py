@@ -317,6 +317,21 @@ def require_local(place: Place, what: str) -> Path:
     return place
 
 
+def local_path(text: "str | os.PathLike[str]") -> Path:
+    """The path that a user names where only this machine's file systems will do.
+
+    Raises:
+        RichSemError: it is a URL, which a plain path would take for folders of these names.
+    """
+    text = os.fspath(text)
+    if _URL.match(text) and not text.startswith(_LOCAL):
+        raise RichSemError(
+            f"{text} is a URL, and a local path is needed here; fetch or mount it first, such as by `curl -LO URL`, and "
+            "name the copy"
+        )
+    return Path(text.partition("://")[2] if text.startswith(_LOCAL) else text)
+
+
 def is_local(place: Place) -> bool:
     """Whether a place is a path of this machine."""
     return isinstance(place, Path)

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.sealed_json import commit, temporary_path
+from richsem_schemas.output_files import full_disk_named
+from richsem_schemas.sealed_json import commit, temporary_path, write_atomically
 from richsem_train.config import TrainConfig, parse_config
 
 CHECKPOINT_VERSION = 1
@@ -110,7 +111,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to a temporary name, fsync, rename: a kill leaves the old file or the new one."""
+    """Write to a temporary name, fsync, rename: a kill leaves the old file or the new one.
+
+    Raises:
+        FullDiskError: there is no space for it.
+    """
     content = {
         "info": json.dumps(checkpoint.info.to_json()),
         "model": checkpoint.model,
@@ -120,29 +125,77 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best_ap": checkpoint.best_ap,
         "fingerprints": checkpoint.fingerprints,
     }
-    with _written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    with full_disk_named(path, needed=_tensor_bytes(content)), _written_whole(path) as file:
+        _save(content, file)
 
 
 def export_weights(path: Path, info: ModelInfo, weights: Mapping[str, Tensor]) -> None:
-    """Write inference weights as safetensors, whole or not at all, with what is needed to build the detector."""
+    """Write inference weights as safetensors, whole or not at all, with what is needed to build the detector.
+
+    Raises:
+        FullDiskError: there is no space for it.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with _written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(info.to_json())})
+    # safetensors' own writer makes files that only their owner may read.
+    write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(info.to_json())}))
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path`, durably, when the block ends well."""
+def _written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name, durably, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    """`torch.save`, with the error of the file system where torch's writer tells of another.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    sink = _Sink(file)
+    try:
+        torch.save(content, sink)  # type: ignore[arg-type]
+    except RuntimeError:
+        if sink.error is None:
+            raise
+        raise sink.error from None
+
+
+class _Sink:
+    """A file that keeps its first error."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write some bytes."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+
+def _tensor_bytes(value: Any) -> int:
+    """What the tensors of nested dicts and lists weigh."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_tensor_bytes, parts))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -1,5 +1,6 @@
 """What is done with a trained detector: score it, show it pictures, export it."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,10 +12,11 @@ import torch
 from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import require_no_inputs
 from richsem_train.build import build_detector, rebuild_detector, text_tensor
 from richsem_train.category_rows import scored_split
 from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
-from richsem_train.config import load_config, with_changes
+from richsem_train.config import builtin_configs, load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
@@ -22,10 +24,12 @@ from richsem_train.evaluation import load_truth
 from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
-from richsem_train.predict import Predicted
+from richsem_train.picture_check import require_pictures
+from richsem_train.predict import Predicted, output_files
 from richsem_train.predict import predict as predict_pictures
 from richsem_train.results import results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
+from richsem_train.detections import rank_file
 from richsem_train.scoring import detect_split, score_split
 
 _OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
@@ -63,6 +67,10 @@ def evaluate(
         detection = settings.detection
         val = scored_split(read_split(detection, detection.val, data, class_names=info.class_names), info.class_names)
         truth = load_truth(data / detection.val.annotations, val.data, detection.format)
+        if out is not None:
+            inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]
+            require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
+        require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
         with _detections_folder(out, checkpoint, ranks) as folder:
             detect_split(
                 detector,
@@ -88,11 +96,19 @@ def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iter
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     else:
-        # The one place that ranks on several nodes are known to share.
-        beside = checkpoint.with_suffix(".detections")
-        yield beside
-        if ranks.is_first:
-            shutil.rmtree(beside)
+        # The one place that ranks on several nodes are known to share; a new folder, since this one is taken away.
+        name = f".{checkpoint.name}.{os.urandom(4).hex()}.detections"
+        beside = checkpoint.with_name(ranks.messages([name] if ranks.is_first else [])[0])
+        try:
+            yield beside
+        finally:
+            if ranks.is_first:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
+    """What a detector is made from, by `open_detector`."""
+    return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
 
 
 def predict(
@@ -106,7 +122,16 @@ def predict(
     device: str | None,
     reporter: Reporter,
 ) -> Predicted:
-    """Detect objects in pictures and write what was found into `out`."""
+    """Detect objects in pictures and write what was found into `out`.
+
+    Raises:
+        RichSemError: something would be written over what is read.
+    """
+    require_no_inputs(
+        output_files(images, out),
+        [*_files_of(checkpoint, config), *images],
+        remedy="name another --out than the folder of the pictures",
+    )
     detector, info = open_detector(checkpoint, config=config, changes=changes, device=choose_device(device))
     done = 0
 
@@ -123,7 +148,7 @@ def predict(
         detector.detect_picture,
         out,
         names=dict(enumerate(info.class_names)),
-        frequencies=dict(enumerate(info.frequencies)),
+        frequencies={row: frequency for row, frequency in enumerate(info.frequencies) if frequency},
         category_ids=dict(enumerate(info.category_ids)),
         score_threshold=threshold,
         on_picture=on_picture,
@@ -141,9 +166,14 @@ class Exported:
 
 
 def export(checkpoint: Path, out: Path) -> Exported:
-    """Write inference weights: averaged ones where there are any, without the semantic branch."""
+    """Write inference weights: averaged ones where there are any, without the semantic branch.
+
+    Raises:
+        RichSemError: `out` is no name for them, or the checkpoint itself.
+    """
     if out.suffix != ".safetensors":
         raise RichSemError(f"--out {out}: exported weights are safetensors; name a file that ends in .safetensors")
+    require_no_inputs([out], [checkpoint], remedy="name another --out")
     saved = load_checkpoint(checkpoint)
     detector = _rebuilt(saved, checkpoint, torch.device("cpu"))
     weights = detector.inference_state_dict()

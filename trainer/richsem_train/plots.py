@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.results import Arms, is_defined, spread
+from richsem_train.results import STEPS, Arms, Metrics, is_defined, spread
 from richsem_train.run_log import RunLog
 
 _INK = "#222222"
@@ -71,7 +71,8 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         _draw_arms(panel, arms, metric)
         _tidy(panel)
         panel.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(arms)), list(arms), fontsize=10, color=_INK)
+    labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
+    panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
     panels[0].set_ylim(len(arms) - 0.4, -0.6)
     seeds = max((len(runs) for runs in arms.values()), default=0)
     figure.supxlabel(
@@ -80,6 +81,11 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         color=_QUIET,
     )
     _write(figure, out)
+
+
+def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
+    steps = spread([run.get(STEPS) for run in runs])
+    return arm if steps is None else f"{arm}\n{steps.mean:,.0f} steps"
 
 
 def _draw_loss(panel: Axes, log: RunLog) -> None:

@@ -139,7 +139,7 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
 def read_split(
     detection: DetectionConfig, split: SplitConfig, data: Path, *, class_names: Sequence[str] | None
 ) -> DetectionData:
-    """Read the annotations of a split.
+    """Read the annotations of a split, some of whose pictures may be missing.
 
     Args:
         detection: says whose they are.
@@ -153,6 +153,8 @@ def read_split(
         data / split.images,
         file_format=detection.format,
         class_names=None if class_names is None else class_names[1:],
+        # `require_pictures` looks at each of them.
+        may_miss=True,
     )
 
 
