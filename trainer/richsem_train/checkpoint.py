@@ -74,11 +74,11 @@ class ModelInfo:
                 parse_config(value["config"], source=str(path)),
                 tuple(map(str, value["class_names"])),
                 tuple(map(str, value["frequencies"])),
-                int(value["text_dim"]),
+                _whole(value["text_dim"], 2**31),
                 float(value["logit_scale"]),
-                tuple(map(int, value.get("category_ids", ()))),
+                tuple(_whole(each, 2**63) for each in value.get("category_ids", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
 
 
@@ -108,6 +108,12 @@ class Checkpoint:
     def inference_weights(self) -> dict[str, Tensor]:
         """The weights to detect with: the averaged ones where there are any."""
         return self.averaged if self.averaged is not None else self.model
+
+
+def _whole(value: Any, limit: int) -> int:
+    if type(value) is not int or not -limit <= value < limit:
+        raise ValueError(f"{str(value)[:30]} is no whole number below {limit:,}")
+    return value
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -233,7 +239,7 @@ def _load_saved(path: Path) -> Checkpoint:
             float(value.get("best_ap", -1.0)),
             _fingerprints(value),
         )
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
 
 
@@ -241,6 +247,10 @@ def _weights(value: Any) -> dict[str, Tensor]:
     named = dict(value)
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in named.items()):
         raise ValueError("its weights are no tensors by name")
+    for name, tensor in named.items():
+        # A tensor may repeat few numbers without holding them: a small file can describe a giant.
+        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} isn't held in full")
     return named
 
 
@@ -252,9 +262,10 @@ def _fingerprints(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _steps_taken(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"its step is {value!r}")
-    return value
+    steps = _whole(value, 2**63)
+    if steps < 0:
+        raise ValueError(f"its step is {steps}")
+    return steps
 
 
 def _load_exported(path: Path) -> Checkpoint:
@@ -263,7 +274,7 @@ def _load_exported(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         value = json.loads(metadata.get(_METADATA_KEY, "null"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RichSemError(f"{path}: no readable safetensors file ({error})") from None
     if not isinstance(value, dict):
         raise RichSemError(f"{path}: safetensors of another program; expected what `richsem-train export` writes")

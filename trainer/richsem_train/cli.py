@@ -4,9 +4,8 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -27,19 +26,6 @@ STOPPED = 143
 """Exit code after SIGTERM, as the shell has it; Ctrl-C is 130."""
 
 
-class _LocalPath(click.ParamType):
-    """A path of this machine; a URL is refused, since a path would take it for folders of these names."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Read an argument."""
-        del param, ctx
-        return local_path(value)
-
-
-_LOCAL = _LocalPath()
-
 _Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the config; may be given several times."),
@@ -47,7 +33,7 @@ _Changes = Annotated[
 _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")]
 _Checkpoint = Annotated[
     Path,
-    typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.", click_type=_LOCAL),
+    typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.", parser=local_path),
 ]
 _Config = Annotated[
     str | None, typer.Option("--config", help="For checkpoints of other programs: the config to build the model from.")
@@ -82,7 +68,11 @@ def train(
     changes: _Changes = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run: checkpoints, log, results. \\[default: runs/CONFIG]", click_type=_LOCAL),
+        typer.Option(
+            metavar="PATH",
+            help="Folder of the run: checkpoints, log, results. \\[default: runs/CONFIG]",
+            parser=local_path,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT from its last checkpoint.")
@@ -143,7 +133,9 @@ def evaluate(
     checkpoint: _Checkpoint,
     config: _Config = None,
     changes: _Changes = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the detections in this folder.", click_type=_LOCAL)] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep the detections in this folder.", parser=local_path)
+    ] = None,
     device: _Device = None,
 ) -> None:
     """Score a checkpoint on the val split of its config.
@@ -167,9 +159,12 @@ def evaluate(
 @app.command()
 def predict(
     checkpoint: _Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.", click_type=_LOCAL)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.", parser=local_path)],
     out: Annotated[
-        Path, typer.Option(help="Folder for the pictures with boxes, and predictions.json.", click_type=_LOCAL)
+        Path,
+        typer.Option(
+            metavar="PATH", help="Folder for the pictures with boxes, and predictions.json.", parser=local_path
+        ),
     ],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score that is drawn.")] = 0.3,
     config: _Config = None,
@@ -206,7 +201,9 @@ def export(
     checkpoint: _Checkpoint,
     out: Annotated[
         Path | None,
-        typer.Option(help="The file to write. \\[default: beside it, NAME.safetensors]", click_type=_LOCAL),
+        typer.Option(
+            metavar="PATH", help="The file to write. \\[default: beside it, NAME.safetensors]", parser=local_path
+        ),
     ] = None,
 ) -> None:
     """Write inference weights as safetensors: averaged ones where there are any, without the semantic branch.
@@ -226,11 +223,13 @@ def export(
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.", click_type=_LOCAL),
+        typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.", parser=local_path),
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write comparison.json and comparison.png into this folder.", click_type=_LOCAL),
+        typer.Option(
+            metavar="PATH", help="Write comparison.json and comparison.png into this folder.", parser=local_path
+        ),
     ] = None,
 ) -> None:
     """Set runs side by side; seeds of one config name are one arm, with mean and spread.

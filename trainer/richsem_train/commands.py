@@ -13,11 +13,12 @@ from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.output_files import require_no_inputs
-from richsem_train.build import build_detector, rebuild_detector, text_tensor
+from richsem_train.build import build_detector, text_tensor
 from richsem_train.category_rows import scored_split
-from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
+from richsem_train.checkpoint import ModelInfo, export_weights, load_checkpoint
 from richsem_train.config import builtin_configs, load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
+from richsem_train.detections import rank_file
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
 from richsem_train.evaluation import load_truth
@@ -27,9 +28,9 @@ from richsem_train.models.published import load_published
 from richsem_train.picture_check import require_pictures
 from richsem_train.predict import Predicted, output_files
 from richsem_train.predict import predict as predict_pictures
+from richsem_train.rebuilding import rebuilt_detector
 from richsem_train.results import results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
-from richsem_train.detections import rank_file
 from richsem_train.scoring import detect_split, score_split
 
 _OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
@@ -175,7 +176,7 @@ def export(checkpoint: Path, out: Path) -> Exported:
         raise RichSemError(f"--out {out}: exported weights are safetensors; name a file that ends in .safetensors")
     require_no_inputs([out], [checkpoint], remedy="name another --out")
     saved = load_checkpoint(checkpoint)
-    detector = _rebuilt(saved, checkpoint, torch.device("cpu"))
+    detector = rebuilt_detector(saved, checkpoint, torch.device("cpu"))
     weights = detector.inference_state_dict()
     export_weights(out, saved.info, weights)
     return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))
@@ -195,7 +196,7 @@ def open_detector(
     if config is None:
         saved = load_checkpoint(checkpoint)
         info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
-        model = _rebuilt(replace(saved, info=info), checkpoint, device)
+        model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
     else:
         model, info = _published(checkpoint, config, changes, device)
     backbone, evaluation = info.config.model.backbone, info.config.evaluation
@@ -209,20 +210,6 @@ def open_detector(
         longest_side=evaluation.longest_side,
     )
     return detector, info
-
-
-def _rebuilt(saved: Checkpoint, checkpoint: Path, device: torch.device) -> Dino:
-    detector = rebuild_detector(saved.info, device=device)
-    wanted = detector.state_dict().keys()
-    weights = {name: tensor for name, tensor in saved.inference_weights.items() if name in wanted}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RichSemError(
-            f"{checkpoint}: its weights don't fit its own config ({' '.join(str(error).split())[:300]}); was the model "
-            "changed by --set?"
-        ) from None
-    return detector
 
 
 def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:
