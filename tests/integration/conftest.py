@@ -69,6 +69,11 @@ def tar_hashes(out: Path):
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
 
 
+def heed_ctrl_c():
+    """Undo what a shell does to the SIGINT of its background jobs, whose children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Command:
     """`richsem-prep` as a user starts it."""
 
@@ -80,6 +85,7 @@ class Command:
             text=True,
             env={**os.environ, **(env or {}), "COLUMNS": "120"},
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
 
     def wait(self, timeout=300):

@@ -249,7 +249,7 @@ def _weights(value: Any) -> dict[str, Tensor]:
         raise ValueError("its weights are no tensors by name")
     for name, tensor in named.items():
         # A tensor may repeat few numbers without holding them: a small file can describe a giant.
-        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} isn't held in full")
     return named
 
