@@ -20,9 +20,10 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/richsem/bin/python --no-deps .
 
 FROM python:3.12-slim
-# Triton compiles a small launcher in C when the first kernel runs on a GPU.
+# Triton compiles a small launcher in C when the first kernel runs on a GPU; Pillow shapes names that run from right to
+# left with FriBidi.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libfribidi0 \
     && rm -rf /var/lib/apt/lists/*
 # The owner of the volumes; give your own ids where you mount folders of the host.
 ARG UID=1000
