@@ -32,9 +32,9 @@ def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path], *, remedy
     """
     taken = {file: path for path in inputs if (file := _file_of(path)) is not None}
     for path in outputs:
-        read = taken.get(_file_of(path))
-        if read is not None:
-            same = "" if read == path else f" (it is {read})"
+        file = _file_of(path)
+        if file in taken:
+            same = "" if taken[file] == path else f" (it is {taken[file]})"
             raise RichSemError(f"{path} would be overwritten, and this command reads it{same}; {remedy}")
 
 

@@ -169,7 +169,7 @@ def _letters(path: Path) -> frozenset[int]:
 @lru_cache(maxsize=256)
 def _font(face: Face, points: float) -> ImageFont.FreeTypeFont:
     font = ImageFont.truetype(face.path, points, index=face.index)
-    axes = font.get_variation_axes()
     # The CJK file begins at its thinnest.
-    font.set_variation_by_axes([_REGULAR if axis["name"] == b"Weight" else axis["default"] for axis in axes])
+    if font.get_variation_axes()[0]["default"] != _REGULAR:
+        font.set_variation_by_axes([_REGULAR])
     return font

@@ -2,9 +2,10 @@
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import PictureError
@@ -16,6 +17,7 @@ _THREADS = 16
 """A network disk answers many at a time; a local one needs none of them."""
 
 _AT_A_TIME = 256
+_OR_SKIP = ", or go on without them by detection.on_damage=skip"
 _SHOWN = 3
 
 
@@ -53,8 +55,11 @@ def require_pictures(
         reporter.begin("looking at the pictures", sum(map(len, splits.values())))
         done = 0
         for name, data in splits.items():
-            missing = find_missing(data, on_progress=lambda looked, before=done: reporter.move(before + looked))
-            done += len(data)
+            missing = []
+            for looked in look_at_all(data):
+                missing += looked.missing
+                done += looked.pictures
+                reporter.move(done)
             if not missing:
                 continue
             told = _told(name, data, missing)
@@ -73,40 +78,30 @@ def require_pictures(
         raise PictureError(". ".join(refusals))
 
 
-_OR_SKIP = ", or go on without them by detection.on_damage=skip"
-
-
-def find_missing(data: DetectionData, *, on_progress: Callable[[int], None] = lambda _: None) -> list[Missing]:
-    """The pictures that are not there, are empty, or are no files; in the order of the annotations.
-
-    Args:
-        data: the annotations, whose pictures lie in a local folder.
-        on_progress: called with how many were looked at.
-    """
-    root = str(data.root)
-    missing: list[Missing] = []
-    looked = 0
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for part in pool.map(lambda indexes: _look_at(root, data.files, indexes), _parts(len(data))):
-            missing += part.missing
-            looked += part.looked
-            on_progress(looked)
-    return missing
-
-
 @dataclass(frozen=True)
-class _Part:
-    looked: int
+class Looked:
+    """What was found of some pictures.
+
+    Attributes:
+        pictures: how many.
+        missing: those that are not there, are empty, or are no files.
+    """
+
+    pictures: int
     missing: list[Missing]
 
 
-def _parts(count: int) -> Iterator[range]:
-    return (range(first, min(first + _AT_A_TIME, count)) for first in range(0, count, _AT_A_TIME))
+def look_at_all(data: DetectionData) -> Iterator[Looked]:
+    """Look at the pictures of a local folder, some at a time, in the order of the annotations."""
+    starts = range(0, len(data), _AT_A_TIME)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = (range(start, min(start + _AT_A_TIME, len(data))) for start in starts)
+        yield from pool.map(partial(_look_at, str(data.root), data.files), parts)
 
 
-def _look_at(root: str, files: Sequence[str], indexes: range) -> _Part:
+def _look_at(root: str, files: Sequence[str], indexes: range) -> Looked:
     found = [(index, _reason(os.path.join(root, files[index]))) for index in indexes]
-    return _Part(len(indexes), [Missing(index, reason) for index, reason in found if reason is not None])
+    return Looked(len(indexes), [Missing(index, reason) for index, reason in found if reason is not None])
 
 
 def _reason(path: str) -> str | None:
