@@ -99,3 +99,21 @@ class Command:
 
 def run(*arguments, env=None):
     return Command(*arguments, env=env).wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many kB, or makes it larger; skipped where that isn't allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(kilobytes):
+        how = f"remount,size={kilobytes}k" if os.path.ismount(disk) else f"size={kilobytes}k"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "none", disk], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        return disk
+
+    yield resize
+    if os.path.ismount(disk):
+        subprocess.run(["umount", disk], check=True)
