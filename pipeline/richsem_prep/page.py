@@ -94,7 +94,7 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place
 
 
 def _require_page(path: Path, cache: Cache, labels: str, shown: Sequence[ShownView], root: Place | None) -> None:
-    """Refuse a file of the cache, or an original that is shown, by whatever name or link."""
+    """Refuse to write into the cache, where `verify` finds strangers, or over what is shown, by whatever link."""
     layout, views = cache.layout, cache.labels_layout.label_set(labels)
     read: list[Place] = [layout.manifest, layout.plan, views.manifest, views.spec, views.text, views.text_features]
     for shard in {view.shard for view in shown}:
@@ -103,9 +103,8 @@ def _require_page(path: Path, cache: Cache, labels: str, shown: Sequence[ShownVi
         read += [root / name for view in shown for name in view.picture_names]
     require_no_inputs([path], [file for file in read if isinstance(file, Path)], remedy="name another --html")
     for out in (layout.out, cache.labels_layout.out):
-        is_inside = isinstance(out, Path) and path.resolve().is_relative_to(out.resolve())
-        if is_inside and path.exists() and path.resolve().suffix.lower() not in {".html", ".htm"}:
-            raise RichSemError(f"--html {path} is a file of the cache {out}; name another, such as views.html")
+        if isinstance(out, Path) and path.resolve().is_relative_to(out.resolve()):
+            raise RichSemError(f"--html {path} lies in the cache {out}; name a file beside it, such as {out}.html")
 
 
 def choose_views(cache: Cache, labels: str, views: int) -> list[tuple[int, ViewRow]]:

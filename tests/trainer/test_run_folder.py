@@ -157,7 +157,9 @@ def holder(folder):
 def test_a_second_process_is_refused_and_sweeps_nothing(folder, holder, monkeypatch):
     monkeypatch.setattr(run_folder, "_HAND_OVER_SECONDS", 0.3)
     lay(folder.out, LEFT_BEHIND)
-    with pytest.raises(RichSemError, match=r"another process trains in .*; wait for it, stop it, or name another --out"):
+    with pytest.raises(
+        RichSemError, match=r"another process trains in .*; wait for it, stop it, or name another --out"
+    ):
         folder.held(ALONE).__enter__()
     assert there(folder.out, LEFT_BEHIND) == LEFT_BEHIND
 
