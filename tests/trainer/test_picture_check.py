@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from richsem_schemas.annotations import read_annotations
-from richsem_schemas.errors import PictureError
+from richsem_schemas.errors import RichSemError
 from richsem_train import picture_check
 from richsem_train.distributed import Ranks
 from richsem_train.picture_check import look_at_all, require_pictures
@@ -57,7 +57,7 @@ def test_whole_data_is_looked_at_to_the_end(data):
 def test_any_single_missing_picture_is_found_and_named(data, index):
     data.path(index).unlink()
     assert [each.index for each in missing(data)] == [index]
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(RichSemError) as error:
         check(data)
     assert f"train: 1 of {TRAIN} pictures can't be read below {data.root}: {data.files[index]}" in str(error.value)
     assert "(No such file or directory)" in str(error.value)
@@ -87,12 +87,12 @@ def test_what_is_there_and_no_picture_file_is_missing_too(data, tmp_path):
 
 def test_both_splits_are_told_at_once_and_val_may_not_be_skipped(data):
     data.path(3).unlink()
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(RichSemError) as error:
         require_pictures({"train": data, "val": data}, ranks=ALONE, reporter=Quiet())
     assert "train: 1 of 12" in str(error.value)
     assert "val: 1 of 12" in str(error.value)
     assert str(error.value).count("on_damage=skip") == 1
-    with pytest.raises(PictureError, match=r"^val: 1 of 12") as error:
+    with pytest.raises(RichSemError, match=r"^val: 1 of 12") as error:
         require_pictures({"train": data, "val": data}, skipping={"train"}, ranks=ALONE, reporter=Quiet())
     assert "on_damage" not in str(error.value)
 
@@ -106,7 +106,7 @@ def test_more_in_a_row_than_loading_would_skip_are_refused(data, first, count, i
     files = tuple("gone.png" if index in gone else name for index, name in enumerate(files))
     spoilt = replace(data, files=files)
     if is_refused:
-        with pytest.raises(PictureError, match="16 or more of them follow each other"):
+        with pytest.raises(RichSemError, match="16 or more of them follow each other"):
             check(spoilt, skipping={"train"})
     else:
         assert len(check(spoilt, skipping={"train"}).said) == 1
@@ -115,7 +115,7 @@ def test_more_in_a_row_than_loading_would_skip_are_refused(data, first, count, i
 def test_messages_name_three_and_count_the_others(data):
     for index in range(5):
         data.path(index).unlink()
-    with pytest.raises(PictureError) as error:
+    with pytest.raises(RichSemError) as error:
         check(data)
     assert "train: 5 of 12" in str(error.value)
     assert str(error.value).count(".png (No such file") == 3
@@ -139,11 +139,14 @@ def test_a_slow_disk_is_asked_in_threads(data):
     assert len(reporter.moves) == 12
 
 
-def test_other_ranks_look_at_nothing_and_hear_of_it(data):
+def test_other_ranks_look_at_nothing_and_stop_with_the_first(data):
     class Second(Ranks):
         def messages(self, ours):
-            assert ours == []
+            assert list(ours) == []
             return ["train: something is missing"]
 
-    with patch.object(picture_check, "look_at_all", None), pytest.raises(PictureError, match="something is missing"):
+    with (
+        patch.object(picture_check, "look_at_all", None),
+        pytest.raises(RichSemError, match=r"^rank 1 stops, as the first one tells$"),
+    ):
         require_pictures({"train": data}, ranks=Second(1, 2, torch.device("cpu")), reporter=Quiet())

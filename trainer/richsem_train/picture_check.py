@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from richsem_schemas.annotations import DetectionData
-from richsem_schemas.errors import PictureError
 from richsem_train.console import Reporter
 from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW
 from richsem_train.distributed import Ranks
@@ -48,9 +47,9 @@ def require_pictures(
         reporter: told how far it is, and what will be replaced.
 
     Raises:
-        PictureError: on all ranks; pictures are missing that may not be, or so many that none is left to replace them.
+        RichSemError: on all ranks; pictures are missing that may not be, or so many that none is left to replace them.
     """
-    refusals = []
+    refusals: list[str] = []
     if ranks.is_first:
         reporter.begin("looking at the pictures", sum(map(len, splits.values())))
         done = 0
@@ -74,8 +73,7 @@ def require_pictures(
             else:
                 reporter.say(f"{told}; the next ones take their place")
         reporter.end()
-    if refusals := ranks.messages(refusals):
-        raise PictureError(". ".join(refusals))
+    ranks.stop_all(refusals)
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,7 @@ class RunFolder:
                     )
                 except OSError:
                     pass
-            if refusals := ranks.messages(refusals):
-                raise RichSemError(refusals[0])
+            ranks.stop_all(refusals)
             yield
         finally:
             if descriptor >= 0:
