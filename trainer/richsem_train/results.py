@@ -99,8 +99,8 @@ def comparison_table(
     notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
     notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
     if STEPS in columns and (unequal := _unequal_steps(arms)):
-        notes.append(f"the runs took {unequal} steps, so a difference may be one of training length alone")
-    table.caption = "; ".join(notes)
+        notes.append(f"the runs took {unequal} steps: a difference may be one of training length alone")
+    table.caption = "\n".join(notes)
     return table
 
 
@@ -154,7 +154,7 @@ def _columns(rows: Sequence[Metrics]) -> list[str]:
 
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
     return table
@@ -167,7 +167,11 @@ def _number(value: float | None) -> str:
 def _mean_and_deviation(values: Spread | None, digits: int) -> str:
     if values is None:
         return _NOTHING
-    return f"{values.mean:,.{digits}f}" + ("" if values.deviation is None else f" ±{values.deviation:,.{digits}f}")
+    mean = f"{values.mean:,.{digits}f}"
+    # Counts that are all the same need no spread.
+    if values.deviation is None or (digits == 0 and values.deviation == 0):
+        return mean
+    return f"{mean} ±{values.deviation:,.{digits}f}"
 
 
 def _content(metrics: Metrics) -> dict[str, float | None]:
