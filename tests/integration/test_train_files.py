@@ -182,6 +182,15 @@ def test_training_on_a_full_disk_says_so_and_a_larger_one_goes_on(command, world
 
 
 @on_linux
+@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16])
+def test_the_thread_that_writes_for_tensorboard_prints_no_traceback(command, small_disk, kilobytes):
+    command.out = small_disk(kilobytes) / "out"
+    assert command.train(log__tensorboard=True, **ONE_EPOCH) == 1
+    assert_full(command.error, command.error.partition(": ")[0])
+    assert "--resume" in command.error
+
+
+@on_linux
 @pytest.mark.parametrize("what", ["export", "predict", "eval", "compare"])
 def test_other_commands_on_a_full_disk_name_the_file_and_leave_nothing(
     command, best, trained, pictures, small_disk, what

@@ -6,6 +6,7 @@ A line of the log is a JSON object with `event` and `step`. `train` has `loss`, 
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class RunLogWriter:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes a second, and may be off
 
+            threading.excepthook = _leave_to_us
             with full_disk_named(self._board_path):
                 self._board = SummaryWriter(str(self._board_path))
         if wandb is not None:
@@ -85,6 +87,12 @@ class RunLogWriter:
                     self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+
+def _leave_to_us(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's writing thread: its error is raised at the next record."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failure)
 
 
 def read_log(path: Path) -> RunLog:
