@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,6 @@ class RunLogWriter:
     def __init__(
         self, out: Path, *, tensorboard: bool, wandb: str | None, name: str, config: Mapping[str, Any]
     ) -> None:
-        self._path = out / LOG_NAME
-        with full_disk_named(self._path):
-            self._file = self._path.open("a", encoding="utf-8")
         self._board, self._board_path = None, out / "tensorboard"
         self._wandb = None
         if tensorboard:
@@ -53,18 +51,23 @@ class RunLogWriter:
                 self._board = SummaryWriter(str(self._board_path))
         if wandb is not None:
             self._wandb = _wandb_run(out, wandb, name, config)
+        self._path = out / LOG_NAME
+        with full_disk_named(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "RunLogWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with full_disk_named(self._path):
-            self._file.close()
-        if self._board is not None:
-            with full_disk_named(self._board_path):
-                self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with ExitStack() as others:
+            # On a full disk closing one may fail; the others are closed all the same.
+            if self._wandb is not None:
+                others.callback(self._wandb.finish)
+            if self._board is not None:
+                others.enter_context(full_disk_named(self._board_path))
+                others.callback(self._board.close)
+            with full_disk_named(self._path):
+                self._file.close()
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one record.
