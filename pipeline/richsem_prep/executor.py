@@ -1,6 +1,5 @@
 """How shards are handed to workers, and what comes back: values, never tracebacks."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from richsem_prep.settings import WorkerDescription, WorkerSettings
 from richsem_schemas.errors import EmbeddingError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.output_files import FULL
 from richsem_schemas.places import Place
 from richsem_schemas.text_bank import TextBank
 
@@ -82,8 +82,9 @@ def failure_of(error: Exception) -> Failure:
         return Failure(str(error), fatal=False, lasting=True)
     if isinstance(error, RichSemError):
         return Failure(str(error), fatal=True)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Failure(f"{error.strerror}: free some and run the same command again, finished shards are kept", True)
+    if isinstance(error, OSError) and error.errno in FULL:
+        what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+        return Failure(f"{what}; free some and run the same command again, finished shards are kept", True)
     return Failure(f"{type(error).__name__}: {error}", fatal=False)
 
 
