@@ -43,8 +43,16 @@ def machine() -> dict[str, Any]:
 
 def report(name: str, figures: dict[str, Any], out: Path | None) -> None:
     """Print the figures, and write them to a file where one is named."""
-    text = json.dumps({"benchmark": name, "machine": machine(), **figures}, indent=2)
-    print(text)
+    print(as_json(name, figures))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
+        save(name, figures, out)
+
+
+def save(name: str, figures: dict[str, Any], out: Path) -> None:
+    """Write the figures to a file, with what they were measured on."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(as_json(name, figures) + "\n")
+
+
+def as_json(name: str, figures: dict[str, Any]) -> str:
+    return json.dumps({"benchmark": name, "machine": machine(), **figures}, indent=2)

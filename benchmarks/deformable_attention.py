@@ -138,7 +138,8 @@ def _peak_mib(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _step(sample: Sample, case: Case, device: str) -> Callable[[], None]:
+def random_layer(case: Case, device: str | torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, locations all over the maps and weights, which want gradients, and the gradient of what comes out."""
     generator = torch.Generator().manual_seed(0)
     positions = sum(height * width for height, width in case.shapes)
     queries = case.queries or positions
@@ -152,6 +153,11 @@ def _step(sample: Sample, case: Case, device: str) -> Callable[[], None]:
     locations = leaf(torch.rand(*per_point, 2, generator=generator))
     weights = leaf(torch.rand(per_point, generator=generator))
     grad_out = torch.randn(case.batch, queries, case.heads * case.channels, generator=generator).to(device, value_type)
+    return value, locations, weights, grad_out
+
+
+def _step(sample: Sample, case: Case, device: str) -> Callable[[], None]:
+    value, locations, weights, grad_out = random_layer(case, device)
 
     def step() -> None:
         out = sample(value, case.shapes, locations, weights)

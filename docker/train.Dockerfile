@@ -21,9 +21,9 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 
 FROM python:3.12-slim
 # Triton compiles a small launcher in C when the first kernel runs on a GPU. `eval --scorer lvis` imports OpenCV, which
-# needs libGL, glib and libxcb.
+# needs libGL, glib and libxcb. Pillow shapes names that run from right to left with FriBidi.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev libgl1 libglib2.0-0 libxcb1 \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libfribidi0 libgl1 libglib2.0-0 libxcb1 \
     && rm -rf /var/lib/apt/lists/*
 # The owner of the volumes; give your own ids where you mount folders of the host.
 ARG UID=1000

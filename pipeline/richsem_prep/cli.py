@@ -21,6 +21,7 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import told_in_one_line
 
 app = typer.Typer(
     name="richsem-prep",
@@ -78,7 +79,7 @@ def run() -> None:
     try:
         app()
     except (RichSemError, OSError) as error:
-        errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), _printable(told_in_one_line(error))), soft_wrap=True)
         sys.exit(1)
 
 

@@ -1,6 +1,5 @@
 """How shards are handed to workers, and what comes back: values, never tracebacks."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from richsem_prep.progress import Progress
 from richsem_prep.settings import WorkerDescription, WorkerSettings
-from richsem_schemas.errors import RichSemError
+from richsem_schemas.errors import EmbeddingError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
+from richsem_schemas.output_files import FULL
 from richsem_schemas.places import Place
 from richsem_schemas.text_bank import TextBank
 
@@ -32,10 +32,12 @@ class Failure:
     Attributes:
         message: for the user.
         fatal: it would go wrong for every shard, so the run ends.
+        lasting: it would go wrong again for the same shard, which isn't tried again.
     """
 
     message: str
     fatal: bool
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,13 @@ class Executor(Protocol):
 
 def failure_of(error: Exception) -> Failure:
     """What an exception in a worker means for the run."""
+    if isinstance(error, EmbeddingError):
+        return Failure(str(error), fatal=False, lasting=True)
     if isinstance(error, RichSemError):
         return Failure(str(error), fatal=True)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return Failure(f"{error.strerror}: free some and run the same command again, finished shards are kept", True)
+    if isinstance(error, OSError) and error.errno in FULL:
+        what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
+        return Failure(f"{what}; free some and run the same command again, finished shards are kept", True)
     return Failure(f"{type(error).__name__}: {error}", fatal=False)
 
 
@@ -123,10 +128,12 @@ class InlineExecutor:
                     return ShardOutcome(shard, self._worker.run(shard), None)
             except Exception as error:
                 failure = failure_of(error)
-                if isinstance(error, RichSemError):
+                if failure.fatal and isinstance(error, RichSemError):
                     raise
                 if failure.fatal:
                     raise RichSemError(failure.message) from error
+                if failure.lasting:
+                    break
         return ShardOutcome(shard, None, failure)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.places import Place, RemotePath
 
 JOBS_FOLDER = ".jobs"
@@ -27,6 +28,7 @@ def hold_job(out: Place, shards: range | None) -> Iterator[None]:
 
     Raises:
         RichSemError: a living job holds some of the same shards.
+        FullDiskError: there is no space for the claim.
     """
     if isinstance(out, RemotePath):
         yield
@@ -37,7 +39,7 @@ def hold_job(out: Place, shards: range | None) -> Iterator[None]:
     except OSError as error:
         raise RichSemError(f"--out {out} can't be made: {error.strerror}; name another folder") from error
     claim = folder / f"{socket.gethostname()}-{os.getpid()}.json"
-    with (folder / "guard").open("a") as guard:
+    with full_disk_named(claim), (folder / "guard").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         for other in sorted(folder.glob("*.json")):
             if other.is_file():

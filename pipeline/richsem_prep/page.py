@@ -20,6 +20,7 @@ from richsem_schemas.codec import LabelledView
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.manifest import LabelManifest
+from richsem_schemas.output_files import require_no_inputs
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.places import Place, open_place
 from richsem_schemas.reader import Cache, picture_rows, read_pictures, read_views, view_rows
@@ -71,7 +72,8 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place
         root: where originals lie, for caches that refer to them; None is where the cache says.
 
     Raises:
-        RichSemError: the file's folder is not there, or originals can't be found.
+        RichSemError: the file's folder is not there, it is one that is read, or originals can't be found.
+        FullDiskError: there is no space for it.
         CorruptCacheError: a file of the cache is missing or damaged.
     """
     if not path.parent.is_dir():
@@ -85,9 +87,24 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place
         )
     root = root or (open_place(cache.manifest.plan.root) if cache.manifest.plan.root else None)
     shown = [_load(cache, labels, shard, row, root) for shard, row in choose_views(cache, labels, views)]
+    _require_page(path, cache, labels, shown, root)
     # Names may hold what UTF-8 has no bytes for.
     write_atomically(path, page_html(cache, cache.label_sets[labels], shown).encode("utf-8", "replace"))
     return len(shown)
+
+
+def _require_page(path: Path, cache: Cache, labels: str, shown: Sequence[ShownView], root: Place | None) -> None:
+    """Refuse to write into the cache, where `verify` finds strangers, or over what is shown, by whatever link."""
+    layout, views = cache.layout, cache.labels_layout.label_set(labels)
+    read: list[Place] = [layout.manifest, layout.plan, views.manifest, views.spec, views.text, views.text_features]
+    for shard in {view.shard for view in shown}:
+        read += [layout.pictures_tar(shard), layout.pictures_index(shard), views.tar(shard), views.index(shard)]
+    if root is not None:
+        read += [root / name for view in shown for name in view.picture_names]
+    require_no_inputs([path], [file for file in read if isinstance(file, Path)], remedy="name another --html")
+    for out in (layout.out, cache.labels_layout.out):
+        if isinstance(out, Path) and path.resolve().is_relative_to(out.resolve()):
+            raise RichSemError(f"--html {path} lies in the cache {out}; name a file beside it, such as {out}.html")
 
 
 def choose_views(cache: Cache, labels: str, views: int) -> list[tuple[int, ViewRow]]:

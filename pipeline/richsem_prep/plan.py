@@ -19,6 +19,7 @@ from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout
 from richsem_schemas.manifest import FileHash, Plan
 from richsem_schemas.originals import printable
+from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.permutation import permuted
 from richsem_schemas.places import READ_AHEAD_BYTES, Place, RemotePath
 from richsem_schemas.sealed_json import canonical_json, commit, temporary_path
@@ -284,15 +285,16 @@ def hashed_file(path: Place) -> Iterator[HashedFile]:
             if not hashed.discarded:
                 path.upload(Path(spool.name))
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            hashed = HashedFile(file)
-            yield hashed
-            file.flush()
-            os.fsync(file.fileno())
-        if not hashed.discarded:
-            commit(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path)
+        try:
+            with temporary.open("wb") as file:
+                hashed = HashedFile(file)
+                yield hashed
+                file.flush()
+                os.fsync(file.fileno())
+            if not hashed.discarded:
+                commit(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

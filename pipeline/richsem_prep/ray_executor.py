@@ -229,7 +229,7 @@ class RayExecutor:
                 idle.append(actor)
                 if outcome.failure and outcome.failure.fatal:
                     raise RichSemError(outcome.failure.message)
-                if outcome.failure and attempts[shard] < ATTEMPTS:
+                if outcome.failure and not outcome.failure.lasting and attempts[shard] < ATTEMPTS:
                     waiting.append(shard)
                 else:
                     yield outcome

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from richsem_prep.alike_views import AlikeViews, ShardOfViews, read_shard_of_views
 from richsem_prep.shard_writer import open_tar, write_index
 from richsem_schemas.codec import npy_header
+from richsem_schemas.errors import EmbeddingError
 from richsem_schemas.index import VIEW_COLUMNS
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import Environment, LabelSpec, LabelsReceipt
@@ -44,6 +45,7 @@ def rescore_shard(shard: int, rescoring: Rescoring) -> LabelsReceipt:
 
     Raises:
         CorruptCacheError: the source's shard is damaged.
+        EmbeddingError: it holds embeddings that are not finite.
     """
     start = time.perf_counter()
     source = read_shard_of_views(rescoring.source, shard, rescoring.source_spec)
@@ -66,10 +68,24 @@ def rescored_views(source: ShardOfViews, spec: LabelSpec, text: TextBank) -> lis
     packed: list[bytes] = [b""] * len(source.rows)
     for group in source.groups:
         for part in group.parts(_REGIONS_AT_ONCE):
-            labels = embedding_labels(part.embeddings(), spec, text)
+            embeddings_RD = part.embeddings()
+            _require_finite(embeddings_RD, part, source)
+            labels = embedding_labels(embeddings_RD, spec, text)
             for number, data in zip(part.numbers.tolist(), _pack(part, labels, spec), strict=True):
                 packed[number] = data
     return packed
+
+
+def _require_finite(embeddings_RD: NDArray[np.float32], views: AlikeViews, source: ShardOfViews) -> None:
+    is_finite_V = np.isfinite(embeddings_RD).reshape(len(views.numbers), -1).all(axis=1)
+    if is_finite_V.all():
+        return
+    row = source.rows[int(views.numbers[~is_finite_V][0])]
+    raise EmbeddingError(
+        f"shard {source.receipt.summary.shard}: the embeddings of {row.key}.{row.member} are not finite; make the set "
+        f"that they come from anew with `richsem-prep shard --overwrite` and another --precision than "
+        f"{source.spec.precision}"
+    )
 
 
 def embedding_labels(embeddings_RD: NDArray[np.float32], spec: LabelSpec, text: TextBank) -> TopKSoftLabels:

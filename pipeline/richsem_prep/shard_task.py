@@ -27,7 +27,7 @@ from richsem_prep.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.shard_writer import ShardTar, open_tar, write_index
 from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
 from richsem_schemas.codec import pack_view, stored_embeddings
-from richsem_schemas.errors import CorruptCacheError, PictureError
+from richsem_schemas.errors import CorruptCacheError, EmbeddingError, PictureError
 from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS, PictureRow
 from richsem_schemas.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.manifest import (
@@ -58,6 +58,14 @@ _JPEG_QUALITY = 95
 
 _LOOKAHEAD = 16
 """Rendered views that may wait for the network."""
+
+
+_FINITE_REMEDIES = {
+    "fp16": "the teacher's numbers leave its range: begin the set anew with --overwrite --precision bf16 or fp32",
+    "bf16": "begin the set anew with --overwrite --precision fp32, or get the teacher's weights again",
+    "fp32": "the teacher's weights are damaged: get them again, or name another --teacher",
+}
+"""By precision, what to do about embeddings that are not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +190,7 @@ def run_shard(shard: int, inputs: ShardInputs, encoder: RegionEncoder, progress:
 
     Raises:
         OSError: reading or writing failed; the shard can be tried again.
+        EmbeddingError: the teacher gave embeddings that are not finite; nothing of the shard is written.
     """
     clock = StageClock()
     layout = inputs.layout
@@ -316,8 +325,24 @@ class _ShardTask:
 
     def _hand_over(self, features_RD: NDArray[np.float32], under_way: deque[_Block]) -> None:
         block = next(block for block in under_way if not block.complete)
+        self._require_finite(features_RD, block)
         block.features.append(features_RD)
         self.progress.views += 1
+
+    def _require_finite(self, features_RD: NDArray[np.float32], block: _Block) -> None:
+        """Check the embeddings of a block's next view."""
+        is_finite_R = np.isfinite(features_RD).all(axis=1)
+        if is_finite_R.all():
+            return
+        view = block.views[len(block.features)]
+        shown = view.tiles["sample"][np.unique(view.regions["tile"][~is_finite_R])]
+        names = ", ".join(sorted({block.pictures[int(sample)].name for sample in shown}))
+        key = sample_key(self.shard, int(view.tiles["sample"][0]))
+        precision = self.inputs.spec.precision
+        raise EmbeddingError(
+            f"{self.inputs.layout.shard_name(self.shard)}: {precision} embeddings of {key}.{view.member} ({names}) are "
+            f"not finite, so nothing of the shard is written; {_FINITE_REMEDIES[precision]}"
+        )
 
     def _views(
         self, loaded: Iterator[LoadedPicture], under_way: deque[_Block]

@@ -12,6 +12,7 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from richsem_prep.names import NamePolicy, prompted_name, text_spec
 from richsem_prep.teacher import Teacher
+from richsem_schemas.errors import TeacherError
 from richsem_schemas.manifest import TeacherIdentity, TextSpec, Vocabulary
 from richsem_schemas.sealed_json import json_sha256, write_atomically
 from richsem_schemas.text_bank import NONE_NAME, TextBank
@@ -44,6 +45,9 @@ def text_bank(
         policy: how names are written.
         templates: with `{}` for the name.
         on_progress: called with classes done and classes in all.
+
+    Raises:
+        TeacherError: embeddings of text are not finite.
     """
     assert vocabulary.class_names[0] == NONE_NAME
     names = tuple(prompted_name(name, policy) for name in vocabulary.class_names)
@@ -51,6 +55,11 @@ def text_bank(
     features = _read_cached(path, len(names), teacher.identity.embed_dim)
     if features is None:
         features = text_means(teacher, names, templates=templates, on_progress=on_progress)
+        if not np.isfinite(features).all():
+            raise TeacherError(
+                f"--teacher {teacher.identity.name}: its embeddings of text are not finite, so its weights are "
+                "damaged; get them again, or name another teacher"
+            )
         _write_cached(path, features)
     return TextBank(vocabulary.class_names, names, templates, teacher.identity.logit_scale, features)
 

@@ -23,3 +23,7 @@ class ManifestMismatchError(RichSemError):
 
 class TeacherError(RichSemError):
     """The teacher can't be built: unknown name, weights out of reach, or a file that doesn't fit."""
+
+
+class EmbeddingError(RichSemError):
+    """The teacher gave embeddings that are not finite; their shard fails, the other shards go on."""

@@ -271,7 +271,7 @@ def open_place(text: "str | os.PathLike[str] | RemotePath") -> Place:
     """
     if isinstance(text, RemotePath):
         return text
-    text = os.fspath(text)
+    text = _without_nul(os.fspath(text))
     if not _URL.match(text):
         return Path(text)
     if text.startswith(_LOCAL):
@@ -285,6 +285,12 @@ def open_place(text: "str | os.PathLike[str] | RemotePath") -> Place:
     place = RemotePath(text)
     _require_protocol(place)
     return place
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise RichSemError(f"{text!r} holds a NUL character, which no path has; leave it out")
+    return text
 
 
 def _require_protocol(place: RemotePath) -> None:
@@ -315,6 +321,21 @@ def require_local(place: Place, what: str) -> Path:
     if isinstance(place, RemotePath):
         raise SourceError(f"{place}: {what} must lie in a local folder; copy or mount it, and name that")
     return place
+
+
+def local_path(text: "str | os.PathLike[str]") -> Path:
+    """The path that a user names where only this machine's file systems will do.
+
+    Raises:
+        RichSemError: it is a URL, which a plain path would take for folders of these names.
+    """
+    text = _without_nul(os.fspath(text))
+    if _URL.match(text) and not text.startswith(_LOCAL):
+        raise RichSemError(
+            f"{text} is a URL, and a local path is needed here; fetch or mount it first, such as by `curl -LO URL`, "
+            "and name the copy"
+        )
+    return Path(text.partition("://")[2] if text.startswith(_LOCAL) else text)
 
 
 def is_local(place: Place) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.places import Place, RemotePath
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -65,20 +66,26 @@ def _spelling(value: dict[str, Any], checksum: str) -> bytes:
 
 
 def write_atomically(path: Place, data: bytes) -> None:
-    """Write a file under a temporary name, fsync it, rename it into place, fsync the folder; at a URL, by one call."""
+    """Write a file under a temporary name, fsync it, rename it into place, fsync the folder; at a URL, by one call.
+
+    Raises:
+        FullDiskError: there is no space for it.
+        OSError: something else is wrong with the folder or the disk.
+    """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        commit(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with full_disk_named(path, needed=len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            commit(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def temporary_path(path: Path) -> Path:

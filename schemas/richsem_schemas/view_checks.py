@@ -219,10 +219,10 @@ def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) ->
         spec: of the label set.
     """
     yield from geometry_problems(batch, pictures)
-    scales_R = np.array(spec.views.noise_scales, np.float32)
     is_noised_R = np.array(_NOISED)[batch.kinds[batch.region_owner]]
-    unknown_R = is_noised_R & ~np.isin(batch.noise_scales, scales_R)
-    yield from batch.bad_regions(unknown_R, "a region's noise_scale is none of the spec's")
+    if is_noised_R.any():
+        known_R = np.isin(batch.noise_scales, np.array(spec.views.noise_scales, np.float32))
+        yield from batch.bad_regions(is_noised_R & ~known_R, "a region's noise_scale is none of the spec's")
     yield from batch.bad_regions(
         ~_have_known_classes(batch.labels, spec.text.classes),
         f"a soft label has class ids outside of 0..{spec.text.classes - 1}",

@@ -69,6 +69,11 @@ def tar_hashes(out: Path):
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
 
 
+def heed_ctrl_c():
+    """Undo what a shell does to the SIGINT of its background jobs, whose children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Command:
     """`richsem-prep` as a user starts it."""
 
@@ -80,6 +85,7 @@ class Command:
             text=True,
             env={**os.environ, **(env or {}), "COLUMNS": "120"},
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
 
     def wait(self, timeout=300):
@@ -93,3 +99,21 @@ class Command:
 
 def run(*arguments, env=None):
     return Command(*arguments, env=env).wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A function that mounts a disk of so many kB, or makes it larger; skipped where that isn't allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def resize(kilobytes):
+        how = f"remount,size={kilobytes}k" if os.path.ismount(disk) else f"size={kilobytes}k"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "none", disk], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("mounting a small disk is not permitted here")
+        return disk
+
+    yield resize
+    if os.path.ismount(disk):
+        subprocess.run(["umount", disk], check=True)

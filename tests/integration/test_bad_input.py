@@ -318,24 +318,6 @@ def test_what_this_machine_or_plan_doesnt_have_is_named(source, resnet, tmp_path
 # Disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function that mounts a disk of so many kB, or makes it larger; skipped where that isn't allowed."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def resize(kilobytes):
-        how = f"remount,size={kilobytes}k" if os.path.ismount(disk) else f"size={kilobytes}k"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", how, "none", disk], capture_output=True, check=False)
-        if done.returncode:
-            pytest.skip("mounting a small disk is not permitted here")
-        return disk
-
-    yield resize
-    if os.path.ismount(disk):
-        subprocess.run(["umount", disk], check=True)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_really_full_disk_stops_with_a_message_and_a_larger_one_goes_on(source, made, resnet, small_disk):
     for kilobytes in (40, 80, 120, 160, 200, 240):

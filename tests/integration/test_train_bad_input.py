@@ -113,8 +113,10 @@ def test_a_bad_picture_stops_the_run_or_is_replaced_and_counted_as_told(command,
     path.unlink() if how == "missing" else path.write_bytes(path.read_bytes()[:50])
     assert command.train(data=str(own_pictures), **ONE_EPOCH) == 1
     assert path.name in command.error
+    # That a picture is there is asked of all of them before the first step; that it is whole shows when it is read.
+    assert command.out.exists() == (how == "broken")
 
-    shutil.rmtree(command.out)
+    shutil.rmtree(command.out, ignore_errors=True)
     assert command.train(data=str(own_pictures), detection__on_damage="skip", **ONE_EPOCH) == 0, command.stderr
     assert f"replaced (1 since the start): {path}" in command.stderr
     assert len(losses_of(command.out)) == EPOCH_STEPS

@@ -96,9 +96,12 @@ def test_a_refusal_ends_all_ranks_in_words(world, tmp_path):
     assert "holds something that is no run" in ranks[0].errors
 
 
-def test_what_stops_one_rank_ends_all_of_them_and_is_told_once(world, tmp_path):
+@pytest.mark.parametrize("how", ["missing", "broken"])
+def test_what_stops_one_rank_ends_all_of_them_and_is_told_once(world, tmp_path, how):
+    """Missing pictures are seen by the first rank before the first step, broken ones by whichever reads them."""
     data = shutil.copytree(world.data, tmp_path / "data")
-    (data / "train" / "000000000003.png").unlink()
+    path = data / "train" / "000000000003.png"
+    path.unlink() if how == "missing" else path.write_bytes(path.read_bytes()[:50])
     ranks = start_command_ranks(tmp_path, 2, *arguments(world, tmp_path, data=str(data)))
     for rank in ranks:
         assert rank.wait(60) == 1, rank.output

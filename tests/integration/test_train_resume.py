@@ -9,6 +9,7 @@ import torch
 from richsem_schemas.errors import RichSemError
 from richsem_train.checkpoint import load_checkpoint
 from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.signals import stop_requests
 from tests.trainer.processes import start_command
 from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
 
@@ -132,6 +133,40 @@ def test_a_run_may_be_prolonged(world, whole, tmp_path):
 def test_a_resume_with_another_config_is_refused_by_its_fields(world, whole, changes):
     with pytest.raises(RichSemError, match=next(iter(changes)).replace("__", r"\.")):
         world.run(whole, resume=True, **(CHANGES | changes))
+
+
+def test_ctrl_c_ends_after_the_step_and_what_a_kill_left_is_swept(world, whole, tmp_path):
+    config = world.write_config(tmp_path / "tiny.yaml", **CHANGES)
+    out = tmp_path / "out"
+    stopped = start_command(tmp_path / "stopped", "--config", config, "--out", out, "--device", "cpu")
+    stopped.wait_until(lambda: (out / LOG_NAME).exists() and len(losses_of(out)) >= 2)
+    stopped.send(signal.SIGINT, group=True)
+    assert stopped.wait() == 130, stopped.output
+    assert "stopped by SIGINT after step" in stopped.output
+    assert "Traceback" not in stopped.output
+
+    leftover = out / "checkpoints" / ".last.pt.4711-0123abcd.tmp"
+    leftover.write_bytes(b"half")
+    world.run(out, resume=True, **CHANGES)
+    assert not leftover.exists()
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_a_shell_has_us_ignore_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(number)
+            assert stop.signal is None
+        assert signal.getsignal(number) == signal.SIG_IGN
+        signal.signal(number, signal.default_int_handler)
+        with stop_requests() as stop:
+            signal.raise_signal(number)
+            assert stop.signal == number.name
+        assert signal.getsignal(number) == signal.default_int_handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_signals_to_processes_with_workers_lose_no_step(world, whole, tmp_path):

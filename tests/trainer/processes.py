@@ -103,6 +103,8 @@ def _free_port() -> int:
 
 def _begin(folder: Path, env: dict[str, str], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
+    # A shell's background jobs ignore it, and so would we.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(env)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)

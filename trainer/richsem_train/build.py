@@ -13,7 +13,7 @@ from richsem_train.losses.federated import federated_weights
 from richsem_train.losses.matcher import HungarianMatcher
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.backbone import make_backbone
-from richsem_train.models.deformable_attention import choose_backend
+from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
 from richsem_train.models.dino import Dino
 
 
@@ -65,12 +65,26 @@ def build_detector(
         logit_scale=logit_scale,
         semantic_branch=semantic_branch,
         label_embedding=config.label_embedding,
-        deformable_backend=choose_backend(config.deformable_attention, device),
+        deformable_backend=attention_backend(config, device),
         size_divisor=config.size_divisor,
         padded_query_positions=config.query_positions == "padded",
     )
     detector.backbone.to(memory_format=torch.channels_last)
     return detector.to(device)
+
+
+def attention_backend(config: ModelConfig, device: torch.device) -> Backend:
+    """Who samples in a model's deformable attention, as `choose_backend` has it."""
+    return choose_backend(config.deformable_attention, device, _attention_sizes(config))
+
+
+def attention_note(config: ModelConfig, device: torch.device) -> str | None:
+    """A line for the user where that is not what `auto` would like to take."""
+    return fallback_note(config.deformable_attention, device, _attention_sizes(config))
+
+
+def _attention_sizes(config: ModelConfig) -> LayerSizes:
+    return LayerSizes(config.heads, config.hidden_dim // config.heads, config.feature_levels, config.points)
 
 
 def rebuild_detector(info: ModelInfo, *, device: torch.device) -> Dino:

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.sealed_json import commit, temporary_path
+from richsem_schemas.output_files import full_disk_named
+from richsem_schemas.sealed_json import commit, temporary_path, write_atomically
 from richsem_train.config import TrainConfig, parse_config
 
 CHECKPOINT_VERSION = 1
@@ -73,11 +74,11 @@ class ModelInfo:
                 parse_config(value["config"], source=str(path)),
                 tuple(map(str, value["class_names"])),
                 tuple(map(str, value["frequencies"])),
-                int(value["text_dim"]),
+                _whole(value["text_dim"], 2**31),
                 float(value["logit_scale"]),
-                tuple(map(int, value.get("category_ids", ()))),
+                tuple(_whole(each, 2**63) for each in value.get("category_ids", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
 
 
@@ -109,8 +110,18 @@ class Checkpoint:
         return self.averaged if self.averaged is not None else self.model
 
 
+def _whole(value: Any, limit: int) -> int:
+    if type(value) is not int or not -limit <= value < limit:
+        raise ValueError(f"{str(value)[:30]} is no whole number below {limit:,}")
+    return value
+
+
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write to a temporary name, fsync, rename: a kill leaves the old file or the new one."""
+    """Write to a temporary name, fsync, rename: a kill leaves the old file or the new one.
+
+    Raises:
+        FullDiskError: there is no space for it.
+    """
     content = {
         "info": json.dumps(checkpoint.info.to_json()),
         "model": checkpoint.model,
@@ -120,29 +131,77 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best_ap": checkpoint.best_ap,
         "fingerprints": checkpoint.fingerprints,
     }
-    with _written_whole(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    with full_disk_named(path, needed=_tensor_bytes(content)), _written_whole(path) as file:
+        _save(content, file)
 
 
 def export_weights(path: Path, info: ModelInfo, weights: Mapping[str, Tensor]) -> None:
-    """Write inference weights as safetensors, whole or not at all, with what is needed to build the detector."""
+    """Write inference weights as safetensors, whole or not at all, with what is needed to build the detector.
+
+    Raises:
+        FullDiskError: there is no space for it.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    with _written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(info.to_json())})
+    # safetensors' own writer makes files that only their owner may read.
+    write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(info.to_json())}))
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path`, durably, when the block ends well."""
+def _written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name, durably, when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
             os.fsync(file.fileno())
         commit(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+    """`torch.save`, with the error of the file system where torch's writer tells of another.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    sink = _Sink(file)
+    try:
+        torch.save(content, sink)  # type: ignore[arg-type]
+    except RuntimeError:
+        if sink.error is None:
+            raise
+        raise sink.error from None
+
+
+class _Sink:
+    """A file that keeps its first error."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write some bytes."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+
+def _tensor_bytes(value: Any) -> int:
+    """What the tensors of nested dicts and lists weigh."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_tensor_bytes, parts))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -180,7 +239,7 @@ def _load_saved(path: Path) -> Checkpoint:
             float(value.get("best_ap", -1.0)),
             _fingerprints(value),
         )
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
 
 
@@ -188,6 +247,10 @@ def _weights(value: Any) -> dict[str, Tensor]:
     named = dict(value)
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in named.items()):
         raise ValueError("its weights are no tensors by name")
+    for name, tensor in named.items():
+        # A tensor may repeat few numbers without holding them: a small file can describe a giant.
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} isn't held in full")
     return named
 
 
@@ -199,9 +262,10 @@ def _fingerprints(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _steps_taken(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"its step is {value!r}")
-    return value
+    steps = _whole(value, 2**63)
+    if steps < 0:
+        raise ValueError(f"its step is {steps}")
+    return steps
 
 
 def _load_exported(path: Path) -> Checkpoint:
@@ -210,7 +274,7 @@ def _load_exported(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         value = json.loads(metadata.get(_METADATA_KEY, "null"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise RichSemError(f"{path}: no readable safetensors file ({error})") from None
     if not isinstance(value, dict):
         raise RichSemError(f"{path}: safetensors of another program; expected what `richsem-train export` writes")

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import told_in_one_line
+from richsem_schemas.places import local_path
 
 app = typer.Typer(
     name="richsem-train",
@@ -23,12 +25,16 @@ app = typer.Typer(
 STOPPED = 143
 """Exit code after SIGTERM, as the shell has it; Ctrl-C is 130."""
 
+
 _Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the config; may be given several times."),
 ]
 _Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")]
-_Checkpoint = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.")]
+_Checkpoint = Annotated[
+    Path,
+    typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.", parser=local_path),
+]
 _Config = Annotated[
     str | None, typer.Option("--config", help="For checkpoints of other programs: the config to build the model from.")
 ]
@@ -43,7 +49,7 @@ def run() -> None:
     try:
         app()
     except (RichSemError, OSError) as error:
-        errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), _printable(told_in_one_line(error))), soft_wrap=True)
         sys.exit(1)
 
 
@@ -61,7 +67,12 @@ def train(
     ] = None,
     changes: _Changes = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run: checkpoints, log, results. \\[default: runs/CONFIG]")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Folder of the run: checkpoints, log, results. \\[default: runs/CONFIG]",
+            parser=local_path,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in OUT from its last checkpoint.")
@@ -122,7 +133,9 @@ def evaluate(
     checkpoint: _Checkpoint,
     config: _Config = None,
     changes: _Changes = None,
-    out: Annotated[Path | None, typer.Option(help="Keep the detections in this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep the detections in this folder.", parser=local_path)
+    ] = None,
     scorer: Annotated[
         Literal["hotcoco", "lvis"],
         typer.Option(help="lvis is LVIS's official evaluator: the same figures, for much time and memory."),
@@ -157,14 +170,19 @@ def evaluate(
 @app.command()
 def predict(
     checkpoint: _Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures with boxes, and predictions.json.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.", parser=local_path)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="PATH", help="Folder for the pictures with boxes, and predictions.json.", parser=local_path
+        ),
+    ],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score that is drawn.")] = 0.3,
     config: _Config = None,
     changes: _Changes = None,
     device: _Device = None,
 ) -> None:
-    """Detect objects: pictures with boxes, names and scores, rare classes in a colour of their own; JSON too.
+    """Detect objects: pictures with boxes, names and scores, rare classes of LVIS in a colour of their own; JSON too.
 
     [bold]Example[/bold]
 
@@ -193,7 +211,10 @@ def predict(
 def export(
     checkpoint: _Checkpoint,
     out: Annotated[
-        Path | None, typer.Option(help="The file to write. \\[default: beside it, NAME.safetensors]")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="The file to write. \\[default: beside it, NAME.safetensors]", parser=local_path
+        ),
     ] = None,
 ) -> None:
     """Write inference weights as safetensors: averaged ones where there are any, without the semantic branch.
@@ -211,8 +232,16 @@ def export(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.")],
-    out: Annotated[Path | None, typer.Option(help="Write comparison.json and comparison.png into this folder.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.", parser=local_path),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Write comparison.json and comparison.png into this folder.", parser=local_path
+        ),
+    ] = None,
 ) -> None:
     """Set runs side by side; seeds of one config name are one arm, with mean and spread.
 
@@ -220,17 +249,22 @@ def compare(
 
       richsem-train compare runs/demo_baseline runs/demo
     """
+    from richsem_schemas.output_files import require_no_inputs
     from richsem_schemas.sealed_json import write_atomically
-    from richsem_train.comparison import comparison_json, group_arms, read_run
-    from richsem_train.results import comparison_table
+    from richsem_train.comparison import comparison_json, files_of_run, group_arms, read_run
+    from richsem_train.results import STEPS, comparison_table
 
     arms = group_arms([read_run(run) for run in runs])
     baseline = next(iter(arms))
-    columns = ("AP", "APr", "APc", "APf", "s/step")
-    Console().print(comparison_table(arms, title="last evaluation", columns=columns, baseline=baseline))
-    if out is not None:
+    written = [] if out is None else [out / "comparison.json", out / "comparison.png"]
+    require_no_inputs(written, [file for run in runs for file in files_of_run(run)], remedy="name another --out")
+    columns = ("AP", "APr", "APc", "APf", STEPS, "s/step")
+    title = "last evaluation of each run"
+    Console().print(comparison_table(arms, title=title, columns=columns, baseline=baseline))
+    if written:
         from richsem_train.plots import plot_comparison
 
-        write_atomically(out / "comparison.json", comparison_json(arms, baseline=baseline).encode())
-        plot_comparison(arms, out / "comparison.png", title="last evaluation")
-        typer.echo(f"{out / 'comparison.json'}  {out / 'comparison.png'}")
+        content, picture = written
+        write_atomically(content, comparison_json(arms, baseline=baseline).encode())
+        plot_comparison(arms, picture, title=title)
+        typer.echo(f"{content}  {picture}")

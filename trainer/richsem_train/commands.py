@@ -1,5 +1,6 @@
 """What is done with a trained detector: score it, show it pictures, export it."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,13 @@ import torch
 from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.build import build_detector, rebuild_detector, text_tensor
+from richsem_schemas.output_files import require_no_inputs
+from richsem_train.build import attention_note, build_detector, text_tensor
 from richsem_train.category_rows import scored_split
-from richsem_train.checkpoint import Checkpoint, ModelInfo, export_weights, load_checkpoint
-from richsem_train.config import load_config, with_changes
+from richsem_train.checkpoint import ModelInfo, export_weights, load_checkpoint
+from richsem_train.config import builtin_configs, load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
+from richsem_train.detections import rank_file
 from richsem_train.distributed import Ranks, choose_device, join_ranks
 from richsem_train.engine import Normalise
 from richsem_train.evaluation import truth_of
@@ -23,8 +26,10 @@ from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.official_lvis import official_cost, require_official
-from richsem_train.predict import Predicted
+from richsem_train.picture_check import require_pictures
+from richsem_train.predict import Predicted, output_files
 from richsem_train.predict import predict as predict_pictures
+from richsem_train.rebuilding import rebuilt_detector
 from richsem_train.results import AP_UNDEFINED, is_defined, results_table
 from richsem_train.run_data import data_folder, open_vocabulary, read_split
 from richsem_train.scoring import Scorer, detect_split, score_split
@@ -62,12 +67,18 @@ def evaluate(
             reporter = SilentReporter()
         detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
         settings = info.config
+        if note := attention_note(settings.model, ranks.device):
+            reporter.say(note)
         data = data_folder(settings)
         detection = settings.detection
         val = scored_split(
             read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
         )
         truth = truth_of(val.data, detection.format)
+        if out is not None:
+            inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]
+            require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
+        require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
         if scorer == "lvis":
             require_official(truth)
             cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
@@ -101,11 +112,19 @@ def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iter
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
     else:
-        # The one place that ranks on several nodes are known to share.
-        beside = checkpoint.with_suffix(".detections")
-        yield beside
-        if ranks.is_first:
-            shutil.rmtree(beside)
+        # The one place that ranks on several nodes are known to share; a new folder, since this one is taken away.
+        name = f".{checkpoint.name}.{os.urandom(4).hex()}.detections"
+        beside = checkpoint.with_name(ranks.messages([name] if ranks.is_first else [])[0])
+        try:
+            yield beside
+        finally:
+            if ranks.is_first:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
+    """What a detector is made from, by `open_detector`."""
+    return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
 
 
 def predict(
@@ -119,8 +138,20 @@ def predict(
     device: str | None,
     reporter: Reporter,
 ) -> Predicted:
-    """Detect objects in pictures and write what was found into `out`."""
-    detector, info = open_detector(checkpoint, config=config, changes=changes, device=choose_device(device))
+    """Detect objects in pictures and write what was found into `out`.
+
+    Raises:
+        RichSemError: something would be written over what is read.
+    """
+    require_no_inputs(
+        output_files(images, out),
+        [*_files_of(checkpoint, config), *images],
+        remedy="name another --out than the folder of the pictures",
+    )
+    chosen = choose_device(device)
+    detector, info = open_detector(checkpoint, config=config, changes=changes, device=chosen)
+    if note := attention_note(info.config.model, chosen):
+        reporter.say(note)
     done = 0
 
     def on_picture(path: Path, problem: str | None) -> None:
@@ -136,7 +167,7 @@ def predict(
         detector.detect_picture,
         out,
         names=dict(enumerate(info.class_names)),
-        frequencies=dict(enumerate(info.frequencies)),
+        frequencies={row: frequency for row, frequency in enumerate(info.frequencies) if frequency},
         category_ids=dict(enumerate(info.category_ids)),
         score_threshold=threshold,
         on_picture=on_picture,
@@ -154,11 +185,16 @@ class Exported:
 
 
 def export(checkpoint: Path, out: Path) -> Exported:
-    """Write inference weights: averaged ones where there are any, without the semantic branch."""
+    """Write inference weights: averaged ones where there are any, without the semantic branch.
+
+    Raises:
+        RichSemError: `out` is no name for them, or the checkpoint itself.
+    """
     if out.suffix != ".safetensors":
         raise RichSemError(f"--out {out}: exported weights are safetensors; name a file that ends in .safetensors")
+    require_no_inputs([out], [checkpoint], remedy="name another --out")
     saved = load_checkpoint(checkpoint)
-    detector = _rebuilt(saved, checkpoint, torch.device("cpu"))
+    detector = rebuilt_detector(saved, checkpoint, torch.device("cpu"))
     weights = detector.inference_state_dict()
     export_weights(out, saved.info, weights)
     return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))
@@ -178,7 +214,7 @@ def open_detector(
     if config is None:
         saved = load_checkpoint(checkpoint)
         info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
-        model = _rebuilt(replace(saved, info=info), checkpoint, device)
+        model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
     else:
         model, info = _published(checkpoint, config, changes, device)
     backbone, evaluation = info.config.model.backbone, info.config.evaluation
@@ -192,20 +228,6 @@ def open_detector(
         longest_side=evaluation.longest_side,
     )
     return detector, info
-
-
-def _rebuilt(saved: Checkpoint, checkpoint: Path, device: torch.device) -> Dino:
-    detector = rebuild_detector(saved.info, device=device)
-    wanted = detector.state_dict().keys()
-    weights = {name: tensor for name, tensor in saved.inference_weights.items() if name in wanted}
-    try:
-        detector.load_state_dict(weights)
-    except RuntimeError as error:
-        raise RichSemError(
-            f"{checkpoint}: its weights don't fit its own config ({' '.join(str(error).split())[:300]}); was the model "
-            "changed by --set?"
-        ) from None
-    return detector
 
 
 def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config
-from richsem_train.results import Arms, comparison_content
+from richsem_train.results import STEPS, Arms, comparison_content
 from richsem_train.run_folder import RunFolder
 
 
@@ -19,12 +19,18 @@ class FinishedRun:
     Attributes:
         arm: the name of its config.
         seed: of the run.
-        metrics: of its last evaluation, and `s/step`, the median seconds of a step.
+        metrics: of its last evaluation, `steps` taken until then, and `s/step`, the median seconds of a step.
     """
 
     arm: str
     seed: int
     metrics: dict[str, float]
+
+
+def files_of_run(out: Path) -> tuple[Path, Path]:
+    """What `read_run` reads."""
+    folder = RunFolder(out)
+    return folder.config, folder.results
 
 
 def read_run(out: Path) -> FinishedRun:
@@ -42,9 +48,10 @@ def read_run(out: Path) -> FinishedRun:
     try:
         results: dict[str, Any] = json.loads(folder.results.read_text(encoding="utf-8"))
         defined = {name: float(value) for name, value in results["metrics"].items() if value is not None}
+        defined[STEPS] = float(results["step"])
         if results.get("seconds_a_step") is not None:
             defined["s/step"] = float(results["seconds_a_step"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RichSemError(f"{folder.results}: not what a run writes ({error!r})") from None
     return FinishedRun(config.name, config.seed, defined)
 

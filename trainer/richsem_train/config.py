@@ -1,6 +1,7 @@
 """What a run is: read from YAML, changed by `--set`, validated once, then trusted."""
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     Tag,
     ValidationError,
     model_validator,
@@ -23,7 +23,7 @@ from pydantic import (
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.places import PlaceField
+from richsem_schemas.places import PlaceField, local_path
 
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
@@ -33,6 +33,28 @@ _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
 _SHOWN = 100
 """Letters of a wrong value that a message shows."""
+
+_MAX_VALUES = 20_000
+"""Values of a config, each alias counted as what it stands for; 250 are enough for any."""
+
+_MAX_NUMBER_LETTERS = 100
+"""Letters of a number; longer ones take Python ages, or can't be shown."""
+
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _to_local(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return local_path(value)
+    except RichSemError as error:
+        raise ValueError(str(error)) from None
+
+
+LocalPath = Annotated[Path, BeforeValidator(_to_local)]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Levels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -157,8 +179,8 @@ class LossConfig(_Section):
 class SplitConfig(_Section):
     """Annotations of a split, and the folder that its pictures lie in."""
 
-    annotations: Path
-    images: Path
+    annotations: LocalPath
+    images: LocalPath
 
 
 class AugmentationConfig(_Section):
@@ -341,12 +363,12 @@ class TrainConfig(_Section):
         cache_gb: most gigabytes of caches at URLs that the local disk keeps; 0 keeps none.
     """
 
-    name: str
-    seed: NonNegativeInt = 0
-    workers: NonNegativeInt = 4
-    data: Path | None = None
-    start_from: Path | None = None
-    cache_gb: NonNegativeFloat = 20.0
+    name: Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$")]
+    seed: Seed = 0
+    workers: Annotated[int, Field(ge=0, le=1000)] = 4
+    data: LocalPath | None = None
+    start_from: LocalPath | None = None
+    cache_gb: Annotated[float, Field(ge=0, le=1e9)] = 20.0
     detection: DetectionConfig
     text: TextConfig | None = None
     extra: _Extra | None = None
@@ -497,9 +519,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise RichSemError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes; that is no config")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RichSemError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RichSemError(f"{path}: no YAML of a config ({error})") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise RichSemError(f"{path}: no config; expected keys such as `detection:` and `model:`")
     base = values.pop(_BASE, None)
@@ -509,6 +531,75 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(base, str) or base not in known or known[base] == path:
         raise RichSemError(f"{path}: its base {base!r} is none of {', '.join(known)}")
     return _merged(_read_yaml(known[base]), values)
+
+
+class _ConfigLoader(yaml.SafeLoader):
+    """Ends early where there are more values than a config has: composing them is what takes long."""
+
+    _composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Make a node of the next events."""
+        self._composed += 1
+        _require_few(self._composed)
+        return super().compose_node(parent, index)
+
+
+def _parse_yaml(text: str) -> Any:
+    """Read YAML that anybody may have written.
+
+    Aliases are counted before anything is made of them: a kilobyte of them can stand for gigabytes. So are the letters
+    of numbers.
+
+    Raises:
+        ValueError: it is none, or none that a config could be.
+    """
+    try:
+        loader = _ConfigLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_few(_values_of(node, {}))
+        return loader.construct_document(node)
+    except MemoryError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(told if len(told) <= _LONGEST_REASON else f"{told[:_LONGEST_REASON]}…") from None
+    except Exception:
+        # PyYAML documents no closed list: `!!timestamp x` is an AttributeError, `!!bool x` a KeyError.
+        raise ValueError("a value isn't what its tag (such as !!timestamp) says") from None
+
+
+_LONGEST_REASON = 300
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def _require_few(values: float) -> None:
+    if values > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES:,} values, aliases written out; that is no config")
+
+
+def _values_of(node: yaml.Node, counted: dict[int, float]) -> float:
+    """How many values a node stands for; `counted` remembers those of nodes with aliases.
+
+    Raises:
+        ValueError: an alias stands for what it is part of, or a number is too long.
+    """
+    key = id(node)
+    if key not in counted:
+        # Met again before it is counted, it stands for what it is part of.
+        counted[key] = math.nan
+        if isinstance(node, yaml.ScalarNode):
+            if node.tag in _NUMBERS and len(node.value) > _MAX_NUMBER_LETTERS:
+                raise ValueError(f"a number of {len(node.value):,} letters; at most {_MAX_NUMBER_LETTERS} are read")
+            counted[key] = 1
+        else:
+            parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            counted[key] = min(1 + sum(_values_of(part, counted) for part in parts), 10.0 * _MAX_VALUES)
+    if math.isnan(counted[key]):
+        raise ValueError("an alias stands for what it is part of")
+    return counted[key]
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -524,11 +615,9 @@ def _apply(values: dict[str, Any], change: str) -> None:
     if not equals or not all(key.split(".")):
         raise RichSemError(f"--set {change!r} is not KEY=VALUE; such as --set extra.labels=topk")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RichSemError(
-            f"--set {change[:_SHOWN]!r}: the value is no YAML ({' '.join(str(error).split())})"
-        ) from None
+        value = _parse_yaml(text)
+    except ValueError as error:
+        raise RichSemError(f"--set {change[:_SHOWN]!r}: the value is no YAML of a config ({error})") from None
     first, *rest = key.split(".")
     values[first] = _with_value(values.get(first), rest, value, change)
 
@@ -557,8 +646,15 @@ def _problem(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if not where or item["type"] == "missing":
         return f"{where}: {message}".removeprefix(": ")
-    got = repr(item["input"])
+    got = _shown(item["input"])
     return f"{where}: {message} (got {got if len(got) <= _SHOWN else got[:_SHOWN] + '…'})"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number that is too long to show"
 
 
 def known_keys() -> list[str]:

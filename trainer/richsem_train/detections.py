@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.sealed_json import commit, temporary_path
 
 _SCHEMA = pa.schema(
@@ -112,18 +113,24 @@ class DetectionWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._temporary = temporary_path(path)
-        self._file = self._temporary.open("wb")
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb")
         self._stream = pa.ipc.new_stream(self._file, _SCHEMA)
         self._pending: list[tuple[int, PictureDetections]] = []
 
     def add(self, image_id: int, found: PictureDetections) -> None:
-        """Append one picture, also one in which nothing was found."""
+        """Append one picture, also one in which nothing was found.
+
+        Raises:
+            FullDiskError: there is no space for it.
+        """
         self._pending.append((image_id, found))
         if len(self._pending) >= _PICTURES_A_WRITE:
-            self._write_pending()
+            with full_disk_named(self.path):
+                self._write_pending()
 
     def __enter__(self) -> "DetectionWriter":
         return self
@@ -131,12 +138,14 @@ class DetectionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        with full_disk_named(self.path):
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
+                # First, since closing a file on a full disk fails, too.
+                self._temporary.unlink(missing_ok=True)
+                self._file.close()
 
     def _finish(self) -> None:
         self._write_pending()

@@ -54,6 +54,16 @@ class Ranks:
         dist.all_gather_object(everyones, tuple(ours))
         return [message for one in everyones for message in one]
 
+    def stop_all(self, reasons: Sequence[str]) -> None:
+        """End all ranks where the first one has reasons to; it alone tells them.
+
+        Raises:
+            RichSemError: there is a reason, on all ranks.
+        """
+        told = self.messages(reasons if self.is_first else ())
+        if told:
+            raise RichSemError(". ".join(told) if self.is_first else f"rank {self.rank} stops, as the first one tells")
+
     def wait(self) -> None:
         """Until all ranks are here."""
         if not self.is_alone:
@@ -79,17 +89,19 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
             return
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
         try:
+            # Another rank may have been refused and be gone before this one has joined.
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
             yield Ranks(rank, world_size, chosen)
         except RuntimeError as error:
             if not _is_lost_rank(error):
                 raise
             raise RichSemError(
-                f"rank {rank} stops, since another rank has ended; what that one said tells why"
+                f"rank {rank} stops, since another rank has ended or is out of reach; what that one said tells why"
             ) from None
         finally:
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 @contextmanager

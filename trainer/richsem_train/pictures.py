@@ -1,15 +1,15 @@
 """Detections drawn on pictures: boxes, names and scores, in the colour of the class's frequency."""
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from richsem_train.detections import PictureDetections
+from richsem_train.lettering import Lettering, can_be_drawn, one_line
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -62,7 +62,7 @@ class Style:
     """
 
     line: int
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    font: Lettering
     pad: int
 
     @classmethod
@@ -72,7 +72,7 @@ class Style:
         points = min(max(12.0, scale * 0.023), 64.0)
         return cls(
             line=max(2, round(scale * 0.003)),
-            font=ImageFont.load_default(points),
+            font=Lettering(points),
             pad=max(2, round(points / 6)),
         )
 
@@ -93,7 +93,7 @@ def draw_detections(
     Args:
         image: the picture as decoded.
         detections: in pixels of `image`; of boxes that nearly coincide only the best is drawn.
-        names: by category id; the id where there is none.
+        names: by category id; the id where there is none, or where no font has its letters.
         frequencies: "r", "c" or "f" by category id. Without it colours follow the category.
         score_threshold: worse ones are left out.
         most: how many are drawn at most.
@@ -185,7 +185,7 @@ def contact_sheet(
         legend: whether a strip below tells the colours of frequencies.
     """
     assert pictures, "a sheet needs a picture"
-    captions = [_one_line(caption) for caption in captions or [""] * len(pictures)]
+    captions = [one_line(caption) for caption in captions or [""] * len(pictures)]
     assert len(captions) == len(pictures), (len(captions), len(pictures))
     columns = min(columns, len(pictures))
     widths = [max(picture.width for picture in pictures[column::columns]) for column in range(columns)]
@@ -194,7 +194,7 @@ def contact_sheet(
     ]
     style = Style.of((max(widths), max(heights)))
     gap = max(8, round(0.02 * max(widths)))
-    below = gap + (_line_height(style) + style.pad if any(captions) else 0)
+    below = gap + (style.font.height() + style.pad if any(captions) else 0)
     sheet = Image.new("RGB", (gap + sum(widths) + gap * columns, gap + sum(heights) + below * len(heights)), _SHEET)
     draw = ImageDraw.Draw(sheet)
     for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -203,7 +203,8 @@ def contact_sheet(
         y = gap + sum(heights[:row]) + below * row
         sheet.paste(picture, (x, y))
         text = _cut(caption, widths[column], style)
-        draw.text((x + picture.width / 2, y + picture.height + style.pad), text, _INK, style.font, anchor="ma")
+        left = x + (picture.width - style.font.getlength(text)) / 2
+        style.font.draw(draw, (left, y + picture.height + style.pad), text, _INK)
     return _with_legend(sheet, style) if legend else sheet
 
 
@@ -228,14 +229,10 @@ def _within(box_xyxy: NDArray[np.floating], size: tuple[int, int]) -> Rectangle:
 
 
 def _text(category_id: int, score: float | None, names: Mapping[int, str]) -> str:
-    name = _one_line(names.get(category_id, str(category_id)).replace("_", " "))
+    name = one_line(names.get(category_id, str(category_id)).replace("_", " "))
+    if not can_be_drawn(name):
+        name = f"#{category_id}"
     return name if score is None else f"{name} {score:.2f}"
-
-
-def _one_line(text: str) -> str:
-    """A text in the letters that Pillow's own font has: accents dropped, others as question marks."""
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-    return " ".join(plain.encode("ascii", "replace").decode().split())
 
 
 def _cut(text: str, width: float, style: Style) -> str:
@@ -250,13 +247,8 @@ def _cut(text: str, width: float, style: Style) -> str:
     return f"{head}...{tail}"
 
 
-def _line_height(style: Style) -> int:
-    # The same for all texts, so that labels line up whatever their letters.
-    return math.ceil(style.font.getbbox("Ag|(")[3])
-
-
 def _label_size(text: str, style: Style) -> tuple[int, int]:
-    return math.ceil(style.font.getlength(text)) + 2 * style.pad, _line_height(style) + style.pad
+    return math.ceil(style.font.getlength(text)) + 2 * style.pad, style.font.height() + style.pad
 
 
 def _label_corners(box: Rectangle, width: float, height: float) -> list[tuple[float, float]]:
@@ -325,7 +317,7 @@ def _draw_box(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, style: 
 def _draw_label(draw: ImageDraw.ImageDraw, rectangle: Rectangle, text: str, colour: Colour, style: Style) -> None:
     left, top, right, bottom = rectangle
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour, outline=_INK, width=1)
-    draw.text((left + style.pad, top), text, fill=_ink_on(colour), font=style.font)
+    style.font.draw(draw, (left + style.pad, top), text, _ink_on(colour))
 
 
 def _ink_on(colour: Colour) -> Colour:
@@ -337,15 +329,15 @@ def _ink_on(colour: Colour) -> Colour:
 
 def _with_legend(image: Image.Image, style: Style) -> Image.Image:
     """Add a strip below that tells the colours of frequencies."""
-    height = _line_height(style) + 4 * style.pad
+    height = style.font.height() + 4 * style.pad
     extended = Image.new("RGB", (image.width, image.height + height), _SHEET)
     extended.paste(image, (0, 0))
     draw = ImageDraw.Draw(extended)
-    side = _line_height(style) - style.pad
+    side = style.font.height() - style.pad
     x, y = 3 * style.pad, image.height + (height - side) // 2
     for letter, name in FREQUENCY_NAMES.items():
         draw.rectangle((x, y, x + side, y + side), fill=FREQUENCY_COLOURS[letter], outline=_INK)
         x += side + 2 * style.pad
-        draw.text((x, y + side / 2), name, fill=_INK, font=style.font, anchor="lm")
+        draw.text((x, y + side / 2), name, fill=_INK, font=style.font.ascii, anchor="lm")
         x += math.ceil(style.font.getlength(name)) + 6 * style.pad
     return extended

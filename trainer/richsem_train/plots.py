@@ -2,17 +2,22 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.results import Arms, is_defined, spread
+from richsem_train.lettering import font_files, one_line
+from richsem_train.results import STEPS, Arms, Metrics, is_defined, spread
 from richsem_train.run_log import RunLog
 
 _INK = "#222222"
@@ -38,6 +43,11 @@ def plot_run(log: RunLog, out: Path, *, title: str) -> None:
         out: the file, written whole or not at all.
         title: above the panels.
     """
+    with _fonts_for([title]):
+        _plot_run(log, out, _as_it_is(title))
+
+
+def _plot_run(log: RunLog, out: Path, title: str) -> None:
     figure = Figure(figsize=(11, 7), dpi=_DOTS_A_INCH, layout="constrained")
     figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
     panels = figure.subplots(2, 2, sharex=True)
@@ -64,6 +74,11 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         title: above the panels.
         metrics: a panel each.
     """
+    with _fonts_for([title, *arms]):
+        _plot_comparison(arms, out, _as_it_is(title), metrics)
+
+
+def _plot_comparison(arms: Arms, out: Path, title: str, metrics: Sequence[str]) -> None:
     figure = Figure(figsize=(2.4 + 3.9 * len(metrics), 1.5 + 0.62 * len(arms)), dpi=_DOTS_A_INCH, layout="constrained")
     figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
@@ -71,7 +86,8 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         _draw_arms(panel, arms, metric)
         _tidy(panel)
         panel.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(arms)), list(arms), fontsize=10, color=_INK)
+    labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
+    panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
     panels[0].set_ylim(len(arms) - 0.4, -0.6)
     seeds = max((len(runs) for runs in arms.values()), default=0)
     figure.supxlabel(
@@ -80,6 +96,39 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         color=_QUIET,
     )
     _write(figure, out)
+
+
+def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
+    steps = spread([run.get(STEPS) for run in runs])
+    name = _as_it_is(arm)
+    return name if steps is None else f"{name}\n{steps.mean:,.0f} steps"
+
+
+def _as_it_is(text: str) -> str:
+    """A text of anybody's that matplotlib takes for no formula."""
+    return one_line(text).replace("$", r"\$")
+
+
+@contextmanager
+def _fonts_for(texts: Sequence[str]) -> Iterator[None]:
+    """Draw with fonts that have the letters of all scripts, where they are needed."""
+    if all(text.isascii() for text in texts):
+        yield
+        return
+    with rc_context({"font.family": ["DejaVu Sans", *_families()]}):
+        yield
+
+
+@lru_cache
+def _families() -> tuple[str, ...]:
+    """The families of `font_files`, made known to matplotlib."""
+    fonts = font_manager.fontManager
+    before = len(fonts.ttflist)
+    for path in font_files():
+        fonts.addfont(path)
+    # The CJK file begins at its thinnest, of which matplotlib would warn at each look-up.
+    fonts.ttflist[before:] = [replace(entry, weight=400) for entry in fonts.ttflist[before:]]
+    return tuple(dict.fromkeys(entry.name for entry in fonts.ttflist[before:]))
 
 
 def _draw_loss(panel: Axes, log: RunLog) -> None:

@@ -108,9 +108,15 @@ def predict(
     return Predicted(tuple(pictures), tuple(failed))
 
 
+def output_files(paths: Sequence[Path], out: Path) -> list[Path]:
+    """All files that `predict` may write for these pictures."""
+    names = [*name_outputs(paths), PREDICTIONS, *([SHEET] if len(paths) > 1 else [])]
+    return [out / name for name in names]
+
+
 def name_outputs(paths: Sequence[Path]) -> list[str]:
     """A plain file name for each path, no two alike even where case doesn't count, none leading out of its folder."""
-    taken = {SHEET}
+    taken = {SHEET, PREDICTIONS}
     names = []
     for path in paths:
         stem = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME] or "picture"

@@ -17,6 +17,9 @@ Arms = Mapping[str, Sequence[Metrics]]
 
 AP_UNDEFINED = "AP is undefined: the val split has no boxes that count"
 
+STEPS = "steps"
+"""Name of the number of steps among the values of a run."""
+
 _NOTHING = "-"
 
 
@@ -72,6 +75,8 @@ def comparison_table(
 ) -> Table:
     """A row an arm: mean and standard deviation over seeds, and the mean difference to the baseline arm.
 
+    Where the runs took different numbers of steps a line below says so, since no other figure is comparable then.
+
     Args:
         arms: the runs.
         title: above the table.
@@ -82,17 +87,26 @@ def comparison_table(
     for arm, runs in arms.items():
         cells = []
         for name in columns:
-            cell = _mean_and_deviation(spread([run.get(name) for run in runs]))
+            digits = 0 if name == STEPS else 3
+            cell = _mean_and_deviation(spread([run.get(name) for run in runs]), digits)
             if baseline is not None and arm != baseline:
                 gain = spread(paired_differences(runs, arms[baseline], name))
-                cell += f"\n({gain.mean:+.3f})" if gain else ""
+                cell += f"\n({gain.mean:+,.{digits}f})" if gain else ""
             cells.append(cell)
         table.add_row(arm, *cells)
     most = max((len(runs) for runs in arms.values()), default=0)
     notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
     notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
-    table.caption = "; ".join(notes)
+    if STEPS in columns and (unequal := _unequal_steps(arms)):
+        notes.append(f"the runs took {unequal} steps: a difference may be one of training length alone")
+    table.caption = "\n".join(notes)
     return table
+
+
+def _unequal_steps(arms: Arms) -> str | None:
+    """The numbers of steps in words; None where all runs took the same."""
+    steps = sorted({run[STEPS] for runs in arms.values() for run in runs if STEPS in run})
+    return " or ".join(f"{number:,.0f}" for number in steps) if len(steps) > 1 else None
 
 
 def paired_differences(runs: Sequence[Metrics], baseline: Sequence[Metrics], name: str) -> list[float]:
@@ -147,7 +161,7 @@ def _columns(rows: Sequence[Metrics]) -> list[str]:
 
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
     return table
@@ -157,10 +171,14 @@ def _number(value: float | None) -> str:
     return _NOTHING if value is None or not is_defined(value) else f"{value:.3f}"
 
 
-def _mean_and_deviation(values: Spread | None) -> str:
+def _mean_and_deviation(values: Spread | None, digits: int) -> str:
     if values is None:
         return _NOTHING
-    return f"{values.mean:.3f}" + ("" if values.deviation is None else f" ±{values.deviation:.3f}")
+    mean = f"{values.mean:,.{digits}f}"
+    # Counts that are all the same need no spread.
+    if values.deviation is None or (digits == 0 and values.deviation == 0):
+        return mean
+    return f"{mean} ±{values.deviation:,.{digits}f}"
 
 
 def _content(metrics: Metrics) -> dict[str, float | None]:

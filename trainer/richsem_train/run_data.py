@@ -158,7 +158,7 @@ def read_split(
     class_names: Sequence[str] | None,
     is_scored: bool = False,
 ) -> DetectionData:
-    """Read the annotations of a split.
+    """Read the annotations of a split, some of whose pictures may be missing.
 
     Args:
         detection: says whose they are.
@@ -174,6 +174,8 @@ def read_split(
         file_format=detection.format,
         class_names=None if class_names is None else class_names[1:],
         is_scored=is_scored,
+        # `require_pictures` looks at each of them.
+        may_miss=True,
     )
 
 

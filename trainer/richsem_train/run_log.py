@@ -6,12 +6,15 @@ A line of the log is a JSON object with `event` and `step`. `train` has `loss`, 
 
 import json
 import os
+import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.sealed_json import write_atomically
 
 LOG_NAME = "log.jsonl"
@@ -38,25 +41,33 @@ class RunLogWriter:
     def __init__(
         self, out: Path, *, tensorboard: bool, wandb: str | None, name: str, config: Mapping[str, Any]
     ) -> None:
-        self._file = (out / LOG_NAME).open("a", encoding="utf-8")
-        self._board = None
+        self._board, self._board_path = None, out / "tensorboard"
         self._wandb = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - takes a second, and may be off
 
-            self._board = SummaryWriter(str(out / "tensorboard"))
+            threading.excepthook = _leave_to_us
+            with full_disk_named(self._board_path):
+                self._board = SummaryWriter(str(self._board_path))
         if wandb is not None:
             self._wandb = _wandb_run(out, wandb, name, config)
+        self._path = out / LOG_NAME
+        with full_disk_named(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "RunLogWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        with ExitStack() as others:
+            # On a full disk closing one may fail; the others are closed all the same.
+            if self._wandb is not None:
+                others.callback(self._wandb.finish)
+            if self._board is not None:
+                others.enter_context(full_disk_named(self._board_path))
+                others.callback(self._board.close)
+            with full_disk_named(self._path):
+                self._file.close()
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one record.
@@ -65,15 +76,26 @@ class RunLogWriter:
             event: `train`, `eval`, or what else happened.
             step: steps taken so far.
             values: numbers, and whatever else JSON holds.
+
+        Raises:
+            FullDiskError: there is no space for it.
         """
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
+        with full_disk_named(self._path):
+            self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
+            self._file.flush()
         numbers = {f"{event}/{key}": value for key, value in _numbers("", values)}
         if self._board is not None:
-            for key, value in numbers.items():
-                self._board.add_scalar(key, value, step)
+            with full_disk_named(self._board_path):
+                for key, value in numbers.items():
+                    self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+
+def _leave_to_us(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's writing thread: its error is raised at the next record."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failure)
 
 
 def read_log(path: Path) -> RunLog:

@@ -21,9 +21,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGTERM and SIGINT within the block."""
+    """Catch SIGTERM and SIGINT within the block; what a shell has its background jobs ignore stays ignored."""
     request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    caught = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN]
+    before = {number: signal.signal(number, request) for number in caught}
     try:
         yield request
     finally:

@@ -17,9 +17,11 @@ from rich.console import RenderableType
 from torch import nn
 from torch.utils.data import Dataset
 
+from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.output_files import FullDiskError
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.build import build_criterion, build_detector, text_tensor
+from richsem_train.build import attention_backend, attention_note, build_criterion, build_detector, text_tensor
 from richsem_train.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.config import AugmentationConfig, DetectionConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
@@ -39,10 +41,10 @@ from richsem_train.distributed import Ranks, join_ranks
 from richsem_train.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
 from richsem_train.evaluation import truth_of
 from richsem_train.inference import Detector
-from richsem_train.models.deformable_attention import choose_backend
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
+from richsem_train.picture_check import require_pictures
 from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
 from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
@@ -88,12 +90,32 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         folder = RunFolder(out)
         folder.check(config, resume=resume)
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
-        run = _Run(config, open_data(config), folder, ranks, stop, reporter)
+        data = open_data(config)
+        _require_pictures(config, data, ranks, reporter)
+        run = _Run(config, data, folder, ranks, stop, reporter)
         # All ranks have looked at OUT before the first one writes to it.
         ranks.wait()
-        if ranks.is_first:
-            folder.claim(config)
-        return run.train(saved)
+        with folder.held(ranks):
+            if ranks.is_first:
+                folder.claim(config)
+            try:
+                return run.train(saved)
+            except FullDiskError as error:
+                raise RichSemError(
+                    f"{error.filename}: {error.strerror}; free some, then go on from the last checkpoint with the same "
+                    "command and --resume"
+                ) from None
+
+
+def _require_pictures(config: TrainConfig, data: RunData, ranks: Ranks, reporter: Reporter) -> None:
+    """Look for the pictures that will be read from a folder; windows come from their cache."""
+    val = {"val": data.val.data}
+    require_pictures(
+        {"train": data.train, **val} if data.windows is None else val,
+        skipping={"train"} if config.detection.on_damage == "skip" else (),
+        ranks=ranks,
+        reporter=reporter,
+    )
 
 
 def rank_share(schedule: ScheduleConfig, ranks: Ranks) -> RankShare:
@@ -278,6 +300,8 @@ class _Run:
         )
         for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.data.problem_lines())]:
             say(f"annotations: {line}")
+        if crowded := _crowded_note(train, self.config.model.queries):
+            say(crowded)
         for cache in extras.values():
             if cache.expected.supervision == "labelled" and cache.classes_without_row:
                 say(_unlabelled_note(cache))
@@ -303,10 +327,12 @@ class _Run:
         say(
             f"{parameters:,} trained parameters; {self.ranks.world_size} x {self.ranks.device.type}, "
             f"{self.config.schedule.precision}, deformable attention: "
-            f"{choose_backend(self.config.model.deformable_attention, self.ranks.device)}; "
+            f"{attention_backend(self.config.model, self.ranks.device)}; "
             f"{self.total_steps:,} steps of {self.config.schedule.global_batch_size} pictures"
             + (f", from step {first_step:,} on" if first_step else "")
         )
+        if fallback := attention_note(self.config.model, self.ranks.device):
+            say(fallback)
 
     def _open_log(self) -> "RunLogWriter | _NoLog":
         if not self.ranks.is_first:
@@ -586,6 +612,20 @@ def _unlabelled_note(cache: TrainingCache) -> str:
     lost = cache.classes_without_row
     shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
     return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
+
+
+def _crowded_note(data: DetectionData, queries: int) -> str | None:
+    """Where pictures have more boxes than there are queries to learn them."""
+    counts = np.diff(data.offsets)
+    crowded = np.flatnonzero(counts > queries)
+    if not len(crowded):
+        return None
+    first, most = crowded[0], int(counts.max())
+    return (
+        f"{len(crowded):,} detection pictures have more boxes than the detector has queries ({queries:,}), so some of "
+        f"their boxes are never learnt: first {data.files[first]} with {counts[first]:,}; --set model.queries={most} "
+        "gives each box one"
+    )
 
 
 def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:

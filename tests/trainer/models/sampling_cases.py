@@ -59,6 +59,14 @@ def outputs_and_gradients(sample, case: SamplingCase) -> list[Tensor]:
 
 SHAPES = ((7, 5), (3, 2), (1, 1))
 
+
+def _far_outside() -> SamplingCase:
+    case = make_case(SHAPES)
+    # Beyond the integers on all four sides; a few stay inside.
+    case.locations_BQHLP2[:, ::2] *= 1e30
+    return case
+
+
 CASES = {
     "three odd maps": lambda: make_case(SHAPES),
     "channels that are no power of two": lambda: make_case(SHAPES, channels=5, heads=3),
@@ -68,6 +76,7 @@ CASES = {
     "one query": lambda: make_case(SHAPES, queries=1, batch=1, points=1),
     "no query": lambda: make_case(SHAPES, queries=0),
     "many queries of one cell": lambda: make_case(((2, 2),), queries=90, points=4, batch=1),
+    "locations far outside": _far_outside,
     "float32": lambda: make_case(SHAPES, channels=32, dtype=torch.float32),
     "bfloat16": lambda: make_case(SHAPES, channels=16, dtype=torch.bfloat16),
     "float16": lambda: make_case(SHAPES, channels=16, dtype=torch.float16),

@@ -1,4 +1,5 @@
 import math
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
 )
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.models.deformable_attention import DeformableAttention, choose_backend, deformable_attention
+from richsem_train.models.deformable_attention import (
+    DeformableAttention,
+    LayerSizes,
+    backends,
+    choose_backend,
+    deformable_attention,
+    fallback_note,
+    torch_backend,
+)
 from tests.trainer.models.sampling_cases import CASES, SHAPES, make_case, outputs_and_gradients
 
 TORCH_BACKENDS = ("torch", "torch-checkpoint")
@@ -201,11 +210,85 @@ def test_auto_is_plain_torch_on_the_cpu():
     assert choose_backend("auto", torch.device("cpu")) == "torch"
 
 
-def test_auto_on_cuda_is_triton_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr("richsem_train.models.deformable_attention.backends._has_triton", lambda: True)
-    assert choose_backend("auto", torch.device("cuda")) == "triton"
-    monkeypatch.setattr("richsem_train.models.deformable_attention.backends._has_triton", lambda: False)
-    assert choose_backend("auto", torch.device("cuda")) == "torch-checkpoint"
+BACKENDS = "richsem_train.models.deformable_attention.backends"
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def fresh_trials():
+    """A process tries a kernel once; each test of it is a process of its own."""
+    backends.kernel_fault.cache_clear()
+    yield
+    backends.kernel_fault.cache_clear()
+
+
+def test_auto_on_cuda_is_triton_where_the_kernel_works(monkeypatch):
+    monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: None)
+    assert choose_backend("auto", CUDA) == "triton"
+    assert fallback_note("auto", CUDA) is None
+
+
+def test_auto_on_cuda_recomputes_where_the_kernel_does_not_work_and_says_so_in_a_line(monkeypatch):
+    monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: "RuntimeError: PassManager::run failed")
+    assert choose_backend("auto", CUDA) == "torch-checkpoint"
+    note = fallback_note("auto", CUDA)
+    assert "torch-checkpoint" in note
+    assert "RuntimeError: PassManager::run failed" in note
+    assert "\n" not in note
+    for asked in ("torch", "torch-checkpoint"):
+        assert fallback_note(asked, CUDA) is None
+
+
+def test_auto_on_cuda_recomputes_without_triton(monkeypatch, fresh_trials):
+    monkeypatch.setattr(f"{BACKENDS}._has_triton", lambda: False)
+    assert choose_backend("auto", CUDA) == "torch-checkpoint"
+    assert "the package triton is not installed" in fallback_note("auto", CUDA)
+
+
+def test_a_kernel_that_raises_is_a_fault_in_a_line_and_its_compiler_is_not_heard(monkeypatch, fresh_trials, capfd):
+    pytest.importorskip("triton")
+
+    def fails(*_):
+        os.write(2, b"thousands of lines\n")
+        raise RuntimeError("PassManager::run failed\nand so on")
+
+    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", fails)
+    assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) == "RuntimeError: PassManager::run failed"
+    assert "thousands" not in capfd.readouterr().err
+    os.write(2, b"others are heard")
+    assert capfd.readouterr().err == "others are heard"
+
+
+def test_a_kernel_with_wrong_sums_is_a_fault(monkeypatch, fresh_trials):
+    pytest.importorskip("triton")
+    monkeypatch.setattr(
+        "richsem_train.models.deformable_attention.triton_backend.sample",
+        lambda *tensors: (
+            1.1 * torch_backend.sample(*(each.float() if torch.is_tensor(each) else each for each in tensors))
+        ),
+    )
+    assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) == "its sums are wrong"
+
+
+def test_a_kernel_that_works_is_tried_once_for_sizes(monkeypatch, fresh_trials):
+    pytest.importorskip("triton")
+    tried = []
+
+    def sample(value, shapes, locations, weights):
+        tried.append((value.dtype, tuple(value.shape[2:]), len(shapes), weights.shape[-1]))
+        return torch_backend.sample(value.float(), shapes, locations, weights).to(value.dtype)
+
+    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", sample)
+    for _ in range(3):
+        assert backends.kernel_fault(torch.device("cpu"), LayerSizes(4, 24, 2, 3)) is None
+    assert tried == [(torch.float32, (4, 24), 2, 3), (torch.bfloat16, (4, 24), 2, 3)]
+
+
+def test_triton_asked_for_by_name_is_refused_where_its_kernel_does_not_work(monkeypatch):
+    monkeypatch.setattr(f"{BACKENDS}._has_triton", lambda: True)
+    monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: "OutOfResources: shared memory")
+    with pytest.raises(RichSemError, match=r"does not work on .cuda. \(OutOfResources: shared memory\); choose .auto."):
+        choose_backend("triton", CUDA)
 
 
 def test_backends_that_cannot_run_are_refused(monkeypatch):

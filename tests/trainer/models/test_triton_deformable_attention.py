@@ -1,8 +1,10 @@
 """The kernels against the oracle: on a CPU through Triton's interpreter in a process of its own, and on a GPU."""
 
 import os
+import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from richsem_train.models.deformable_attention import deformable_attention
 from tests.trainer.models.sampling_cases import CASES, TOLERANCES, make_case, outputs_and_gradients
 
 pytest.importorskip("triton")
+
+from benchmarks.ahead_of_time import CAPABILITIES, CHANNELS, VALUE_TYPES, attend, compiling
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,22 +61,41 @@ def test_interpreted_kernels_equal_the_oracle(name, interpreted):
     assert_equals_oracle(interpreted[name], CASES[name]())
 
 
-@pytest.mark.parametrize(("value_type", "exact_type"), [("bf16", "fp32"), ("fp32", "fp32"), ("fp64", "fp64")])
-def test_kernels_compile_for_a_gpu_that_is_not_here(value_type, exact_type):
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+@pytest.fixture(autouse=True)
+def fresh_compilations(tmp_path, monkeypatch):
+    """Nothing comes from what other versions of the kernels left on this machine."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
-    from richsem_train.models.deformable_attention.triton_kernels import backward_kernel, forward_kernel
 
-    inputs = [f"*{value_type}", "*i32", f"*{exact_type}", f"*{exact_type}"]
-    outputs = {forward_kernel: [f"*{value_type}"], backward_kernel: [f"*{value_type}", *[f"*{exact_type}"] * 3]}
-    sizes = {"HEADS": 8, "CHANNELS": 32, "LEVELS": 4, "POINTS": 4, "TILE_ROWS": 32, "TILE_CHANNELS": 32}
-    for kernel_function, more in outputs.items():
-        types = [*inputs, *more, "i32", "i32", "i32", *["constexpr"] * len(sizes)]
-        signature = dict(zip(kernel_function.arg_names, types, strict=True))
-        source = ASTSource(kernel_function, signature, constexprs=sizes)
-        assert triton.compile(source, target=GPUTarget("cuda", 80, 32)).asm["ptx"]
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(("value_type", "channels"), [*product(VALUE_TYPES, CHANNELS), (torch.float64, 32)], ids=str)
+def test_kernels_compile_for_a_gpu_that_is_not_here(value_type, channels, capability):
+    with compiling(capability) as compiled:
+        attend(value_type, channels)
+    (forward,), (backward,) = compiled["forward"], compiled["backward"]
+    for outcome, pointers in ((forward, 5), (backward, 8)):
+        assert not isinstance(outcome, Exception), outcome
+        # Torch aligns its memory, of which Triton makes another kernel.
+        assert len(re.findall(r"!tt\.ptr<\w+> {tt\.divisibility = 16", outcome.asm["ttir"])) == pointers
+        assert outcome.asm["cubin"]
+
+
+def test_additions_to_the_gradient_of_the_value_order_nothing_else():
+    with compiling(90) as compiled:
+        attend(torch.bfloat16, 32)
+    added = re.findall(r"\b(?:atom|red)\.[.\w]+", compiled["backward"][0].asm["ptx"])
+    assert added
+    assert all(".relaxed." in instruction for instruction in added)
+
+
+def test_one_compilation_serves_every_number_of_queries_and_positions():
+    with compiling(80) as compiled:
+        for queries in (1, 2, 16, 900, 912, 1007):
+            for shapes in (((1, 1),) * 4, ((4, 4), (2, 2), (2, 2), (2, 4)), ((9, 11), (5, 6), (3, 3), (2, 2))):
+                attend(torch.bfloat16, 32, queries=queries, shapes=shapes)
+    for kernels in compiled.values():
+        assert len(kernels) == 18
+        assert len(set(map(id, kernels))) == 1
 
 
 @pytest.mark.gpu

@@ -2,7 +2,11 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -16,36 +20,132 @@ Backend = Literal["torch", "torch-checkpoint", "triton"]
 pass and samples again, `triton` is a kernel for CUDA devices that never materialises the samples."""
 
 
-def choose_backend(requested: Literal["auto"] | Backend, device: torch.device) -> Backend:
-    """The backend for a device; `auto` is `triton` on CUDA, `torch-checkpoint` there without Triton, else `torch`.
+_KERNEL_DEVICE = "cuda"
+_TRIED_TYPES = (torch.float32, torch.bfloat16)
+"""What values have in the precisions of training."""
+_LONGEST_FAULT = 200
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """What the kernel is compiled for; by default the paper's.
+
+    Attributes:
+        heads: of a layer.
+        channels: of a head.
+        levels: maps.
+        points: that a head looks at in each map.
+    """
+
+    heads: int = 8
+    channels: int = 32
+    levels: int = 4
+    points: int = 4
+
+
+_PAPERS = LayerSizes()
+
+
+def choose_backend(requested: Literal["auto"] | Backend, device: torch.device, sizes: LayerSizes = _PAPERS) -> Backend:
+    """The backend for a device; `auto` is `triton` on CUDA, `torch-checkpoint` where that doesn't work, else `torch`.
 
     Args:
         requested: `auto`, or the name of a backend, which is then checked.
         device: where the model runs.
+        sizes: of its layers; the kernel is tried with them, once in a process.
 
     Raises:
         RichSemError: an unknown name, or a backend that can't run on this device.
     """
     if requested == "auto":
-        if device.type != "cuda":
+        if device.type != _KERNEL_DEVICE:
             return "torch"
-        return "triton" if _has_triton() else "torch-checkpoint"
+        return "triton" if kernel_fault(device, sizes) is None else "torch-checkpoint"
     if requested not in get_args(Backend):
         raise RichSemError(
             f"deformable attention backend {requested!r} does not exist; "
             f"choose one of auto, {', '.join(get_args(Backend))}"
         )
-    if requested == "triton" and not _has_triton():
+    if requested == "triton":
+        _require_kernel(device, sizes)
+    return requested
+
+
+def fallback_note(
+    requested: Literal["auto"] | Backend, device: torch.device, sizes: LayerSizes = _PAPERS
+) -> str | None:
+    """A line for the user where `auto` takes less than it would like to; arguments as `choose_backend`'s."""
+    if requested != "auto" or choose_backend(requested, device, sizes) != "torch-checkpoint":
+        return None
+    return (
+        f"deformable attention: torch-checkpoint, slower and with more memory than triton, whose kernel does not work "
+        f"on {str(device)!r}: {kernel_fault(device, sizes)}"
+    )
+
+
+@cache
+def kernel_fault(device: torch.device, sizes: LayerSizes) -> str | None:
+    """What is wrong with the kernel here, in a line; None where a small forward and backward pass give what they must.
+
+    Args:
+        device: to try it on.
+        sizes: to try it with, so that what is compiled is what a model of these sizes needs.
+    """
+    if not _has_triton():
+        return "the package triton is not installed"
+    try:
+        with _compiler_silenced():
+            return None if all(_kernel_adds_up(device, sizes, each) for each in _TRIED_TYPES) else "its sums are wrong"
+    # Whatever a compiler, a driver or a device may raise: the run can do without the kernel.
+    except Exception as error:
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        return f"{type(error).__name__}: {first_line}"[:_LONGEST_FAULT]
+
+
+def _kernel_adds_up(device: torch.device, sizes: LayerSizes, value_type: torch.dtype) -> bool:
+    """Whether a weighted mean of ones is one, and whether each sample's gradient goes to the values in full."""
+    shapes = ((2, 2),) * sizes.levels
+    value = torch.ones(
+        1, 4 * sizes.levels, sizes.heads, sizes.channels, device=device, dtype=value_type, requires_grad=True
+    )
+    middles = torch.full((1, 3, sizes.heads, sizes.levels, sizes.points, 2), 0.5, device=device, requires_grad=True)
+    weights = torch.full_like(middles[..., 0], 1 / (sizes.levels * sizes.points))
+    sampled = deformable_attention(value, shapes, middles, weights, backend="triton")
+    (grad_value,) = torch.autograd.grad(sampled.sum(), value)
+    found = torch.stack([sampled.float().amin(), sampled.float().amax(), grad_value.float().sum() / sampled.numel()])
+    return bool((found - 1).abs().max() < 0.02)
+
+
+@contextmanager
+def _compiler_silenced() -> Iterator[None]:
+    """Nothing reaches the process's stderr: what Triton can't compile, its compiler prints there in full."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _require_kernel(device: torch.device, sizes: LayerSizes) -> None:
+    if not _has_triton():
         raise RichSemError(
             "deformable attention backend 'triton' needs the package triton, which is not installed; "
             "install it, or choose 'auto' or 'torch-checkpoint'"
         )
-    if requested == "triton" and device.type != "cuda" and not _interprets_triton():
+    if device.type != _KERNEL_DEVICE and not _interprets_triton():
         raise RichSemError(
             f"deformable attention backend 'triton' runs on CUDA devices, not on {device.type!r}; "
             "choose 'auto' or 'torch'"
         )
-    return requested
+    if fault := kernel_fault(device, sizes):
+        raise RichSemError(
+            f"deformable attention backend 'triton' does not work on {str(device)!r} ({fault}); choose 'auto' or "
+            "'torch-checkpoint', or install another version of triton"
+        )
 
 
 def deformable_attention(

@@ -17,9 +17,10 @@ from torch.autograd.function import once_differentiable
 from richsem_train.models.deformable_attention.torch_backend import Shapes
 from richsem_train.models.deformable_attention.triton_kernels import backward_kernel, forward_kernel
 
-_TILE_ELEMENTS = 1024
+TILE_ELEMENTS = 1024
 """Rows times channels of one program: eight elements a thread, so that one load of a bfloat16 map fills 16 bytes."""
-_WARPS = 4
+WARPS = 4
+"""Of a program; both are to be swept on a device, which none has been at hand for."""
 
 
 def sample(value_BSHD: Tensor, shapes: Shapes, locations_BQHLP2: Tensor, weights_BQHLP: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def _launch(
     if rows == 0 or channels == 0:
         return
     tile_channels = triton.next_power_of_2(channels)
-    tile_rows = max(1, _TILE_ELEMENTS // tile_channels)
+    tile_rows = max(1, TILE_ELEMENTS // tile_channels)
     with torch.cuda.device_of(value_BSHD):
         kernel[(triton.cdiv(rows, tile_rows),)](
             value_BSHD,
@@ -111,5 +112,7 @@ def _launch(
             POINTS=points,
             TILE_ROWS=tile_rows,
             TILE_CHANNELS=tile_channels,
-            num_warps=_WARPS,
+            num_warps=WARPS,
+            # As it was by default up to Triton 3.9: one kernel on every version.
+            enable_fp_fusion=True,
         )

@@ -12,8 +12,11 @@ height, width and first position. Sums have the type of the locations.
 import triton
 import triton.language as tl
 
+_NUMBERS = ["rows", "queries", "positions"]
+"""What denoising and the size of pictures change: kernels are not compiled anew for numbers divisible by 16, or 1."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_NUMBERS)
 def forward_kernel(
     value_ptr,
     maps_ptr,
@@ -52,7 +55,7 @@ def forward_kernel(
     tl.store(out_ptr + row[:, None] * CHANNELS + channel[None, :], total, mask=is_element)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS)
 def backward_kernel(
     value_ptr,
     maps_ptr,
@@ -97,7 +100,13 @@ def backward_kernel(
                 # The share is a product of one factor an axis; its derivative is the other factor, with a sign.
                 grad_x += (2 * (corner % 2) - 1) * share_y * agreement
                 grad_y += (2 * (corner // 2) - 1) * share_x * agreement
-                tl.atomic_add(grad_value_ptr + elements, (weight * share_x * share_y)[:, None] * grad_out, mask=is_read)
+                # Relaxed: nobody reads the sums before the kernel ends, and a stricter order costs a fence each.
+                tl.atomic_add(
+                    grad_value_ptr + elements,
+                    (weight * share_x * share_y)[:, None] * grad_out,
+                    mask=is_read,
+                    sem="relaxed",
+                )
             tl.store(grad_weights_ptr + at, grad_weight, mask=is_row)
             tl.store(grad_locations_ptr + 2 * at, grad_x * weight * width, mask=is_row)
             tl.store(grad_locations_ptr + 2 * at + 1, grad_y * weight * height, mask=is_row)
@@ -169,8 +178,9 @@ def _corner(
     else:
         y = top
         share_y = 1 - lower_share
-    # Compared as numbers with fractions: far outside, they have no integer.
+    # Compared and clamped as numbers with fractions: far outside, they have no integer. Clamped rather than selected by
+    # `is_inside`, whose layout Triton 3.6 and 3.7 can't propagate through a select.
     is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    column = tl.where(is_inside, x, 0.0).to(tl.int64)
-    line = tl.where(is_inside, y, 0.0).to(tl.int64)
+    column = tl.minimum(tl.maximum(x, 0.0), width - 1.0).to(tl.int64)
+    line = tl.minimum(tl.maximum(y, 0.0), height - 1.0).to(tl.int64)
     return (line * width + column) * (HEADS * CHANNELS), is_inside, share_x, share_y

@@ -1,0 +1,66 @@
+"""Pictures that are missing are found before the first step, whichever they are, and done about as told."""
+
+# ruff: noqa: F811 - a fixture of another file
+
+import json
+import shutil
+
+import pytest
+
+from richsem_schemas.annotations import read_annotations
+from tests.integration.train_command import command  # noqa: F401 - a fixture
+from tests.trainer.tiny import EPOCH_STEPS, losses_of
+from tests.trainer.windows import WindowsCache
+
+ONE_EPOCH = {"schedule__epochs": 1}
+
+
+@pytest.fixture
+def data(world, tmp_path):
+    """A copy of the detection data, to be spoilt."""
+    return shutil.copytree(world.data, tmp_path / "data")
+
+
+@pytest.mark.parametrize("gone", [[1], [2], [12], [1, 2], [1, 3, 5, 7, 9, 11]])
+def test_missing_training_pictures_stop_the_run_at_once_or_are_replaced(command, data, gone):
+    for number in gone:
+        (data / "train" / f"{number:012d}.png").unlink()
+    assert command.train(data=str(data), **ONE_EPOCH) == 1
+    assert (
+        f"train: {len(gone)} of 12 pictures can't be read below {data / 'train'}: {gone[0]:012d}.png" in command.error
+    )
+    assert "detection.on_damage=skip" in command.error
+    assert not command.out.exists()
+    assert command.train(data=str(data), detection__on_damage="skip", **ONE_EPOCH) == 0, command.stderr
+    assert f"train: {len(gone)} of 12 pictures can't be read" in command.stderr
+    assert "the next ones take their place" in command.stderr
+    assert len(losses_of(command.out)) == EPOCH_STEPS
+    assert json.loads((command.out / "results.json").read_text())["damaged"] >= len(gone)
+
+
+@pytest.mark.parametrize("on_damage", ["stop", "skip"])
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_missing_val_picture_stops_the_run_before_its_first_step(command, data, number, on_damage):
+    (data / "val" / f"{number:012d}.png").unlink()
+    assert command.train(data=str(data), detection__on_damage=on_damage, **ONE_EPOCH) == 1
+    assert f"val: 1 of 4 pictures can't be read below {data / 'val'}: {number:012d}.png" in command.error
+    assert not command.out.exists()
+
+
+def test_eval_finds_it_before_it_detects_anything(command, world, data, tmp_path):
+    world.run(tmp_path / "out", **ONE_EPOCH)
+    (data / "val" / "000000000003.png").unlink()
+    last = tmp_path / "out" / "checkpoints" / "last.pt"
+    assert command("eval", last, "--set", f"data={data}", "--out", tmp_path / "found", "--device", "cpu") == 1
+    assert "val: 1 of 4 pictures can't be read" in command.error
+    assert not (tmp_path / "found").exists()
+
+
+def test_pictures_that_a_cache_holds_need_not_lie_in_the_folder(command, world, data, tmp_path):
+    annotated = read_annotations(data / "train.json", data / "train")
+    windows = WindowsCache(annotated, tmp_path / "windows", pictures="copy").make()
+    for number in range(2, 13):
+        (data / "train" / f"{number:012d}.png").unlink()
+    changes = {"detection__labels": "cache", "detection__cache": str(windows.layout.out)}
+    assert command.train(data=str(data), **changes, **ONE_EPOCH) == 0, command.stderr
+    assert "can't be read" not in command.stderr
