@@ -298,16 +298,11 @@ class _Run:
             f"{self.config.name}: {len(train):,} detection pictures, {len(train.category_ids):,} boxes, "
             f"{len(train.categories):,} categories" + (f"; {_views_note(extras)}" if extras else "; no extra data")
         )
-        for line in [*train.problem_lines(), *(f"val: {line}" for line in self.data.val.data.problem_lines())]:
-            say(f"annotations: {line}")
-        if crowded := _crowded_note(train, self.config.model.queries):
-            say(crowded)
+        for note in self._detection_notes():
+            say(note)
         for cache in extras.values():
             if cache.expected.supervision == "labelled" and cache.classes_without_row:
                 say(_unlabelled_note(cache))
-        if self.data.windows is not None:
-            for note in _windows_notes(self.config.detection, self.data.windows):
-                say(note)
         if self.extra is not None:
             if self.config.detection.labels == "none":
                 say("detection pictures have no soft labels (detection.labels=none); extra data alone has them")
@@ -333,6 +328,15 @@ class _Run:
         )
         if fallback := attention_note(self.config.model, self.ranks.device):
             say(fallback)
+
+    def _detection_notes(self) -> Iterator[str]:
+        train, val = self.data.train, self.data.val.data
+        for line in [*train.problem_lines(), *(f"val: {line}" for line in val.problem_lines())]:
+            yield f"annotations: {line}"
+        if crowded := _crowded_note(train, self.config.model.queries):
+            yield crowded
+        if self.data.windows is not None:
+            yield from _windows_notes(self.config.detection, self.data.windows)
 
     def _open_log(self) -> "RunLogWriter | _NoLog":
         if not self.ranks.is_first:
