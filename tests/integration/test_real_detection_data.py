@@ -72,4 +72,4 @@ def test_a_detector_learns_of_detection_and_extra_caches_together(
     assert [line["data"] for line in lines] == ["detection", "extra"] * (128 // 8)
     assert all(line["losses"]["loss_soft"] > 0 for line in lines)
     assert lines[-2]["loss"] < lines[0]["loss"]
-    assert "windows of 2 passes" in " ".join(reporter.said)
+    assert "soft labels of the nearest of 2 windows" in " ".join(reporter.said)
