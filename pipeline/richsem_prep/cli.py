@@ -22,6 +22,7 @@ from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.output_files import told_in_one_line
+from richsem_schemas.places import local_path
 
 app = typer.Typer(
     name="richsem-prep",
@@ -544,7 +545,7 @@ def inspect(out: _Out, labels: _Labels = None) -> None:
 @app.command()
 def view(
     out: _Out,
-    html: Annotated[Path, typer.Option(help="The page to write.")],
+    html: Annotated[Path, typer.Option(metavar="PATH", help="The page to write.", parser=local_path)],
     labels: _Labels = None,
     views: Annotated[int, typer.Option(min=1, max=500, help="How many views to show.")] = 12,
     root: Annotated[

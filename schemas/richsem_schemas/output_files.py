@@ -38,6 +38,16 @@ def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path], *, remedy
             raise RichSemError(f"{path} would be overwritten, and this command reads it{same}; {remedy}")
 
 
+def require_folder(path: Path, *, option: str = "--out") -> None:
+    """Check that a folder is there or can be made.
+
+    Raises:
+        RichSemError: it is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise RichSemError(f"{option} {path} is no folder; name a folder, which is made if it isn't there")
+
+
 def _file_of(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()

@@ -8,8 +8,10 @@ import shutil
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
+from richsem_train import training
 from richsem_train.checkpoint import load_checkpoint
 from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
 from tests.trainer.tiny import Quiet
@@ -131,6 +133,34 @@ def test_a_comparison_is_not_written_over_its_runs(command, trained, tmp_path):
     assert f"(it is {run / 'results.json'})" in message
     assert command("compare", run, "--out", run) == 0, command.stderr
     assert {"comparison.json", "comparison.png", "results.json"} <= {path.name for path in run.iterdir()}
+
+
+@pytest.mark.parametrize("what", ["predict", "eval", "compare"])
+def test_a_file_in_the_place_of_a_folder_is_named(command, best, trained, pictures, tmp_path, what):
+    arguments = {"predict": [best, *pictures.iterdir()], "eval": [best], "compare": [trained]}[what]
+    (tmp_path / "file").touch()
+    device = [] if what == "compare" else ["--device", "cpu"]
+    assert command(what, *arguments, "--out", tmp_path / "file", *device) == 1
+    assert f"--out {tmp_path / 'file'} is no folder; name a folder" in command.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] can't allocate memory"),
+        torch.OutOfMemoryError(),
+        MemoryError(),
+    ],
+)
+def test_a_detector_larger_than_the_memory_is_refused_in_words(command, monkeypatch, error):
+    def too_large(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "build_detector", too_large)
+    assert command.train(**ONE_EPOCH) == 1
+    assert "doesn't fit into the memory" in command.error
+    assert "make it smaller: model.ffn_dim" in command.error
+    assert not command.out.exists()
 
 
 # Rights

@@ -77,6 +77,7 @@ def test_values_of_a_seed_that_are_none(value, said):
         "workers=1000000", "schedule.epochs=99999999999", "schedule.global_batch_size=3000000000",
         "model.queries=1000000000000", "model.ffn_dim=1.0e+12", "schedule.lr=1e400", "schedule.lr=-.inf",
         "cache_gb=1e300", "cache_gb=.nan", "detection.repeat_threshold=1e999", "evaluation.short_side=1e19",
+        "evaluation.longest_side=8193", "detection.augmentation.longest_side=100000",
         "log.every_steps=4294967296", "extra.lanes=99999999999999999999",
     ],
 )  # fmt: skip

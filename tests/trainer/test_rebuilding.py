@@ -71,13 +71,16 @@ def refuses(command, *arguments, seconds=5):
 GIANTS = [
     ("config.model.ffn_dim", 2**31 - 1, "model.ffn_dim is 2,147,483,647, the weights have 48"),
     ("config.model.ffn_dim", 10**12, "model.ffn_dim: Input should be less than"),
-    ("config.model.encoder_layers", 10_000_000, "model.encoder_layers is 10,000,000, the weights have 1"),
-    ("config.model.decoder_layers", 10_000_000, "model.decoder_layers is 10,000,000, the weights have 2"),
+    ("config.model.encoder_layers", 10_000_000, "model.encoder_layers: Input should be less than or equal to 100"),
+    ("config.model.encoder_layers", 100, "model.encoder_layers is 100, the weights have 1"),
+    ("config.model.decoder_layers", 10_000_000, "model.decoder_layers: Input should be less than or equal to 100"),
+    ("config.model.decoder_layers", 100, "model.decoder_layers is 100, the weights have 2"),
+    ("config.evaluation.short_side", 2**30, "evaluation.short_side: Input should be less than or equal to 8192"),
     ("config.model.queries", 10**9, "model.queries is 1,000,000,000, the weights have 8"),
     ("config.model.hidden_dim", 2**30, "model.hidden_dim is 1,073,741,824, the weights have 32"),
-    ("config.model.feature_levels", 10**8, "model.feature_levels is 100,000,000, the weights have 2"),
+    ("config.model.feature_levels", 100, "model.feature_levels is 100, the weights have 2"),
     ("config.model.points", 10**8, "sampling_offsets.weight should be (1600000000, 32), it is (32, 32)"),
-    ("config.model.backbone.clip_layers", [1, 10_000_000, 1, 1], "clip_layers[1] is 10,000,000, the weights have 1"),
+    ("config.model.backbone.clip_layers", [1, 100, 1, 1], "clip_layers[1] is 100, the weights have 1"),
     ("config.model.backbone.clip_width", 2**20, "backbone.0.body.conv1.weight should be (524288, 3, 3, 3)"),
     ("config.model.backbone.name", "timm:vit_giant_patch14_reg4_dinov2", "can't give maps of strides (8, 16)"),
     ("config.model.backbone.name", "timm:convnext_xxlarge", "there is no backbone.0."),
@@ -105,11 +108,11 @@ def test_a_description_of_a_giant_is_refused_with_the_file_and_the_field(
 
 @pytest.mark.parametrize("arguments", [("eval",), ("predict",)])
 def test_eval_and_predict_refuse_it_as_export_does(command, checkpoints, tmp_path, arguments):
-    path = forged(checkpoints[".pt"], tmp_path / "giant.pt", setting("config.model.decoder_layers", 10_000_000))
+    path = forged(checkpoints[".pt"], tmp_path / "giant.pt", setting("config.model.decoder_layers", 100))
     picture = next((command.world.data / "val").iterdir())
     more = [picture, "--out", tmp_path / "seen"] if arguments == ("predict",) else []
     message = refuses(command, *arguments, path, *more, "--device", "cpu")
-    assert "its weights don't fit its own config: model.decoder_layers is 10,000,000, the weights have 2" in message
+    assert "its weights don't fit its own config: model.decoder_layers is 100, the weights have 2" in message
     assert "take another copy of it" in message
 
 

@@ -249,14 +249,17 @@ def compare(
 
       richsem-train compare runs/demo_baseline runs/demo
     """
-    from richsem_schemas.output_files import require_no_inputs
+    from richsem_schemas.output_files import require_folder, require_no_inputs
     from richsem_schemas.sealed_json import write_atomically
     from richsem_train.comparison import comparison_json, files_of_run, group_arms, read_run
     from richsem_train.results import STEPS, comparison_table
 
     arms = group_arms([read_run(run) for run in runs])
     baseline = next(iter(arms))
-    written = [] if out is None else [out / "comparison.json", out / "comparison.png"]
+    written = []
+    if out is not None:
+        require_folder(out)
+        written = [out / "comparison.json", out / "comparison.png"]
     require_no_inputs(written, [file for run in runs for file in files_of_run(run)], remedy="name another --out")
     columns = ("AP", "APr", "APc", "APf", STEPS, "s/step")
     title = "last evaluation of each run"

@@ -12,7 +12,7 @@ import torch
 from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import require_no_inputs
+from richsem_schemas.output_files import require_folder, require_no_inputs
 from richsem_train.build import attention_note, build_detector, text_tensor
 from richsem_train.category_rows import scored_split
 from richsem_train.checkpoint import ModelInfo, export_weights, load_checkpoint
@@ -76,6 +76,7 @@ def evaluate(
         )
         truth = truth_of(val.data, detection.format)
         if out is not None:
+            require_folder(out)
             inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]
             require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
         require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
@@ -143,6 +144,7 @@ def predict(
     Raises:
         RichSemError: something would be written over what is read.
     """
+    require_folder(out)
     require_no_inputs(
         output_files(images, out),
         [*_files_of(checkpoint, config), *images],

@@ -43,6 +43,9 @@ _MAX_NUMBER_LETTERS = 100
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Layers = Annotated[int, Field(gt=0, le=100)]
+Side = Annotated[int, Field(gt=0, le=8192)]
+"""Of a picture, pixels; a square of the largest has as many as the largest picture that is decoded."""
 
 
 def _to_local(value: Any) -> Any:
@@ -85,7 +88,7 @@ class BackboneConfig(_Section):
     out_strides: Levels = (8, 16, 32)
     frozen_stages: NonNegativeInt = 2
     frozen_norm: bool = True
-    clip_layers: Levels = (3, 4, 6, 3)
+    clip_layers: Annotated[tuple[Layers, ...], Field(min_length=1)] = (3, 4, 6, 3)
     clip_width: PositiveInt = 64
     pixel_mean: Rgb = (0.485, 0.456, 0.406)
     pixel_std: Rgb = (0.229, 0.224, 0.225)
@@ -121,9 +124,9 @@ class ModelConfig(_Section):
 
     backbone: BackboneConfig = BackboneConfig()
     hidden_dim: PositiveInt = 256
-    feature_levels: PositiveInt = 4
-    encoder_layers: PositiveInt = 6
-    decoder_layers: PositiveInt = 6
+    feature_levels: Layers = 4
+    encoder_layers: Layers = 6
+    decoder_layers: Layers = 6
     heads: PositiveInt = 8
     points: PositiveInt = 4
     ffn_dim: PositiveInt = 2048
@@ -189,10 +192,10 @@ class AugmentationConfig(_Section):
     No `first_short_sides`, no crops.
     """
 
-    short_sides: Levels = tuple(range(480, 801, 32))
-    longest_side: PositiveInt = 1333
-    first_short_sides: tuple[PositiveInt, ...] = (400, 500, 600)
-    crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
+    short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
+    longest_side: Side = 1333
+    first_short_sides: tuple[Side, ...] = (400, 500, 600)
+    crop_sides: tuple[Side, Side] = (384, 600)
     flip: bool = True
 
 
@@ -207,8 +210,8 @@ class EvaluationConfig(_Section):
     every_epochs: PositiveInt = 1
     batch_size: PositiveInt = 1
     detections: PositiveInt = 300
-    short_side: PositiveInt = 800
-    longest_side: PositiveInt = 1333
+    short_side: Side = 800
+    longest_side: Side = 1333
 
 
 class DetectionConfig(_Section):

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -214,15 +215,16 @@ class _Run:
         # Every rank starts from the same weights.
         torch.manual_seed(config.seed)
         text = self.data.vocabulary.text
-        detector = build_detector(
-            config.model,
-            num_classes=len(self.data.vocabulary.class_names),
-            text_features_CD=None if text is None else text_tensor(text),
-            logit_scale=None if text is None else text.logit_scale,
-            weights=_backbone_weights(config),
-            device=ranks.device,
-            semantic_branch=config.model.semantic_branch,
-        )
+        with _memory_named():
+            detector = build_detector(
+                config.model,
+                num_classes=len(self.data.vocabulary.class_names),
+                text_features_CD=None if text is None else text_tensor(text),
+                logit_scale=None if text is None else text.logit_scale,
+                weights=_backbone_weights(config),
+                device=ranks.device,
+                semantic_branch=config.model.semantic_branch,
+            )
         if config.start_from is not None:
             report = load_published(
                 detector,
@@ -598,6 +600,21 @@ class _Clock:
     def wait_share(self) -> float:
         """0 to 1."""
         return min(self._wait / max(self.seconds, 1e-9), 1.0)
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Say what to do where a detector doesn't fit into the memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's allocator there is only the text.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error):
+            raise
+        raise RichSemError(
+            f"the config's detector doesn't fit into the memory ({' '.join(str(error).split())[:200]}); "
+            "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
+        ) from None
 
 
 def _backbone_weights(config: TrainConfig) -> str | None:
