@@ -1,8 +1,8 @@
 """The one decoder of pictures, for the teacher and for the student, so that both see the same pixels.
 
-Pictures are untrusted: formats are an explicit list (PIL would hand EPS to Ghostscript), what would take long is refused
-by its structure, sizes are checked before pixels are decoded, and whatever a decoder raises on broken bytes becomes a
-`PictureError`.
+Pictures are untrusted: formats are an explicit list (PIL would hand EPS to Ghostscript), what would take long is
+refused by its structure, sizes are checked before pixels are decoded, and whatever a decoder raises on broken bytes
+becomes a `PictureError`.
 """
 
 import io

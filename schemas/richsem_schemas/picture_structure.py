@@ -1,9 +1,9 @@
 """What a picture file may be made of, counted before a decoder sees it.
 
 A small file can keep its decoder busy for minutes: by a header of millions of parts, by thousands of passes over the
-pixels, or in a form that Pillow decodes pixel by pixel in Python. So parts, bytes of headers and passes are bounded, far
-above what cameras and programs write, and forms are a list. Where a file is cut short or makes no sense the counting
-ends: the decoder says that better.
+pixels, or in a form that Pillow decodes pixel by pixel in Python. So parts, bytes of headers and passes are bounded,
+far above what cameras and programs write, and forms are a list. Where a file is cut short or makes no sense the
+counting ends: the decoder says that better.
 """
 
 import re
@@ -115,8 +115,8 @@ def _check_jpeg(data: bytes) -> None:
     while 0 <= (found := data.find(b"\xff", at)) < len(data) - 1:
         marker, stray_bytes = data[found + 1], stray_bytes + found - at
         at = found + (1 if marker == 0xFF else 2)
-        if marker == _END and scans:
-            return
+        if (marker == _END and scans) or 0x01 < marker < 0xC0:
+            return  # Behind the pixels, or damaged.
         if marker in _ALONE or marker in {_END, 0xFF}:
             stray_bytes += 1
         else:
@@ -233,8 +233,8 @@ def _check_pnm(data: bytes) -> None:
     header = _PNM_HEADER.match(data[:_MAX_STRAY_BYTES])
     if header is None or not (header[1] == b"4" or header.groups() in _PNM_DEPTHS):
         raise PictureError(
-            "a PNM of another kind than P4, P5 with a maximum of 255 or 65535, or P6 with 255, or with a header of more "
-            f"than {_MAX_STRAY_BYTES:,} bytes; save it as PNG"
+            "a PNM of another kind than P4, P5 with a maximum of 255 or 65535, or P6 with 255, or with a header of "
+            f"more than {_MAX_STRAY_BYTES:,} bytes; save it as PNG"
         )
 
 

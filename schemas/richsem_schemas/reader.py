@@ -1,8 +1,6 @@
 """Reading a cache: its manifests once, its shards lazily, one ranged read a block."""
 
 import functools
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +10,10 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan, require_same
-from richsem_schemas.originals import Original, read_original
+from richsem_schemas.originals import Original, read_at, read_original
 from richsem_schemas.picture import MAX_PICTURE_BYTES
-from richsem_schemas.places import Place, RemotePath, open_place
+from richsem_schemas.places import Place, RemotePath, open_place, open_regular
+from richsem_schemas.sealed_json import parse_json
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
@@ -189,13 +188,13 @@ def read_span(path: Place, offset: int, size: int) -> bytes:
     """Read bytes from the middle of a file; at a URL, by one request.
 
     Raises:
-        CorruptCacheError: the file ends before.
+        CorruptCacheError: the file ends before, or is none.
     """
     if isinstance(path, RemotePath):
         data = path.read_range(offset, size)
     else:
-        with path.open("rb") as file:
-            data = os.pread(file.fileno(), size, offset)
+        with open_regular(path) as file:
+            data = read_at(file.fileno(), offset, size)
     if len(data) != size:
         raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there")
     return data
@@ -313,7 +312,7 @@ def _read_sidecar(path: Place, row: PictureRow, read: ReadRange) -> dict[str, An
     if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
         raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
     try:
-        sidecar = json.loads(read(row.json_offset, row.json_size))
+        sidecar = parse_json(read(row.json_offset, row.json_size))
     except ValueError as error:
         raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error})") from None
     if not isinstance(sidecar, dict):
@@ -348,7 +347,12 @@ def read_views(
     path = layout.label_set(labels).tar(shard)
     read = functools.partial(read_span, path) if span is None else span.read
     for row in rows:
-        yield unpack_view(read(row.offset, row.size), row.member)
+        data = read(row.offset, row.size)
+        try:
+            view = unpack_view(data, row.member)
+        except CorruptCacheError as error:
+            raise CorruptCacheError(f"{path}: {row.key}.{error}; `richsem-prep verify` says how to mend it") from None
+        yield view
 
 
 def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:

@@ -142,7 +142,7 @@ REFUSED = {
     "jpeg: 17 scans of the most pixels": lambda: jpeg_of_scans(SIDE, 17),
     "jpeg: fill between segments": lambda: jpeg_with(b"\xff" * 10_000_000),
     "jpeg: stray bytes between segments": lambda: jpeg_with(segment(0xFE, b"") + bytes(10_000_000)),
-    "jpeg: segments within an unknown one": lambda: jpeg_with(segment(0xF0, segment(0xE1, b"Exif\0\0abc") * 4_000) * 99),
+    "jpeg: segments in unknown ones": lambda: jpeg_with(segment(0xF0, segment(0xE1, b"Exif\0\0abc") * 4_000) * 99),
     "jpeg: segments behind an end": lambda: jpeg_with(b"\xff\xd9" + segment(0xE1, b"Exif\0\0abc") * 100_000),
     "jpeg: tables without end": lambda: jpeg_with(segment(0xC4, bytes(17 * 3_000)) * 500),
     "jpeg: arithmetic coding": lambda: jpeg_with(segment(0xC9, b"\x08\0\x08\0\x08\x01\x01\x11\0")),

@@ -134,7 +134,8 @@ def test_a_span_behind_the_end_is_a_file_cut_short(place):
 def test_sealed_files_and_indexes_are_those_of_local_caches(place, tmp_path):
     for folder in (place, tmp_path):
         write_sealed_json(folder / "plan" / "x.json", {"a": 1, "b": [1, 2]})
-        write_atomically(folder / "x.parquet", index_bytes([("k", 0, "crop", 0, 1, 1, 512, 100)], VIEW_COLUMNS))
+        row = ("000000-00000", 0, "crop", 0, 1, 1, 512, 100)
+        write_atomically(folder / "x.parquet", index_bytes([row], VIEW_COLUMNS))
     assert (place / "plan" / "x.json").read_bytes() == (tmp_path / "plan" / "x.json").read_bytes()
     assert read_sealed_json(place / "plan" / "x.json") == {"a": 1, "b": [1, 2]}
     assert read_view_index(place / "x.parquet") == read_view_index(tmp_path / "x.parquet")
