@@ -21,6 +21,7 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.places import os_error_text
 
 app = typer.Typer(
     name="richsem-prep",
@@ -59,6 +60,9 @@ app = typer.Typer(
 """,
 )
 
+_SHOWN = 80
+"""Letters of a wrong value that a message repeats."""
+
 _RUN = "What to do"
 _TEACHER = "Teacher"
 _VIEWS = "Views and labels"
@@ -78,7 +82,8 @@ def run() -> None:
     try:
         app()
     except (RichSemError, OSError) as error:
-        errors.print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        message = os_error_text(error) if isinstance(error, OSError) else str(error)
+        errors.print(Text.assemble(("error: ", "bold red"), _printable(message)), soft_wrap=True)
         sys.exit(1)
 
 
@@ -317,6 +322,11 @@ def shard(
             f"{len(summary.failed)} shards failed (see above); the rest is kept. Mend the cause and run the same "
             "command again"
         )
+    if summary.complete and not summary.pictures:
+        raise RichSemError(
+            f"{config.out} holds not one picture: all were set aside, for the reasons in {config.out}/quarantine; see "
+            "whether --root and --dataset are right, mend the pictures and run again with --retry-failed"
+        )
     if not summary.complete:
         typer.echo(f"Shards {shard_range} are done; when all are: richsem-prep finish {config.out}")
 
@@ -370,7 +380,9 @@ def _refuse_views_of_others(options: dict[str, Any], *, has_boxes: bool) -> None
 
 
 def _message(error: Any) -> str:
-    option = "--" + str(error["loc"][0]).replace("_", "-") + f" {error['input']!r}: " if error["loc"] else ""
+    given = repr(error["input"])
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    option = "--" + str(error["loc"][0]).replace("_", "-") + f" {given}: " if error["loc"] else ""
     return option + error["msg"].removeprefix("Value error, ")
 
 

@@ -354,6 +354,20 @@ def _regular_descriptor(path: str | bytes, flags: int) -> int:
     return descriptor
 
 
+def os_error_parts(error: OSError) -> tuple[str | None, str]:
+    r"""What the system says, for people: the file if any, bytes that are no UTF-8 as `\xff`; and the reason."""
+    name, reason = error.filename, error.strerror or str(error) or type(error).__name__
+    if name is None or isinstance(name, int):
+        return None, reason
+    return os.fsencode(name).decode("utf-8", "backslashreplace"), reason
+
+
+def os_error_text(error: OSError) -> str:
+    """The same on one line: `FILE: REASON`."""
+    name, reason = os_error_parts(error)
+    return reason if name is None else f"{name}: {reason}"
+
+
 def read_file(path: Place, *, limit: int | None = None) -> bytes:
     """The content of a file of a cache.
 

@@ -14,8 +14,8 @@ MAX_JSON_BYTES = 256 * 2**20
 _REMEDY = "restore it, or delete it and run the command that made it, which makes it anew"
 
 
-_LARGEST = 2**63 - 1
-"""Of whole numbers: what files, arrays and other languages hold."""
+MAX_WHOLE_NUMBER = 2**63 - 1
+"""Largest in the JSON of a cache: what files, arrays and other languages hold."""
 
 
 def parse_json(data: bytes) -> Any:
@@ -31,8 +31,8 @@ def parse_json(data: bytes) -> Any:
 
 
 def _whole_number(digits: str) -> int:
-    value = int(digits) if len(digits) <= len(str(-_LARGEST)) else _LARGEST + 1
-    if abs(value) > _LARGEST:
+    value = int(digits) if len(digits) <= len(str(-MAX_WHOLE_NUMBER)) else MAX_WHOLE_NUMBER + 1
+    if abs(value) > MAX_WHOLE_NUMBER:
         raise ValueError(f"the number {digits[:20]}{'…' * (len(digits) > 20)} doesn't fit 64 bits")
     return value
 
