@@ -194,6 +194,7 @@ class RayExecutor:
             _require_answer(address)
             options["address"] = address
         if error := _within(_INIT_SECONDS, lambda: self._ray.init(**options), self._closed):
+            self._closed.set()
             where = f"--ray-address {address}: the cluster can't be joined" if address else "Ray can't start here"
             raise RichSemError(
                 f"{where}: {_first_line(error)}; run the same command again, or with --executor inline, which works "

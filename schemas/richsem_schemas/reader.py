@@ -18,6 +18,8 @@ from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
 
+_REMEDY = "`richsem-prep verify` says how to mend it"
+
 MAX_VIEWS_SPAN_BYTES = 2**30
 """Most bytes that the views of one block may take; a forged index must not fill the memory."""
 
@@ -196,7 +198,7 @@ def read_span(path: Place, offset: int, size: int) -> bytes:
         with open_regular(path) as file:
             data = read_at(file.fileno(), offset, size)
     if len(data) != size:
-        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there")
+        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there; {_REMEDY}")
     return data
 
 
@@ -296,7 +298,7 @@ def read_pictures(
         sidecar = _read_sidecar(path, row, read)
         if row.offset >= 0:
             if not 0 <= row.size <= MAX_PICTURE_BYTES:
-                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit")
+                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit; {_REMEDY}")
             data = read(row.offset, row.size)
         else:
             data = _read_referenced(path, row, sidecar, root)
@@ -310,13 +312,13 @@ def read_pictures(
 
 def _read_sidecar(path: Place, row: PictureRow, read: ReadRange) -> dict[str, Any]:
     if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
-        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
+        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit; {_REMEDY}")
     try:
         sidecar = parse_json(read(row.json_offset, row.json_size))
     except ValueError as error:
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error})") from None
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error}); {_REMEDY}") from None
     if not isinstance(sidecar, dict):
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object")
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object; {_REMEDY}")
     return sidecar
 
 
@@ -326,7 +328,9 @@ def _read_referenced(path: Place, row: PictureRow, sidecar: dict[str, Any], root
     try:
         return read_original(root, Original.from_json(sidecar["original"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCacheError(f"{path}: {row.key}.json doesn't say where its picture lies ({error})") from None
+        raise CorruptCacheError(
+            f"{path}: {row.key}.json doesn't say where its picture lies ({error}); {_REMEDY}"
+        ) from None
 
 
 def read_views(
@@ -351,7 +355,7 @@ def read_views(
         try:
             view = unpack_view(data, row.member)
         except CorruptCacheError as error:
-            raise CorruptCacheError(f"{path}: {row.key}.{error}; `richsem-prep verify` says how to mend it") from None
+            raise CorruptCacheError(f"{path}: {row.key}.{error}; {_REMEDY}") from None
         yield view
 
 
