@@ -39,7 +39,7 @@ def test_a_start_that_never_ends_is_one_error_with_a_way_out(monkeypatch):
     monkeypatch.setattr(ray_executor, "_INIT_SECONDS", 0.2)
     settings = WorkerSettings("demo", None, None, "cpu", None, 1)
     start = time.monotonic()
-    with pytest.raises(RichSemError, match="Ray can't start here: nothing for 0 s; .*--executor inline") as caught:
+    with pytest.raises(RichSemError, match=r"Ray can't start here: nothing for 0 s; .*--executor inline") as caught:
         RayExecutor(settings, workers=1, address=None, max_workers=1)
     assert time.monotonic() - start < 30
     assert len(str(caught.value).splitlines()) == 1
