@@ -233,7 +233,7 @@ def test_spread_is_that_of_numpy():
 
 
 @pytest.mark.parametrize(("column", "value"), [("kind", "brop"), ("pass", -1), ("offset", 2**62), ("regions", -1)])
-def test_a_cell_of_an_index_that_cant_be_right_is_refused(cache, column, value):
+def test_a_cell_of_an_index_that_cant_be_right_is_refused(cache, live, column, value):
     for shard in range(3):
         path = cache.label_set.index(shard)
         columns = pq.read_table(path).to_pydict()
