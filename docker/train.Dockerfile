@@ -11,7 +11,7 @@ WORKDIR /src
 COPY pyproject.toml requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --python /opt/richsem/bin/python --constraint requirements.txt \
-      --requirements pyproject.toml --extra train
+      --requirements pyproject.toml --extra train --extra s3
 COPY README.md LICENSE NOTICE ./
 COPY schemas schemas
 COPY pipeline pipeline

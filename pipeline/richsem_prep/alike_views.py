@@ -11,6 +11,7 @@ from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.index import ViewRow
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import FileHash, LabelSpec, LabelsReceipt
+from richsem_schemas.places import read_file
 from richsem_schemas.reader import view_rows
 from richsem_schemas.text_bank import hash_bytes
 
@@ -91,8 +92,8 @@ def read_shard_of_views(labels: LabelSetLayout, shard: int, spec: LabelSpec) -> 
     tar, index = labels.tar(shard), labels.index(shard)
     try:
         receipt = LabelsReceipt.read(labels.receipt(shard))
-        _require_intact(labels, index.read_bytes(), receipt.summary.index, str(index))
-        data = tar.read_bytes()
+        _require_intact(labels, read_file(index), receipt.summary.index, str(index))
+        data = read_file(tar)
     except FileNotFoundError as error:
         raise CorruptCacheError(f"{error.filename} is missing; {_remedy(labels)}") from None
     _require_intact(labels, data, receipt.summary.tar, str(tar))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.page import unreadable
 from richsem_prep.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.settings import Precision, WorkerSettings
 from richsem_prep.worker import Worker
@@ -94,19 +95,10 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
                 _compare(seen, live_views.text, found, temperature=spec.temperature)
                 on_progress(len(found.kls), total)
         except OSError as error:
-            raise CorruptCacheError(_unreadable(cache, shard, error)) from error
+            raise CorruptCacheError(unreadable(cache, error)) from error
     record = _record(manifest, request, found, shards=len(chosen), worker=worker)
     record.write(label_set.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
     return record
-
-
-def _unreadable(cache: Cache, shard: int, error: OSError) -> str:
-    name = error.filename
-    shown = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
-    remedy = f"see what else is with `richsem-prep verify {cache.labels_layout.out}`"
-    if cache.manifest.plan.pictures == "reference":
-        remedy += "; where the originals have moved, say so with --root"
-    return f"{shown or f'shard {shard}'}: can't be read ({error.strerror or error}); {remedy}"
 
 
 def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequest) -> Worker:

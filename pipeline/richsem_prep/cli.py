@@ -61,6 +61,9 @@ app = typer.Typer(
 """,
 )
 
+_SHOWN = 80
+"""Letters of a wrong value that a message repeats."""
+
 _RUN = "What to do"
 _TEACHER = "Teacher"
 _VIEWS = "Views and labels"
@@ -359,6 +362,11 @@ def shard(
             f"{len(summary.failed)} shards failed (see above); the rest is kept. Mend the cause and run the same "
             "command again"
         )
+    if summary.complete and not summary.pictures:
+        raise RichSemError(
+            f"{config.out} holds not one picture: all were set aside, for the reasons in {config.out}/quarantine; see "
+            "whether --root and --dataset are right, mend the pictures and run again with --retry-failed"
+        )
     if not summary.complete:
         typer.echo(f"Shards {shard_range} are done; when all are: richsem-prep finish {config.out}")
 
@@ -441,7 +449,9 @@ def _numbers(option: str, text: str, form: str) -> tuple[float, ...]:
 
 
 def _message(error: Any) -> str:
-    option = "--" + str(error["loc"][0]).replace("_", "-") + f" {error['input']!r}: " if error["loc"] else ""
+    given = repr(error["input"])
+    given = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    option = "--" + str(error["loc"][0]).replace("_", "-") + f" {given}: " if error["loc"] else ""
     return option + error["msg"].removeprefix("Value error, ")
 
 

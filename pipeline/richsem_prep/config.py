@@ -8,7 +8,9 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveI
 from richsem_schemas.codec import Embeddings
 from richsem_schemas.layout import check_set_name
 from richsem_schemas.manifest import MAX_SAMPLES_PER_SHARD, NoiseScale, ScaleJitter
+from richsem_schemas.picture import MAX_PICTURE_SIDE
 from richsem_schemas.places import PlaceField
+from richsem_schemas.sealed_json import MAX_WHOLE_NUMBER
 
 DatasetChoice = Literal[
     "lvis",
@@ -55,9 +57,9 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     embeddings: Embeddings
     labels: Annotated[str, AfterValidator(check_set_name)]
     pictures: Literal["copy", "reference"]
-    max_side: Annotated[int, Field(ge=16)] | None
+    max_side: Annotated[int, Field(ge=16, le=MAX_PICTURE_SIDE)] | None
     samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)] | None
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)]
     workers: PositiveInt | None
     executor: Literal["ray", "inline"]
     ray_address: str | None
@@ -65,7 +67,7 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     device: str | None
     precision: Literal["fp32", "fp16", "bf16"] | None
     names: Literal["raw", "clean"]
-    limit: PositiveInt | None
+    limit: Annotated[int, Field(ge=1, le=MAX_WHOLE_NUMBER)] | None
     overwrite: bool
     retry_failed: bool
     from_cache: PlaceField | None = None

@@ -12,7 +12,7 @@ from richsem_schemas.errors import EmbeddingError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Vocabulary
 from richsem_schemas.output_files import FULL
-from richsem_schemas.places import Place
+from richsem_schemas.places import Place, os_error_text
 from richsem_schemas.text_bank import TextBank
 
 if TYPE_CHECKING:
@@ -83,8 +83,13 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, RichSemError):
         return Failure(str(error), fatal=True)
     if isinstance(error, OSError) and error.errno in FULL:
-        what = f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}"
-        return Failure(f"{what}; free some and run the same command again, finished shards are kept", True)
+        return Failure(
+            f"{os_error_text(error)}; free some and run the same command again, finished shards are kept", fatal=True
+        )
+    if isinstance(error, FileNotFoundError):
+        return Failure(f"{os_error_text(error)}; is its disk mounted, or was its folder removed?", fatal=False)
+    if isinstance(error, OSError):
+        return Failure(os_error_text(error), fatal=False)
     return Failure(f"{type(error).__name__}: {error}", fatal=False)
 
 

@@ -14,7 +14,7 @@ from richsem_schemas.manifest import (
     PicturesReceipt,
     Plan,
 )
-from richsem_schemas.places import Place, each_of
+from richsem_schemas.places import Place, each_of, read_file
 from richsem_schemas.reader import read_plan
 from richsem_schemas.text_bank import hash_bytes
 
@@ -132,7 +132,7 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
         name=name,
         spec=spec,
         fingerprint=spec.fingerprint,
-        text=hash_bytes(label_set.text.read_bytes()),
+        text=hash_bytes(read_file(label_set.text)),
         views=sum(receipt.summary.views for receipt in receipts),
         regions=sum(receipt.summary.regions for receipt in receipts),
         bytes=sum(receipt.summary.tar.bytes for receipt in receipts),

@@ -5,7 +5,7 @@ from typing import Any
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest, Plan
-from richsem_schemas.places import Place, open_place
+from richsem_schemas.places import Place, open_place, read_file
 from richsem_schemas.reader import find_layout, open_cache, read_plan, require_same_pictures, require_same_plan
 from richsem_schemas.sealed_json import write_atomically
 from richsem_schemas.text_bank import hash_bytes
@@ -83,7 +83,7 @@ def _copy_listing(source: CacheLayout, target: CacheLayout, plan: Plan) -> None:
     if plan.listing_quarantine is not None:
         copies.append((source.listing_quarantine, target.listing_quarantine, plan.listing_quarantine))
     for here, there, expected in copies:
-        data = here.read_bytes()
+        data = read_file(here)
         if hash_bytes(data) != expected:
             raise CorruptCacheError(f"{here}: its bytes don't match {source.plan}; restore it first")
         write_atomically(there, data)

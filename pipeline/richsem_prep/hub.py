@@ -24,7 +24,7 @@ from richsem_schemas.manifest import (
     Plan,
     TextManifest,
 )
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.places import Place, RemotePath, open_regular
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -211,4 +211,8 @@ def _content(upload: Upload) -> str | bytes:
     """What the client takes: the path of a local file, else bytes."""
     if isinstance(upload.content, RemotePath):
         return upload.content.read_bytes()
-    return upload.content if isinstance(upload.content, bytes) else str(upload.content)
+    if isinstance(upload.content, bytes):
+        return upload.content
+    # The client would wait for a pipe.
+    open_regular(upload.content).close()
+    return str(upload.content)

@@ -179,7 +179,10 @@ def _count_shard(counts: _Counts, layout: CacheLayout, name: str, shard: int) ->
     for row in rows:
         if not 0 <= row.offset <= row.offset + row.size <= len(data):
             raise CorruptCacheError(f"{path}: cut short; run `richsem-prep verify {layout.out}`")
-        labelled = unpack_view(data[row.offset : row.offset + row.size], row.member)
+        try:
+            labelled = unpack_view(data[row.offset : row.offset + row.size], row.member)
+        except CorruptCacheError as error:
+            raise CorruptCacheError(f"{path}: {row.key}.{error}; run `richsem-prep verify {layout.out}`") from None
         counts.views[row.kind] += 1
         counts.regions[row.kind] += len(labelled.view.regions)
         categories.append(labelled.view.regions["category_id"])

@@ -22,7 +22,7 @@ from richsem_schemas.index import PictureRow, ViewRow
 from richsem_schemas.manifest import LabelManifest
 from richsem_schemas.output_files import require_no_inputs
 from richsem_schemas.picture import decode_picture
-from richsem_schemas.places import Place, open_place
+from richsem_schemas.places import Place, open_place, os_error_parts
 from richsem_schemas.reader import Cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import write_atomically
@@ -86,11 +86,24 @@ def write_page(cache: Cache, labels: str, path: Path, *, views: int, root: Place
             "there; bring it back, or record its new place with the same `richsem-prep shard --from-cache`"
         )
     root = root or (open_place(cache.manifest.plan.root) if cache.manifest.plan.root else None)
-    shown = [_load(cache, labels, shard, row, root) for shard, row in choose_views(cache, labels, views)]
+    chosen = choose_views(cache, labels, views)
+    try:
+        shown = [_load(cache, labels, shard, row, root) for shard, row in chosen]
+    except OSError as error:
+        raise RichSemError(unreadable(cache, error)) from error
     _require_page(path, cache, labels, shown, root)
     # Names may hold what UTF-8 has no bytes for.
     write_atomically(path, page_html(cache, cache.label_sets[labels], shown).encode("utf-8", "replace"))
     return len(shown)
+
+
+def unreadable(cache: Cache, error: OSError) -> str:
+    """A file of a cache, or an original that it refers to, that can't be read, and what to do."""
+    remedy = f"see what else is with `richsem-prep verify {cache.labels_layout.out}`"
+    if cache.manifest.plan.pictures == "reference":
+        remedy += "; where the originals have moved, say so with --root"
+    name, reason = os_error_parts(error)
+    return f"{name or 'a file'}: can't be read ({reason}); {remedy}"
 
 
 def _require_page(path: Path, cache: Cache, labels: str, shown: Sequence[ShownView], root: Place | None) -> None:

@@ -21,7 +21,7 @@ from richsem_schemas.manifest import FileHash, Plan
 from richsem_schemas.originals import printable
 from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.permutation import permuted
-from richsem_schemas.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.places import READ_AHEAD_BYTES, Place, RemotePath, open_regular
 from richsem_schemas.sealed_json import canonical_json, commit, temporary_path
 
 LISTING_BATCH = 1_024
@@ -200,7 +200,7 @@ def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatc
 def _require_intact(path: Path, expected: FileHash) -> None:
     """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         digest = "missing"

@@ -1,8 +1,12 @@
 """Shards on Ray: one actor a device, bounded work in flight, lost workers replaced."""
 
+import logging
 import os
 import secrets
+import signal
 import socket
+import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +35,9 @@ _START_SECONDS = 600.0
 
 _CONNECT_SECONDS = 10.0
 
+_INIT_SECONDS = 90.0
+"""How long Ray may take to start here, or to be joined; its own waits end after a minute, where they end."""
+
 _COUNTERS = "counters"
 
 _LOCAL_TOKEN = secrets.token_hex(32)
@@ -47,6 +54,8 @@ def _before_ray_starts(address: str | None) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     if address is None:
         os.environ["RAY_AUTH_TOKEN"] = _LOCAL_TOKEN
+        # Ray would end this process, without a word of ours, before `_INIT_SECONDS` are over.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(int(2 * _INIT_SECONDS)))
     elif not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _default_token().is_file()):
         raise RichSemError(
             f"--ray-address {address}: no token to join the cluster with. Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "
@@ -63,6 +72,33 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise RichSemError(f"--ray-address {address}: nothing answers there ({error}); is the cluster up?") from error
+
+
+def _within(seconds: float, call: Callable[[], object], until: threading.Event) -> Exception | None:
+    """Make a call that may never return; what it raised, or a `TimeoutError` where it took longer.
+
+    Ray doesn't always notice that one of its processes was killed while it started, and a wait in its C++ can't be
+    interrupted. So the call has a thread of its own, which lives on until the event: Ray's processes die with it.
+    """
+    raised: list[Exception] = []
+    returned = threading.Event()
+
+    def guarded() -> None:
+        try:
+            call()
+        except Exception as error:
+            raised.append(error)
+        returned.set()
+        until.wait()
+
+    # Ray would say that it can set no handler from a thread, so its handler is set here.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    threading.Thread(target=guarded, name="ray-init", daemon=True).start()
+    if not returned.wait(seconds):
+        return TimeoutError(f"nothing for {seconds:.0f} s; one of its processes was killed, or the machine is busy")
+    return raised[0] if raised else None
 
 
 def _default_token() -> Path:
@@ -134,6 +170,7 @@ class RayExecutor:
         import ray  # noqa: PLC0415 - after its environment is set
 
         self._ray = ray
+        self._closed = threading.Event()
         self._connect(address)
         resources = ray.cluster_resources()
         self._cpus, self._gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
@@ -156,12 +193,13 @@ class RayExecutor:
         else:
             _require_answer(address)
             options["address"] = address
-        try:
-            self._ray.init(**options)
-        except Exception as error:
+        if error := _within(_INIT_SECONDS, lambda: self._ray.init(**options), self._closed):
+            self._closed.set()
             where = f"--ray-address {address}: the cluster can't be joined" if address else "Ray can't start here"
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise RichSemError(f"{where}: {reason}; --executor inline works without Ray") from error
+            raise RichSemError(
+                f"{where}: {_first_line(error)}; run the same command again, or with --executor inline, which works "
+                "without Ray"
+            ) from error
 
     def _new_actor(self) -> Any:
         # Half a core at most is reserved, so that two workers on two cores leave Ray room to breathe.
@@ -260,6 +298,7 @@ class RayExecutor:
         for actor in self._actors:
             self._ray.kill(actor)
         self._ray.shutdown()
+        self._closed.set()
 
 
 class _Counters:

@@ -24,7 +24,7 @@ from richsem_prep.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerS
 from richsem_prep.source import Source
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.layout import CacheLayout, LabelSetLayout
-from richsem_schemas.manifest import LabelSpec, Plan, ViewsSpec, require_same
+from richsem_schemas.manifest import CacheManifest, LabelSpec, Plan, ViewsSpec, require_same
 from richsem_schemas.places import Place, RemotePath, each_of, is_local, lives_in_this_process
 from richsem_schemas.reader import read_plan
 from richsem_schemas.sealed_json import temporaries
@@ -63,6 +63,7 @@ class RunSummary:
         failed: shards given up, and why.
         already: shards that were there before.
         complete: whether every shard of the label set is there now.
+        pictures: that the complete cache holds.
         start_seconds: until the first shard could begin: listing, Ray, teacher, text.
         work_seconds: making shards.
         workers: how many worked.
@@ -74,6 +75,7 @@ class RunSummary:
     failed: dict[int, str] = field(default_factory=dict)
     already: int = 0
     complete: bool = False
+    pictures: int = 0
     start_seconds: float = 0.0
     work_seconds: float = 0.0
     workers: int = 0
@@ -110,6 +112,7 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
         if not config.shard_range and not summary.failed:
             finish_cache(layout, [config.labels])
             summary.complete = True
+            summary.pictures = CacheManifest.read(layout.manifest).samples
     return summary
 
 

@@ -40,7 +40,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
 )
 from richsem_schemas.picture import decode_picture, picture_extension
-from richsem_schemas.places import Place
+from richsem_schemas.places import Place, read_file
 from richsem_schemas.reader import picture_rows, read_pictures
 from richsem_schemas.render import render_view
 from richsem_schemas.sealed_json import canonical_json
@@ -254,7 +254,7 @@ class _ShardTask:
     def _require_intact_index(self) -> None:
         layout = self.inputs.picture_layout
         index, receipt = layout.pictures_index(self.shard), layout.pictures_receipt(self.shard)
-        if hash_bytes(index.read_bytes()) != PicturesReceipt.read(receipt).summary.index:
+        if hash_bytes(read_file(index)) != PicturesReceipt.read(receipt).summary.index:
             raise CorruptCacheError(
                 f"{index}: its bytes don't match {receipt}; delete that receipt and run the same command again, "
                 "which makes the shard anew"

@@ -40,7 +40,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
     TextManifest,
 )
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.places import Place, RemotePath, read_file
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_THREADS = 16
@@ -409,7 +409,7 @@ class _Verifier:
         if sealed is None:
             return None
         before = len(self.tree.problems)
-        if manifest is not None and hash_bytes(labels.text.read_bytes()) != manifest.text:
+        if manifest is not None and hash_bytes(read_file(labels.text)) != manifest.text:
             self._add(labels.text, "it is not the text that the manifest names", remedy)
         self._check_hash(labels.text_features, sealed.features, said_by="text.json", remedy=remedy)
         if len(self.tree.problems) > before:

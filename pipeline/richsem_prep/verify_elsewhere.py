@@ -4,7 +4,7 @@ from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.index import PictureColumns, read_picture_columns
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest
-from richsem_schemas.places import open_place
+from richsem_schemas.places import open_place, read_file
 from richsem_schemas.text_bank import hash_bytes
 
 
@@ -21,7 +21,7 @@ def columns_elsewhere(manifest: CacheManifest, shard: int) -> PictureColumns | N
     expected = next((summary.index for summary in manifest.shards if summary.shard == shard), None)
     index = _layout(manifest).pictures_index(shard)
     try:
-        if expected is None or hash_bytes(index.read_bytes()) != expected:
+        if expected is None or hash_bytes(read_file(index)) != expected:
             return None
         return read_picture_columns(index)
     except (OSError, CorruptCacheError):

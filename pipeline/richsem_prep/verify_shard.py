@@ -3,7 +3,6 @@
 import hashlib
 import json
 import operator
-import os
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,8 +36,8 @@ from richsem_schemas.manifest import (
     Plan,
     ShardSummary,
 )
-from richsem_schemas.originals import WHOLE_FILE, Original, open_regular
-from richsem_schemas.places import Place, RemotePath, name_below
+from richsem_schemas.originals import WHOLE_FILE, Original
+from richsem_schemas.places import Place, RemotePath, name_below, open_regular, read_file
 from richsem_schemas.sealed_json import MAX_JSON_BYTES
 from richsem_schemas.view_checks import BoxRows, ShardPictures
 
@@ -115,10 +114,7 @@ class CacheUnderTest:
             with path.open() as remote:
                 yield HashingReader(remote, done)
             return
-        with (
-            open_regular(os.fsencode(path)) as descriptor,
-            os.fdopen(descriptor, "rb", buffering=_BUFFER, closefd=False) as file,
-        ):
+        with open_regular(path, buffering=_BUFFER) as file:
             yield HashingReader(file, done)
 
     def size_problem(self, path: Place, expected: FileHash, *, said_by: str) -> str | None:
@@ -449,7 +445,7 @@ def _quarantined_samples(path: Place, summary: ShardSummary, shard: int) -> set[
     if path.stat().st_size > MAX_JSON_BYTES:
         raise CorruptCacheError("it is too large for what it holds")
     samples = set()
-    for line in path.read_bytes().splitlines():
+    for line in read_file(path).splitlines():
         item = json.loads(line)
         if set(item) != {"key", "sample", "name", "reason"} or item["key"] != sample_key(shard, int(item["sample"])):
             raise CorruptCacheError("a line is not that of a quarantined sample")

@@ -17,6 +17,10 @@ class CorruptCacheError(RichSemError):
     """A file of a cache is truncated, changed, or not what its receipt says."""
 
 
+class IrregularFileError(CorruptCacheError):
+    """A pipe, a device or a folder stands in the place of a file."""
+
+
 class ManifestMismatchError(RichSemError):
     """A cache holds something else than what is asked for; names the fields that differ."""
 

@@ -1,10 +1,9 @@
 """Where each sample and view lies in its shard: one parquet file a shard, read lazily."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.layout import sample_key
+from richsem_schemas.picture import MAX_PICTURE_BYTES, MAX_PICTURE_SIDE
+from richsem_schemas.places import Place, RemotePath, read_file
+from richsem_schemas.view import VIEW_KINDS
+
+MAX_INDEX_BYTES = 2**28
+"""Largest index that is read; that of a hundred thousand views has some megabytes."""
 
 PICTURE_COLUMNS = pa.schema(
     [
@@ -46,6 +51,35 @@ VIEW_COLUMNS = pa.schema(
     ]
 )
 """A row a view, in the order of the tar."""
+
+
+_REMEDY = "`richsem-prep verify` says how to make the shard anew"
+
+_SAMPLES = (0, 99_999)
+"""As many as a key's five digits can count."""
+
+_PLACES = (0, 2**60)
+"""Of anything in a tar, bytes: far from where sums overflow."""
+
+_MOST = 2**31 - 1
+_PICTURE_BOUNDS = {
+    "sample": _SAMPLES,
+    "category_id": (0, _MOST),
+    "height": (1, MAX_PICTURE_SIDE),
+    "width": (1, MAX_PICTURE_SIDE),
+    "offset": (-1, 2**60),
+    "size": (0, MAX_PICTURE_BYTES),
+    "json_offset": _PLACES,
+    "json_size": _PLACES,
+}
+_VIEW_BOUNDS = {
+    "sample": _SAMPLES,
+    "pass": (0, _MOST),
+    "tiles": (0, _MOST),
+    "regions": (0, _MOST),
+    "offset": _PLACES,
+    "size": _PLACES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,33 +165,86 @@ def index_bytes(rows: list[tuple], schema: pa.Schema) -> bytes:
 
 
 def read_picture_index(path: Place) -> list[PictureRow]:
-    """Rows of a shard's picture index, in the order of its tar."""
-    return [PictureRow(*row) for row in _read(path, PICTURE_COLUMNS)]
+    """Rows of a shard's picture index, in the order of its tar.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        CorruptCacheError: it is no such index, or a cell of it can't be right.
+    """
+    with _readable(path):
+        table = _read_table(path, PICTURE_COLUMNS)
+        _require_sound(table, _PICTURE_BOUNDS)
+        _require_distinct(table["key"].to_pylist())
+        return [PictureRow(*row) for row in _rows(table)]
 
 
 def read_view_index(path: Place) -> list[ViewRow]:
-    """Rows of a shard's view index, in the order of its tar."""
-    return [ViewRow(*row) for row in _read(path, VIEW_COLUMNS)]
+    """Rows of a shard's view index, in the order of its tar.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        CorruptCacheError: it is no such index, or a cell of it can't be right.
+    """
+    with _readable(path):
+        table = _read_table(path, VIEW_COLUMNS)
+        _require_sound(table, _VIEW_BOUNDS)
+        rows = [ViewRow(*row) for row in _rows(table)]
+        if wrong := sorted({row.kind for row in rows}.difference(VIEW_KINDS)):
+            raise ValueError(f"{wrong[0]!r} is no kind of view")
+        _require_distinct([(row.key, row.kind, row.pass_index) for row in rows])
+        return rows
 
 
 def read_picture_columns(path: Place) -> PictureColumns:
-    """The columns of a shard's picture index."""
+    """The columns of a shard's picture index, as they are: for `verify`, which names each cell that is wrong."""
     return PictureColumns(*_read_columns(path, PICTURE_COLUMNS))
 
 
 def read_view_columns(path: Place) -> ViewColumns:
-    """The columns of a shard's view index."""
+    """The columns of a shard's view index, likewise."""
     return ViewColumns(*_read_columns(path, VIEW_COLUMNS))
 
 
-def parquet_source(path: Place) -> Path | BytesIO:
-    """What pyarrow reads an index from."""
-    return BytesIO(path.read_bytes()) if isinstance(path, RemotePath) else path
+def parquet_source(path: Place) -> BytesIO:
+    """What pyarrow reads an index from.
+
+    Raises:
+        CorruptCacheError: it is no regular file, or larger than any index.
+    """
+    # At a URL by the one call that the trainer's local copy answers.
+    return BytesIO(read_file(path, limit=None if isinstance(path, RemotePath) else MAX_INDEX_BYTES))
 
 
-def _read(path: Place, schema: pa.Schema) -> list[tuple]:
-    with _readable(path):
-        return list(zip(*(column.to_pylist() for column in _read_table(path, schema).columns), strict=True))
+def _rows(table: pa.Table) -> Iterator[tuple]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _require_sound(table: pa.Table, bounds: Mapping[str, tuple[int, int]]) -> None:
+    """Check that numbers lie in their bounds, and that keys are those of one shard and of their samples.
+
+    Raises:
+        ValueError: names the first row that is wrong.
+    """
+    for name, (least, most) in bounds.items():
+        values = table[name].to_numpy()
+        wrong = np.flatnonzero((values < least) | (values > most))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]}: {name} is {values[wrong[0]]}; it must lie in {least}..{most}")
+    keys = table["key"].to_pylist()
+    shard = keys[0].partition("-")[0] if keys else ""
+    if not (shard.isascii() and shard.isdigit() and len(shard) < 10) and keys:
+        raise ValueError(f"row 0: {keys[0]!r} is no key")
+    for row, (key, sample) in enumerate(zip(keys, table["sample"].to_pylist(), strict=True)):
+        if key != sample_key(int(shard), sample):
+            raise ValueError(f"row {row}: {key!r} is not the key of sample {sample} of its shard")
+
+
+def _require_distinct(rows: list[Any]) -> None:
+    seen = set()
+    for number, row in enumerate(rows):
+        if row in seen:
+            raise ValueError(f"row {number} repeats an earlier one: {row}")
+        seen.add(row)
 
 
 def _read_columns(path: Place, schema: pa.Schema) -> list[Any]:
@@ -176,7 +263,11 @@ def _readable(path: Place) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(path, RemotePath) and isinstance(error, OSError):
             raise  # The network failed, which says nothing about the file.
-        raise CorruptCacheError(f"{path}: not a readable index ({error})") from None
+        raise CorruptCacheError(f"{path}: not a readable index ({_one_line(error)}); {_REMEDY}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _read_table(path: Place, schema: pa.Schema) -> pa.Table:

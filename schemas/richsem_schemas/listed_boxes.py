@@ -13,7 +13,7 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import Plan
 from richsem_schemas.permutation import permuted
-from richsem_schemas.places import Place, RemotePath, file_sha256
+from richsem_schemas.places import Place, RemotePath, file_sha256, open_regular
 
 _COLUMNS = {
     "file": pa.binary(),
@@ -78,7 +78,7 @@ def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
 
 
 def _opened(listing: Place) -> BinaryIO:
-    return io.BytesIO(listing.read_bytes()) if isinstance(listing, RemotePath) else listing.open("rb")
+    return io.BytesIO(listing.read_bytes()) if isinstance(listing, RemotePath) else open_regular(listing)
 
 
 def _positions(plan: Plan) -> NDArray[np.int64]:

@@ -1,15 +1,14 @@
 """Where a picture's bytes lie outside of the cache, and the one way they are read."""
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from richsem_schemas.errors import PictureError, SourceError
+from richsem_schemas.errors import IrregularFileError, PictureError, SourceError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, gunzip_picture
-from richsem_schemas.places import Place, RemoteFile, RemotePath
+from richsem_schemas.places import Place, RemoteFile, RemotePath, open_regular
 
 WHOLE_FILE = -1
 """The `offset` of a picture that is a file of its own."""
@@ -40,7 +39,12 @@ class Original:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        return cls(os.fsencode(str(value["file"])), int(value["offset"]), int(value["size"]))
+        file, offset, size = value["file"], value["offset"], value["size"]
+        if not isinstance(file, str) or type(offset) is not int or type(size) is not int:
+            raise TypeError("not a name and two whole numbers")
+        if offset < WHOLE_FILE or size < 0:
+            raise ValueError(f"offset {offset} and size {size}")
+        return cls(os.fsencode(file), offset, size)
 
 
 def read_original(root: Place, original: Original) -> bytes:
@@ -69,22 +73,6 @@ def printable(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-@contextmanager
-def open_regular(path: bytes) -> Iterator[int]:
-    """Open a regular file for reading and yield its descriptor; a FIFO or a device neither hangs nor is read.
-
-    Raises:
-        PictureError: not a regular file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise PictureError("not a regular file; only those are read")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 OpenFile = int | RemoteFile
 """A file open for reading: a descriptor, or a file at a URL."""
 
@@ -102,8 +90,12 @@ def open_below(root: Place, file: bytes) -> Iterator[OpenFile]:
         with (root / os.fsdecode(file)).open() as remote:
             yield remote
     else:
-        with open_regular(os.path.join(os.fsencode(root), file)) as descriptor:
-            yield descriptor
+        try:
+            local = open_regular(os.path.join(os.fsencode(root), file))
+        except IrregularFileError:
+            raise PictureError("not a regular file; only those are read") from None
+        with local:
+            yield local.fileno()
 
 
 def size_of(file: OpenFile) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.places import os_error_text
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """How systems say that a disk, or a user's share of it, is full."""
@@ -88,8 +89,7 @@ def _free_bytes(path: Path) -> int:
 
 def told_in_one_line(error: Exception) -> str:
     """What to tell the user of an error: of the system's by file and reason, without its number."""
-    if not isinstance(error, OSError) or error.strerror is None:
+    if not isinstance(error, OSError):
         return str(error)
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    told = ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
+    told = os_error_text(error)
     return f"{told}; free some, or write to another disk" if error.errno in FULL else told

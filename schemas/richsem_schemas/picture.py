@@ -1,7 +1,8 @@
 """The one decoder of pictures, for the teacher and for the student, so that both see the same pixels.
 
-Pictures are untrusted: formats are an explicit list (PIL would hand EPS to Ghostscript), sizes are checked before
-pixels are decoded, and whatever a decoder raises on broken bytes becomes a `PictureError`.
+Pictures are untrusted: formats are an explicit list (PIL would hand EPS to Ghostscript), what would take long is
+refused by its structure, sizes are checked before pixels are decoded, and whatever a decoder raises on broken bytes
+becomes a `PictureError`.
 """
 
 import io
@@ -13,9 +14,14 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from richsem_schemas.errors import PictureError
+from richsem_schemas.picture_structure import check_structure, require_little_exif
 
 MAX_PICTURE_PIXELS = 64 * 2**20
 """Largest picture that is decoded, in pixels (192 MiB as RGB)."""
+
+MAX_PICTURE_SIDE = 2**16
+"""Longest side of a picture that is decoded, in pixels: PIL takes a row of raw pixels in pieces and begins anew with
+each, so that one row of all pixels would take minutes."""
 
 MAX_PICTURE_BYTES = 128 * 2**20
 """Largest picture file that is read, in bytes, compressed or not."""
@@ -30,8 +36,8 @@ _SIGNATURES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("png", "PNG", (b"\x89PNG\r\n\x1a\n",)),
     ("gif", "GIF", (b"GIF87a", b"GIF89a")),
     ("bmp", "BMP", (b"BM",)),
-    ("tif", "TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    ("ppm", "PPM", tuple(b"P%d" % kind + space for kind in range(1, 7) for space in (b"\n", b" ", b"\t", b"\r"))),
+    ("tif", "TIFF", (b"II*\0", b"MM\0*")),
+    ("ppm", "PPM", tuple(b"P%d" % kind + space for kind in (4, 5, 6) for space in (b"\n", b" ", b"\t", b"\r"))),
 )
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -58,13 +64,16 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PICTURE_PIXELS) -> Imag
     profiles are ignored, as the common training pipelines do.
 
     Args:
-        data: a JPEG (or MPO), PNG, WebP, BMP, GIF, TIFF or PPM file; not gzip-compressed (see `gunzip_picture`).
+        data: a JPEG (or MPO), PNG, WebP, BMP, GIF, TIFF, PPM, binary PGM or PBM file; not gzip-compressed (see
+            `gunzip_picture`).
         max_pixels: refuse pictures with more, before their pixels are decoded.
 
     Raises:
-        PictureError: not such a picture, damaged, cut short, too large, or of floating-point pixels.
+        PictureError: not such a picture, damaged, cut short, too large, of floating-point pixels, or of a structure
+            that would take long (see `check_structure`).
     """
     _, pil_format = _identify(data)
+    check_structure(data, pil_format)
     try:
         with Image.open(io.BytesIO(data), formats=(pil_format,)) as image:
             _check_size(image, max_pixels)
@@ -126,11 +135,13 @@ def _identify(data: bytes) -> tuple[str, str]:
             return extension, pil_format
     if not data:
         raise PictureError("an empty file: 0 bytes")
-    raise PictureError(f"starts with {data[:8]!r}; not a JPEG, PNG, WebP, BMP, GIF, TIFF or PPM picture")
+    raise PictureError(f"starts with {data[:8]!r}; not a JPEG, PNG, WebP, BMP, GIF, TIFF or binary PNM picture")
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
+    if max(width, height) > MAX_PICTURE_SIDE:
+        raise PictureError(f"{width}x{height} pixels; a side may have at most {MAX_PICTURE_SIDE:,}")
     if width * height > max_pixels:
         raise PictureError(f"{width}x{height} are {width * height:,} pixels; at most {max_pixels:,} are decoded")
 
@@ -147,6 +158,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _exif_orientation(image: Image.Image) -> int:
     """Read the EXIF orientation, 1..8; 1 (upright) where there is none or it can't be read."""
+    for name in ("exif", "Raw profile type exif"):
+        require_little_exif(len(image.info.get(name, b"")))
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except MemoryError:

@@ -1,11 +1,11 @@
 """What a cache left out, and why: a JSON object a line."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.places import Place, RemotePath, open_regular
+from richsem_schemas.sealed_json import parse_json
 
 MAX_BYTES = 2**30
 
@@ -24,14 +24,14 @@ def read_quarantine(path: Place) -> Iterator[dict[str, Any]]:
     if isinstance(path, RemotePath):
         yield from (_record(path, line) for line in path.read_bytes().splitlines())
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         yield from (_record(path, line) for line in file)
 
 
 def _record(path: Place, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         record = None
     if not isinstance(record, dict) or not isinstance(record.get("reason"), str):
         raise CorruptCacheError(f"{path}: a line is no quarantined sample; run `richsem-prep verify`, or restore it")

@@ -1,8 +1,6 @@
 """Reading a cache: its manifests once, its shards lazily, one ranged read a block."""
 
 import functools
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +10,15 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan, require_same
-from richsem_schemas.originals import Original, read_original
+from richsem_schemas.originals import Original, read_at, read_original
 from richsem_schemas.picture import MAX_PICTURE_BYTES
-from richsem_schemas.places import Place, RemotePath, open_place
+from richsem_schemas.places import Place, RemotePath, open_place, open_regular
+from richsem_schemas.sealed_json import parse_json
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 
 MAX_SIDECAR_BYTES = 2**20
+
+_REMEDY = "`richsem-prep verify` says how to mend it"
 
 MAX_VIEWS_SPAN_BYTES = 2**30
 """Most bytes that the views of one block may take; a forged index must not fill the memory."""
@@ -189,15 +190,15 @@ def read_span(path: Place, offset: int, size: int) -> bytes:
     """Read bytes from the middle of a file; at a URL, by one request.
 
     Raises:
-        CorruptCacheError: the file ends before.
+        CorruptCacheError: the file ends before, or is none.
     """
     if isinstance(path, RemotePath):
         data = path.read_range(offset, size)
     else:
-        with path.open("rb") as file:
-            data = os.pread(file.fileno(), size, offset)
+        with open_regular(path) as file:
+            data = read_at(file.fileno(), offset, size)
     if len(data) != size:
-        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there")
+        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there; {_REMEDY}")
     return data
 
 
@@ -297,7 +298,7 @@ def read_pictures(
         sidecar = _read_sidecar(path, row, read)
         if row.offset >= 0:
             if not 0 <= row.size <= MAX_PICTURE_BYTES:
-                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit")
+                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit; {_REMEDY}")
             data = read(row.offset, row.size)
         else:
             data = _read_referenced(path, row, sidecar, root)
@@ -311,13 +312,13 @@ def read_pictures(
 
 def _read_sidecar(path: Place, row: PictureRow, read: ReadRange) -> dict[str, Any]:
     if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
-        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit")
+        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit; {_REMEDY}")
     try:
-        sidecar = json.loads(read(row.json_offset, row.json_size))
+        sidecar = parse_json(read(row.json_offset, row.json_size))
     except ValueError as error:
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error})") from None
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error}); {_REMEDY}") from None
     if not isinstance(sidecar, dict):
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object")
+        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object; {_REMEDY}")
     return sidecar
 
 
@@ -327,7 +328,9 @@ def _read_referenced(path: Place, row: PictureRow, sidecar: dict[str, Any], root
     try:
         return read_original(root, Original.from_json(sidecar["original"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCacheError(f"{path}: {row.key}.json doesn't say where its picture lies ({error})") from None
+        raise CorruptCacheError(
+            f"{path}: {row.key}.json doesn't say where its picture lies ({error}); {_REMEDY}"
+        ) from None
 
 
 def read_views(
@@ -348,7 +351,12 @@ def read_views(
     path = layout.label_set(labels).tar(shard)
     read = functools.partial(read_span, path) if span is None else span.read
     for row in rows:
-        yield unpack_view(read(row.offset, row.size), row.member)
+        data = read(row.offset, row.size)
+        try:
+            view = unpack_view(data, row.member)
+        except CorruptCacheError as error:
+            raise CorruptCacheError(f"{path}: {row.key}.{error}; {_REMEDY}") from None
+        yield view
 
 
 def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:

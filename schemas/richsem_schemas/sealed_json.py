@@ -3,17 +3,39 @@
 import hashlib
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.output_files import full_disk_named
-from richsem_schemas.places import Place, RemotePath
+from richsem_schemas.places import Place, RemotePath, read_file
 
 MAX_JSON_BYTES = 256 * 2**20
 
 _REMEDY = "restore it, or delete it and run the command that made it, which makes it anew"
+
+
+MAX_WHOLE_NUMBER = 2**63 - 1
+"""Largest in the JSON of a cache: what files, arrays and other languages hold."""
+
+
+def parse_json(data: bytes) -> Any:
+    """Read JSON of a cache, in which every whole number fits 64 bits.
+
+    Raises:
+        ValueError: it is no JSON, nested without end, or holds a larger number.
+    """
+    try:
+        return json.loads(data, parse_int=_whole_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole_number(digits: str) -> int:
+    value = int(digits) if len(digits) <= len(str(-MAX_WHOLE_NUMBER)) else MAX_WHOLE_NUMBER + 1
+    if abs(value) > MAX_WHOLE_NUMBER:
+        raise ValueError(f"the number {digits[:20]}{'…' * (len(digits) > 20)} doesn't fit 64 bits")
+    return value
 
 
 def canonical_json(value: object) -> bytes:
@@ -27,8 +49,14 @@ def json_sha256(value: object) -> str:
 
 
 def write_sealed_json(path: Place, value: dict[str, Any]) -> None:
-    """Write `value` with its checksum, whole or not at all, as `write_atomically`."""
-    write_atomically(path, _spelling(value, json_sha256(value)))
+    """Write `value` with its checksum, whole or not at all, as `write_atomically`.
+
+    Raises:
+        ValueError: it holds a number that couldn't be read back.
+    """
+    data = _spelling(value, json_sha256(value))
+    parse_json(data)
+    write_atomically(path, data)
 
 
 def read_sealed_json(path: Place) -> dict[str, Any]:
@@ -38,25 +66,16 @@ def read_sealed_json(path: Place) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptCacheError: the file is not byte for byte what was written.
     """
-    data = _read_bounded(path)
+    data = read_file(path, limit=MAX_JSON_BYTES)
     try:
-        value = json.loads(data)
+        value = parse_json(data)
         value.pop("checksum")
         unchanged = _spelling(value, json_sha256(value)) == data
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptCacheError(f"{path}: damaged ({error}); {_REMEDY}") from None
     if not unchanged:
         raise CorruptCacheError(f"{path}: its bytes don't match its checksum; {_REMEDY}")
     return dict(value)
-
-
-def _read_bounded(path: Place) -> bytes:
-    """The file; nothing where it can't be one of ours: a FIFO would be waited for, a giant fill the memory."""
-    if isinstance(path, RemotePath):
-        data = path.read_range(0, MAX_JSON_BYTES + 1)
-        return data if len(data) <= MAX_JSON_BYTES else b""
-    status = path.stat()
-    return path.read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_JSON_BYTES else b""
 
 
 def _spelling(value: dict[str, Any], checksum: str) -> bytes:

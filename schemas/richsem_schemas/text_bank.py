@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import LabelSetLayout
 from richsem_schemas.manifest import FileHash, TextManifest, TextSpec
-from richsem_schemas.places import Place
+from richsem_schemas.places import Place, read_file
 from richsem_schemas.sealed_json import json_sha256, write_atomically
 
 NONE_NAME = "none"
@@ -94,7 +94,7 @@ def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:
     """
     if features.stat().st_size != manifest.features.bytes:
         raise CorruptCacheError(f"{features}: not as long as {text} says; make the text anew")
-    data = features.read_bytes()
+    data = read_file(features)
     if hash_bytes(data) != manifest.features:
         raise CorruptCacheError(f"{features}: its bytes don't match {text}; make the text anew")
     features_CD = _parse_features(data, features, classes=len(manifest.class_names))

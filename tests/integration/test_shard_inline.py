@@ -326,14 +326,14 @@ def test_a_source_that_vanishes_fails_its_shard_and_keeps_the_rest(resnet, tmp_p
     missing = list(root.rglob("*.jpg"))
     kept = {row.name for row in picture_rows(open_layout(out), 0)}
     victim = next(p for p in missing if str(p.relative_to(root)) not in kept)
-    content = victim.read_bytes()
-    victim.unlink()
+    # With its folder: a single picture that was removed is set aside.
+    victim.parent.rename(tmp_path / "elsewhere")
     summary, _ = shard(root, out, resnet, samples_per_shard=10)
     assert list(summary.failed) == [1]
     assert "No such file" in summary.failed[1]
     assert not (out / "manifest.json").exists()
     assert not list(out.rglob("*.tmp"))
-    victim.write_bytes(content)
+    (tmp_path / "elsewhere").rename(victim.parent)
     summary, _ = shard(root, out, resnet, samples_per_shard=10)
     assert summary.complete
 

@@ -156,3 +156,25 @@ def test_a_cluster_without_the_token_is_not_joined(source, resnet, tmp_path):
     assert code == 1
     assert "RAY_AUTH_TOKEN" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("helper", ["gcs_server", "raylet"])
+def test_one_of_rays_own_processes_killed_while_it_starts_is_an_error_within_two_minutes(
+    source, resnet, tmp_path, helper
+):
+    command = Command(*arguments(source, tmp_path / "c", resnet, "--workers", "1"))
+    start = time.monotonic()
+    while time.monotonic() - start < 120:
+        family = psutil.Process(command.process.pid).children(recursive=True)
+        if found := [child for child in family if child.name() == helper]:
+            # Late enough for others to know it.
+            time.sleep(0.7)
+            found[0].kill()
+            break
+        time.sleep(0.01)
+    code, output = command.wait(150)
+    assert code == 1
+    assert "error: Ray can't start here: " in output
+    assert "--executor inline" in output
+    assert "Traceback" not in output

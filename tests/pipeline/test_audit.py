@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from synthetic_cache import DIM, LABELS, HashingEncoder, SyntheticCache
@@ -14,6 +15,7 @@ from richsem_prep.inspect_cache import inspect_label_set
 from richsem_prep.settings import WorkerDescription
 from richsem_prep.verify import verify_cache
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.index import VIEW_COLUMNS, index_bytes
 from richsem_schemas.manifest import AuditRecord, Environment, LabelSpec
 from richsem_schemas.reader import open_cache, picture_rows
 from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
@@ -228,3 +230,14 @@ def test_an_embedding_without_length_has_no_cosine_of_one():
 def test_spread_is_that_of_numpy():
     found = spread(list(range(101)))
     assert (found.lowest, found.percentile_1, found.median, found.mean, found.percentile_99) == (0, 1, 50, 50, 99)
+
+
+@pytest.mark.parametrize(("column", "value"), [("kind", "brop"), ("pass", -1), ("offset", 2**62), ("regions", -1)])
+def test_a_cell_of_an_index_that_cant_be_right_is_refused(cache, live, column, value):
+    for shard in range(3):
+        path = cache.label_set.index(shard)
+        columns = pq.read_table(path).to_pydict()
+        columns[column][0] = value
+        path.write_bytes(index_bytes(list(zip(*columns.values(), strict=True)), VIEW_COLUMNS))
+    with pytest.raises(CorruptCacheError, match=r"\.parquet: not a readable index \(.*richsem-prep verify"):
+        run(cache)

@@ -1,5 +1,7 @@
 """Where caches lie: what a URL keeps of what a local path promises."""
 
+import errno
+import os
 import pickle
 import re
 import uuid
@@ -10,11 +12,19 @@ import numpy as np
 import pytest
 
 from richsem_schemas import places
-from richsem_schemas.errors import CorruptCacheError, PictureError, RichSemError, SourceError
+from richsem_schemas.errors import CorruptCacheError, IrregularFileError, PictureError, RichSemError, SourceError
 from richsem_schemas.index import VIEW_COLUMNS, index_bytes, read_view_index
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.originals import WHOLE_FILE, Original, open_below, read_at, read_original, size_of
-from richsem_schemas.places import RemotePath, file_sha256, name_below, open_place
+from richsem_schemas.places import (
+    RemotePath,
+    file_sha256,
+    name_below,
+    open_place,
+    open_regular,
+    os_error_text,
+    read_file,
+)
 from richsem_schemas.reader import find_layout, read_span
 from richsem_schemas.sealed_json import read_sealed_json, temporaries, write_atomically, write_sealed_json
 from tests.s3_server import new_bucket, s3_server
@@ -134,7 +144,8 @@ def test_a_span_behind_the_end_is_a_file_cut_short(place):
 def test_sealed_files_and_indexes_are_those_of_local_caches(place, tmp_path):
     for folder in (place, tmp_path):
         write_sealed_json(folder / "plan" / "x.json", {"a": 1, "b": [1, 2]})
-        write_atomically(folder / "x.parquet", index_bytes([("k", 0, "crop", 0, 1, 1, 512, 100)], VIEW_COLUMNS))
+        row = ("000000-00000", 0, "crop", 0, 1, 1, 512, 100)
+        write_atomically(folder / "x.parquet", index_bytes([row], VIEW_COLUMNS))
     assert (place / "plan" / "x.json").read_bytes() == (tmp_path / "plan" / "x.json").read_bytes()
     assert read_sealed_json(place / "plan" / "x.json") == {"a": 1, "b": [1, 2]}
     assert read_view_index(place / "x.parquet") == read_view_index(tmp_path / "x.parquet")
@@ -209,3 +220,42 @@ def test_a_dead_server_is_an_error_within_seconds(monkeypatch):
     place = RemotePath("s3://bucket/caches")
     with pytest.raises(OSError, match="s3://bucket/caches"):
         place.exists()
+
+
+def test_only_regular_files_are_opened_and_links_to_them(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("file", "link"):
+        assert read_file(tmp_path / name) == b"abc"
+        with open_regular(os.fsencode(tmp_path / name)) as file:
+            assert file.read(2) == b"ab"
+    for path in (tmp_path / "pipe", tmp_path / "device", tmp_path):
+        with pytest.raises(IrregularFileError, match="not a regular file, and only those are read"):
+            open_regular(path)
+        with pytest.raises(IrregularFileError):
+            file_sha256(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "absent")
+
+
+def test_a_file_larger_than_any_of_its_kind_is_not_read_whole(place):
+    write_atomically(place / "a", bytes(100))
+    assert read_file(place / "a", limit=100) == bytes(100)
+    with pytest.raises(CorruptCacheError, match="more than 99 bytes"):
+        read_file(place / "a", limit=99)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file", b"a/\xff.jpg"), "a/\\xff.jpg: No such file"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "/x: No space left on device"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError("a library's own words"), "a library's own words"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_system_says_is_told_with_the_file_and_without_its_number(error, text):
+    assert os_error_text(error) == text

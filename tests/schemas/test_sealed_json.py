@@ -40,12 +40,16 @@ def test_it_reads_back_what_was_written(sealed):
     assert read_sealed_json(sealed) == VALUE
 
 
+WHOLE_NUMBERS = st.integers(-(2**63) + 1, 2**63 - 1)
+FRACTIONS = st.floats(allow_nan=False, allow_infinity=False)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=8).filter(lambda key: key != "checksum"),
         st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+            st.none() | st.booleans() | WHOLE_NUMBERS | FRACTIONS | st.text(),
             lambda children: st.lists(children) | st.dictionaries(st.text(max_size=8), children),
             max_leaves=10,
         ),
@@ -95,7 +99,7 @@ def test_every_truncation_is_found(sealed):
 def test_every_byte_replaced_by_any_other_is_found(sealed, monkeypatch):
     data = sealed.read_bytes()
     damaged = bytearray(data)
-    monkeypatch.setattr(Path, "read_bytes", lambda path: bytes(damaged))
+    monkeypatch.setattr(sealed_json, "read_file", lambda path, limit: bytes(damaged))
     for position, byte in enumerate(data):
         for other in range(256):
             if other == byte:
@@ -220,3 +224,21 @@ def test_temporary_names_are_hidden_beside_the_file_and_never_the_same():
         assert path.parent == Path("/x")
         assert path.name.startswith(".a.tar.")
         assert path.suffix == ".tmp"
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63), 10**30, 10**4_000])
+def test_numbers_that_no_field_holds_are_neither_written_nor_read(tmp_path, number):
+    path = tmp_path / "a.json"
+    with pytest.raises(ValueError, match="doesn't fit 64 bits"):
+        write_sealed_json(path, {"a": [number]})
+    assert not path.exists()
+    # A forger seals it all the same.
+    path.write_bytes(sealed_json._spelling({"a": [number]}, json_sha256({"a": [number]})))
+    with pytest.raises(CorruptCacheError, match=r"a\.json: damaged .*doesn't fit 64 bits.*restore it") as caught:
+        read_sealed_json(path)
+    assert len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_json_nested_without_end_is_no_json():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        sealed_json.parse_json(b"[" * 1_000_000)

@@ -22,7 +22,7 @@ def audit(
         float | None,
         typer.Option(min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.05]"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another one chooses other regions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another one chooses other regions.")] = 0,
     root: Annotated[
         str | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
     ] = None,

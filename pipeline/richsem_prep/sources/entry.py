@@ -1,12 +1,14 @@
 """What a source lists: pictures, and things that are none."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.errors import PictureError
 from richsem_schemas.originals import Original, read_original
-from richsem_schemas.places import Place
+from richsem_schemas.places import Place, RemotePath
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,5 +76,26 @@ class Rejected:
 
 
 def read_entry(root: Place, entry: SourceEntry) -> bytes:
-    """Read one picture's bytes; `read_original` says how."""
-    return read_original(root, entry.original)
+    """Read one picture's bytes; `read_original` says how.
+
+    Raises:
+        PictureError: as `read_original`, and where the file was removed from a local folder since it was listed. Where
+            its folder is gone as well, or empty as that of a disk that isn't mounted, or a link leads nowhere, all that
+            lay there may come back: that is an `OSError`.
+        OSError: it can't be read now.
+    """
+    try:
+        return read_original(root, entry.original)
+    except FileNotFoundError:
+        if isinstance(root, RemotePath) or not _was_removed(os.path.join(os.fsencode(root), entry.file)):
+            raise
+        raise PictureError("missing, though it was there when the source was listed") from None
+
+
+def _was_removed(path: bytes) -> bool:
+    """Whether a file, and not what it lies on, is gone: its folder is there and holds other things."""
+    try:
+        with os.scandir(os.path.dirname(path)) as neighbours:
+            return not os.path.islink(path) and next(neighbours, None) is not None
+    except OSError:
+        return False

@@ -117,6 +117,27 @@ def test_io_errors_are_no_picture_errors(tmp_path, monkeypatch):
         read_entry(tmp_path, whole(b"a"))
 
 
+def test_a_picture_that_was_removed_from_its_folder_is_missing_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "other.jpg").write_bytes(b"abc")
+    for entry in (whole(b"class/gone.jpg"), SourceEntry("class/gone.tar/a", b"class/gone.tar", 512, 3, 0)):
+        with pytest.raises(PictureError, match="missing, though it was there when the source was listed"):
+            read_entry(tmp_path, entry)
+
+
+@pytest.mark.parametrize("what", ["empty folder", "no folder", "link"])
+def test_a_picture_on_a_disk_that_may_come_back_is_not_given_up(tmp_path, what):
+    (tmp_path / "other.jpg").write_bytes(b"abc")
+    if what == "empty folder":
+        (tmp_path / "disk").mkdir()
+    elif what == "link":
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "disk" / "other.jpg").write_bytes(b"abc")
+        (tmp_path / "disk" / "gone.jpg").symlink_to("/nowhere/gone.jpg")
+    with pytest.raises(FileNotFoundError):
+        read_entry(tmp_path, whole(b"disk/gone.jpg"))
+
+
 def test_no_descriptor_is_left_open(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     os.mkfifo(tmp_path / "fifo")
