@@ -10,7 +10,7 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.index import PictureRow, ViewRow, read_picture_index, read_view_index
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import CacheManifest, LabelManifest, Plan, require_same
-from richsem_schemas.originals import Original, read_at, read_original
+from richsem_schemas.originals import Original, read_at, read_original, size_of
 from richsem_schemas.picture import MAX_PICTURE_BYTES
 from richsem_schemas.places import Place, RemotePath, open_place, open_regular
 from richsem_schemas.sealed_json import parse_json
@@ -196,8 +196,10 @@ def read_span(path: Place, offset: int, size: int) -> bytes:
         data = path.read_range(offset, size)
     else:
         with open_regular(path) as file:
-            data = read_at(file.fileno(), offset, size)
-    if len(data) != size:
+            # Reading first makes room for what is asked for, and a damaged index may ask for an exabyte.
+            is_there = 0 <= offset <= offset + size <= size_of(file.fileno())
+            data = read_at(file.fileno(), offset, size) if is_there else b""
+    if len(data) != size or offset < 0:
         raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there; {_REMEDY}")
     return data
 

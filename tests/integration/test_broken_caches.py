@@ -146,6 +146,7 @@ VIEW_CELLS = [
     ("kind", "brop"), ("kind", ""), ("key", "x"), ("key", "000001-00000"), ("key", "999999999999-00000"),
     ("sample", -1), ("sample", 100_000), ("sample", 3), ("pass", -1), ("tiles", -1), ("regions", -1),
     ("offset", -1), ("offset", 2**63 - 1), ("size", -1), ("size", 2**63 - 1), ("offset", 1), ("size", 3),
+    ("size", 2**42),
 ]  # fmt: skip
 PICTURE_CELLS = [
     ("key", ""), ("sample", -1), ("category_id", -1), ("height", 0), ("height", 2**31 - 1), ("width", -5),
