@@ -100,7 +100,7 @@ def test_other_errors_are_let_through(tmp_path):
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"), "/a/b: No such file or directory"),
         (
             FileNotFoundError(errno.ENOENT, "No such file or directory", b"/a/\xff"),
-            "/a/\udcff: No such file or directory",
+            r"/a/\xff: No such file or directory",
         ),
         (OSError(errno.EXDEV, "Invalid cross-device link", "/a", None, "/b"), "/a -> /b: Invalid cross-device link"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
