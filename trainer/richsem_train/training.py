@@ -45,7 +45,7 @@ from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
-from richsem_train.picture_check import require_pictures
+from richsem_train.picture_check import Pictures, require_pictures
 from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
 from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
@@ -109,10 +109,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
 
 
 def _require_pictures(config: TrainConfig, data: RunData, ranks: Ranks, reporter: Reporter) -> None:
-    """Look for the pictures that will be read from a folder; windows come from their cache."""
+    """Look for the pictures that will be read from a local folder: windows show those that their cache refers to."""
+    train: Pictures | None = data.train if data.windows is None else data.windows.originals
     val = {"val": data.val.data}
     require_pictures(
-        {"train": data.train, **val} if data.windows is None else val,
+        val if train is None else {"train": train, **val},
         skipping={"train"} if config.detection.on_damage == "skip" else (),
         ranks=ranks,
         reporter=reporter,
