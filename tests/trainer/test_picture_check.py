@@ -147,7 +147,7 @@ def test_other_ranks_look_at_nothing_and_stop_with_the_first(data):
 
     with (
         patch.object(picture_check, "look_at_all", None),
-        pytest.raises(RichSemError, match=r"^rank 1 stops, as the first one tells$"),
+        pytest.raises(RichSemError, match=r"^rank 1 stops; rank 0 says why$"),
     ):
         require_pictures({"train": data}, ranks=Second(1, 2, torch.device("cpu")), reporter=Quiet())
 
