@@ -202,7 +202,12 @@ def predict(
             device=device,
             reporter=reporter,
         )
-    typer.echo(f"{out}: {len(outcome.pictures)} pictures and predictions.json")
+    legend = (
+        ""
+        if outcome.number_for_name is None
+        else (f"; {outcome.number_for_name} and the like stand for names that no font has, predictions.json has them")
+    )
+    typer.echo(f"{out}: {len(outcome.pictures)} pictures and predictions.json{legend}")
     if outcome.failed:
         raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
 

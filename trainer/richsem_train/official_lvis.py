@@ -1,4 +1,4 @@
-"""The official evaluator of LVIS, for who must report it; `evaluation` gives the same figures in a thirtieth of the time.
+"""The official evaluator of LVIS, for who must report it; `evaluation` has the same figures in a thirtieth of the time.
 
 `lvis` 0.5.3 is the last release. It uses `np.float`, which NumPy has taken away, and imports OpenCV, which needs shared
 libraries that slim images lack.
@@ -18,8 +18,8 @@ from richsem_train.evaluation import METRICS, GroundTruth, category_records, ima
 
 _BYTES_A_PAIR, _BYTES_A_DETECTION = 650, 1_230
 _SECONDS_A_PAIR, _SECONDS_A_DETECTION = 9.2e-6, 33e-6
-"""Of pairs of a picture and a category, and of detections. 3,000 pictures of LVIS with 300 detections each take 63 s and
-3.45 GB (`benchmarks/score.py`)."""
+"""Of pairs of a picture and a category, and of detections: 3,000 pictures of LVIS with 300 detections each take 63 s
+and 3.45 GB (`benchmarks/score.py`)."""
 
 
 @dataclass(frozen=True)
