@@ -52,7 +52,6 @@ from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
-from richsem_train.targets import Batch
 
 _SHOWN = 5
 """Classes that a line names."""
@@ -371,7 +370,7 @@ class _Run:
             taken = loaded.step + 1
             clock.count(loaded.wait_seconds)
             self._count_damage(loaded, log)
-            self.borrowed.count(loaded.batch)
+            self.borrowed.count(loaded)
             self._record(taken, epoch, loaded, result, clock, log)
             should_stop = self._all_stop()
             is_due = self._is_evaluation_due(taken)
@@ -536,7 +535,8 @@ class _Run:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
         if log.steps and (share := log.steps[-1].get("without_soft_label", 0.0)):
             self.reporter.say(
-                f"{share:.1%} of the boxes had no soft label: no stored view showed the same part of them"
+                f"{share:.1%} of the boxes of detection pictures had no soft label since this start: no stored view "
+                "showed the same part of them"
             )
         kept = f"best: {self.folder.best}" if best is not None else f"last: {self.folder.last} ({AP_UNDEFINED})"
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  {kept}")
@@ -561,22 +561,25 @@ class _NoLog:
 
 
 class _Borrowed:
-    """How many boxes could have borrowed a soft label of a stored view, and how many found none."""
+    """How many boxes of detection pictures could have borrowed a soft label, and how many found none."""
 
     def __init__(self) -> None:
         self._boxes = 0
         self._missing = 0
 
-    def count(self, batch: Batch) -> None:
+    def count(self, loaded: LoadedStep) -> None:
         """A batch was shown."""
-        for target in batch.targets:
+        # Boxes of extra data have the labels that came with them.
+        if loaded.kind != "detection":
+            return
+        for target in loaded.batch.targets:
             if target.soft_labels is not None:
                 self._boxes += len(target.labels)
                 if target.soft_labels.is_known is not None:
                     self._missing += int((~target.soft_labels.is_known).sum())
 
     def missing_share(self, ranks: Ranks) -> float:
-        """Of all boxes of all ranks since the start, 0 to 1."""
+        """Of these boxes, on all ranks since this process began, 0 to 1."""
         return ranks.sum_of(float(self._missing)) / max(ranks.sum_of(float(self._boxes)), 1.0)
 
 
