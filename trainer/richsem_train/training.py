@@ -88,14 +88,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         # Before anything is read.
         rank_share(config.schedule, ranks)
         folder = RunFolder(out)
-        folder.check(config, resume=resume)
-        saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
-        data = open_data(config)
-        _require_pictures(config, data, ranks, reporter)
-        run = _Run(config, data, folder, ranks, stop, reporter)
-        # All ranks have looked at OUT before the first one writes to it.
-        ranks.wait()
-        with folder.held(ranks):
+        with folder.held(config, ranks, resume=resume):
+            saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
+            data = open_data(config)
+            _require_pictures(config, data, ranks, reporter)
+            run = _Run(config, data, folder, ranks, stop, reporter)
+            # A rank that is refused leaves OUT as it was.
+            ranks.wait()
             if ranks.is_first:
                 folder.claim(config)
             try:
