@@ -309,7 +309,8 @@ class ScheduleConfig(_Section):
     Attributes:
         epochs: over the detection data; extra batches come on top, one for each.
         global_batch_size: pictures a step, over all ranks.
-        accumulate: parts that a rank's share of the batch is cut into, for less memory.
+        accumulate: parts that a rank's share of the batch is cut into, for less memory. Draws that are padded to other
+            sizes go through the model one after the other in any case.
         pictures_a_draw: consecutive pictures of the global batch that share their federated classes, their denoising
             groups and their padding, on however many ranks and in however many parts; what a rank of the reference
             holds.

@@ -62,6 +62,13 @@ _LABELS_OF = {
     "text": "text.folder",
 }
 
+_SMALLER_DETECTOR = "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
+
+_SMALLER_STEP = (
+    "cut its batch into more parts by schedule.accumulate, or keep less of it by "
+    "model.deformable_attention=torch-checkpoint, and go on with --resume; or begin anew with schedule.precision=bf16"
+)
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -214,7 +221,7 @@ class _Run:
         # Every rank starts from the same weights.
         torch.manual_seed(config.seed)
         text = self.data.vocabulary.text
-        with _memory_named():
+        with _memory_named("the config's detector", _SMALLER_DETECTOR):
             detector = build_detector(
                 config.model,
                 num_classes=len(self.data.vocabulary.class_names),
@@ -365,7 +372,8 @@ class _Run:
         taken = first_step
         for loaded in self._until_stopped(loaders.batches(first_step, self.total_steps)):
             epoch = loaded.step // self.steps_per_epoch
-            result = self.trainer.step(loaded.step, epoch, loaded.batch)
+            with _memory_named(f"step {loaded.step}", _SMALLER_STEP):
+                result = self.trainer.step(loaded.step, epoch, loaded.batch)
             taken = loaded.step + 1
             clock.count(loaded.wait_seconds)
             self._count_damage(loaded, log)
@@ -606,18 +614,16 @@ class _Clock:
 
 
 @contextmanager
-def _memory_named() -> Iterator[None]:
-    """Say what to do where a detector doesn't fit into the memory."""
+def _memory_named(what: str, remedy: str) -> Iterator[None]:
+    """Say what to do where something doesn't fit into the memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         # Of the CPU's allocator there is only the text.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise RichSemError(
-            f"the config's detector doesn't fit into the memory ({' '.join(str(error).split())[:200]}); "
-            "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
-        ) from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None
 
 
 def _backbone_weights(config: TrainConfig) -> str | None:
