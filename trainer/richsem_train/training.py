@@ -100,7 +100,7 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
             data = open_data(config)
             _require_pictures(config, data, ranks, reporter)
             run = _Run(config, data, folder, ranks, stop, reporter)
-            # A rank that is refused leaves OUT as it was.
+            # Where any rank is refused the first one writes nothing.
             ranks.wait()
             if ranks.is_first:
                 folder.claim(config)
