@@ -187,6 +187,16 @@ def test_predict_draws_what_it_can_and_names_the_rest(command, trained, tmp_path
     assert (out / "predictions.json").exists()
 
 
+def test_predict_says_once_what_numbers_in_the_place_of_names_are(command, trained, tmp_path, monkeypatch):
+    pictures = sorted((command.world.data / "val").iterdir())[:2]
+    arguments = (trained / "checkpoints" / "best.pt", *pictures, "--threshold", "0", "--device", "cpu")
+    assert command("predict", *arguments, "--out", tmp_path / "named") == 0
+    assert "#" not in command.stdout
+    monkeypatch.setattr("richsem_train.pictures.can_be_drawn", lambda _: False)
+    assert command("predict", *arguments, "--out", tmp_path / "seen") == 0
+    assert re.search(r"; #\d+ and the like stand for names that no font has, predictions.json has them", command.stdout)
+
+
 # Checkpoints of other programs
 
 

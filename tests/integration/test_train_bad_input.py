@@ -235,6 +235,7 @@ def test_a_run_that_could_not_begin_leaves_its_out_free(command, tmp_path):
     assert "x.pth" in command.error
     assert command.train(schedule__global_batch_size=98) == 1
     assert "doesn't fill one batch of 98" in command.error
+    assert not command.out.exists()
     assert command.train(**ONE_EPOCH) == 0, command.stderr
 
 

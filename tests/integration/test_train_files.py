@@ -163,6 +163,43 @@ def test_a_detector_larger_than_the_memory_is_refused_in_words(command, monkeypa
     assert not command.out.exists()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand more"),
+        MemoryError(),
+    ],
+)
+def test_a_step_larger_than_the_memory_ends_the_run_with_what_makes_it_smaller(command, monkeypatch, error):
+    step = training.Trainer.step
+
+    def too_large(trainer, number, *rest):
+        if number == 2:
+            raise error
+        return step(trainer, number, *rest)
+
+    monkeypatch.setattr(training.Trainer, "step", too_large)
+    assert command.train(**ONE_EPOCH) == 1
+    assert "step 2 doesn't fit into the memory (" in command.error
+    for remedy in ("schedule.accumulate", "model.deformable_attention=torch-checkpoint", "schedule.precision=bf16"):
+        assert remedy in command.error
+    monkeypatch.undo()
+    monkeypatch.setenv("RICHSEM_DATA", str(command.world.data))
+    accumulate = ("--set", "schedule.accumulate=2", "--set", "model.deformable_attention=torch-checkpoint")
+    assert command.train("--resume", *accumulate, **ONE_EPOCH) == 0, command.stderr
+
+
+@pytest.mark.parametrize("where", ["build_detector", "Trainer.step"])
+def test_errors_that_only_sound_like_memory_are_not_taken_for_it(world, tmp_path, monkeypatch, where):
+    def fails(*_, **__):
+        raise RuntimeError("the allocation of labels is inconsistent")
+
+    monkeypatch.setattr(f"richsem_train.training.{where}", fails)
+    with pytest.raises(RuntimeError, match="the allocation of labels"):
+        world.run(tmp_path / "out", **ONE_EPOCH)
+
+
 # Rights
 
 

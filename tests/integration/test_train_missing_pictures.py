@@ -64,3 +64,38 @@ def test_pictures_that_a_cache_holds_need_not_lie_in_the_folder(command, world, 
     changes = {"detection__labels": "cache", "detection__cache": str(windows.layout.out)}
     assert command.train(data=str(data), **changes, **ONE_EPOCH) == 0, command.stderr
     assert "can't be read" not in command.stderr
+
+
+def with_windows(windows, **more):
+    return {"detection__labels": "cache", "detection__cache": str(windows.layout.out), **ONE_EPOCH, **more}
+
+
+@pytest.mark.parametrize("views", ["fresh", "stored"])
+def test_pictures_that_a_cache_refers_to_are_looked_for_where_they_will_be_read(command, data, tmp_path, views):
+    annotated = read_annotations(data / "train.json", data / "train")
+    windows = WindowsCache(annotated, tmp_path / "windows").make()
+    changes = with_windows(windows, data=str(data), detection__views=views)
+    moved = shutil.copytree(data / "train", tmp_path / "moved")
+    (moved / "000000000004.png").unlink()
+    assert command.train(**changes, detection__root=str(moved)) == 1
+    assert f"train: 1 of 12 pictures can't be read below {moved}: 000000000004.png (No such file" in command.error
+    assert not command.out.exists()
+    assert command.train(**changes, detection__root=str(moved), detection__on_damage="skip") == 0, command.stderr
+    assert f"train: 1 of 12 pictures can't be read below {moved}: 000000000004.png" in command.stderr
+    assert len(losses_of(command.out)) == EPOCH_STEPS
+    (data / "train" / "000000000004.png").unlink()
+    shutil.rmtree(command.out)
+    assert command.train(**changes) == 1
+    assert f"train: 1 of 12 pictures can't be read below {data / 'train'}: 000000000004.png" in command.error
+
+
+def test_pictures_of_a_cache_that_are_not_in_the_annotations_may_be_missing(command, data, tmp_path):
+    annotated = read_annotations(data / "train.json", data / "train")
+    windows = WindowsCache(annotated, tmp_path / "windows").make()
+    content = json.loads((data / "train.json").read_text())
+    content["images"] = [image for image in content["images"] if image["id"] != 5]
+    content["annotations"] = [box for box in content["annotations"] if box["image_id"] != 5]
+    (data / "train.json").write_text(json.dumps(content))
+    (data / "train" / "000000000005.png").unlink()
+    assert command.train(**with_windows(windows, data=str(data))) == 0, command.stderr
+    assert "can't be read" not in command.stderr

@@ -107,6 +107,7 @@ def test_what_stops_one_rank_ends_all_of_them_and_is_told_once(world, tmp_path, 
         assert rank.wait(60) == 1, rank.output
         assert "Traceback" not in rank.output, rank.output
     assert sum("000000000003.png" in rank.errors for rank in ranks) == 1
+    assert (tmp_path / "out").exists() == (how == "broken")
 
 
 def test_two_ranks_score_a_checkpoint_as_one_does_and_leave_nothing_behind(one_rank, tmp_path):

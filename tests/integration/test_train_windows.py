@@ -3,8 +3,16 @@
 import re
 
 import pytest
+import torch
 
 from richsem_schemas.annotations import read_annotations
+from richsem_train import training
+from richsem_train.data.loaders import TrainingLoaders
+from richsem_train.distributed import Ranks
+from richsem_train.run_data import open_data
+from richsem_train.run_folder import RunFolder
+from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.signals import StopRequest
 from tests.trainer.tiny import TRAIN, Quiet, losses_of, make_cache, make_world
 from tests.trainer.windows import WindowsCache
 
@@ -55,7 +63,7 @@ def test_both_kinds_of_data_teach_the_semantic_branch(trained):
     else:
         assert "pictures are augmented anew; their boxes have soft labels of the nearest of 2 windows in" in said
         assert "detection.augmentation draws what the windows don't show; they were drawn with other sizes: s" in said
-        share = float(re.search(r"([\d.]+)% of the boxes had no soft label", said)[1])
+        share = float(re.search(r"([\d.]+)% of the boxes of detection pictures had no soft label since", said)[1])
         assert 0 < share < 50
 
 
@@ -64,3 +72,19 @@ def test_a_run_in_two_parts_takes_the_same_steps(world, trained, tmp_path):
     world.run(tmp_path / "run", **changes | {"schedule__epochs": 1})
     world.run(tmp_path / "run", resume=True, **changes)
     assert losses_of(tmp_path / "run") == losses_of(out)
+
+
+def test_the_share_without_a_soft_label_is_of_the_boxes_of_detection_pictures(world, trained, tmp_path):
+    out, _, changes = trained
+    config = world.config(**changes)
+    run = training._Run(
+        config, open_data(config), RunFolder(tmp_path), Ranks(0, 1, torch.device("cpu")), StopRequest(), Quiet()
+    )
+    known = []
+    for loaded in TrainingLoaders(run.feed, None, share=run.share, workers=0).batches(0, run.total_steps // 2):
+        for target in loaded.batch.targets:
+            is_known = target.soft_labels.is_known
+            known.append(torch.ones(len(target.labels), dtype=torch.bool) if is_known is None else is_known)
+    expected = float((~torch.cat(known)).double().mean())
+    assert (expected > 0) == (config.detection.views == "fresh")
+    assert read_log(out / LOG_NAME).steps[-1]["without_soft_label"] == pytest.approx(expected)

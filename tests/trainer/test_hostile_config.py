@@ -8,6 +8,7 @@ import yaml
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config
+from tests.trainer.test_rebuilding import BOUNDS
 from tests.trainer.tiny import VALUES
 
 LAUGHS = "x: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
@@ -139,3 +140,15 @@ def test_aliases_and_merges_of_people_are_read(tmp_path):
     path.write_text(text)
     val = load_config(str(path)).detection.val
     assert (str(val.annotations), str(val.images)) == (split["annotations"], "val")
+
+
+@pytest.mark.parametrize(("key", "value", "most"), BOUNDS)
+def test_the_most_that_a_number_may_be_is_read_and_one_more_is_refused(key, value, most):
+    changes = [] if not key.startswith("schedule.") else ["schedule.pictures_a_draw=1"]
+    changes += (
+        ["schedule.global_batch_size=65536"] if key in ("schedule.accumulate", "schedule.pictures_a_draw") else []
+    )
+    load_config("demo", [*changes, f"{key}={most}"])
+    assert f"{key}: Input should be less than or equal to {most}" in refusal(
+        lambda: load_config("demo", [f"{key}={most + 1}"])
+    )

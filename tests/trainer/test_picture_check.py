@@ -147,6 +147,14 @@ def test_other_ranks_look_at_nothing_and_stop_with_the_first(data):
 
     with (
         patch.object(picture_check, "look_at_all", None),
-        pytest.raises(RichSemError, match=r"^rank 1 stops, as the first one tells$"),
+        pytest.raises(RichSemError, match=r"^rank 1 stops; rank 0 says why$"),
     ):
         require_pictures({"train": data}, ranks=Second(1, 2, torch.device("cpu")), reporter=Quiet())
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\0b.png", "a\0b.png"), (os.fsdecode(b"a\xff.png"), r"a\xff.png")])
+def test_names_that_no_file_can_have_are_missing_ones(data, name, shown):
+    with pytest.raises(RichSemError) as error:
+        check(replace(data, files=(name, *data.files[1:])))
+    assert f"1 of {TRAIN} pictures can't be read below {data.root}: {shown} (" in str(error.value)
+    str(error.value).encode()

@@ -87,3 +87,15 @@ def test_distinct_names_that_look_like_numbered_copies_stay_apart():
 def test_no_pictures_give_an_empty_report(tmp_path):
     assert predict([], detect, tmp_path, names=NAMES).pictures == ()
     assert json.loads((tmp_path / "predictions.json").read_text()) == {"pictures": [], "failed": []}
+
+
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [(NAMES, None), (NAMES | {2: "\U000e0fff"}, "#2"), (NAMES | {1: "\U000e0fff"}, None)],
+    ids=["drawn", "no font", "below the threshold"],
+)
+def test_what_is_drawn_for_a_name_that_no_font_has_is_told(tmp_path, names, number):
+    done = predict([picture(tmp_path / "a.jpg"), picture(tmp_path / "b.jpg")], detect, tmp_path / "out", names=names)
+    assert done.number_for_name == number
+    report = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert report["pictures"][0]["detections"][0]["name"] == names[2]

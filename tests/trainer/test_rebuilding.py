@@ -68,7 +68,31 @@ def refuses(command, *arguments, seconds=5):
     return command.error
 
 
+BOUNDS = [
+    ("model.size_divisor", 100_000, 1024),
+    ("model.denoising.queries", 100_000_000, 10_000),
+    ("model.backbone.frozen_stages", 1_000_000_000, 100),
+    ("loss.federated", 1_073_741_824, 1_000_000),
+    ("evaluation.detections", 1_073_741_824, 10_000),
+    ("evaluation.batch_size", 1_073_741_824, 256),
+    ("evaluation.every_epochs", 1_073_741_824, 1_000_000),
+    ("schedule.epochs", 1_073_741_824, 1_000_000),
+    ("schedule.global_batch_size", 1_073_741_824, 65_536),
+    ("schedule.accumulate", 1_073_741_824, 65_536),
+    ("schedule.pictures_a_draw", 1_073_741_824, 65_536),
+    ("schedule.warmup_steps", 2_000_000_000, 1_000_000_000),
+    ("log.every_steps", 2_000_000_000, 1_000_000_000),
+    ("log.checkpoint_every_steps", 2_000_000_000, 1_000_000_000),
+    ("extra.lanes", 1_073_741_824, 65_536),
+    ("detection.repeat_threshold", 1e200, 1),
+]
+"""Numbers of a config that no weight has a side for: what is too much, and what is the most."""
+
 GIANTS = [
+    *(
+        (f"config.{key}", value, f"{key}: Input should be less than or equal to {most} (got {value})")
+        for key, value, most in BOUNDS
+    ),
     ("config.model.ffn_dim", 2**31 - 1, "model.ffn_dim is 2,147,483,647, the weights have 48"),
     ("config.model.ffn_dim", 10**12, "model.ffn_dim: Input should be less than"),
     ("config.model.encoder_layers", 10_000_000, "model.encoder_layers: Input should be less than or equal to 100"),

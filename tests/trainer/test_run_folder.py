@@ -2,6 +2,7 @@
 
 import errno
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from richsem_schemas.errors import RichSemError
-from richsem_train import run_folder
+from richsem_train import run_folder, training
 from richsem_train.config import load_config, with_changes
 from richsem_train.distributed import Ranks
 from richsem_train.run_folder import RunFolder
+from tests.trainer.tiny import Quiet
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +126,9 @@ def there(out, names):
     return [name for name in names if (out / name).exists()]
 
 
-def test_what_a_killed_run_left_half_written_is_swept_and_nothing_else(folder):
+def test_what_a_killed_run_left_half_written_is_swept_and_nothing_else(folder, config):
     lay(folder.out, LEFT_BEHIND + SOMEBODY_ELSES)
-    with folder.held(ALONE):
+    with folder.held(config, ALONE, resume=True):
         assert there(folder.out, LEFT_BEHIND) == []
     assert there(folder.out, SOMEBODY_ELSES) == SOMEBODY_ELSES
 
@@ -134,9 +136,11 @@ def test_what_a_killed_run_left_half_written_is_swept_and_nothing_else(folder):
 HOLDER = """
 import sys, torch
 from pathlib import Path
+from richsem_train.config import load_config
 from richsem_train.distributed import Ranks
 from richsem_train.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).held(Ranks(0, 1, torch.device("cpu"))):
+folder = RunFolder(Path(sys.argv[1]))
+with folder.held(load_config("demo"), Ranks(0, 1, torch.device("cpu")), resume=folder.config.exists()):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -154,27 +158,27 @@ def holder(folder):
     process.wait()
 
 
-def test_a_second_process_is_refused_and_sweeps_nothing(folder, holder, monkeypatch):
+def test_a_second_process_is_refused_and_sweeps_nothing(folder, config, holder, monkeypatch):
     monkeypatch.setattr(run_folder, "_HAND_OVER_SECONDS", 0.3)
     lay(folder.out, LEFT_BEHIND)
     with pytest.raises(
         RichSemError, match=r"another process trains in .*; wait for it, stop it, or name another --out"
     ):
-        folder.held(ALONE).__enter__()
+        folder.held(config, ALONE, resume=True).__enter__()
     assert there(folder.out, LEFT_BEHIND) == LEFT_BEHIND
 
 
-def test_the_lock_of_a_killed_process_is_gone_at_once(folder, holder):
+def test_the_lock_of_a_killed_process_is_gone_at_once(folder, config, holder):
     holder.kill()
     lay(folder.out, LEFT_BEHIND)
-    with folder.held(ALONE):
+    with folder.held(config, ALONE, resume=True):
         assert there(folder.out, LEFT_BEHIND) == []
 
 
-def test_forked_children_dont_keep_the_lock(folder):
+def test_forked_children_dont_keep_the_lock(folder, config):
     """Loader processes are forked while it is held, and outlive a killed parent by moments."""
     child = None
-    with folder.held(ALONE):
+    with folder.held(config, ALONE, resume=True):
         child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
         child.start()
     other = subprocess.run(
@@ -185,18 +189,100 @@ def test_forked_children_dont_keep_the_lock(folder):
     assert other.returncode == 0, other.stderr
 
 
-def test_without_locks_nothing_is_held_and_nothing_swept(folder, monkeypatch):
-    def none(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+def fails(number, path=None):
+    def call(*_):
+        raise OSError(number, os.strerror(number), path)
 
-    monkeypatch.setattr(run_folder.fcntl, "lockf", none)
+    return call
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_nothing_is_held_and_nothing_swept(folder, config, monkeypatch, number):
+    monkeypatch.setattr(run_folder.fcntl, "lockf", fails(number))
     lay(folder.out, LEFT_BEHIND)
-    with folder.held(ALONE):
+    with folder.held(config, ALONE, resume=True):
         assert there(folder.out, LEFT_BEHIND) == LEFT_BEHIND
 
 
 def test_a_folder_with_a_lock_alone_is_free(tmp_path, config):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").touch()
+    RunFolder(tmp_path / "out").check(config, resume=False)
+
+
+@pytest.mark.parametrize("what", ["open", "lock", "sweep"])
+def test_a_folder_that_cannot_be_written_is_refused_in_words_on_all_ranks(folder, config, monkeypatch, what):
+    told = []
+
+    class First(Ranks):
+        def messages(self, ours):
+            told.extend(ours)
+            return list(ours)
+
+    lay(folder.out, LEFT_BEHIND)
+    if what == "open":
+        monkeypatch.setattr(run_folder.os, "open", fails(errno.EROFS, str(folder.out / ".lock")))
+    elif what == "lock":
+        monkeypatch.setattr(run_folder.fcntl, "lockf", fails(errno.EIO))
+    else:
+        monkeypatch.setattr(run_folder.Path, "unlink", lambda path, **_: fails(errno.EACCES, str(path))())
+    with pytest.raises(RichSemError, match="a run writes to its folder, so mend that, or name another --out") as error:
+        folder.held(config, First(0, 2, torch.device("cpu")), resume=True).__enter__()
+    assert str(error.value).startswith(str(folder.out))
+    assert told == [str(error.value)]
+
+
+@pytest.mark.parametrize("out", ["new", "new/deep/er", "empty"])
+def test_what_is_held_and_not_claimed_is_left_as_it_was(tmp_path, config, out):
+    (tmp_path / "empty").mkdir()
+    folder = RunFolder(tmp_path / out)
+    with pytest.raises(ZeroDivisionError), folder.held(config, ALONE, resume=False):  # noqa: PT012 - nested on purpose
+        assert (folder.out / ".lock").exists()
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_what_others_put_into_a_folder_that_was_made_stays(tmp_path, config):
+    folder = RunFolder(tmp_path / "new" / "out")
+    with folder.held(config, ALONE, resume=False):
+        (folder.out.parent / "note.txt").touch()
+    assert {path.name for path in tmp_path.rglob("*")} == {"new", "note.txt"}
+
+
+def test_a_folder_that_another_process_filled_before_it_was_held_is_refused(tmp_path, config, monkeypatch):
     folder = RunFolder(tmp_path / "out")
-    with folder.held(ALONE):
-        pass
-    folder.check(config, resume=False)
+    lock = run_folder._lock
+
+    def late(path):
+        folder.claim(config)
+        return lock(path)
+
+    monkeypatch.setattr(run_folder, "_lock", late)
+    with pytest.raises(RichSemError, match="holds a run already"):
+        folder.held(config, ALONE, resume=False).__enter__()
+    assert folder.config.exists()
+
+
+def test_a_lock_whose_file_was_taken_away_is_taken_anew(folder, config, monkeypatch):
+    lock, taken = run_folder.fcntl.lockf, []
+
+    def first_taken_away(*arguments):
+        lock(*arguments)
+        if not taken:
+            (folder.out / ".lock").unlink()
+        taken.append(arguments)
+
+    monkeypatch.setattr(run_folder.fcntl, "lockf", first_taken_away)
+    with folder.held(config, ALONE, resume=True):
+        assert len(taken) == 2
+        assert (folder.out / ".lock").exists()
+
+
+def test_a_second_process_is_refused_before_it_reads_a_checkpoint_or_data(folder, config, holder, monkeypatch):
+    monkeypatch.setattr(run_folder, "_HAND_OVER_SECONDS", 0.3)
+    for name in ("load_checkpoint", "open_data"):
+        monkeypatch.setattr(training, name, None)
+    folder.last.parent.mkdir()
+    folder.last.touch()
+    with pytest.raises(RichSemError, match="another process trains in"):
+        training.train(config, folder.out, resume=True, device="cpu", reporter=Quiet())

@@ -202,7 +202,10 @@ def predict(
             device=device,
             reporter=reporter,
         )
-    typer.echo(f"{out}: {len(outcome.pictures)} pictures and predictions.json")
+    written = f"{out}: {len(outcome.pictures)} pictures and predictions.json"
+    if (number := outcome.number_for_name) is not None:
+        written += f"; {number} and the like stand for names that no font has, predictions.json has them"
+    typer.echo(written)
     if outcome.failed:
         raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
 

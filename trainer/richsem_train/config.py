@@ -41,9 +41,13 @@ _MAX_NUMBER_LETTERS = 100
 """Letters of a number; longer ones take Python ages, or can't be shown."""
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Layers = Annotated[int, Field(gt=0, le=100)]
+Epochs = Annotated[int, Field(gt=0, le=1_000_000)]
+Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Pictures = Annotated[int, Field(gt=0, le=65_536)]
+"""Of a step, over all ranks; a rank holds its share of them at once."""
+
 Side = Annotated[int, Field(gt=0, le=8192)]
 """Of a picture, pixels; a square of the largest has as many as the largest picture that is decoded."""
 
@@ -86,7 +90,7 @@ class BackboneConfig(_Section):
     name: str = "resnet50"
     weights: str | None = "imagenet1k"
     out_strides: Levels = (8, 16, 32)
-    frozen_stages: NonNegativeInt = 2
+    frozen_stages: Annotated[int, Field(ge=0, le=100)] = 2
     frozen_norm: bool = True
     clip_layers: Annotated[tuple[Layers, ...], Field(min_length=1)] = (3, 4, 6, 3)
     clip_width: PositiveInt = 64
@@ -104,7 +108,7 @@ class DenoisingConfig(_Section):
         box_noise: how far corners move, in half sides.
     """
 
-    queries: NonNegativeInt = 100
+    queries: Annotated[int, Field(ge=0, le=10_000)] = 100
     label_noise: Fraction = 0.5
     box_noise: NonNegativeFloat = 1.0
 
@@ -136,7 +140,7 @@ class ModelConfig(_Section):
     encoder_classifier: Literal["text", "linear"] = "text"
     label_embedding: Literal["classifier", "embedding"] = "classifier"
     semantic_branch: bool = True
-    size_divisor: PositiveInt = 32
+    size_divisor: Annotated[int, Field(gt=0, le=1024)] = 32
     query_positions: Literal["padded", "picture"] = "padded"
     denoising: DenoisingConfig = DenoisingConfig()
     deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
@@ -174,7 +178,7 @@ class LossConfig(_Section):
     soft_weight: NonNegativeFloat = 0.5
     tail: Literal["bucket", "uniform", "renormalise"] = "bucket"
     temperature: PositiveFloat = 1.0
-    federated: PositiveInt | None = 50
+    federated: Annotated[int, Field(gt=0, le=1_000_000)] | None = 50
     pseudo_threshold: Fraction = 0.05
     matcher: MatcherConfig = MatcherConfig()
 
@@ -207,9 +211,9 @@ class EvaluationConfig(_Section):
         batch_size: pictures at a time, a rank.
     """
 
-    every_epochs: PositiveInt = 1
-    batch_size: PositiveInt = 1
-    detections: PositiveInt = 300
+    every_epochs: Epochs = 1
+    batch_size: Annotated[int, Field(gt=0, le=256)] = 1
+    detections: Annotated[int, Field(gt=0, le=10_000)] = 300
     short_side: Side = 800
     longest_side: Side = 1333
 
@@ -235,7 +239,7 @@ class DetectionConfig(_Section):
     format: AnnotationFormat = "lvis"
     train: SplitConfig
     val: SplitConfig
-    repeat_threshold: NonNegativeFloat | None = 0.001
+    repeat_threshold: Fraction | None = 0.001
     augmentation: AugmentationConfig = AugmentationConfig()
     labels: Literal["cache", "hard", "none"] = "none"
     views: Literal["fresh", "stored"] = "fresh"
@@ -294,7 +298,7 @@ class ExtraConfig(_Section):
     labels: Literal["topk", "embedding", "hard"] = "embedding"
     views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
     supervision: Supervision = "labelled"
-    lanes: PositiveInt = 64
+    lanes: Annotated[int, Field(gt=0, le=65_536)] = 64
     root: PlaceField | None = None
     on_damage: Literal["stop", "skip"] = "stop"
 
@@ -305,7 +309,8 @@ class ScheduleConfig(_Section):
     Attributes:
         epochs: over the detection data; extra batches come on top, one for each.
         global_batch_size: pictures a step, over all ranks.
-        accumulate: parts that a rank's share of the batch is cut into, for less memory.
+        accumulate: parts that a rank's share of the batch is cut into, for less memory. Draws that are padded to other
+            sizes go through the model one after the other in any case.
         pictures_a_draw: consecutive pictures of the global batch that share their federated classes, their denoising
             groups and their padding, on however many ranks and in however many parts; what a rank of the reference
             holds.
@@ -316,15 +321,15 @@ class ScheduleConfig(_Section):
         precision: of backbone and transformer; boxes, cosines and losses are always fp32.
     """
 
-    epochs: PositiveInt = 24
-    global_batch_size: PositiveInt = 16
-    accumulate: PositiveInt = 1
-    pictures_a_draw: PositiveInt = 2
+    epochs: Epochs = 24
+    global_batch_size: Pictures = 16
+    accumulate: Pictures = 1
+    pictures_a_draw: Pictures = 2
     lr: PositiveFloat = 1e-4
     backbone_lr: NonNegativeFloat = 1e-5
     weight_decay: NonNegativeFloat = 1e-4
-    lr_drops: tuple[PositiveInt, ...] = (20,)
-    warmup_steps: NonNegativeInt = 0
+    lr_drops: tuple[Epochs, ...] = (20,)
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     clip_norm: PositiveFloat | None = 0.1
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -340,8 +345,8 @@ class LogConfig(_Section):
         wandb: name of a Weights & Biases project; null is none.
     """
 
-    every_steps: PositiveInt = 20
-    checkpoint_every_steps: PositiveInt = 1000
+    every_steps: Steps = 20
+    checkpoint_every_steps: Steps = 1000
     tensorboard: bool = True
     wandb: str | None = None
 

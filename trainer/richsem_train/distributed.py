@@ -62,7 +62,7 @@ class Ranks:
         """
         told = self.messages(reasons if self.is_first else ())
         if told:
-            raise RichSemError(". ".join(told) if self.is_first else f"rank {self.rank} stops, as the first one tells")
+            raise RichSemError(". ".join(told) if self.is_first else f"rank {self.rank} stops; rank 0 says why")
 
     def wait(self) -> None:
         """Until all ranks are here."""

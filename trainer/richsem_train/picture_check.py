@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
-from richsem_schemas.annotations import DetectionData
+from richsem_schemas.originals import printable
+from richsem_schemas.places import Place
 from richsem_train.console import Reporter
 from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW
 from richsem_train.distributed import Ranks
@@ -20,12 +22,24 @@ _OR_SKIP = ", or go on without them by detection.on_damage=skip"
 _SHOWN = 3
 
 
+class Pictures(Protocol):
+    """Files below a local folder; `DetectionData` and the originals of a cache are such."""
+
+    @property
+    def root(self) -> Place:
+        """The folder."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names below it."""
+
+
 @dataclass(frozen=True)
 class Missing:
     """A picture that can't be read.
 
     Attributes:
-        index: in the annotations.
+        index: among the pictures.
         reason: in the system's words, or that it is empty or no file.
     """
 
@@ -34,7 +48,7 @@ class Missing:
 
 
 def require_pictures(
-    splits: Mapping[str, DetectionData], *, skipping: Collection[str] = (), ranks: Ranks, reporter: Reporter
+    splits: Mapping[str, Pictures], *, skipping: Collection[str] = (), ranks: Ranks, reporter: Reporter
 ) -> None:
     """Look at every picture of some splits; the first rank does it for all.
 
@@ -51,21 +65,21 @@ def require_pictures(
     """
     refusals: list[str] = []
     if ranks.is_first:
-        reporter.begin("looking at the pictures", sum(map(len, splits.values())))
+        reporter.begin("looking at the pictures", sum(len(pictures.files) for pictures in splits.values()))
         done = 0
-        for name, data in splits.items():
+        for name, pictures in splits.items():
             missing = []
-            for looked in look_at_all(data):
+            for looked in look_at_all(pictures):
                 missing += looked.missing
                 done += looked.pictures
                 reporter.move(done)
             if not missing:
                 continue
-            told = _told(name, data, missing)
+            told = _told(name, pictures, missing)
             if name not in skipping:
                 remedy = "restore them, or take them out of its annotations"
                 refusals.append(told + f"; {remedy}" + (_OR_SKIP if name == "train" else ""))
-            elif _longest_row(missing, len(data)) >= MAX_DAMAGED_IN_A_ROW:
+            elif _longest_row(missing, len(pictures.files)) >= MAX_DAMAGED_IN_A_ROW:
                 refusals.append(
                     f"{told}; {MAX_DAMAGED_IN_A_ROW} or more of them follow each other, which is no accident; check "
                     "the folder of the pictures"
@@ -89,12 +103,12 @@ class Looked:
     missing: list[Missing]
 
 
-def look_at_all(data: DetectionData) -> Iterator[Looked]:
-    """Look at the pictures of a local folder, some at a time, in the order of the annotations."""
-    starts = range(0, len(data), _AT_A_TIME)
+def look_at_all(pictures: Pictures) -> Iterator[Looked]:
+    """Look at pictures, some at a time, in their order."""
+    count = len(pictures.files)
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = (range(start, min(start + _AT_A_TIME, len(data))) for start in starts)
-        yield from pool.map(partial(_look_at, str(data.root), data.files), parts)
+        parts = (range(start, min(start + _AT_A_TIME, count)) for start in range(0, count, _AT_A_TIME))
+        yield from pool.map(partial(_look_at, str(pictures.root), pictures.files), parts)
 
 
 def _look_at(root: str, files: Sequence[str], indexes: range) -> Looked:
@@ -108,15 +122,20 @@ def _reason(path: str) -> str | None:
         status = os.stat(path)
     except OSError as error:
         return error.strerror or str(error)
+    # A name with a NUL, which no file has.
+    except ValueError as error:
+        return str(error)
     if not stat.S_ISREG(status.st_mode):
         return "a folder or a device, no file"
     return None if status.st_size else "empty"
 
 
-def _told(name: str, data: DetectionData, missing: Sequence[Missing]) -> str:
-    shown = ", ".join(f"{data.files[each.index]} ({each.reason})" for each in missing[:_SHOWN])
+def _told(name: str, pictures: Pictures, missing: Sequence[Missing]) -> str:
+    shown = ", ".join(
+        f"{printable(os.fsencode(pictures.files[each.index]))} ({each.reason})" for each in missing[:_SHOWN]
+    )
     return (
-        f"{name}: {len(missing):,} of {len(data):,} pictures can't be read below {data.root}: {shown}"
+        f"{name}: {len(missing):,} of {len(pictures.files):,} pictures can't be read below {pictures.root}: {shown}"
         f"{', ...' if len(missing) > _SHOWN else ''}"
     )
 

@@ -228,10 +228,17 @@ def _within(box_xyxy: NDArray[np.floating], size: tuple[int, int]) -> Rectangle:
     return left, top, max(left, right), max(top, bottom)
 
 
+def number_for_name(category_id: int, names: Mapping[int, str]) -> str | None:
+    """What is drawn for a name that has letters which no font has, such as `#12`; None for other names."""
+    return None if can_be_drawn(_plain_name(category_id, names)) else f"#{category_id}"
+
+
+def _plain_name(category_id: int, names: Mapping[int, str]) -> str:
+    return one_line(names.get(category_id, str(category_id)).replace("_", " "))
+
+
 def _text(category_id: int, score: float | None, names: Mapping[int, str]) -> str:
-    name = one_line(names.get(category_id, str(category_id)).replace("_", " "))
-    if not can_be_drawn(name):
-        name = f"#{category_id}"
+    name = number_for_name(category_id, names) or _plain_name(category_id, names)
     return name if score is None else f"{name} {score:.2f}"
 
 

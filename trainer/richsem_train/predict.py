@@ -15,7 +15,7 @@ from richsem_schemas.errors import PictureError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
 from richsem_schemas.sealed_json import write_atomically
 from richsem_train.detections import PictureDetections
-from richsem_train.pictures import contact_sheet, draw_detections
+from richsem_train.pictures import choose_drawn, contact_sheet, draw_detections, number_for_name
 
 PREDICTIONS = "predictions.json"
 SHEET = "sheet.jpg"
@@ -34,10 +34,13 @@ class Predicted:
     Attributes:
         pictures: files written, in the order of the paths, without `predictions.json`.
         failed: paths that could not be read or decoded, and why.
+        number_for_name: a label such as `#12` that was drawn for a name, since no font has its letters; None where all
+            names were drawn.
     """
 
     pictures: tuple[Path, ...]
     failed: tuple[tuple[Path, str], ...]
+    number_for_name: str | None
 
 
 def predict(
@@ -76,6 +79,7 @@ def predict(
     output_names = name_outputs(paths)
     records, pictures, failed = [], [], []
     cells: list[Image.Image] = []
+    number: str | None = None
     for path, output_name in zip(paths, output_names, strict=True):
         try:
             image = _read(path)
@@ -89,6 +93,8 @@ def predict(
             draw_detections, image, found, names=names, frequencies=frequencies, score_threshold=score_threshold
         )
         drawn = draw(most=most)
+        for index in choose_drawn(found, score_threshold=score_threshold, most=most):
+            number = number or number_for_name(int(found.category_ids[index]), names)
         if len(cells) < _SHEET_PICTURES and len(paths) > 1:
             cells.append(_cell(draw(most=most, legend=False)))
         write_atomically(out / output_name, _encoded(drawn, output_name))
@@ -105,7 +111,7 @@ def predict(
     }
     text = json.dumps(report, indent=1, allow_nan=False)
     write_atomically(out / PREDICTIONS, (text + "\n").encode())
-    return Predicted(tuple(pictures), tuple(failed))
+    return Predicted(tuple(pictures), tuple(failed), number)
 
 
 def output_files(paths: Sequence[Path], out: Path) -> list[Path]:

@@ -1,11 +1,12 @@
 """OUT, the folder of a run: one run, begun once, gone on with when asked."""
 
+import errno
 import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
@@ -49,6 +50,8 @@ _LEFTOVER = re.compile(
 )
 """What a run that is killed leaves of a file that it was writing."""
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
 _HAND_OVER_SECONDS = 3.0
 """How long a process that was just killed may hold its lock."""
 
@@ -84,37 +87,58 @@ class RunFolder:
             raise RichSemError(f"{self.out} holds something that is no run; name an empty or a new folder with --out")
 
     @contextmanager
-    def held(self, ranks: Ranks) -> Iterator[None]:
-        """Hold OUT, so that no other process trains in it, and sweep what a killed one left half written.
+    def held(self, config: TrainConfig, ranks: Ranks, *, resume: bool) -> Iterator[None]:
+        """Check OUT and hold it, so that no other process trains in it, and sweep what a killed one left half written.
 
-        The lock ends with the process. Where a file system has no locks nothing is held, and nothing swept.
+        The lock ends with the process. Where a file system has no locks nothing is held, and nothing swept. A block
+        that ends without `claim` leaves nothing behind.
 
         Args:
-            ranks: all of them call this; the first one holds OUT.
+            config: of the run.
+            ranks: all of them call this and look at OUT before it is held; the first one holds it.
+            resume: as `check` has it.
 
         Raises:
-            RichSemError: on all ranks; another process holds it.
+            RichSemError: what `check` finds; or on all ranks, another process holds OUT, or it can't be written to.
         """
+        self.check(config, resume=resume)
         refusals: list[str] = []
-        descriptor = -1
-        try:
+        with ExitStack() as stack:
             if ranks.is_first:
-                self.out.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.out / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 try:
-                    _lock(descriptor)
-                    self._sweep()
-                except BlockingIOError:
+                    stack.enter_context(self._locked())
+                    # Another process may have had it since.
+                    self.check(config, resume=resume)
+                except RichSemError as error:
+                    refusals.append(str(error))
+                except OSError as error:
                     refusals.append(
-                        f"another process trains in {self.out}; wait for it, stop it, or name another --out"
+                        f"{error.filename or self.out}: {error.strerror}; a run writes to its folder, so mend that, or "
+                        "name another --out"
                     )
-                except OSError:
-                    pass
             ranks.stop_all(refusals)
             yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
+        self.out.mkdir(parents=True, exist_ok=True)
+        descriptor, is_locked = _lock(self.out / _LOCK)
+        try:
+            if is_locked:
+                self._sweep()
+            yield
         finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+            if not self.config.exists():
+                self._forsake(made)
+            os.close(descriptor)
+
+    def _forsake(self, made: Sequence[Path]) -> None:
+        """Take away what was made to hold OUT, innermost folder first; what others have put there stays."""
+        with suppress(OSError):
+            (self.out / _LOCK).unlink()
+            for folder in made:
+                folder.rmdir()
 
     def _sweep(self) -> None:
         for folder in (self.out, self.last.parent, self.detections):
@@ -140,23 +164,41 @@ class RunFolder:
             )
 
 
-def _lock(descriptor: int) -> None:
-    """Take the lock, of the kind that forked loader processes don't share and that file servers know.
+def _lock(path: Path) -> tuple[int, bool]:
+    """Lock a file, by the kind of lock that forked loader processes don't share and that file servers know.
+
+    Returns:
+        The file's descriptor, which holds the lock until it is closed; whether there are locks here.
 
     Raises:
-        BlockingIOError: another process has it.
-        OSError: there are no locks here.
+        RichSemError: another process has it.
+        OSError: it can't be written.
     """
     limit = time.monotonic() + _HAND_OVER_SECONDS
     while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            if time.monotonic() > limit:
-                raise BlockingIOError(error.errno, error.strerror) from None
-            time.sleep(0.1)
-        else:
-            return
+            if _is_there(path, descriptor):
+                return descriptor, True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return descriptor, False
+            if not isinstance(error, BlockingIOError | PermissionError):
+                os.close(descriptor)
+                raise
+        os.close(descriptor)
+        if time.monotonic() > limit:
+            raise RichSemError(f"another process trains in {path.parent}; wait for it, stop it, or name another --out")
+        time.sleep(0.1)
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether an open file still has its name: who held it may have taken it away, and another made a new one."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _may_differ(key: str) -> bool:

@@ -45,14 +45,13 @@ from richsem_train.inference import Detector
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.optimiser import make_optimiser
-from richsem_train.picture_check import require_pictures
+from richsem_train.picture_check import Pictures, require_pictures
 from richsem_train.results import AP_UNDEFINED, is_defined, results_table, run_content
 from richsem_train.run_data import RunData, data_file, open_data
 from richsem_train.run_folder import RunFolder
 from richsem_train.run_log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.scoring import detect_split, score_split
 from richsem_train.signals import StopRequest, stop_requests
-from richsem_train.targets import Batch
 
 _SHOWN = 5
 """Classes that a line names."""
@@ -62,6 +61,13 @@ _LABELS_OF = {
     "detection": "the cache of the detection pictures",
     "text": "text.folder",
 }
+
+_SMALLER_DETECTOR = "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
+
+_SMALLER_STEP = (
+    "cut its batch into more parts by schedule.accumulate, or keep less of it by "
+    "model.deformable_attention=torch-checkpoint, and go on with --resume; or begin anew with schedule.precision=bf16"
+)
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,13 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
         # Before anything is read.
         rank_share(config.schedule, ranks)
         folder = RunFolder(out)
-        folder.check(config, resume=resume)
-        saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
-        data = open_data(config)
-        _require_pictures(config, data, ranks, reporter)
-        run = _Run(config, data, folder, ranks, stop, reporter)
-        # All ranks have looked at OUT before the first one writes to it.
-        ranks.wait()
-        with folder.held(ranks):
+        with folder.held(config, ranks, resume=resume):
+            saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
+            data = open_data(config)
+            _require_pictures(config, data, ranks, reporter)
+            run = _Run(config, data, folder, ranks, stop, reporter)
+            # Where any rank is refused the first one writes nothing.
+            ranks.wait()
             if ranks.is_first:
                 folder.claim(config)
             try:
@@ -109,10 +114,11 @@ def train(config: TrainConfig, out: Path, *, resume: bool, device: str | None, r
 
 
 def _require_pictures(config: TrainConfig, data: RunData, ranks: Ranks, reporter: Reporter) -> None:
-    """Look for the pictures that will be read from a folder; windows come from their cache."""
+    """Look for the pictures that will be read from a local folder: windows show those that their cache refers to."""
+    train: Pictures | None = data.train if data.windows is None else data.windows.originals
     val = {"val": data.val.data}
     require_pictures(
-        {"train": data.train, **val} if data.windows is None else val,
+        val if train is None else {"train": train, **val},
         skipping={"train"} if config.detection.on_damage == "skip" else (),
         ranks=ranks,
         reporter=reporter,
@@ -215,7 +221,7 @@ class _Run:
         # Every rank starts from the same weights.
         torch.manual_seed(config.seed)
         text = self.data.vocabulary.text
-        with _memory_named():
+        with _memory_named("the config's detector", _SMALLER_DETECTOR):
             detector = build_detector(
                 config.model,
                 num_classes=len(self.data.vocabulary.class_names),
@@ -366,11 +372,12 @@ class _Run:
         taken = first_step
         for loaded in self._until_stopped(loaders.batches(first_step, self.total_steps)):
             epoch = loaded.step // self.steps_per_epoch
-            result = self.trainer.step(loaded.step, epoch, loaded.batch)
+            with _memory_named(f"step {loaded.step}", _SMALLER_STEP):
+                result = self.trainer.step(loaded.step, epoch, loaded.batch)
             taken = loaded.step + 1
             clock.count(loaded.wait_seconds)
             self._count_damage(loaded, log)
-            self.borrowed.count(loaded.batch)
+            self.borrowed.count(loaded)
             self._record(taken, epoch, loaded, result, clock, log)
             should_stop = self._all_stop()
             is_due = self._is_evaluation_due(taken)
@@ -535,7 +542,8 @@ class _Run:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
         if log.steps and (share := log.steps[-1].get("without_soft_label", 0.0)):
             self.reporter.say(
-                f"{share:.1%} of the boxes had no soft label: no stored view showed the same part of them"
+                f"{share:.1%} of the boxes of detection pictures had no soft label since this start: no stored view "
+                "showed the same part of them"
             )
         kept = f"best: {self.folder.best}" if best is not None else f"last: {self.folder.last} ({AP_UNDEFINED})"
         self.reporter.say(f"results: {self.folder.results}  curves: {self.folder.curves}  {kept}")
@@ -560,22 +568,25 @@ class _NoLog:
 
 
 class _Borrowed:
-    """How many boxes could have borrowed a soft label of a stored view, and how many found none."""
+    """How many boxes of detection pictures could have borrowed a soft label, and how many found none."""
 
     def __init__(self) -> None:
         self._boxes = 0
         self._missing = 0
 
-    def count(self, batch: Batch) -> None:
+    def count(self, loaded: LoadedStep) -> None:
         """A batch was shown."""
-        for target in batch.targets:
+        # Boxes of extra data have the labels that came with them.
+        if loaded.kind != "detection":
+            return
+        for target in loaded.batch.targets:
             if target.soft_labels is not None:
                 self._boxes += len(target.labels)
                 if target.soft_labels.is_known is not None:
                     self._missing += int((~target.soft_labels.is_known).sum())
 
     def missing_share(self, ranks: Ranks) -> float:
-        """Of all boxes of all ranks since the start, 0 to 1."""
+        """Of these boxes, on all ranks since this process began, 0 to 1."""
         return ranks.sum_of(float(self._missing)) / max(ranks.sum_of(float(self._boxes)), 1.0)
 
 
@@ -603,18 +614,16 @@ class _Clock:
 
 
 @contextmanager
-def _memory_named() -> Iterator[None]:
-    """Say what to do where a detector doesn't fit into the memory."""
+def _memory_named(what: str, remedy: str) -> Iterator[None]:
+    """Say what to do where something doesn't fit into the memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         # Of the CPU's allocator there is only the text.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "alloc" not in str(error):
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise RichSemError(
-            f"the config's detector doesn't fit into the memory ({' '.join(str(error).split())[:200]}); "
-            "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
-        ) from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None
 
 
 def _backbone_weights(config: TrainConfig) -> str | None:

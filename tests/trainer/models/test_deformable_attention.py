@@ -284,6 +284,18 @@ def test_a_kernel_that_works_is_tried_once_for_sizes(monkeypatch, fresh_trials):
     assert tried == [(torch.float32, (4, 24), 2, 3), (torch.bfloat16, (4, 24), 2, 3)]
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_kernel_works_whatever_the_grad_mode_of_who_asks(monkeypatch, fresh_trials, mode):
+    pytest.importorskip("triton")
+
+    def sample(value, shapes, locations, weights):
+        return torch_backend.sample(value.float(), shapes, locations, weights).to(value.dtype)
+
+    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", sample)
+    with mode():
+        assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) is None
+
+
 def test_triton_asked_for_by_name_is_refused_where_its_kernel_does_not_work(monkeypatch):
     monkeypatch.setattr(f"{BACKENDS}._has_triton", lambda: True)
     monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: "OutOfResources: shared memory")

@@ -6,9 +6,11 @@ views by one ranged read, its sidecar and its bytes by another.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,11 +74,27 @@ class WindowCache:
         cache: an opened one.
         positions: int64 [N], where the plan has each picture of the annotations; `ABSENT` where it was left out.
         annotations: int32 [M], where each box of the annotations stands among those that the plan lists of its picture.
+        originals: what will be read from a local folder; None where the cache has its pictures, or refers to a URL.
     """
 
     cache: TrainingCache
     positions: NDArray[np.int64]
     annotations: NDArray[np.int32]
+    originals: "Originals | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Originals:
+    """Pictures that a cache refers to.
+
+    Attributes:
+        root: the folder.
+        files: names below it as the plan lists them, of the pictures of the annotations that the cache didn't leave
+            out, in their order.
+    """
+
+    root: Path
+    files: tuple[str, ...]
 
 
 def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDamage) -> WindowCache:
@@ -112,7 +130,11 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
             f"{data.files[left_out[0]]}; {source.layout.out / 'quarantine'} says why. Make them anew with "
             "`richsem-prep shard --retry-failed`, or go on without them by detection.on_damage=skip"
         )
-    return WindowCache(cache, positions, annotations)
+    originals = None
+    if isinstance(source.root, Path):
+        files = listed.files.take(pa.array(listed_index[positions != ABSENT])).to_pylist()
+        originals = Originals(source.root, tuple(map(os.fsdecode, files)))
+    return WindowCache(cache, positions, annotations, originals)
 
 
 def _missing_message(data: DetectionData, missing: NDArray[np.bool_], source: ViewSource) -> str:

@@ -94,7 +94,8 @@ def kernel_fault(device: torch.device, sizes: LayerSizes) -> str | None:
     if not _has_triton():
         return "the package triton is not installed"
     try:
-        with _compiler_silenced():
+        # Whoever asks may be in the middle of an evaluation, and the answer is that of the process.
+        with _compiler_silenced(), torch.inference_mode(False), torch.enable_grad():
             return None if all(_kernel_adds_up(device, sizes, each) for each in _TRIED_TYPES) else "its sums are wrong"
     # Whatever a compiler, a driver or a device may raise: the run can do without the kernel.
     except Exception as error:
