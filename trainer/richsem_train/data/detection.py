@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import PictureError
+from richsem_schemas.geometry import resized_hw
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture
 from richsem_train.data.collate import Sample
-from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, resized_hw
+from richsem_train.data.transforms import Augmentation, Boxes, augment, resize
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
