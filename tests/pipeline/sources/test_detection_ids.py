@@ -37,5 +37,5 @@ def test_rows_are_categories_in_the_order_of_ids_that_begin_at_0(tmp_path, ids):
 
 def test_a_category_0_of_the_name_of_row_0_is_refused(tmp_path):
     root = with_ids(trees.coco_tree(tmp_path), {1: 0, 13: 1, 90: 2}, names={1: "none"})
-    with pytest.raises(SourceError, match="a category is called 'none', as row 0 of every vocabulary is; rename it"):
+    with pytest.raises(SourceError, match="a class is called 'none', as row 0 of every vocabulary is; rename it"):
         opened(root)
