@@ -8,20 +8,16 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations import AnnotationFormat, DetectionData, ScoredAnnotations, read_scored_annotations
+from richsem_schemas.annotations import (
+    METRIC_OF,
+    AnnotationFormat,
+    DetectionData,
+    Metric,
+    ScoredAnnotations,
+    read_scored_annotations,
+)
 from richsem_schemas.errors import RichSemError
 from richsem_train.detections import Detections
-
-Metric = Literal["lvis", "coco", "boxes"]
-"""The protocol: `boxes` is COCO's where sizes of objects mean nothing, so AP and AP50 are all it has."""
-
-_METRICS: dict[AnnotationFormat, Metric] = {
-    "lvis": "lvis",
-    "coco": "coco",
-    "objects365": "coco",
-    "openimages": "boxes",
-    "visual-genome": "boxes",
-}
 
 NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
@@ -88,7 +84,7 @@ def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
         file_format: whose file it is.
     """
     assert data.scored is not None, "read to be scored"
-    return _ground_truth(data.scored, _METRICS[file_format])
+    return _ground_truth(data.scored, METRIC_OF[file_format])
 
 
 def _ground_truth(annotations: ScoredAnnotations, metric: Metric) -> GroundTruth:

@@ -9,7 +9,7 @@ from functools import partial
 
 from richsem_schemas.annotations import DetectionData
 from richsem_train.console import Reporter
-from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW
+from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW
 from richsem_train.distributed import Ranks
 
 _THREADS = 16

@@ -18,11 +18,12 @@ from richsem_schemas.geometry import Crop, draw_crop, visible_boxes
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_train.data.cache_views import ReadView
 from richsem_train.data.collate import Sample
-from richsem_train.data.detection import AUGMENTATION_STREAM, OnDamage, objects_xyxy, xyxy_px_to_cxcywh_norm
+from richsem_train.data.damage import OnDamage, whole_picture
+from richsem_train.data.detection import AUGMENTATION_STREAM, objects_xyxy
 from richsem_train.data.nearest import joined, nearest, sights_of
 from richsem_train.data.soft_labels import borrowed, soft_labels
-from richsem_train.data.transforms import Augmentation, Boxes, rendered
-from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of, whole_picture
+from richsem_train.data.transforms import Augmentation, Boxes, rendered, xyxy_px_to_cxcywh_norm
+from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of
 from richsem_train.targets import SoftLabels, Target
 
 MIN_OVERLAP = 0.5
@@ -72,8 +73,7 @@ class FreshWindowDataset(Dataset[Sample]):
             DamagedViewError: it can't be read, and nor can those that may take its place.
         """
         epoch, position, picture = key
-        damage: list[str] = []
-        index, stored = whole_picture(picture, self._read, len(self.data), damage, on_damage=self.on_damage)
+        index, stored, damage = whole_picture(picture, self._read, len(self.data), on_damage=self.on_damage)
         ((sample, original),) = stored[0].pictures.items()
         hw = (original.height, original.width)
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
@@ -89,7 +89,7 @@ class FreshWindowDataset(Dataset[Sample]):
             original_hw=hw,
             soft_labels=self._soft_labels(view, self._annotations(index)[boxes], stored),
         )
-        return Sample(rendered(view, stored[0].pictures), target, self.data.files[index], tuple(damage))
+        return Sample(rendered(view, stored[0].pictures), target, self.data.files[index], damage)
 
     def _soft_labels(self, view: View, annotations_S: NDArray[np.int32], stored: list[ReadView]) -> SoftLabels:
         cache = self.windows.cache

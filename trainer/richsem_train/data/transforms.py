@@ -120,6 +120,13 @@ def crop(
     return image.crop(window_xyxy), clipped[kept], kept
 
 
+def xyxy_px_to_cxcywh_norm(boxes_xyxy_px: Boxes, hw: tuple[int, int]) -> Boxes:
+    """Corners in pixels to centres and sides, relative to a height and width."""
+    first, last = boxes_xyxy_px[:, :2].astype(np.float64), boxes_xyxy_px[:, 2:].astype(np.float64)
+    sides = np.array([hw[1], hw[0]])
+    return np.concatenate([(first + last) / 2 / sides, (last - first) / sides], axis=1).astype(np.float32)
+
+
 def rendered(view: View, pictures: Mapping[int, Image.Image]) -> Tensor:
     """The pixels of a view, uint8 [3, H, W].
 
