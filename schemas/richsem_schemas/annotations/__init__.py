@@ -6,7 +6,6 @@ from richsem_schemas.annotations.detection_data import (
     check_vocabulary,
     read_annotations,
     read_annotations_below,
-    read_scored_annotations,
 )
 from richsem_schemas.annotations.scored_annotations import Category, ScoredAnnotations
 
@@ -20,5 +19,4 @@ __all__ = [
     "check_vocabulary",
     "read_annotations",
     "read_annotations_below",
-    "read_scored_annotations",
 ]

@@ -125,21 +125,6 @@ def read_annotations(
     )
 
 
-def read_scored_annotations(path: Path, *, file_format: AnnotationFormat = "lvis") -> ScoredAnnotations:
-    """Read what detections are compared with; the pictures aren't looked for.
-
-    Args:
-        path: as `read_annotations` takes it.
-        file_format: likewise.
-
-    Raises:
-        SourceError: the file or a record of it is missing, not as it should be, or without what the metric needs.
-    """
-    found = _found(path, file_format, None, is_scored=True)
-    kept, _ = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
-    return _scored(found, kept, _categories(found), path)[0]
-
-
 def read_annotations_below(
     path: Path,
     roots: Sequence[Place],
