@@ -38,6 +38,7 @@ from richsem_prep.teacher import Teacher, load_teacher, parse_teacher
 from richsem_prep.text import text_means
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.codec import LabelledView
+from richsem_schemas.geometry import draw_crop
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.render import render_view
@@ -47,7 +48,6 @@ from richsem_train.data import nearest
 from richsem_train.data.cache_views import ReadView
 from richsem_train.data.free_mosaics import free_mosaic
 from richsem_train.data.fresh_windows import MIN_OVERLAP, drawn_view
-from richsem_train.data.transforms import Augmentation, draw
 
 STORED = 8
 COUNTS = (1, 2, 4, 8)
@@ -214,12 +214,10 @@ def stored_windows(each: World) -> Iterator[Shown]:
 
 
 def fresh_windows(each: World, fresh: int) -> Iterator[Shown]:
-    sizes = each.geometry
-    augmentation = Augmentation(sizes.short_sides, sizes.longest_side, sizes.first_short_sides, sizes.crop_sides)
     for index, (picture, boxes) in enumerate(each.scenes):
         for number in range(fresh):
             rng = np.random.default_rng([2, index, number])
-            view = drawn_view(draw((picture.height, picture.width), augmentation, rng), boxes)
+            view = drawn_view(draw_crop((picture.height, picture.width), each.geometry, rng), boxes)
             yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
 
 

@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from teachers import random_rn50
 
-from richsem_prep.recipes import Sample, crop_view, mosaic_view, resized_hw
+from richsem_prep.recipes import Sample, crop_view, mosaic_view
 from richsem_prep.region_encoder import make_region_encoder
 from richsem_prep.teacher import load_teacher, parse_teacher
+from richsem_schemas.geometry import resized_hw
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.picture import decode_picture
 from richsem_schemas.render import render_view

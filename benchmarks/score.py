@@ -53,6 +53,7 @@ def draw_annotations(images: int, rng: np.random.Generator) -> dict[str, Any]:
         "images": [
             {
                 "id": image_id,
+                "file_name": "picture.jpg",
                 "height": SIDE,
                 "width": SIDE,
                 "neg_category_ids": (rng.choice(CATEGORIES, NEGATIVES_AN_IMAGE, replace=False) + 1).tolist(),
@@ -108,10 +109,12 @@ def score_with(scorer: str, annotations: Path, detections: Detections) -> dict[s
         evaluation.run()
         metrics = {name: float(value) for name, value in evaluation.results.items() if name.startswith("AP")}
     else:
-        from richsem_train.evaluation import load_ground_truth, score
+        from richsem_schemas.annotations import read_annotations
+        from richsem_train.evaluation import score, truth_of
 
         start = time.perf_counter()
-        metrics = score(load_ground_truth(annotations), detections)
+        data = read_annotations(annotations, annotations.parent, is_scored=True)
+        metrics = score(truth_of(data, "lvis"), detections)
     return {
         "seconds": time.perf_counter() - start,
         "processor_seconds": time.process_time(),
@@ -143,6 +146,7 @@ def main(
     drawn = draw_detections(data, detections, rng)
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "annotations.json").write_text(jsonlib.dumps(data))
+        (Path(name) / "picture.jpg").touch()
         np.savez(Path(name) / "detections.npz", **vars(drawn))
         ours, oracle = (in_own_process(scorer, Path(name)) for scorer in ("ours", "lvis"))
     report(

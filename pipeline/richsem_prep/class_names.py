@@ -10,7 +10,7 @@ from typing import Any
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
 from richsem_schemas.manifest import Vocabulary
-from richsem_schemas.text_bank import NONE_NAME, TextBank
+from richsem_schemas.text_bank import JOINERS, NONE_NAME, TextBank
 from richsem_schemas.text_folder import MAX_CLASSES
 from richsem_schemas.vocabularies import KNOWN_VOCABULARIES, known_vocabulary
 
@@ -18,9 +18,6 @@ MAX_NAME_CHARACTERS = 300
 MAX_TEMPLATES = 1000
 _MAX_LIST_BYTES = 64 * 2**20
 _SHOWN = 5
-
-_JOINERS = "\u200c\u200d"
-"""Not printable by themselves, and part of how Persian, Hindi and others are written."""
 
 
 def read_vocabulary(names: str) -> Vocabulary:
@@ -175,7 +172,7 @@ def checked_names(where: str, found: Iterable[str], *, may_have_row_0: bool = Fa
 
 
 def _is_printable(name: str) -> bool:
-    return all(letter.isprintable() or letter in _JOINERS for letter in name)
+    return all(letter.isprintable() or letter in JOINERS for letter in name)
 
 
 def alike_names(bank: TextBank) -> list[tuple[str, ...]]:

@@ -488,7 +488,8 @@ def finish(out: _Out, labels: _Labels = None) -> None:
     if labels is not None and labels not in begun:
         raise RichSemError(f"{out} has no label set {labels!r}; it has: {', '.join(begun) or 'none'}")
     sets = [labels] if labels else finished_sets(layout) or begun
-    finish_cache(layout, sets)
+    for note in finish_cache(layout, sets):
+        typer.echo(f"note: {note}")
     typer.echo(f"{out} is finished: {', '.join(sets)}")
     if labels is None and (unfinished := sorted(set(begun) - set(sets))):
         typer.echo(f"not finished yet: {', '.join(unfinished)}")

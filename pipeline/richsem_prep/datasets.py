@@ -199,11 +199,6 @@ def _demo_class_ids(root: Path) -> dict[str, int]:
 
 def _open_folder(root: Place) -> Source:
     classes = folder_classes(root)
-    if NONE_NAME in classes:
-        raise SourceError(
-            f"{root / NONE_NAME}: a class can't be called {NONE_NAME!r}, as row 0 of every vocabulary is; rename the "
-            f"folder, or move its pictures into {root} itself, where pictures have no class"
-        )
     own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
     vocabulary = own if classes else lvis_vocabulary()
     ids = {name: row for row, name in enumerate(classes, 1)}

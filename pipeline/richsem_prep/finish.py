@@ -18,6 +18,8 @@ from richsem_schemas.places import Place, each_of, read_file
 from richsem_schemas.reader import read_plan
 from richsem_schemas.text_bank import hash_bytes
 
+_SHOWN_KERNELS, _SHOWN_CHARACTERS = 4, 40
+
 
 def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
     """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
@@ -55,8 +57,11 @@ def pictures_are_done(layout: CacheLayout, shard: int, plan: Plan) -> bool:
     return False
 
 
-def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
+def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> tuple[str, ...]:
     """Write the manifests of the pictures and of some label sets.
+
+    Returns:
+        What a user may want to know of the sets, but need not mend.
 
     Raises:
         RichSemError: shards are missing; says which.
@@ -67,6 +72,19 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> None:
     manifest.write(layout.manifest)
     for name, label_manifest in manifests.items():
         label_manifest.write(layout.label_set(name).manifest)
+    return tuple(note for made in manifests.values() if (note := resizers_note(made)) is not None)
+
+
+def resizers_note(manifest: LabelManifest) -> str | None:
+    """What to tell of a label set whose shards were resized by more than one kernel; None of any other."""
+    kernels = sorted({each.versions["resizer"] for each in manifest.environments if "resizer" in each.versions})
+    if len(kernels) < 2:
+        return None
+    shown = ", ".join(repr(kernel[:_SHOWN_CHARACTERS]) for kernel in kernels[:_SHOWN_KERNELS])
+    return (
+        f"shards of label set {manifest.name!r} were resized by {shown}{', …' * (len(kernels) > _SHOWN_KERNELS)}: "
+        "pixels differ by about a grey level between them; with one resizer on all workers they would be alike"
+    )
 
 
 def _cache_manifest(layout: CacheLayout, plan: Plan) -> CacheManifest:

@@ -1,4 +1,4 @@
-"""The geometry of views: where each picture is cut, mirrored and pasted. Pure functions of sizes and a generator."""
+"""The views of a cache: which pictures they show and where. Pure functions of sizes and a generator."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.geometry import MIN_VISIBLE_PX, Crop, draw_crop, draw_mosaic, resized_hw, uncut, visible_boxes
 from richsem_schemas.manifest import ScaleJitter, ViewGeometry, ViewsSpec
 from richsem_schemas.view import JITTERS_OF, NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
-
-_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Quadrants (row, column) of a mosaic, in the order of its tiles."""
-
-MIN_VISIBLE_PX = 1e-3
-"""Boxes with a thinner part inside a window are not visible in it: float32 can't tell whether they touch it at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +28,6 @@ class Sample:
     category_id: int
     boxes_xyxy_px: NDArray[np.float32] | None = None
     rows: NDArray[np.int32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """A rectangle of a picture, mirrored or not, resized to `out_hw` pixels."""
-
-    source_xyxy_px: tuple[float, float, float, float]
-    out_hw: tuple[int, int]
-    flip: bool
 
 
 def block_views(
@@ -106,25 +92,9 @@ def crop_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.r
 
 
 def mosaic_view(samples: Sequence[Sample], pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
-    """Four pictures whose inner corners meet at a random centre, clipped by the canvas.
-
-    Source:
-        The reference: each picture augmented, fitted into 640, the centre drawn in 0.5..1.5 x 640 of a 1280 canvas.
-    """
-    side = geometry.mosaic_tile
-    centre_y, centre_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
-    tiles: NDArray[np.void] = np.zeros(4, TILE_DTYPE)
-    regions: NDArray[np.void] = np.zeros(4, REGION_DTYPE)
-    for index, (sample, (row, column)) in enumerate(zip(samples, _CORNERS, strict=True)):
-        crop = fit(draw_crop(sample.hw, geometry, rng), side)
-        height, width = crop.out_hw
-        left = centre_x if column else centre_x - width
-        top = centre_y if row else centre_y - height
-        paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
-        visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
-        tiles[index] = (sample.sample, source_of_part(crop, visible), paste, crop.flip)
-        regions[index] = (paste, index, sample.category_id, NO_ANNOTATION, 0)
-    return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
+    """Four pictures whose inner corners meet at a random centre, clipped by the canvas."""
+    numbers, hws, category_ids = zip(*((each.sample, each.hw, each.category_id) for each in samples), strict=True)
+    return draw_mosaic(numbers, hws, category_ids, geometry, rng, pass_index=pass_index)
 
 
 def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
@@ -141,9 +111,8 @@ def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np
 
 def whole_view(sample: Sample, geometry: ViewGeometry) -> View:
     """A detection picture as evaluation shows it, with a region for each of its boxes."""
-    height, width = sample.hw
     out_hw = resized_hw(sample.hw, geometry.whole_short_side, geometry.whole_longest_side)
-    return _box_view("whole", 0, sample, Crop((0.0, 0.0, float(width), float(height)), out_hw, flip=False), out_hw)
+    return _box_view("whole", 0, sample, uncut(sample.hw, out_hw), out_hw)
 
 
 def _box_view(kind: ViewKind, pass_index: int, sample: Sample, crop: Crop, canvas_hw: tuple[int, int]) -> View:
@@ -154,27 +123,6 @@ def _box_view(kind: ViewKind, pass_index: int, sample: Sample, crop: Crop, canva
     tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
     boxes_xyxy_px, kept = visible_boxes(sample.boxes_xyxy_px, crop)
     return View(kind, pass_index, canvas_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept], kept, 0))
-
-
-def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes of a picture as a crop shows them.
-
-    Args:
-        boxes_xyxy_px: [G, 4], in pixels of the picture.
-        crop: what is shown of it.
-
-    Returns:
-        Boxes in pixels of the crop, clipped to it, float32 [K, 4]; and int64 [K], which of the G boxes they are.
-    """
-    x1, y1, x2, y2 = crop.source_xyxy_px
-    height, width = crop.out_hw
-    scale = np.array([width / (x2 - x1), height / (y2 - y1)] * 2)
-    shown = (boxes_xyxy_px.astype(np.float64) - [x1, y1, x1, y1]) * scale
-    if crop.flip:
-        shown[:, [0, 2]] = width - shown[:, [2, 0]]
-    clipped = np.clip(shown, 0, [width, height, width, height])
-    kept = np.flatnonzero((clipped[:, 2:] - clipped[:, :2] >= MIN_VISIBLE_PX).all(axis=1))
-    return clipped[kept].astype(np.float32), kept
 
 
 def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.random.Generator) -> View:
@@ -218,32 +166,6 @@ def _box_regions(
     return regions
 
 
-def draw_crop(picture_hw: tuple[int, int], geometry: ViewGeometry, rng: np.random.Generator) -> Crop:
-    """DETR's training augmentation as a recipe: mirror; then resize, or resize, crop and resize.
-
-    Args:
-        picture_hw: height and width of the decoded picture.
-        geometry: the scales to draw from.
-        rng: source of all randomness.
-    """
-    height, width = picture_hw
-    flip = bool(rng.random() < 0.5)
-    crop_first = bool(rng.random() < 0.5)
-    short_side = int(rng.choice(geometry.short_sides))
-    if not (crop_first and geometry.first_short_sides):
-        out = resized_hw(picture_hw, short_side, geometry.longest_side)
-        return Crop((0.0, 0.0, float(width), float(height)), out, flip)
-    first_h, first_w = resized_hw(picture_hw, int(rng.choice(geometry.first_short_sides)), None)
-    smallest, largest = geometry.crop_sides
-    crop_w = int(rng.integers(min(smallest, first_w), min(largest, first_w), endpoint=True))
-    crop_h = int(rng.integers(min(smallest, first_h), min(largest, first_h), endpoint=True))
-    left = int(rng.integers(0, first_w - crop_w, endpoint=True))
-    top = int(rng.integers(0, first_h - crop_h, endpoint=True))
-    x, y = width / first_w, height / first_h
-    source = (left * x, top * y, (left + crop_w) * x, (top + crop_h) * y)
-    return Crop(source, resized_hw((crop_h, crop_w), short_side, geometry.longest_side), flip)
-
-
 def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
     """Scale jitter as a recipe: mirror; fit into a square, times a factor; cut what is larger than the square.
 
@@ -262,38 +184,5 @@ def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random
     crop_h, crop_w = min(scaled_h, jitter.side), min(scaled_w, jitter.side)
     left = int(rng.integers(0, scaled_w - crop_w, endpoint=True))
     top = int(rng.integers(0, scaled_h - crop_h, endpoint=True))
-    x, y = width / scaled_w, height / scaled_h
-    return Crop((left * x, top * y, (left + crop_w) * x, (top + crop_h) * y), (crop_h, crop_w), flip)
-
-
-def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:
-    """Height and width after a resize that keeps the aspect ratio, as DETR computes them; at least 1 px each."""
-    short, long = min(hw), max(hw)
-    if longest_side is not None and long / short * short_side > longest_side:
-        short_side = round(longest_side * short / long)
-    other = int(short_side * long / short) if short_side else longest_side or 1
-    sides = (max(short_side, 1), max(other, 1))
-    return sides if hw[0] <= hw[1] else (sides[1], sides[0])
-
-
-def fit(crop: Crop, side: int) -> Crop:
-    """The same crop resized to fit into a square of `side` pixels, as large as it can be."""
-    height, width = crop.out_hw
-    scale = min(side / height, side / width)
-    return Crop(crop.source_xyxy_px, (max(int(height * scale), 1), max(int(width * scale), 1)), crop.flip)
-
-
-def source_of_part(crop: Crop, part_xyxy: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    """Which rectangle of the picture fills a part of the resized crop.
-
-    Args:
-        crop: the whole crop.
-        part_xyxy: in pixels of the resized, mirrored crop.
-    """
-    x1, y1, x2, y2 = crop.source_xyxy_px
-    height, width = crop.out_hw
-    left, top, right, bottom = part_xyxy
-    if crop.flip:
-        left, right = width - right, width - left
-    x, y = (x2 - x1) / width, (y2 - y1) / height
-    return (x1 + left * x, y1 + top * y, x1 + right * x, y1 + bottom * y)
+    cut = (left, top, left + crop_w, top + crop_h)
+    return Crop(picture_hw, (scaled_h, scaled_w), cut, (crop_h, crop_w), flip)

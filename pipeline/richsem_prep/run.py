@@ -110,7 +110,8 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
             summary.start_seconds = time.monotonic() - start
             _make_shards(shards, plan, root, executor, reporter, summary)
         if not config.shard_range and not summary.failed:
-            finish_cache(layout, [config.labels])
+            for note in finish_cache(layout, [config.labels]):
+                reporter.say(f"note: {note}")
             summary.complete = True
             summary.pictures = CacheManifest.read(layout.manifest).samples
     return summary

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from richsem_prep.finish import resizers_note
 from richsem_prep.inspect_cache import printable_text, readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
@@ -254,6 +255,7 @@ class _Verifier:
         elif plan.pictures == "reference":
             self.tree.notes.append("the pictures lie outside of the cache and were not looked at")
         manifests = [labels.manifest for labels in sets if labels.manifest is not None]
+        self.tree.notes.extend(note for made in manifests if (note := resizers_note(made)) is not None)
         return Verification(
             tuple(self.tree.problems),
             tuple(self.tree.notes),

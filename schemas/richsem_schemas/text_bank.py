@@ -16,6 +16,10 @@ from richsem_schemas.sealed_json import json_sha256, write_atomically
 NONE_NAME = "none"
 """Row 0 of every vocabulary: the label of unlabelled pictures."""
 
+JOINERS = "\u200c\u200d"
+"""Marks without width that decide how letters join: not printable by themselves, and part of how Persian, Hindi and
+others are written."""
+
 
 @dataclass(frozen=True, eq=False)
 class TextBank:

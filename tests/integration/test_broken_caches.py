@@ -43,7 +43,7 @@ def command(capsys, monkeypatch, out):
         arguments = {
             "inspect": ["inspect", out, "--labels", LABELS],
             "view": ["view", out, "--labels", LABELS, "--html", out.parent / "views.html"],
-            "diff": ["diff", out, "--labels", LABELS, "int8"],
+            "diff": ["diff", out, "--labels", LABELS, "none"],
             "rescore": ["rescore", out, "--from", LABELS, "--labels", "again", "--temperature", "2"],
             "verify": ["verify", out, "--threads", "1"],
             "finish": ["finish", out],

@@ -15,9 +15,10 @@ from richsem_train.data.detection import EvaluationDataset
 from richsem_train.detections import Detections
 from richsem_train.distributed import Ranks
 from richsem_train.engine import DetectorLosses, Normalise, Trainer
-from richsem_train.evaluation import load_ground_truth, score
+from richsem_train.evaluation import score
 from richsem_train.inference import Detector, detect_all
 from richsem_train.optimiser import make_optimiser
+from tests.trainer.truth import truth_in
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 PICTURES = 8
@@ -85,7 +86,7 @@ def memorise(annotations, *, side, steps, lr=2e-3):
     losses = [trainer.step(step, 4 * step // steps, batches[step % 2]).loss for step in range(steps)]
     names = ("", *(category.name for category in data.categories))
     shown = Detector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
-    return losses, score(load_ground_truth(annotations, metric="coco"), joined(list(detect_all(shown, batches))))
+    return losses, score(truth_in(annotations, metric="coco"), joined(list(detect_all(shown, batches))))
 
 
 def joined(found):

@@ -136,13 +136,15 @@ class SyntheticCache:
             listing_quarantine=listing.quarantine,
         ).write(self.layout.plan)
 
-    def make_missing_shards(self):
-        """Make the shards that aren't done, as the driver decides it; returns which."""
+    def make_missing_shards(self, *, resizer=None, most=None):
+        """Make the shards that aren't done, as the driver decides it, or the first few of them; returns which."""
         plan, spec = Plan.read(self.layout.plan), LabelSpec.read(self.label_set.spec)
         text = read_text_bank(self.label_set)
-        environment = Environment(device="none", torch_threads=1, versions={})
+        versions = {} if resizer is None else {"resizer": resizer}
+        environment = Environment(device="none", torch_threads=1, versions=versions)
         inputs = ShardInputs(self.layout, self.labels, plan, spec, text, self.root, 2, environment)
         missing = [n for n in range(plan.shards) if not shard_is_done(self.layout, self.labels, n, plan, spec)]
+        missing = missing[:most]
         for shard in missing:
             run_shard(shard, inputs, HashingEncoder(), Progress())
         return missing

@@ -7,18 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from richsem_prep.recipes import (
-    Crop,
-    Sample,
-    block_views,
-    crop_view,
-    draw_crop,
-    fit,
-    mosaic_groups,
-    mosaic_view,
-    resized_hw,
-    source_of_part,
-)
+from richsem_prep.recipes import Sample, block_views, crop_view, mosaic_groups, mosaic_view
+from richsem_schemas.geometry import draw_crop, fit
 from richsem_schemas.manifest import ViewGeometry, ViewsSpec
 from richsem_schemas.render import render_view
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
@@ -55,144 +45,7 @@ def as_bytes(view):
     return (view.kind, view.pass_index, view.canvas_hw, view.tiles.tobytes(), view.regions.tobytes())
 
 
-# --- sizes ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("hw", "short_side", "longest_side", "expected"),
-    [
-        # The short side becomes `short_side`, the other is cut down to whole pixels.
-        ((480, 640), 480, 1_333, (480, 640)),
-        ((480, 640), 600, 1_333, (600, 800)),
-        ((640, 480), 600, 1_333, (800, 600)),
-        ((375, 500), 800, 1_333, (800, 1_066)),  # 1066.67
-        ((500, 375), 800, 1_333, (1_066, 800)),
-        ((333, 500), 480, 1_333, (480, 720)),  # 720.72
-        ((427, 640), 800, 1_333, (800, 1_199)),  # 1199.06
-        ((100, 100), 512, 1_333, (512, 512)),
-        ((1, 1), 480, 1_333, (480, 480)),
-        # Where the long side would pass 1333, the short side is 1333 short / long, rounded, and the long one follows.
-        ((300, 600), 800, 1_333, (666, 1_332)),  # 666.5 rounds to the even number
-        ((600, 300), 800, 1_333, (1_332, 666)),
-        ((500, 1_000), 672, 1_333, (666, 1_332)),
-        ((600, 1_000), 800, 1_333, (800, 1_333)),  # 1333.3 > 1333: 799.8 rounds to 800, 1333.3 is cut
-        ((200, 1_000), 480, 1_333, (267, 1_335)),  # 266.6 rounds up: DETR may pass its bound by less than a step
-        ((100, 1_000), 480, 1_333, (133, 1_330)),
-        # Without a bound.
-        ((375, 500), 400, None, (400, 533)),
-        ((100, 1_000), 600, None, (600, 6_000)),
-        ((1, 20_000), 400, None, (400, 8_000_000)),
-    ],
-)
-def test_sizes_are_those_of_detrs_rule(hw, short_side, longest_side, expected):
-    assert resized_hw(hw, short_side, longest_side) == expected
-
-
-def test_a_picture_too_thin_for_the_rule_keeps_one_pixel():
-    # DETR would make a side of nought pixels of these.
-    assert resized_hw((1, 20_000), 480, 1_333) == (1, 1_333)
-    assert resized_hw((20_000, 1), 480, 1_333) == (1_333, 1)
-
-
-@settings(max_examples=300, deadline=None)
-@given(height=SIDES, width=SIDES, short_side=st.integers(1, 1_000))
-def test_sizes_are_transposed_with_the_picture_and_positive(height, width, short_side):
-    for longest_side in (1_333, None):
-        out = resized_hw((height, width), short_side, longest_side)
-        assert resized_hw((width, height), short_side, longest_side) == out[::-1]
-        assert min(out) >= 1
-    assert min(resized_hw((height, width), short_side, None)) == short_side
-
-
-@settings(max_examples=300, deadline=None)
-@given(height=SIDES, width=SIDES, short_side=st.sampled_from(GEOMETRY.short_sides))
-def test_the_longest_side_is_passed_by_less_than_what_rounding_the_short_side_adds(height, width, short_side):
-    out = resized_hw((height, width), short_side, 1_333)
-    ratio = max(height, width) / min(height, width)
-    assert max(out) <= 1_333 + 0.5 * ratio
-    assert min(out) <= short_side
-
-
-@settings(max_examples=200, deadline=None)
-@given(height=st.integers(1, 3_000), width=st.integers(1, 3_000), side=st.integers(1, 1_000))
-def test_fitting_keeps_the_aspect_ratio_within_the_square(height, width, side):
-    fitted = fit(Crop((1.0, 2.0, 3.0, 4.0), (height, width), True), side)
-    out_h, out_w = fitted.out_hw
-    assert 1 <= out_h <= side
-    assert 1 <= out_w <= side
-    assert max(fitted.out_hw) >= side - 1
-    scale = min(side / height, side / width)
-    assert abs(out_h - height * scale) <= 1
-    assert abs(out_w - width * scale) <= 1
-    assert (fitted.source_xyxy_px, fitted.flip) == ((1.0, 2.0, 3.0, 4.0), True)
-
-
-@pytest.mark.parametrize(
-    ("hw", "expected"), [((480, 640), (480, 640)), ((800, 1_066), (480, 640)), ((320, 160), (640, 320))]
-)
-def test_hand_computed_fits(hw, expected):
-    assert fit(Crop((0.0, 0.0, 1.0, 1.0), hw, False), 640).out_hw == expected
-
-
 # --- crops ----------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=200, deadline=None)
-@given(height=SIDES, width=SIDES, seed=st.integers(0, 2**32))
-def test_crops_lie_inside_the_picture(height, width, seed):
-    crop = draw_crop((height, width), GEOMETRY, rng(seed))
-    x1, y1, x2, y2 = crop.source_xyxy_px
-    assert 0 <= x1 < x2 <= width * (1 + 1e-12)
-    assert 0 <= y1 < y2 <= height * (1 + 1e-12)
-    assert min(crop.out_hw) >= 1
-
-
-def test_half_of_the_crops_are_mirrored_and_half_show_the_whole_picture():
-    crops = [draw_crop((375, 500), GEOMETRY, rng(seed)) for seed in range(1_000)]
-    whole = [crop for crop in crops if crop.source_xyxy_px == (0.0, 0.0, 500.0, 375.0)]
-    assert 430 < sum(crop.flip for crop in crops) < 570
-    assert 430 < len(whole) < 570
-    assert 170 < sum(crop.flip for crop in whole) < 330
-    assert {min(crop.out_hw) for crop in whole} == set(GEOMETRY.short_sides)
-
-
-def test_without_a_first_side_nothing_is_cut():
-    geometry = ViewGeometry(short_sides=(128,), first_short_sides=())
-    crops = [draw_crop((128, 160), geometry, rng(seed)) for seed in range(100)]
-    assert {(crop.source_xyxy_px, crop.out_hw) for crop in crops} == {((0.0, 0.0, 160.0, 128.0), (128, 160))}
-    assert {crop.flip for crop in crops} == {False, True}
-
-
-def test_cut_crops_have_the_sides_that_the_reference_draws():
-    sides, short_sides = [], set()
-    for seed in range(2_000):
-        crop = draw_crop((500, 500), GEOMETRY, rng(seed))
-        x1, y1, x2, y2 = crop.source_xyxy_px
-        if (x2 - x1, y2 - y1) == (500, 500):
-            continue
-        short_sides.add(min(crop.out_hw))
-        # A square picture's first short side is 400, 500 or 600: the crop's side in it is a whole number of pixels.
-        fits = [
-            first
-            for first in (400, 500, 600)
-            if all(
-                384 <= round(side * first / 500) <= min(first, 600) and abs(side * first / 500 % 1 - 0.5) > 0.4999
-                for side in (x2 - x1, y2 - y1)
-            )
-        ]
-        assert fits
-        sides.append((x2 - x1) / 500)
-    assert short_sides == set(GEOMETRY.short_sides)
-    assert min(sides) >= 384 / 600
-    assert max(sides) <= 1
-
-
-def test_crops_keep_the_aspect_ratio_of_what_they_show():
-    for seed in range(300):
-        crop = draw_crop((375, 500), GEOMETRY, rng(seed))
-        x1, y1, x2, y2 = crop.source_xyxy_px
-        height, width = crop.out_hw
-        assert abs((x2 - x1) / (y2 - y1) / (width / height) - 1) < 0.01
 
 
 def test_a_crop_view_is_one_tile_and_one_region_on_the_whole_canvas():
@@ -208,21 +61,7 @@ def test_a_crop_view_is_one_tile_and_one_region_on_the_whole_canvas():
         assert max(view.canvas_hw) <= GEOMETRY.longest_side + 1
 
 
-# --- parts ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_whole_part_is_the_whole_source():
-    for flip in (False, True):
-        crop = Crop((3.0, 4.0, 103.0, 54.0), (100, 200), flip)
-        assert source_of_part(crop, (0, 0, 200, 100)) == (3.0, 4.0, 103.0, 54.0)
-
-
-def test_hand_computed_parts():
-    crop = Crop((3.0, 4.0, 103.0, 54.0), (100, 200), False)
-    assert source_of_part(crop, (20, 10, 60, 100)) == (13.0, 9.0, 33.0, 54.0)
-    mirrored = Crop((3.0, 4.0, 103.0, 54.0), (100, 200), True)
-    # Columns 20..60 of the mirrored crop are columns 140..180 before it was mirrored.
-    assert source_of_part(mirrored, (20, 10, 60, 100)) == (73.0, 9.0, 93.0, 54.0)
+# --- mosaics --------------------------------------------------------------------------------------------------------
 
 
 def gradient(height, width):
@@ -241,7 +80,7 @@ def test_each_tile_of_a_mosaic_is_the_visible_part_of_the_whole_fitted_crop(seed
         crops.append(draw_crop(*arguments))
         return crops[-1]
 
-    monkeypatch.setattr("richsem_prep.recipes.draw_crop", remember)
+    monkeypatch.setattr("richsem_schemas.geometry.draw_crop", remember)
     view = mosaic_view(four, 0, GEOMETRY, rng(seed))
     canvas = np.asarray(render_view(view, pictures)).astype(int)
     for index, (tile, drawn) in enumerate(zip(view.tiles, crops, strict=True)):
@@ -262,9 +101,6 @@ def test_each_tile_of_a_mosaic_is_the_visible_part_of_the_whole_fitted_crop(seed
         y = 0 if index // 2 else height - (bottom - top)
         visible = rendered[y : y + bottom - top, x : x + right - left]
         assert np.abs(canvas[top:bottom, left:right] - visible).max() <= 1
-
-
-# --- mosaics --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", range(70))

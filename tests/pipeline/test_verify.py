@@ -698,3 +698,21 @@ def test_progress_ends_at_the_whole(finished_cache):
     verify_cache(finished_cache.layout.out, threads=1, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("second", ["pillow 12.0.0", "cykooz-resizer 4.0.1"])
+def test_a_set_of_two_resizers_is_whole_and_noted_by_finish_and_verify(pictures_root, tmp_path, second):
+    cache = SyntheticCache(pictures_root, tmp_path / "out")
+    cache.begin()
+    cache.make_missing_shards(resizer="cykooz-resizer 4.0.1", most=1)
+    cache.make_missing_shards(resizer=second)
+    finished = CliRunner().invoke(app, ["finish", str(cache.layout.out)])
+    verified = CliRunner().invoke(app, ["verify", str(cache.layout.out)])
+    for result in (finished, verified):
+        assert result.exit_code == 0
+        notes = [line for line in result.stdout.splitlines() if line.startswith("note: ")]
+        if second.startswith("pillow"):
+            (note,) = notes
+            assert "'hashed' were resized by 'cykooz-resizer 4.0.1', 'pillow 12.0.0': pixels differ" in note
+        else:
+            assert notes == []

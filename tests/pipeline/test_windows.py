@@ -6,22 +6,18 @@ from PIL import Image
 
 from richsem_prep.datasets import preset
 from richsem_prep.recipes import (
-    MIN_VISIBLE_PX,
-    Crop,
     Sample,
     block_views,
-    draw_crop,
     draw_scaled,
     jitter_view,
-    visible_boxes,
     whole_view,
 )
+from richsem_schemas.geometry import draw_crop, resized_hw
 from richsem_schemas.manifest import ScaleJitter, ViewGeometry, ViewsSpec
 from richsem_schemas.picture import MAX_PICTURE_PIXELS
 from richsem_schemas.render import render_view
 from richsem_schemas.view import PAD_VALUE, View
 from richsem_train.config import load_config
-from richsem_train.data import transforms
 
 GEOMETRY = ViewGeometry(
     short_sides=(96, 128, 160), longest_side=267, first_short_sides=(80, 100, 120), crop_sides=(77, 120)
@@ -38,89 +34,6 @@ def sample(number, boxes, rows=None, hw=HW):
 def views_of(block, *, windows=2, jitters=0, seed=7, geometry=GEOMETRY, **more):
     spec = ViewsSpec(crops=0, mosaics=0, windows=windows, jitters=jitters, geometry=geometry, **more)
     return list(block_views(block, spec, seed=seed, shard=3, first_sample=0))
-
-
-def random_boxes(rng, count, hw=HW):
-    """Boxes at multiples of a quarter pixel, whole pictures and edges among them."""
-    corners = rng.integers(0, [4 * hw[1], 4 * hw[0]], (count, 2, 2), endpoint=True) / 4
-    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].astype(np.float32)
-
-
-class _Replay:
-    """Stands in for a generator, so that `augment` draws what a crop was drawn as."""
-
-    def __init__(self, draws):
-        self._draws = list(draws)
-
-    def random(self):
-        return self._draws.pop(0)
-
-    def choice(self, _):
-        return self._draws.pop(0)
-
-    integers = random_integers = lambda self, *_, **__: self._draws.pop(0)
-
-
-def augmented(boxes, crop, hw, geometry, short_side, first_short_side, window):
-    """What `transforms.augment` makes of a picture with the draws that made `crop`."""
-    height, width = hw
-    draws = [0.0 if crop.flip else 0.9]
-    if window is None:
-        draws += [0.9, short_side]
-    else:
-        left, top, right, bottom = window
-        draws += [0.0, first_short_side, bottom - top, right - left, top, left, short_side]
-    augmentation = transforms.Augmentation(
-        geometry.short_sides, geometry.longest_side, geometry.first_short_sides, geometry.crop_sides
-    )
-    return transforms.augment(Image.new("RGB", (width, height)), boxes, augmentation, _Replay(draws))
-
-
-def drawn(hw, geometry, rng):
-    """A crop of `draw_crop`, with its draws."""
-    height, width = hw
-    flip, crops_first = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
-    short_side = int(rng.choice(geometry.short_sides))
-    if not crops_first:
-        out = transforms.resized_hw(hw, short_side, geometry.longest_side)
-        return Crop((0.0, 0.0, float(width), float(height)), out, flip), short_side, None, None
-    first = int(rng.choice(geometry.first_short_sides))
-    first_h, first_w = transforms.resized_hw(hw, first, None)
-    left, top, right, bottom = transforms.draw_crop((first_h, first_w), geometry.crop_sides, rng)
-    # In the mirrored picture the same rectangle lies at the other side.
-    shown_left = first_w - right if flip else left
-    x, y = width / first_w, height / first_h
-    source = (shown_left * x, top * y, (shown_left + right - left) * x, bottom * y)
-    out = transforms.resized_hw((bottom - top, right - left), short_side, geometry.longest_side)
-    return Crop(source, out, flip), short_side, first, (left, top, right, bottom)
-
-
-@pytest.mark.parametrize("hw", [(90, 120), (120, 90), (100, 100), (37, 211), (480, 640)])
-def test_visible_boxes_are_those_that_the_trainers_augmentation_keeps(hw):
-    rng = np.random.default_rng(hw)
-    geometry = GEOMETRY if hw[0] < 400 else ViewGeometry()
-    for _ in range(60):
-        boxes = random_boxes(rng, 40, hw)
-        crop, short_side, first, window = drawn(hw, geometry, rng)
-        expected = augmented(boxes, crop, hw, geometry, short_side, first, window)
-        found, kept = visible_boxes(boxes, crop)
-        assert (expected.image.height, expected.image.width) == crop.out_hw
-        sides = (expected.boxes_xyxy_px[:, 2:] - expected.boxes_xyxy_px[:, :2]).min(axis=1, initial=np.inf)
-        # A box that only touches the crop may be seen by one and not by the other; it has no area to speak of.
-        sure = sides > 2 * MIN_VISIBLE_PX
-        assert set(expected.kept[sure].tolist()) <= set(kept.tolist()) <= set(expected.kept.tolist())
-        both = np.isin(expected.kept, kept)
-        np.testing.assert_allclose(found, expected.boxes_xyxy_px[both], atol=2e-3)
-
-
-def test_the_draws_of_the_test_are_those_of_the_pipeline():
-    rng = np.random.default_rng(0)
-    crops = [draw_crop(HW, GEOMETRY, rng) for _ in range(300)]
-    others = [drawn(HW, GEOMETRY, rng)[0] for _ in range(300)]
-    assert np.mean([crop.flip for crop in crops]) == pytest.approx(0.5, abs=0.1)
-    corners = [np.mean([crop.source_xyxy_px for crop in some], axis=0) for some in (crops, others)]
-    np.testing.assert_allclose(*corners, atol=4)
 
 
 def test_a_window_shows_the_pixels_of_its_boxes():
@@ -246,7 +159,7 @@ def test_a_whole_view_is_the_picture_of_evaluation_with_all_its_boxes():
     assert (view.kind, view.pass_index, view.member) == ("whole", 0, "whole-0.npy")
     # 800 / 480 = 5 / 3
     assert view.canvas_hw == (800, 1066)
-    assert view.canvas_hw == transforms.resized_hw(hw, 800, 1333)
+    assert view.canvas_hw == resized_hw(hw, 800, 1333)
     (tile,) = view.tiles
     assert (tile["sample"], tile["flip"]) == (3, 0)
     assert tile["source_xyxy_px"].tolist() == [0, 0, 640, 480]
@@ -258,7 +171,7 @@ def test_a_whole_view_is_the_picture_of_evaluation_with_all_its_boxes():
     assert (view.regions["noise_scale"] == 0).all()
     # 1333 / 20 is rounded to 67, and 20 x 67 is a little more than 1333: DETR's own rule.
     assert whole_view(sample(0, [], hw=(100, 2_000)), ViewGeometry()).canvas_hw == (67, 1340)
-    assert transforms.resized_hw((100, 2_000), 800, 1333) == (67, 1340)
+    assert resized_hw((100, 2_000), 800, 1333) == (67, 1340)
 
 
 def test_wholes_have_jitters_of_their_own_and_change_no_window():

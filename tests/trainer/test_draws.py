@@ -18,6 +18,7 @@ from tests.trainer.losses.batches import (
     generator,
     make_outputs,
     make_target,
+    mask_of,
 )
 from tests.trainer.models.tiny_dino import pictures, shaken, targets, tiny_dino
 
@@ -87,11 +88,11 @@ def test_federated_classes_of_a_draw_are_those_that_it_has_alone():
     draws = torch.tensor([0, 0, 0, 2, 2])
     options = {"total": 6, "losses": 4}
     whole = draw_federated(torch.cat(labels), draws, weights, generators=[generator(s) for s in range(3)], **options)
-    masks = whole.mask(40)
+    masks = mask_of(whole, 40)
     assert masks.shape == (4, 3, 40)
     for draw, own in enumerate(labels):
         alone = draw_federated(own, torch.zeros_like(own), weights, generators=[generator(draw)], **options)
-        assert torch.equal(masks[:, draw], alone.mask(40)[:, 0])
+        assert torch.equal(masks[:, draw], mask_of(alone, 40)[:, 0])
     assert masks.sum(-1).tolist() == [[6, 6, 6]] * 4
 
 
@@ -105,9 +106,10 @@ def test_a_draw_with_many_classes_adds_none_to_another():
         total=10,
         losses=1,
         generators=[generator(0), generator(1)],
-    ).mask(60)[0]
-    assert drawn.sum(-1).tolist() == [30, 10]
-    assert drawn[1, 40]
+    )
+    mask = mask_of(drawn, 60)[0]
+    assert mask.sum(-1).tolist() == [30, 10]
+    assert mask[1, 40]
 
 
 def labelled(count, seed):

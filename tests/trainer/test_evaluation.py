@@ -12,8 +12,9 @@ import pytest
 from richsem_schemas.errors import RichSemError
 from richsem_train.detections import Detections
 from richsem_train.distributed import join_ranks
-from richsem_train.evaluation import best_of_each_picture, load_ground_truth
+from richsem_train.evaluation import best_of_each_picture
 from richsem_train.evaluation import score as score_truth
+from tests.trainer.truth import truth_in
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 LVIS_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
@@ -25,7 +26,7 @@ def score(data: dict, detections: Detections, *, metric: str = "lvis", **options
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "val.json"
         path.write_text(json.dumps(data))
-        return score_truth(load_ground_truth(path, metric=metric), detections, **options)
+        return score_truth(truth_in(path, metric=metric), detections, **options)
 
 
 def shared_json(name: str) -> dict:
@@ -268,7 +269,7 @@ def test_loaded_ground_truth_scores_the_same_twice_and_prints_nothing(tmp_path, 
     path = tmp_path / "val.json"
     path.write_text(json.dumps(small_lvis()))
     detections = noisy_detections(small_lvis(), levels=10, strays=10, strangers=True)
-    truth = load_ground_truth(path)
+    truth = truth_in(path)
     assert score_truth(truth, detections) == score_truth(truth, detections) == score(small_lvis(), detections)
     assert capfd.readouterr() == ("", "")
 
@@ -308,4 +309,4 @@ def test_unreadable_annotations_are_named(tmp_path, content):
     if content is not None:
         path.write_text(content)
     with pytest.raises(RichSemError, match=r"val\.json"):
-        load_ground_truth(path)
+        truth_in(path)

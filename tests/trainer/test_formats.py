@@ -13,8 +13,9 @@ from richsem_train import config as train_config
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.data.transforms import Augmentation
 from richsem_train.detections import Detections
-from richsem_train.evaluation import load_ground_truth, score, truth_of
+from richsem_train.evaluation import score, truth_of
 from tests.trainer.tiny import losses_of, make_world, write_split
+from tests.trainer.truth import truth_in
 
 AS_IT_IS = Augmentation(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
 
@@ -104,7 +105,7 @@ def test_fractions_score_as_pixels_do(openimages, tmp_path):
     same = Detections(found.image_ids, found.category_ids, found.boxes_xywh_px * scale[rows], found.scores)
     path = tmp_path / "in_pixels.json"
     path.write_text(json.dumps(in_pixels))
-    expected = score(load_ground_truth(path, metric="coco"), same)
+    expected = score(truth_in(path, metric="coco"), same)
     assert 0.05 < metrics["AP"] < metrics["AP50"] < 1
     assert metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
     assert metrics["AP50"] == pytest.approx(expected["AP50"], abs=1e-6)
@@ -114,7 +115,7 @@ def test_objects365_is_scored_as_coco_is(world):
     data = read_annotations(world.data / "val.json", world.data / "val", file_format="objects365", is_scored=True)
     found = noisy_detections(data, np.random.default_rng(1))
     truth = truth_of(data, "objects365")
-    assert score(truth, found) == pytest.approx(score(load_ground_truth(world.data / "val.json", metric="coco"), found))
+    assert score(truth, found) == pytest.approx(score(truth_in(world.data / "val.json", metric="coco"), found))
 
 
 def changes(data, file_format, annotations):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from richsem_schemas.geometry import resized_hw
 from richsem_train.data.collate import collate
-from richsem_train.data.transforms import resized_hw
 from richsem_train.engine import Normalise
 from richsem_train.inference import Detector, detect_all
 from tests.trainer.models.tiny_dino import CLASSES, shaken, tiny_dino

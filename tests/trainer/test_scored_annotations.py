@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from richsem_schemas.annotations import read_annotations, read_scored_annotations
+from richsem_schemas.annotations import read_annotations
 from richsem_schemas.errors import RichSemError, SourceError
 from richsem_train.detections import Detections
-from richsem_train.evaluation import load_ground_truth, score
+from richsem_train.evaluation import score
 from richsem_train.official_lvis import official_cost, official_score, require_official
 from tests.trainer.test_evaluation import (
     LVIS_METRICS,
@@ -19,6 +19,7 @@ from tests.trainer.test_evaluation import (
     noisy_detections,
     small_lvis,
 )
+from tests.trainer.truth import truth_in
 
 METRICS = ["lvis", "coco"]
 
@@ -30,7 +31,7 @@ def scored(tmp_path):
     def run(content, detections, metric="lvis"):
         path = tmp_path / "val.json"
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-        return score(load_ground_truth(path, metric=metric), detections)
+        return score(truth_in(path, metric=metric), detections)
 
     return run
 
@@ -249,7 +250,7 @@ def test_the_official_scorer_gives_the_same_figures(tmp_path, lvis_oracle, kind)
         annotation |= {"iscrowd": number % 2, "area": annotation["area"] * (number % 5 > 0), "ignore": number % 7 == 0}
     path = tmp_path / "val.json"
     path.write_text(json.dumps(data))
-    truth = load_ground_truth(path)
+    truth = truth_in(path)
     detections = noisy_detections(data, **kind)
     official = official_score(truth, detections)
     assert list(official) == LVIS_METRICS
@@ -260,7 +261,7 @@ def test_the_official_scorer_gives_the_same_figures(tmp_path, lvis_oracle, kind)
 def test_the_official_scorer_leaves_numpy_and_loggers_as_they_were_and_prints_nothing(tmp_path, capfd):
     path = tmp_path / "val.json"
     path.write_text(json.dumps(small_lvis()))
-    official_score(load_ground_truth(path), found_in(small_lvis()))
+    official_score(truth_in(path), found_in(small_lvis()))
     assert "float" not in vars(np)
     assert capfd.readouterr() == ("", "")
 
@@ -269,7 +270,7 @@ def test_the_official_scorer_scores_what_was_read_and_not_the_file(tmp_path):
     data = small_lvis()
     path = tmp_path / "val.json"
     path.write_text(json.dumps(data))
-    expected = official_score(load_ground_truth(path), found_in(data))
+    expected = official_score(truth_in(path), found_in(data))
     data["annotations"] *= 2
     for image in data["images"]:
         image["id"] += 2**60
@@ -278,17 +279,17 @@ def test_the_official_scorer_scores_what_was_read_and_not_the_file(tmp_path):
         annotation.pop("id", None)
     data["annotations"] = data["annotations"][: len(data["annotations"]) // 2]
     path.write_text(json.dumps(data))
-    assert official_score(load_ground_truth(path), with_ids(found_in(small_lvis()), lambda i: i + 2**60)) == expected
+    assert official_score(truth_in(path), with_ids(found_in(small_lvis()), lambda i: i + 2**60)) == expected
 
 
 def test_the_official_scorer_is_for_lvis_and_for_some_detections(tmp_path):
     path = tmp_path / "val.json"
     path.write_text(json.dumps(small_lvis()))
     with pytest.raises(RichSemError, match=r"detection\.format.*leave --scorer out"):
-        require_official(load_ground_truth(path, metric="coco"))
-    require_official(load_ground_truth(path))
+        require_official(truth_in(path, metric="coco"))
+    require_official(truth_in(path))
     with pytest.raises(RichSemError, match="nothing at all is detected"):
-        official_score(load_ground_truth(path), no_detections())
+        official_score(truth_in(path), no_detections())
 
 
 def test_a_missing_library_of_opencv_is_named_with_its_packages(tmp_path, monkeypatch):
@@ -302,7 +303,7 @@ def test_a_missing_library_of_opencv_is_named_with_its_packages(tmp_path, monkey
     whole = builtins.__import__
     path = tmp_path / "val.json"
     path.write_text(json.dumps(small_lvis()))
-    truth = load_ground_truth(path)
+    truth = truth_in(path)
     monkeypatch.setattr(builtins, "__import__", refusing)
     with pytest.raises(RichSemError, match=r"libGL\.so\.1.*apt install libgl1 libglib2\.0-0 libxcb1"):
         require_official(truth)
@@ -315,16 +316,16 @@ def test_cost_of_the_official_scorer_is_that_which_was_measured(tmp_path):
     image = {"height": 9, "width": 9, "neg_category_ids": [], "not_exhaustive_category_ids": []}
     images = [image | {"id": number} for number in range(3000)]
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": categories}))
-    cost = official_cost(load_ground_truth(path), 3000 * 300)
+    cost = official_cost(truth_in(path), 3000 * 300)
     assert 3.3 < cost.gigabytes < 3.9
     assert 45 < cost.seconds < 80
     assert str(cost) == "about 3.5 GB of memory and 63 seconds"
 
 
-def test_annotations_to_score_are_read_without_their_pictures(tmp_path):
+def test_what_lvis_metric_needs_of_pictures_is_read_for_it_alone(tmp_path):
     path = tmp_path / "val.json"
     path.write_text(json.dumps(small_lvis()))
-    scored = read_scored_annotations(path)
+    scored = truth_in(path).annotations
     assert len(scored.image_ids) == 8
     assert scored.negative_ids is not None
-    assert read_scored_annotations(path, file_format="coco").negative_ids is None
+    assert truth_in(path, metric="coco").annotations.negative_ids is None

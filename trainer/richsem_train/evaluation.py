@@ -1,27 +1,21 @@
 """Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations import AnnotationFormat, DetectionData, ScoredAnnotations, read_scored_annotations
+from richsem_schemas.annotations import (
+    METRIC_OF,
+    AnnotationFormat,
+    DetectionData,
+    Metric,
+    ScoredAnnotations,
+)
 from richsem_schemas.errors import RichSemError
 from richsem_train.detections import Detections
-
-Metric = Literal["lvis", "coco", "boxes"]
-"""The protocol: `boxes` is COCO's where sizes of objects mean nothing, so AP and AP50 are all it has."""
-
-_METRICS: dict[AnnotationFormat, Metric] = {
-    "lvis": "lvis",
-    "coco": "coco",
-    "objects365": "coco",
-    "openimages": "boxes",
-    "visual-genome": "boxes",
-}
 
 NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
@@ -67,19 +61,6 @@ class GroundTruth:
         return tuple(category.frequency or "" for category in self.annotations.categories)
 
 
-def load_ground_truth(path: Path, *, metric: Literal["lvis", "coco"] = "lvis") -> GroundTruth:
-    """Read annotations for scoring.
-
-    Args:
-        path: a JSON file in the LVIS or COCO format.
-        metric: the protocol to score by.
-
-    Raises:
-        SourceError: the file is missing, is no such file, or has not what the metric needs.
-    """
-    return _ground_truth(read_scored_annotations(path, file_format=metric), metric)
-
-
 def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
     """The annotations of a split for scoring, by the protocol of their format.
 
@@ -88,10 +69,7 @@ def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
         file_format: whose file it is.
     """
     assert data.scored is not None, "read to be scored"
-    return _ground_truth(data.scored, _METRICS[file_format])
-
-
-def _ground_truth(annotations: ScoredAnnotations, metric: Metric) -> GroundTruth:
+    annotations, metric = data.scored, METRIC_OF[file_format]
     image_ids = np.sort(annotations.image_ids)
     category_ids = np.array([category.id for category in annotations.categories], np.int64)
     boxes, areas = annotations.boxes, annotations.areas

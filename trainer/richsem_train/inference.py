@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from richsem_schemas.geometry import resized_hw
 from richsem_schemas.resize import resize_picture
 from richsem_train.build import vocabulary_mask
 from richsem_train.data.collate import Sample, collate
-from richsem_train.data.transforms import resized_hw
 from richsem_train.detections import PictureDetections
 from richsem_train.engine import Normalise, autocast
 from richsem_train.models.dino import Dino

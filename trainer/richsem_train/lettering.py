@@ -14,8 +14,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-_JOINERS = "\u200c\u200d"
-"""Marks without width that decide how letters join; other invisible characters are left out."""
+from richsem_schemas.text_bank import JOINERS
 
 _KANA = range(0x3040, 0x3100)
 _JAPANESE, _CHINESE = 0, 2
@@ -92,13 +91,13 @@ def turned(piece: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text on one line: composed, without what is invisible."""
+    """A text on one line: composed, without what is invisible but for joiners."""
     kept = "".join(letter for letter in unicodedata.normalize("NFC", text) if _is_visible(letter))
     return " ".join(kept.split())
 
 
 def _is_visible(letter: str) -> bool:
-    return letter.isspace() or letter in _JOINERS or unicodedata.category(letter) not in {"Cc", "Cf"}
+    return letter.isspace() or letter in JOINERS or unicodedata.category(letter) not in {"Cc", "Cf"}
 
 
 def split_by_face(text: str) -> list[tuple[Face, str]]:
@@ -129,14 +128,14 @@ def _faces_of_letters(text: str, chinese: int) -> Iterator[Face | None]:
             yield None
             continue
         # Marks belong to the letter before.
-        if not (letter in _JOINERS or unicodedata.combining(letter)) or not _has(face, letter):
+        if not (letter in JOINERS or unicodedata.combining(letter)) or not _has(face, letter):
             # What no font has is drawn as Latin's box.
             face = next((each for each in _faces(chinese) if _has(each, letter)), latin)
         yield face
 
 
 def _has_face(letter: str) -> bool:
-    return letter == " " or letter in _JOINERS or any(_has(face, letter) for face in _faces(_CHINESE))
+    return letter == " " or letter in JOINERS or any(_has(face, letter) for face in _faces(_CHINESE))
 
 
 @lru_cache

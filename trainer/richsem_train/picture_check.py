@@ -11,7 +11,7 @@ from typing import Protocol
 from richsem_schemas.originals import printable
 from richsem_schemas.places import Place
 from richsem_train.console import Reporter
-from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW
+from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW
 from richsem_train.distributed import Ranks
 
 _THREADS = 16

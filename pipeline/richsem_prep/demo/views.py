@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_prep import recipes
+from richsem_schemas.geometry import draw_crop
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.render import render_view
 from richsem_schemas.view import View
@@ -108,7 +109,7 @@ def window_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
 
     May be left without regions.
     """
-    cut = recipes.draw_crop((whole.picture.height, whole.picture.width), GEOMETRY, rng)
+    cut = draw_crop((whole.picture.height, whole.picture.width), GEOMETRY, rng)
     height, width = cut.out_hw
     picture = whole.picture.resize((width, height), Image.Resampling.BILINEAR, box=cut.source_xyxy_px)
     left, top, right, bottom = cut.source_xyxy_px

@@ -12,6 +12,18 @@ from richsem_schemas.annotations.boxes import AnnotatedBoxes
 AnnotationFormat = Literal["lvis", "coco", "objects365", "openimages", "visual-genome"]
 """Whose files these are; lvis, coco and objects365 are the same JSON."""
 
+Metric = Literal["lvis", "coco", "boxes"]
+"""A protocol: `boxes` is COCO's where sizes of objects mean nothing, so AP and AP50 are all it has."""
+
+METRIC_OF: Mapping[AnnotationFormat, Metric] = {
+    "lvis": "lvis",
+    "coco": "coco",
+    "objects365": "coco",
+    "openimages": "boxes",
+    "visual-genome": "boxes",
+}
+"""What files of a format are scored by; for all but `boxes` they hold what an official metric takes."""
+
 MAX_CATEGORY_ID = 1_000_000
 """Largest category id that is accepted: tables by id are as long."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from msgspec import Struct
@@ -12,6 +12,7 @@ from richsem_schemas.annotations.annotation_file import (
     MAX_CATEGORY_ID,
     AnnotationFile,
     CategoryRecord,
+    Metric,
     MetricFields,
     NameRule,
 )
@@ -28,9 +29,6 @@ from richsem_schemas.annotations.columns import (
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
-
-FileMetric = Literal["lvis", "coco"]
-"""Whose metric the file is to be scored by."""
 
 _LISTS = ("images", "annotations", "categories")
 _NO_ID = -(2**63)
@@ -62,7 +60,7 @@ class _ScoredAnnotation(_Annotation, gc=False):
     ignore: float | None = None
 
 
-def read_coco_file(path: Path, *, metric: FileMetric | None = None, is_typed: bool = True) -> AnnotationFile:
+def read_coco_file(path: Path, *, metric: Metric | None = None, is_typed: bool = True) -> AnnotationFile:
     """Read a file with the lists `images`, `annotations` and `categories`; whatever else it holds is passed over.
 
     Segmentations and attributes are never held: memory is in proportion to boxes and pictures, not to the file.
@@ -87,7 +85,7 @@ def read_coco_file(path: Path, *, metric: FileMetric | None = None, is_typed: bo
     return columns.finished()
 
 
-def _types(metric: FileMetric | None) -> Mapping[str, type[Struct]]:
+def _types(metric: Metric | None) -> Mapping[str, type[Struct]]:
     return {
         "images": _LvisImage if metric == "lvis" else _Image,
         "annotations": _Annotation if metric is None else _ScoredAnnotation,
@@ -108,7 +106,7 @@ def _missing_list(name: str, seen: list[str], path: Path) -> str:
 class _Columns:
     """The lists of a file, growing batch by batch."""
 
-    def __init__(self, path: Path, metric: FileMetric | None) -> None:
+    def __init__(self, path: Path, metric: Metric | None) -> None:
         self._path = path
         self._metric = metric
         self._counts = dict.fromkeys(_LISTS, 0)

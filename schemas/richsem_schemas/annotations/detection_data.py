@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat
+from richsem_schemas.annotations.annotation_file import METRIC_OF, AnnotationFile, AnnotationFormat
 from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images
-from richsem_schemas.annotations.coco_file import FileMetric, read_coco_file
+from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures
 from richsem_schemas.annotations.scored_annotations import (
@@ -24,9 +24,6 @@ from richsem_schemas.annotations.scored_annotations import (
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import SourceError
 from richsem_schemas.places import Place
-
-_METRICS: dict[AnnotationFormat, FileMetric] = {"lvis": "lvis", "coco": "coco", "objects365": "coco"}
-"""Formats that an official metric takes."""
 
 _SHOWN = 5
 """How many culprits a message names."""
@@ -128,21 +125,6 @@ def read_annotations(
     )
 
 
-def read_scored_annotations(path: Path, *, file_format: AnnotationFormat = "lvis") -> ScoredAnnotations:
-    """Read what detections are compared with; the pictures aren't looked for.
-
-    Args:
-        path: as `read_annotations` takes it.
-        file_format: likewise.
-
-    Raises:
-        SourceError: the file or a record of it is missing, not as it should be, or without what the metric needs.
-    """
-    found = _found(path, file_format, None, is_scored=True)
-    kept, _ = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
-    return _scored(found, kept, _categories(found), path)[0]
-
-
 def read_annotations_below(
     path: Path,
     roots: Sequence[Place],
@@ -234,7 +216,7 @@ def _read_file(
         return read_openimages_file(path)
     if file_format == "visual-genome":
         return read_visual_genome_file(path, class_names)
-    return read_coco_file(path, metric=_METRICS[file_format] if is_scored else None)
+    return read_coco_file(path, metric=METRIC_OF[file_format] if is_scored else None)
 
 
 def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from msgspec import Struct
 
-from richsem_schemas.annotations import json_stream, read_scored_annotations
+from richsem_schemas.annotations import json_stream
 from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
@@ -188,6 +188,6 @@ def test_what_lvis_metric_needs_of_pictures_is_required_where_it_scores(tmp_path
     path = written(tmp_path, dataset)
     message = rf"`{key}` of images\[17\] must be a list of integers; it is {said}\. LVIS's metric needs it"
     with pytest.raises(SourceError, match=message):
-        read_scored_annotations(path, file_format="lvis")
-    assert len(read_scored_annotations(path, file_format="coco").image_ids) == 40
+        read_coco_file(path, metric="lvis")
+    assert len(read_coco_file(path, metric="coco").image_ids) == 40
     assert len(read_coco_file(path).image_ids) == 40

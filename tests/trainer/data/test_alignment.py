@@ -8,7 +8,8 @@ import pytest
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import ManifestMismatchError
 from richsem_schemas.listed_boxes import ListedBoxes
-from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
+from richsem_train.data.alignment import joined_by_name, require_same_boxes
+from richsem_train.data.nearest import ABSENT
 
 
 def names(*files):

@@ -4,15 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from richsem_schemas import geometry
 from richsem_schemas.codec import LabelledView
+from richsem_schemas.geometry import Crop, uncut
 from richsem_schemas.manifest import ViewGeometry
 from richsem_schemas.render import render_view
 from richsem_schemas.soft_labels import TopKSoftLabels
 from richsem_schemas.view import NO_ANNOTATION, PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
-from richsem_train.data import free_mosaics
 from richsem_train.data.cache_views import DamagedViewError, ReadView
-from richsem_train.data.free_mosaics import fitted_hw, free_mosaic, require_whole_crops, with_nearest_labels
-from richsem_train.data.transforms import Drawn
+from richsem_train.data.free_mosaics import free_mosaic, require_whole_crops, with_nearest_labels
 
 SIDE = 64
 GEOMETRY = ViewGeometry(
@@ -57,12 +57,12 @@ class Centre:
 
 
 def mosaic_of(monkeypatch, drawn, centre, pictures=None):
-    monkeypatch.setattr(free_mosaics, "draw", lambda *_: drawn)
+    monkeypatch.setattr(geometry, "draw_crop", lambda *_: drawn)
     return free_mosaic(pictures or four(), geometry=GEOMETRY, rng=Centre(*centre))
 
 
 def test_tiles_are_fitted_into_their_square_meet_at_the_centre_and_are_cut_by_the_canvas(monkeypatch):
-    whole = Drawn(PICTURE_HW, False, PICTURE_HW, WHOLE, (40, 80))
+    whole = uncut(PICTURE_HW, (40, 80))
     view, pictures = mosaic_of(monkeypatch, whole, (20, 104))
     assert view.canvas_hw == (128, 128)
     # 40 x 80 fits as 32 x 64. Above the centre are 20 rows, right of it 24 columns.
@@ -82,7 +82,7 @@ def test_tiles_are_fitted_into_their_square_meet_at_the_centre_and_are_cut_by_th
 
 def test_what_is_cut_of_a_mirrored_tile_is_the_other_side_of_its_picture(monkeypatch):
     """The left half of the picture at twice its size, mirrored."""
-    left_half = Drawn(PICTURE_HW, True, (100, 140), (70, 0, 140, 100), (100, 70))
+    left_half = Crop(PICTURE_HW, (100, 140), (0, 0, 70, 100), (100, 70), True)
     view, _ = mosaic_of(monkeypatch, left_half, (64, 32))
     # 100 x 70 fits as 64 x 44: twelve columns of the tiles on the left don't fit.
     assert view.tiles["paste_xyxy_px"].tolist()[0] == [0, 0, 32, 64]
@@ -137,7 +137,7 @@ def test_a_tile_has_the_label_of_the_crop_of_its_picture_that_is_nearest_to_what
         (stored_crop(3, 0, right, (50, 35)), stored_crop(3, 1, bottom, (25, 70)), stored_crop(3, 2)),
     ]
     pictures = four(*of_each)
-    whole = Drawn(PICTURE_HW, False, PICTURE_HW, WHOLE, (50, 70))
+    whole = uncut(PICTURE_HW, (50, 70))
     # 50 x 70 fits as 45 x 64: above the centre is half of it, right of it half, at nine tenths of its size.
     view, _ = mosaic_of(monkeypatch, whole, (22, 96), pictures)
     labelled = with_nearest_labels(view, pictures, teacher_size=None)
@@ -156,12 +156,6 @@ def test_labels_without_embeddings_have_none():
     ]
     view, _ = free_mosaic(pictures, geometry=GEOMETRY, rng=np.random.default_rng(0))
     assert with_nearest_labels(view, pictures, teacher_size=128).embeddings is None
-
-
-def test_the_largest_fitting_size_fills_one_side():
-    assert fitted_hw((100, 50), 64) == (64, 32)
-    assert fitted_hw((10, 1000), 64) == (1, 64)
-    assert fitted_hw((3, 3), 64) == (64, 64)
 
 
 def test_a_crop_that_is_not_its_whole_canvas_is_refused():

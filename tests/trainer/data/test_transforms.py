@@ -1,17 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as oracle
 
-from richsem_prep import recipes
 from richsem_schemas import resize as resizer
-from richsem_train.data.transforms import Augmentation, augment, crop, draw_crop, flip, resize, resized_hw
-
-SIZES = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+from richsem_schemas.geometry import MIN_VISIBLE_PX, draw_crop, visible_boxes
+from richsem_schemas.manifest import ViewGeometry
+from richsem_train.data.transforms import Augmentation, apply, augment, crop, flip, resize
 
 
 @pytest.fixture
@@ -74,31 +71,6 @@ def test_pictures_without_boxes_pass_through(picture):
     assert result.kept.shape == (0,)
 
 
-@given(SIZES, st.integers(1, 900), st.none() | st.integers(1, 1500))
-def test_resized_sizes_equal_those_of_the_caches_views(hw, short_side, longest_side):
-    assert resized_hw(hw, short_side, longest_side) == recipes.resized_hw(hw, short_side, longest_side)
-
-
-@pytest.mark.parametrize(
-    ("hw", "expected"), [((480, 640), (800, 1066)), ((640, 480), (1066, 800)), ((427, 640), (800, 1199))]
-)
-def test_usual_sizes_of_coco_are_resized_as_detr_does(hw, expected):
-    assert resized_hw(hw, 800, 1333) == expected
-
-
-def test_a_long_picture_is_limited_by_its_long_side():
-    assert resized_hw((100, 400), 800, 1333) == (333, 1332)
-
-
-@given(SIZES, st.integers(0, 10_000))
-def test_crops_lie_inside_with_sides_in_range(hw, seed):
-    left, top, right, bottom = draw_crop(hw, (384, 600), np.random.default_rng(seed))
-    assert 0 <= left < right <= hw[1]
-    assert 0 <= top < bottom <= hw[0]
-    assert min(384, hw[1]) <= right - left <= 600
-    assert min(384, hw[0]) <= bottom - top <= 600
-
-
 def draw_many(picture, augmentation, count=400):
     boxes = np.array([[5, 5, 60, 40]], np.float32)
     return [augment(picture, boxes, augmentation, np.random.default_rng([seed, 9])) for seed in range(count)]
@@ -151,3 +123,32 @@ def test_the_same_generator_gives_the_same_picture(picture, boxes):
     first, second = (augment(picture, boxes, Augmentation(), np.random.default_rng(5)) for _ in range(2))
     assert_same(first.image, second.image)
     assert_same(first.boxes_xyxy_px, second.boxes_xyxy_px)
+
+
+SMALL = ViewGeometry(
+    short_sides=(96, 128, 160), longest_side=267, first_short_sides=(80, 100, 120), crop_sides=(77, 120)
+)
+
+
+def random_boxes(rng, count, hw):
+    """Boxes at multiples of a quarter pixel, whole pictures and edges among them."""
+    corners = rng.integers(0, [4 * hw[1], 4 * hw[0]], (count, 2, 2), endpoint=True) / 4
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)].astype(np.float32)
+
+
+@pytest.mark.parametrize("hw", [(90, 120), (120, 90), (100, 100), (37, 211), (480, 640)])
+def test_visible_boxes_are_those_that_remain_step_by_step(hw):
+    rng = np.random.default_rng(hw)
+    for _ in range(60):
+        boxes = random_boxes(rng, 40, hw)
+        drawn = draw_crop(hw, SMALL if hw[0] < 400 else ViewGeometry(), rng)
+        expected = apply(Image.new("RGB", (hw[1], hw[0])), boxes, drawn)
+        found, kept = visible_boxes(boxes, drawn)
+        assert (expected.image.height, expected.image.width) == drawn.out_hw
+        sides = (expected.boxes_xyxy_px[:, 2:] - expected.boxes_xyxy_px[:, :2]).min(axis=1, initial=np.inf)
+        # A box that only touches the crop may be seen by one and not by the other; it has no area to speak of.
+        sure = sides > 2 * MIN_VISIBLE_PX
+        assert set(expected.kept[sure].tolist()) <= set(kept.tolist()) <= set(expected.kept.tolist())
+        both = np.isin(expected.kept, kept)
+        np.testing.assert_allclose(found, expected.boxes_xyxy_px[both], atol=2e-3)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from richsem_train.config import Supervision
+from richsem_train.losses.criterion import Criterion
+from richsem_train.losses.federated import FederatedClasses
 from richsem_train.targets import SoftLabels, Target
 
 CLASSES = 12
@@ -47,6 +49,17 @@ class FakeDenoising:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def total_of(criterion: Criterion, losses: dict[str, Tensor]) -> Tensor:
+    """The weighted sum of losses, as a step adds them."""
+    return torch.stack([criterion.weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def mask_of(drawn: FederatedClasses, classes: int) -> Tensor:
+    """As bool [S, A, C], True where the class takes part."""
+    empty = torch.zeros(*drawn.ids.shape[:2], classes, dtype=torch.bool)
+    return empty.scatter(-1, drawn.ids, drawn.taught)
 
 
 def random_boxes(*shape: int, seed: int = 0) -> Tensor:

@@ -23,7 +23,9 @@ from tests.trainer.losses.batches import (
     make_denoising,
     make_outputs,
     make_target,
+    mask_of,
     top_k_labels,
+    total_of,
 )
 
 KINDS = {"loss_class": "loss_ce", "loss_bbox": "loss_bbox", "loss_giou": "loss_giou"}
@@ -103,9 +105,10 @@ def test_federated_losses_look_at_the_drawn_classes_only_anew_for_every_loss():
     losses = criterion(outputs, targets, make_denoising([2, 1]), num_boxes=3.0, generators=[generator(3)])
 
     labels = torch.cat([target.labels for target in targets])
-    draws = draw_federated(
+    drawn = draw_federated(
         labels, torch.zeros_like(labels), weights, total=5, losses=2 * LAYERS + 1, generators=[generator(3)]
-    ).mask(CLASSES)[:, 0]
+    )
+    draws = mask_of(drawn, CLASSES)[:, 0]
     assert len({tuple(draw.tolist()) for draw in draws}) > 1
     for layer in range(LAYERS):
         logits = outputs.pred_logits[layer]
@@ -180,7 +183,7 @@ def test_unlabelled_pictures_have_no_class_loss_on_any_head_but_boxes_and_semant
         generators=[generator()],
         semantic_logits=semantic_branch(),
     )
-    criterion.total(losses).backward()
+    total_of(criterion, losses).backward()
 
     assert all((loss == 0) == name.startswith("loss_class") for name, loss in losses.items())
     for logits in (outputs.pred_logits, outputs.encoder_logits, outputs.dn_logits):
@@ -208,7 +211,7 @@ def test_labels_of_unlabelled_pictures_are_not_federated_positives():
     criterion = Criterion(decoder_layers=LAYERS, federated_weights_C=weights, federated_total=5)
 
     losses = criterion(outputs, [make_target(0), stray], None, num_boxes=1.0, generators=[generator()])
-    criterion.total(losses).backward()
+    total_of(criterion, losses).backward()
 
     assert outputs.pred_logits.grad[..., 7].abs().sum() == 0
 
@@ -225,7 +228,7 @@ def test_a_batch_without_objects_is_finite_and_touches_every_head(is_federated: 
     targets = [make_target(0, soft_labels=embedding_labels(0)), make_target(0)]
 
     losses = criterion(outputs, targets, None, num_boxes=1.0, generators=[generator()], semantic_logits=branch)
-    criterion.total(losses).backward()
+    total_of(criterion, losses).backward()
 
     assert {name for name, loss in losses.items() if loss != 0} == {
         "loss_class_enc",
@@ -265,7 +268,7 @@ def test_total_is_the_weighted_sum():
         weights=LossWeights(classes=3.0, bbox=0.0, giou=0.5, soft=10.0),
     )
     losses = {"loss_class_dn_0": 1.0, "loss_bbox_enc": 2.0, "loss_giou": 4.0, "loss_soft_dn": 8.0}
-    total = criterion.total({name: torch.tensor(loss) for name, loss in losses.items()})
+    total = total_of(criterion, {name: torch.tensor(loss) for name, loss in losses.items()})
     assert total.item() == 3.0 + 0.0 + 2.0 + 80.0
 
 
@@ -332,7 +335,7 @@ def test_extreme_outputs_have_finite_losses_and_gradients(scale: float):
         num_boxes=4.0,
         semantic_logits=lambda h: scale * semantic_branch()(h),
     )
-    criterion.total(losses).backward()
+    total_of(criterion, losses).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(leaf.grad.isfinite().all() for leaf in saturated.leaves())
 

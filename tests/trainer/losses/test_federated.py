@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from richsem_train.losses.federated import draw_federated, federated_weights
-from tests.trainer.losses.batches import generator
+from tests.trainer.losses.batches import generator, mask_of
 
 CLASSES = 200
 COUNTS = torch.arange(CLASSES) ** 2
@@ -18,7 +18,7 @@ def draw(labels: list[int], *, total: int = 50, losses: int = 1, seed: int = 0, 
         losses=losses,
         generators=[generator(seed)],
     )
-    return drawn.mask(len(counts))[:, 0]
+    return mask_of(drawn, len(counts))[:, 0]
 
 
 def test_weights_are_the_root_of_image_counts_and_zero_for_none():

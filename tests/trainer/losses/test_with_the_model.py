@@ -5,7 +5,7 @@ import torch
 
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.soft_labels import SoftLoss
-from tests.trainer.losses.batches import generator, top_k_labels
+from tests.trainer.losses.batches import generator, top_k_labels, total_of
 from tests.trainer.models.tiny_dino import CLASSES, denoising, pictures, shaken, targets, tiny_dino
 
 
@@ -34,7 +34,7 @@ def test_every_parameter_gets_a_finite_gradient(counts: tuple[int, int], supervi
         generators=[generator()],
         semantic_logits=model.semantic_logits,
     )
-    losses_of.total(losses).backward()
+    total_of(losses_of, losses).backward()
 
     assert losses.keys() == losses_of.weights.keys()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
@@ -56,7 +56,7 @@ def test_a_batch_is_learnt():
             generators=[generator(step)],
             semantic_logits=model.semantic_logits,
         )
-        total = losses_of.total(losses)
+        total = total_of(losses_of, losses)
         optimiser.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import ManifestMismatchError
 from richsem_schemas.listed_boxes import ListedBoxes
+from richsem_train.data.nearest import ABSENT
 
 TOLERANCE_PX = 0.01
 """How far the corners of a box may lie apart; both were rounded to float32."""
 
 TOLERANCE_FRACTION = 1e-5
 """The same where boxes are fractions of the picture's sides."""
-
-ABSENT = -1
 
 _CHUNK_PICTURES = 2**13
 """Pictures that are compared at a time, for the memory."""

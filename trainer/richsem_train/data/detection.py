@@ -1,9 +1,8 @@
 """Pictures of a detection dataset as samples, for training and for evaluation."""
 
-import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,21 +12,15 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import PictureError
+from richsem_schemas.geometry import resized_hw
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture
 from richsem_train.data.collate import Sample
-from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, resized_hw
+from richsem_train.data.damage import OnDamage, whole_picture
+from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, xyxy_px_to_cxcywh_norm
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
 """Sets the augmentation of detection pictures apart from other random numbers of the same seed."""
-
-MAX_DAMAGED_IN_A_ROW = 16
-"""So many damaged pictures beside each other are no accident; training stops even when told to skip."""
-
-OnDamage = Literal["stop", "skip"]
-"""What to do about a picture that is missing or broken: stop, or take the next one and log a warning."""
-
-_log = logging.getLogger(__name__)
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -69,30 +62,15 @@ class DetectionDataset(Dataset[Sample]):
             PictureError: it is missing or broken, and so are those that may take its place.
         """
         epoch, position, picture = key
-        damage: list[str] = []
-        index, image = self._whole_picture(picture, damage)
+        index, image, damage = whole_picture(
+            picture, partial(read_picture, self.data), len(self.data), on_damage=self.on_damage
+        )
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
         boxes_xyxy_px, labels = objects_xyxy(self.data, index, _hw(image))
         augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
         kept = labels[augmented.kept]
         sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
-        return sample._replace(target=replace(sample.target, is_hard=self.is_hard), damage=tuple(damage))
-
-    def _whole_picture(self, picture: int, damage: list[str]) -> tuple[int, Image.Image]:
-        """The picture, or where damaged pictures are skipped the next whole one; with its index. Appends to damage."""
-        for step in range(MAX_DAMAGED_IN_A_ROW):
-            index = (picture + step) % len(self.data)
-            try:
-                return index, read_picture(self.data, index)
-            except PictureError as error:
-                if self.on_damage == "stop":
-                    raise
-                damage.append(str(error))
-                _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
-        raise PictureError(
-            f"{self.data.path(picture)} and the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are missing or "
-            "broken; check the folder of the pictures"
-        )
+        return sample._replace(target=replace(sample.target, is_hard=self.is_hard), damage=damage)
 
 
 class EvaluationDataset(Dataset[Sample]):
@@ -192,13 +170,6 @@ def _sample(
         original_hw=original_hw,
     )
     return Sample(pixels_HW3.permute(2, 0, 1).contiguous(), target, data.files[index])
-
-
-def xyxy_px_to_cxcywh_norm(boxes_xyxy_px: Boxes, hw: tuple[int, int]) -> Boxes:
-    """Corners in pixels to centres and sides, relative to a height and width."""
-    first, last = boxes_xyxy_px[:, :2].astype(np.float64), boxes_xyxy_px[:, 2:].astype(np.float64)
-    sides = np.array([hw[1], hw[0]])
-    return np.concatenate([(first + last) / 2 / sides, (last - first) / sides], axis=1).astype(np.float32)
 
 
 def _hw(image: Image.Image) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from richsem_schemas.places import Place
 from richsem_train.data.cache_source import ExpectedCache, TrainingCache, open_training_cache
 from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReader
 from richsem_train.data.collate import Sample
-from richsem_train.data.detection import OnDamage
+from richsem_train.data.damage import OnDamage
 from richsem_train.data.free_mosaics import (
     CROPS_PER_MOSAIC,
     MOSAIC_STREAM,

@@ -14,14 +14,16 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.geometry import Crop, draw_crop, visible_boxes
 from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_train.data.cache_views import ReadView
 from richsem_train.data.collate import Sample
-from richsem_train.data.detection import AUGMENTATION_STREAM, OnDamage, objects_xyxy, xyxy_px_to_cxcywh_norm
+from richsem_train.data.damage import OnDamage, whole_picture
+from richsem_train.data.detection import AUGMENTATION_STREAM, objects_xyxy
 from richsem_train.data.nearest import joined, nearest, sights_of
 from richsem_train.data.soft_labels import borrowed, soft_labels
-from richsem_train.data.transforms import Augmentation, Boxes, Drawn, draw, rendered, visible_boxes
-from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of, whole_picture
+from richsem_train.data.transforms import Augmentation, Boxes, rendered, xyxy_px_to_cxcywh_norm
+from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of
 from richsem_train.targets import SoftLabels, Target
 
 MIN_OVERLAP = 0.5
@@ -71,13 +73,13 @@ class FreshWindowDataset(Dataset[Sample]):
             DamagedViewError: it can't be read, and nor can those that may take its place.
         """
         epoch, position, picture = key
-        damage: list[str] = []
-        index, stored = whole_picture(picture, self._read, len(self.data), damage, on_damage=self.on_damage)
+        index, stored, damage = whole_picture(picture, self._read, len(self.data), on_damage=self.on_damage)
         ((sample, original),) = stored[0].pictures.items()
         hw = (original.height, original.width)
         rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
         boxes_xyxy_px, labels = objects_xyxy(self.data, index, hw)
-        view = drawn_view(draw(hw, self.augmentation, rng), boxes_xyxy_px, sample=sample)
+        crop = draw_crop(hw, self.augmentation, rng, may_flip=self.augmentation.flip)
+        view = drawn_view(crop, boxes_xyxy_px, sample=sample)
         boxes = view.regions["annotation"]
         target = Target(
             boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
@@ -87,7 +89,7 @@ class FreshWindowDataset(Dataset[Sample]):
             original_hw=hw,
             soft_labels=self._soft_labels(view, self._annotations(index)[boxes], stored),
         )
-        return Sample(rendered(view, stored[0].pictures), target, self.data.files[index], tuple(damage))
+        return Sample(rendered(view, stored[0].pictures), target, self.data.files[index], damage)
 
     def _soft_labels(self, view: View, annotations_S: NDArray[np.int32], stored: list[ReadView]) -> SoftLabels:
         cache = self.windows.cache
@@ -132,18 +134,18 @@ class FreshWindowDataset(Dataset[Sample]):
         return self.windows.annotations[self.data.offsets[index] : self.data.offsets[index + 1]]
 
 
-def drawn_view(drawn: Drawn, boxes_xyxy_px: Boxes, *, sample: int = 0) -> View:
+def drawn_view(crop: Crop, boxes_xyxy_px: Boxes, *, sample: int = 0) -> View:
     """What was drawn for a picture, as a window of its boxes: `annotation` says which of the G each region is.
 
     Args:
-        drawn: what is done to the picture.
+        crop: what is done to the picture.
         boxes_xyxy_px: float32 [G, 4], in pixels of the picture.
         sample: that the tile shows.
     """
-    height, width = drawn.out_hw
-    tiles = np.array([(sample, drawn.source_xyxy_px, (0, 0, width, height), drawn.is_mirrored)], TILE_DTYPE)
-    visible, kept = visible_boxes(boxes_xyxy_px, drawn)
+    height, width = crop.out_hw
+    tiles = np.array([(sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
+    visible, kept = visible_boxes(boxes_xyxy_px, crop)
     regions: NDArray[np.void] = np.zeros(len(kept), REGION_DTYPE)
     regions["box_xyxy_px"] = visible
     regions["annotation"] = kept
-    return View("window", 0, drawn.out_hw, tiles, regions)
+    return View("window", 0, crop.out_hw, tiles, regions)

@@ -16,7 +16,7 @@ WEIGHTS = (0.25, 1.0, 0.1)
 """What a doubling of the scale, a part without overlap and a mirror cost, beside each other."""
 
 ABSENT = -1
-"""No stored view shows the thing."""
+"""Index of what isn't there: no stored view shows the thing, no listed picture has the name."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.soft_labels import TopKSoftLabels, unit_rows
 from richsem_train.config import Supervision
 from richsem_train.data.nearest import ABSENT
+from richsem_train.data.transforms import xyxy_px_to_cxcywh_norm
 from richsem_train.targets import SoftLabels, Target
 
 LabelForm = Literal["topk", "embedding", "hard"]
@@ -57,7 +58,7 @@ def view_target(
     if supervision != "labelled" or not is_labelled:
         category_ids_R = np.zeros_like(category_ids_R)
     return Target(
-        boxes_cxcywh_norm=torch.from_numpy(_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
+        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
         labels=torch.from_numpy(category_ids_R),
         image_id=image_id,
         image_hw=view.canvas_hw,
@@ -127,11 +128,3 @@ def borrowed(
         dim = embeddings[0].shape[1]
         embeddings_SD = np.concatenate([*embeddings, np.eye(1, dim, dtype=np.float32)])[rows_S]
     return labels, embeddings_SD, None if is_known_S.all() else is_known_S
-
-
-def _cxcywh_norm(boxes_xyxy_px: NDArray[np.float32], canvas_hw: tuple[int, int]) -> NDArray[np.float32]:
-    corners = boxes_xyxy_px.astype(np.float64) / (canvas_hw[1], canvas_hw[0], canvas_hw[1], canvas_hw[0])
-    boxes = np.empty(corners.shape, np.float32)
-    boxes[:, :2] = (corners[:, :2] + corners[:, 2:]) / 2
-    boxes[:, 2:] = corners[:, 2:] - corners[:, :2]
-    return boxes

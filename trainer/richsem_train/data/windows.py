@@ -5,13 +5,12 @@ is found once, by name, and which box is which; then any picture is read on its 
 views by one ranged read, its sidecar and its bytes by another.
 """
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from richsem_schemas.listed_boxes import read_listed_boxes
 from richsem_schemas.places import Place
 from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import read_pictures_span, read_views, read_views_span
-from richsem_train.data.alignment import ABSENT, joined_by_name, require_same_boxes
+from richsem_train.data.alignment import joined_by_name, require_same_boxes
 from richsem_train.data.cache_source import TrainingCache
 from richsem_train.data.cache_views import (
     DamagedViewError,
@@ -40,7 +39,8 @@ from richsem_train.data.cache_views import (
     view_name,
 )
 from richsem_train.data.collate import Sample
-from richsem_train.data.detection import MAX_DAMAGED_IN_A_ROW, OnDamage
+from richsem_train.data.damage import OnDamage, whole_picture
+from richsem_train.data.nearest import ABSENT
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import view_target
 from richsem_train.data.transforms import rendered
@@ -60,10 +60,6 @@ _PICTURE = np.dtype(
     ]
 )  # fmt: skip
 _WINDOW = np.dtype([("offset", "<i8"), ("size", "<i8"), ("regions", "<i4"), ("tiles", "<i4")])
-
-_Read = TypeVar("_Read")
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,9 +331,8 @@ class WindowDataset(Dataset[Sample]):
         """
         epoch, position, picture = key
         pass_index = self.showings.before(epoch, position, picture) % self.reader.source.passes
-        damage: list[str] = []
-        index, read = whole_picture(
-            picture, partial(self._read, pass_index), len(self.data), damage, on_damage=self.on_damage
+        index, read, damage = whole_picture(
+            picture, partial(self._read, pass_index), len(self.data), on_damage=self.on_damage
         )
         labelled, (original,) = read.labelled, read.pictures.values()
         cache = self.windows.cache
@@ -352,7 +347,7 @@ class WindowDataset(Dataset[Sample]):
             rendered(labelled.view, read.pictures),
             replace(target, original_hw=(original.height, original.width)),
             self.data.files[index],
-            tuple(damage),
+            damage,
         )
 
     def _read(self, pass_index: int, index: int) -> ReadView:
@@ -369,32 +364,3 @@ def position_of(data: DetectionData, windows: WindowCache, index: int) -> int:
     if position == ABSENT:
         raise DamagedViewError(f"{data.files[index]} was left out of {windows.cache.source.layout.out}")
     return position
-
-
-def whole_picture(
-    picture: int, read: Callable[[int], _Read], pictures: int, damage: list[str], *, on_damage: OnDamage
-) -> tuple[int, _Read]:
-    """What is read of a picture, or where damage is skipped of the next whole one; with its index.
-
-    Args:
-        picture: its index.
-        read: reads the one of an index.
-        pictures: how many there are.
-        damage: a message for each that can't be read is appended to it.
-        on_damage: whether there is a next one.
-
-    Raises:
-        DamagedViewError: it can't be read, and nor can those that may take its place.
-    """
-    for step in range(MAX_DAMAGED_IN_A_ROW):
-        index = (picture + step) % pictures
-        try:
-            return index, read(index)
-        except DamagedViewError as error:
-            if on_damage == "stop":
-                raise
-            damage.append(str(error))
-            _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
-    raise DamagedViewError(
-        f"{damage[0]}; the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are damaged or left out as well"
-    )

@@ -168,10 +168,6 @@ class Criterion(nn.Module):
         # In one order, so that ranks with and without objects can average them as one tensor.
         return {name: losses[name] if name in losses else truth.zero() for name in self.weights}
 
-    def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum, a scalar."""
-        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
-
     def _detection_losses(
         self,
         outputs: Outputs,

@@ -19,11 +19,6 @@ class FederatedClasses:
     ids: Tensor
     taught: Tensor
 
-    def mask(self, classes: int) -> Tensor:
-        """As bool [S, A, C], True where the class takes part."""
-        empty = torch.zeros(*self.ids.shape[:2], classes, dtype=torch.bool, device=self.ids.device)
-        return empty.scatter(-1, self.ids, self.taught)
-
 
 def federated_weights(image_counts_C: Tensor, *, power: float = 0.5) -> Tensor:
     """How eagerly each class is drawn: image_count^power, float32 [C]; row 0 ("none") never.

@@ -20,7 +20,7 @@ from richsem_train.models.deformable_attention.triton_kernels import backward_ke
 TILE_ELEMENTS = 1024
 """Rows times channels of one program: eight elements a thread, so that one load of a bfloat16 map fills 16 bytes."""
 WARPS = 4
-"""Of a program; both are to be swept on a device, which none has been at hand for."""
+"""Of a program; both are not swept yet: no device was at hand."""
 
 
 def sample(value_BSHD: Tensor, shapes: Shapes, locations_BQHLP2: Tensor, weights_BQHLP: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 _NUMBERS = ["rows", "queries", "positions"]
-"""What denoising and the size of pictures change: kernels are not compiled anew for numbers divisible by 16, or 1."""
+"""No compiling anew where one of these is 1 or divisible by 16: denoising and the size of pictures change them."""
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
