@@ -17,6 +17,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.output_files import full_disk_named
 from richsem_schemas.sealed_json import commit, temporary_path, write_atomically
 from richsem_train.config import TrainConfig, parse_config
+from richsem_train.unpacked_size import require_plausible_size
 
 CHECKPOINT_VERSION = 1
 _METADATA_KEY = "richsem"
@@ -217,7 +218,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def _load_saved(path: Path) -> Checkpoint:
     try:
+        require_plausible_size(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
+    except RichSemError:
+        raise
     except Exception as error:
         raise RichSemError(
             f"{path}: not a readable checkpoint of richsem-train ({type(error).__name__}); is it cut short, or another "

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.unpacked_size import require_plausible_size
 
 _WRAPPERS = ("model", "state_dict", "ema_model", "teacher")
 """Under which training scripts store the weights inside of their checkpoints."""
@@ -74,6 +75,8 @@ def read_state_and_info(path: Path) -> tuple[dict[str, Tensor], str | None]:
         else:
             state = _read_checkpoint(path)
             info = state.get("info")
+    except RichSemError:
+        raise
     except Exception as error:
         raise RichSemError(
             f"{path}: is not a file of weights that can be read without running its code ({_reason(error)}); "
@@ -90,6 +93,7 @@ def read_state_and_info(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
+    require_plausible_size(path)
     # Published checkpoints of DETR's descendants hold the arguments of their training.
     with torch.serialization.safe_globals([argparse.Namespace]):
         loaded = torch.load(path, map_location="cpu", weights_only=True)
