@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from richsem_schemas.errors import RichSemError
 from richsem_train.detections import PictureDetections
 from richsem_train.predict import name_outputs, predict
 
@@ -99,3 +100,26 @@ def test_what_is_drawn_for_a_name_that_no_font_has_is_told(tmp_path, names, numb
     assert done.number_for_name == number
     report = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert report["pictures"][0]["detections"][0]["name"] == names[2]
+
+
+def test_long_names_of_large_letters_are_cut_to_what_file_systems_take_and_stay_apart(tmp_path):
+    paths = [picture(tmp_path / "in" / f"{'猫' * 80}{number}.jpg") for number in (1, 2)] + [picture(tmp_path / "b.jpg")]
+    done = predict(paths, detect, tmp_path / "out", names=NAMES)
+    assert [path.name for path in done.pictures] == ["猫" * 66 + ".jpg", "猫" * 66 + "-2.jpg", "b.jpg"]
+    report = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [one["source"] for one in report["pictures"]] == [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["score", "box"])
+def test_detections_that_are_no_numbers_are_refused_before_anything_is_written(tmp_path, value, where):
+    def diverged(image):
+        found = detect(image)
+        (found.scores if where == "score" else found.boxes_xyxy_px[:, 3])[1] = value
+        return found
+
+    path = picture(tmp_path / "a.jpg")
+    with pytest.raises(RichSemError, match="1 detections have a score or a box that is not finite") as caught:
+        predict([path], diverged, tmp_path / "out", names=NAMES)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "out").exists()

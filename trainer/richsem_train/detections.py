@@ -5,7 +5,7 @@ told from a picture never seen), under a temporary name that is renamed when the
 """
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,6 +98,28 @@ class Detections:
             {"image_id": image, "category_id": category, "bbox": box, "score": score}
             for image, category, box, score in columns
         ]
+
+
+def require_finite(
+    scores: NDArray[np.floating[Any]], boxes_px: NDArray[np.floating[Any]], picture_of: Callable[[int], str]
+) -> None:
+    """Check that a model's detections are numbers.
+
+    Args:
+        scores: [N].
+        boxes_px: [N, 4].
+        picture_of: names the picture of a detection by its index, for the message.
+
+    Raises:
+        RichSemError: a score or a box is NaN or infinite.
+    """
+    broken = ~(np.isfinite(scores) & np.isfinite(boxes_px).all(axis=1))
+    if broken.any():
+        raise RichSemError(
+            f"{int(broken.sum()):,} detections have a score or a box that is not finite, the first in "
+            f"{picture_of(int(broken.argmax()))}; the model's weights are damaged or have diverged: take another "
+            "checkpoint"
+        )
 
 
 def rank_file(folder: Path, rank: int) -> Path:

@@ -15,7 +15,7 @@ from richsem_schemas.annotations import (
     ScoredAnnotations,
 )
 from richsem_schemas.errors import RichSemError
-from richsem_train.detections import Detections
+from richsem_train.detections import Detections, require_finite
 
 NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
@@ -192,12 +192,11 @@ def best_of_each_picture(detections: Detections, limit: int) -> Detections:
 
 
 def _check_detections(detections: Detections, truth: GroundTruth) -> None:
-    finite = np.isfinite(detections.scores) & np.isfinite(detections.boxes_xywh_px).all(axis=1)
-    if not finite.all():
-        raise RichSemError(
-            f"{int((~finite).sum()):,} detections have a score or a box that is not finite, the first in the picture "
-            f"of image id {detections.image_ids[~finite][0]}; the model's weights are damaged or have diverged"
-        )
+    require_finite(
+        detections.scores,
+        detections.boxes_xywh_px,
+        lambda index: f"the picture of image id {detections.image_ids[index]}",
+    )
     unknown = np.unique(detections.image_ids[~np.isin(detections.image_ids, truth.image_ids)])
     if len(unknown):
         raise RichSemError(

@@ -14,14 +14,16 @@ from PIL import Image
 from richsem_schemas.errors import PictureError
 from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
 from richsem_schemas.sealed_json import write_atomically
-from richsem_train.detections import PictureDetections
+from richsem_train.detections import PictureDetections, require_finite
 from richsem_train.pictures import choose_drawn, contact_sheet, draw_detections, number_for_name
 
 PREDICTIONS = "predictions.json"
 SHEET = "sheet.jpg"
 
 _JPEG_QUALITY = 92
-_LONGEST_NAME = 120
+_LONGEST_NAME, _LONGEST_NAME_BYTES = 120, 200
+"""Of a name without what is added to it: file systems take 255 bytes, and 22 are a temporary's."""
+
 _SHEET_PICTURES, _SHEET_COLUMNS, _SHEET_SIDE = 24, 4, 640
 _LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 """Such pictures are drawn as PNG, others as JPEG."""
@@ -75,6 +77,7 @@ def predict(
 
     Raises:
         OSError: `out` can't be written.
+        RichSemError: a picture's detections aren't finite; nothing is written of it.
     """
     output_names = name_outputs(paths)
     records, pictures, failed = [], [], []
@@ -89,6 +92,7 @@ def predict(
             on_picture(path, reason)
             continue
         found = detect(image)
+        require_finite(found.scores, found.boxes_xyxy_px, lambda _, path=path: str(path))
         draw = partial(
             draw_detections, image, found, names=names, frequencies=frequencies, score_threshold=score_threshold
         )
@@ -125,7 +129,9 @@ def name_outputs(paths: Sequence[Path]) -> list[str]:
     taken = {SHEET, PREDICTIONS}
     names = []
     for path in paths:
-        stem = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME] or "picture"
+        letters = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME]
+        # The last letter may be cut in two.
+        stem = letters.encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore") or "picture"
         extension = "png" if path.suffix.lower() in _LOSSLESS else "jpg"
         name, copy = f"{stem}.{extension}", 1
         while name.lower() in taken:
