@@ -152,3 +152,58 @@ def test_the_most_that_a_number_may_be_is_read_and_one_more_is_refused(key, valu
     assert f"{key}: Input should be less than or equal to {most}" in refusal(
         lambda: load_config("demo", [f"{key}={most + 1}"])
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("base: demo\nschedule:\n  epochs: 1\nseed: 1\nschedule:\n  lr: 1.0e-3\n", "'schedule' is given twice, again in line 5"),
+        ("base: demo\nschedule:\n  epochs: 1\n  'epochs': 2\n", "'epochs' is given twice, again in line 4"),
+        ("base: demo\nschedule: {epochs: 1, epochs: 2}\n", "'epochs' is given twice, again in line 2"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_given_twice_is_refused_by_its_name(tmp_path, text, key):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(RichSemError) as caught:
+        load_config(str(path))
+    assert str(path) in str(caught.value)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["010", "-010", "0_7", "1:30", "1:30.5", "[010]"])
+def test_numbers_that_yaml_reads_to_another_base_are_refused(value):
+    with pytest.raises(RichSemError, match="base 8 or 60"):
+        load_config("demo", [f"seed={value}"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=true",
+        "workers=on",
+        "schedule.lr=yes",
+        "schedule.lr_drops=[true]",
+        "log.wandb=no",
+        "schedule.clip_norm=off",
+    ],
+)
+def test_truth_values_stand_for_nothing_else(change):
+    with pytest.raises(
+        RichSemError, match=f"{change.partition('=')[0]}: true, false, yes, no, on and off are no value"
+    ):
+        load_config("demo", [change])
+
+
+def test_plain_numbers_texts_in_quotes_and_truth_values_are_read():
+    changes = [
+        "seed=1_0",
+        "schedule.lr=1e-3",
+        "name='010'",
+        "model.backbone.frozen_norm=no",
+        "cache_gb=0.5",
+        "workers=0",
+    ]
+    config = load_config("demo", changes)
+    assert (config.seed, config.schedule.lr, config.name, config.workers) == (10, 1e-3, "010", 0)
+    assert (config.model.backbone.frozen_norm, config.cache_gb) == (False, 0.5)

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydantic import (
     PositiveFloat,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -70,6 +73,16 @@ Rgb = tuple[float, float, float]
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_another_value(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        parts = value if isinstance(value, list | tuple) else [value]
+        if cls.model_fields[info.field_name].annotation is not bool and any(isinstance(part, bool) for part in parts):
+            # Python's true is the number 1; YAML's no is false.
+            raise ValueError("true, false, yes, no, on and off are no value of this key; put a text in quotes")
+        return value
 
 
 class BackboneConfig(_Section):
@@ -557,7 +570,7 @@ def _parse_yaml(text: str) -> Any:
     """Read YAML that anybody may have written.
 
     Aliases are counted before anything is made of them: a kilobyte of them can stand for gigabytes. So are the letters
-    of numbers.
+    of numbers. Of a key that is given twice YAML's reader would keep the last.
 
     Raises:
         ValueError: it is none, or none that a config could be.
@@ -581,6 +594,8 @@ def _parse_yaml(text: str) -> Any:
 
 _LONGEST_REASON = 300
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_NUMBER = re.compile(r"[-+]?0[0-7_]+$|.*:")
+"""What YAML 1.1 reads as another number than is meant: 010 is 8 to it, and 1:30 is 90."""
 
 
 def _require_few(values: float) -> None:
@@ -592,22 +607,47 @@ def _values_of(node: yaml.Node, counted: dict[int, float]) -> float:
     """How many values a node stands for; `counted` remembers those of nodes with aliases.
 
     Raises:
-        ValueError: an alias stands for what it is part of, or a number is too long.
+        ValueError: an alias stands for what it is part of, a number is too long or not what it seems, or a key is
+            given twice.
     """
     key = id(node)
     if key not in counted:
         # Met again before it is counted, it stands for what it is part of.
         counted[key] = math.nan
         if isinstance(node, yaml.ScalarNode):
-            if node.tag in _NUMBERS and len(node.value) > _MAX_NUMBER_LETTERS:
-                raise ValueError(f"a number of {len(node.value):,} letters; at most {_MAX_NUMBER_LETTERS} are read")
+            if node.tag in _NUMBERS:
+                _require_plain_number(node.value)
             counted[key] = 1
         else:
+            if isinstance(node, yaml.MappingNode):
+                _require_keys_once(node)
             parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
             counted[key] = min(1 + sum(_values_of(part, counted) for part in parts), 10.0 * _MAX_VALUES)
     if math.isnan(counted[key]):
         raise ValueError("an alias stands for what it is part of")
     return counted[key]
+
+
+def _require_plain_number(text: str) -> None:
+    if len(text) > _MAX_NUMBER_LETTERS:
+        raise ValueError(f"a number of {len(text):,} letters; at most {_MAX_NUMBER_LETTERS} are read")
+    if _OTHER_NUMBER.match(text):
+        raise ValueError(
+            f"{text} is a number to base 8 or 60 in YAML; write it to base 10 and without a leading 0, or in quotes if "
+            "it is a text"
+        )
+
+
+def _require_keys_once(mapping: yaml.MappingNode) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in seen:
+            raise ValueError(
+                f"the key {key.value[:_SHOWN]!r} is given twice, again in line {key.start_mark.line + 1}; leave one"
+            )
+        seen.add((key.tag, key.value))
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
