@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,48 @@ def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(tmp_path, content)
     with pytest.raises(RichSemError, match="not a file of weights that can be read") as caught:
         read_state_and_info(path)
     assert "weights_only=False" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("version", True, "its version is True, this program reads 1"),
+        ("version", 1.0, "its version is 1.0, this program reads 1"),
+        ("class_names", ["none", "a"], "frequencies has 3 rows, and class_names has 2"),
+        ("class_names", "abc", "class_names is no list of texts"),
+        ("class_names", ["none", "a", 3], "class_names is no list of texts"),
+        ("category_ids", [1, 2], "category_ids has 2 rows, and class_names has 3"),
+        ("category_ids", [0, 1, True], "True is no whole number"),
+        ("frequencies", ["", "r", "x"], "frequencies has 'x', which is none of"),
+        ("text_dim", -1, "text_dim is -1"),
+        ("logit_scale", 0, "logit_scale is 0.0, and must be a number above 0"),
+        ("logit_scale", -20.0, "logit_scale is -20.0"),
+        ("logit_scale", float("nan"), "logit_scale is nan"),
+        ("logit_scale", float("inf"), "logit_scale is inf"),
+    ],
+)
+def test_facts_of_a_model_that_do_not_agree_are_named(info, tmp_path, field, value, said):
+    path = tmp_path / "x.safetensors"
+    content = json.dumps(info.to_json() | {field: value})
+    save_file({"a": torch.zeros(1)}, path, metadata={"richsem": content})
+    assert said in refused(path)
+
+
+def test_a_model_without_a_text_bank_has_no_scale(info, tmp_path):
+    path = tmp_path / "x.safetensors"
+    export_weights(path, replace(info, text_dim=0, logit_scale=0.0, category_ids=(-1, 5, 9)), {"a": torch.zeros(1)})
+    assert load_checkpoint(path).info.category_ids == (-1, 5, 9)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.int32])
+@pytest.mark.parametrize("field", ["model", "averaged", "weights"])
+def test_weights_that_are_no_real_numbers_are_named(info, tmp_path, dtype, field):
+    other = {"a.weight": torch.ones(3).to(dtype)}
+    path = tmp_path / ("x.safetensors" if field == "weights" else "last.pt")
+    if field == "weights":
+        export_weights(path, info, other)
+    else:
+        save_checkpoint(path, full(info, **{field: other}))
+    message = refused(path)
+    assert f"{field}: a.weight is of {dtype}" in message
+    assert "convert its weights to float32" in message

@@ -157,11 +157,14 @@ def test_the_most_that_a_number_may_be_is_read_and_one_more_is_refused(key, valu
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("base: demo\nschedule:\n  epochs: 1\nseed: 1\nschedule:\n  lr: 1.0e-3\n", "'schedule' is given twice, again in line 5"),
+        (
+            "base: demo\nschedule:\n  epochs: 1\nseed: 1\nschedule:\n  lr: 1.0e-3\n",
+            "'schedule' is given twice, again in line 5",
+        ),
         ("base: demo\nschedule:\n  epochs: 1\n  'epochs': 2\n", "'epochs' is given twice, again in line 4"),
         ("base: demo\nschedule: {epochs: 1, epochs: 2}\n", "'epochs' is given twice, again in line 2"),
     ],
-)  # fmt: skip
+)
 def test_a_key_that_is_given_twice_is_refused_by_its_name(tmp_path, text, key):
     path = tmp_path / "a.yaml"
     path.write_text(text)

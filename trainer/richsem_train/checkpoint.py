@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without running anything that they hold."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from richsem_train.unpacked_size import require_plausible_size
 
 CHECKPOINT_VERSION = 1
 _METADATA_KEY = "richsem"
+_SHOWN = 30
+"""Letters of a wrong value that a message repeats."""
+
+_COUNTS = (torch.int64, torch.bool)
+"""Of weights that aren't real numbers: what batch norms count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +71,23 @@ class ModelInfo:
         """
         if not isinstance(value, Mapping):
             raise RichSemError(f"{path}: not what this program writes; it doesn't say what model it is of")
-        if value.get("version") != CHECKPOINT_VERSION:
+        version = value.get("version")
+        if type(version) is not int or version != CHECKPOINT_VERSION:
             raise RichSemError(
-                f"{path}: its version is {value.get('version')!r}, this program reads {CHECKPOINT_VERSION}; use the "
+                f"{path}: its version is {version!r}, this program reads {CHECKPOINT_VERSION}; use the "
                 "version of richsem that wrote it"
             )
         try:
-            return cls(
+            info = cls(
                 parse_config(value["config"], source=str(path)),
-                tuple(map(str, value["class_names"])),
-                tuple(map(str, value["frequencies"])),
+                _texts(value, "class_names"),
+                _texts(value, "frequencies"),
                 _whole(value["text_dim"], 2**31),
                 float(value["logit_scale"]),
                 tuple(_whole(each, 2**63) for each in value.get("category_ids", ())),
             )
+            _check_rows(info)
+            return info
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
 
@@ -113,8 +122,30 @@ class Checkpoint:
 
 def _whole(value: Any, limit: int) -> int:
     if type(value) is not int or not -limit <= value < limit:
-        raise ValueError(f"{str(value)[:30]} is no whole number below {limit:,}")
+        raise ValueError(f"{str(value)[:_SHOWN]} is no whole number below {limit:,}")
     return value
+
+
+def _texts(value: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    texts = value[field]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{field} is no list of texts")
+    return tuple(texts)
+
+
+def _check_rows(info: ModelInfo) -> None:
+    rows = len(info.class_names)
+    if len(info.frequencies) != rows:
+        raise ValueError(f"frequencies has {len(info.frequencies):,} rows, and class_names has {rows:,}")
+    if info.category_ids and len(info.category_ids) != rows:
+        raise ValueError(f"category_ids has {len(info.category_ids):,} rows, and class_names has {rows:,}")
+    if strange := set(info.frequencies) - {"r", "c", "f", ""}:
+        raise ValueError(f"frequencies has {min(strange)[:_SHOWN]!r}, which is none of 'r', 'c', 'f' and ''")
+    if info.text_dim < 0:
+        raise ValueError(f"text_dim is {info.text_dim}")
+    # Without a text bank there is no scale.
+    if not math.isfinite(info.logit_scale) or info.logit_scale < 0 or (info.text_dim and not info.logit_scale):
+        raise ValueError(f"logit_scale is {info.logit_scale}, and must be a number above 0")
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -236,8 +267,8 @@ def _load_saved(path: Path) -> Checkpoint:
     try:
         return Checkpoint(
             ModelInfo.from_json(json.loads(value["info"]), path),
-            _weights(value["model"]),
-            None if value.get("averaged") is None else _weights(value["averaged"]),
+            _weights(value["model"], "model"),
+            None if value.get("averaged") is None else _weights(value["averaged"], "averaged"),
             dict(value.get("optimiser") or {}),
             _steps_taken(value["step"]),
             float(value.get("best_ap", -1.0)),
@@ -247,14 +278,19 @@ def _load_saved(path: Path) -> Checkpoint:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
 
 
-def _weights(value: Any) -> dict[str, Tensor]:
+def _weights(value: Any, field: str) -> dict[str, Tensor]:
     named = dict(value)
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in named.items()):
-        raise ValueError("its weights are no tensors by name")
+        raise ValueError(f"its {field} isn't tensors by name")
     for name, tensor in named.items():
         # A tensor may repeat few numbers without holding them: a small file can describe a giant.
         if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} isn't held in full")
+        if not tensor.dtype.is_floating_point and tensor.dtype not in _COUNTS:
+            raise ValueError(
+                f"{field}: {name} is of {tensor.dtype}, and weights are floating-point numbers; take another copy of "
+                "it, or convert its weights to float32"
+            )
     return named
 
 
@@ -282,4 +318,7 @@ def _load_exported(path: Path) -> Checkpoint:
         raise RichSemError(f"{path}: no readable safetensors file ({error})") from None
     if not isinstance(value, dict):
         raise RichSemError(f"{path}: safetensors of another program; expected what `richsem-train export` writes")
-    return Checkpoint(ModelInfo.from_json(value, path), weights)
+    try:
+        return Checkpoint(ModelInfo.from_json(value, path), _weights(weights, "weights"))
+    except ValueError as error:
+        raise RichSemError(f"{path}: not what this program writes ({error})") from None

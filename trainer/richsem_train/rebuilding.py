@@ -87,7 +87,7 @@ def _side(tensor: Tensor | None, axis: int) -> int:
 
 
 def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
-    """Where single weights differ from those that the detector would have, which is built without memory for it."""
+    """Where single weights differ from what the detector would have, which is built without memory for it."""
     # How it samples makes no difference to its weights, and kernels don't run there.
     model = info.config.model.model_copy(update={"deformable_attention": "torch"})
     info = replace(info, config=info.config.model_copy(update={"model": model}))
@@ -96,10 +96,16 @@ def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[st
             described = rebuild_detector(info, device=torch.device("meta")).state_dict()
     except (RichSemError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         return [f"it can't be built ({' '.join(str(error).split())[:200]})"]
-    wanted = {name: tuple(tensor.shape) for name, tensor in described.items()}
-    missing = [f"there is no {name}" for name in wanted if name not in weights]
-    return missing + [
-        f"{name} should be {shape}, it is {tuple(weights[name].shape)}"
-        for name, shape in wanted.items()
-        if name in weights and tuple(weights[name].shape) != shape
+    missing = [f"there is no {name}" for name in described if name not in weights]
+    shared = {name: (tensor, weights[name]) for name, tensor in described.items() if name in weights}
+    shapes = [
+        f"{name} should be {tuple(wanted.shape)}, it is {tuple(found.shape)}"
+        for name, (wanted, found) in shared.items()
+        if wanted.shape != found.shape
     ]
+    kinds = [
+        f"{name} should be of {wanted.dtype}, it is of {found.dtype}"
+        for name, (wanted, found) in shared.items()
+        if wanted.is_floating_point() != found.is_floating_point()
+    ]
+    return missing + shapes + kinds
