@@ -21,7 +21,7 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import told_in_one_line
+from richsem_schemas.output_files import printable_text, told_in_one_line
 from richsem_schemas.places import local_path
 
 app = typer.Typer(
@@ -83,13 +83,8 @@ def run() -> None:
     try:
         app()
     except (RichSemError, OSError) as error:
-        errors.print(Text.assemble(("error: ", "bold red"), _printable(told_in_one_line(error))), soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), printable_text(told_in_one_line(error))), soft_wrap=True)
         sys.exit(1)
-
-
-def _printable(text: str) -> str:
-    """Control characters as escapes: names are anybody's, and a terminal obeys."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @app.command()

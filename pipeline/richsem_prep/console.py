@@ -9,6 +9,7 @@ from rich.table import Table
 from richsem_prep import progress
 from richsem_prep.executor import OnProgress, ShardOutcome
 from richsem_prep.run import RunSummary
+from richsem_schemas.output_files import printable_text
 
 _LOG_SECONDS = 15.0
 
@@ -30,7 +31,7 @@ class ConsoleReporter:
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable_text(message), highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, total: int | None, unit: str) -> OnProgress:
         """Begin a bar; the function returned moves it."""

@@ -16,6 +16,7 @@ from richsem_schemas.codec import unpack_view
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.layout import CacheLayout
 from richsem_schemas.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan, ViewsSpec
+from richsem_schemas.output_files import printable_text
 from richsem_schemas.places import Place, RemotePath, each_of
 from richsem_schemas.quarantine import read_quarantine
 from richsem_schemas.reader import Cache, read_span, view_rows
@@ -360,8 +361,3 @@ def readable_bytes(count: float) -> str:
             break
         count /= 1000
     return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-
-
-def printable_text(text: str) -> str:
-    r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

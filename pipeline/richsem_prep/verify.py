@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from richsem_prep.finish import resizers_note
-from richsem_prep.inspect_cache import printable_text, readable_bytes
+from richsem_prep.inspect_cache import readable_bytes
 from richsem_prep.jobs import JOBS_FOLDER
 from richsem_prep.ordered_map import ordered_map
 from richsem_prep.verify_elsewhere import columns_elsewhere, pictures_note
@@ -41,6 +41,7 @@ from richsem_schemas.manifest import (
     ShardSummary,
     TextManifest,
 )
+from richsem_schemas.output_files import printable_text
 from richsem_schemas.places import Place, RemotePath, read_file
 from richsem_schemas.text_bank import TextBank, hash_bytes, read_text_bank
 

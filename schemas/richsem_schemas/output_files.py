@@ -93,3 +93,8 @@ def told_in_one_line(error: Exception) -> str:
         return str(error)
     told = os_error_text(error)
     return f"{told}; free some, or write to another disk" if error.errno in FULL else told
+
+
+def printable_text(text: str) -> str:
+    r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -328,9 +328,12 @@ def local_path(text: "str | os.PathLike[str]") -> Path:
     """The path that a user names where only this machine's file systems will do.
 
     Raises:
-        RichSemError: it is a URL, which a plain path would take for folders of these names.
+        RichSemError: it is a URL, which a plain path would take for folders of these names; or it is empty, as
+            variables of a shell are that were never set.
     """
     text = _without_nul(os.fspath(text))
+    if not text:
+        raise RichSemError("a path is empty; name a file or a folder, such as . for the present one")
     if _URL.match(text) and not text.startswith(_LOCAL):
         raise RichSemError(
             f"{text} is a URL, and a local path is needed here; fetch or mount it first, such as by `curl -LO URL`, "

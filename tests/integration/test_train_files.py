@@ -304,6 +304,24 @@ def test_a_url_where_files_are_read_or_written_is_refused_with_what_to_do(comman
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--config", ""), "--config '' is neither a file nor one of"),
+        (("--config", "demo", "--out", ""), "a path is empty"),
+        (("predict", "best.pt", "a.jpg", "--out", ""), "a path is empty"),
+        (("predict", "best.pt", "a.jpg", "--out", "seen", "--config", ""), "--config '' is neither a file nor one of"),
+        (("compare", ""), "a path is empty"),
+        (("--config", "demo", "--set", "data=''"), "data: a path is empty"),
+    ],
+)
+def test_empty_names_are_refused(command, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == 1
+    assert said in command.error
+    assert not list(tmp_path.iterdir())
+
+
 # COCO
 
 
@@ -365,7 +383,8 @@ def test_nothing_is_told_where_there_are_queries_for_all(world, tmp_path):
 
 def test_a_comparison_says_what_it_compares_and_where_steps_differ(command, trained, world, tmp_path):
     world.run(tmp_path / "long", name="long", schedule__epochs=2)
-    assert command("compare", trained, trained) == 0, command.stderr
+    world.run(tmp_path / "again", name="again", schedule__epochs=1)
+    assert command("compare", trained, tmp_path / "again") == 0, command.stderr
     assert "last evaluation of each run" in command.stdout
     assert "steps" in command.stdout
     assert "training length" not in command.stdout

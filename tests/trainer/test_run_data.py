@@ -16,7 +16,7 @@ from richsem_schemas.text_bank import TextBank
 from richsem_schemas.text_folder import TextFolder, write_text_folder
 from richsem_train.build import build_criterion
 from richsem_train.data.extra import ExtraDataset
-from richsem_train.run_data import open_data, open_vocabulary
+from richsem_train.run_data import data_folder, open_data, open_vocabulary
 from tests.pipeline.synthetic_cache import CLASSES, DIM
 from tests.trainer.tiny import make_cache, make_world
 from tests.trainer.windows import WindowsCache
@@ -232,3 +232,12 @@ def test_names_that_do_not_tell_categories_apart_are_refused_with_the_remedy(wor
     path.write_text(json.dumps(content))
     with pytest.raises(RichSemError, match=r"has several rows.*Give each category a name of its own"):
         open_data(world.config(data=folder, **LINEAR))
+
+
+def test_a_url_in_the_environment_is_refused_where_a_folder_is_needed(world, monkeypatch):
+    config = world.config().model_copy(update={"data": None})
+    monkeypatch.setenv("RICHSEM_DATA", "s3://bucket/data")
+    with pytest.raises(RichSemError, match=r"RICHSEM_DATA: s3://bucket/data is a URL, .* fetch or mount it first"):
+        data_folder(config)
+    monkeypatch.setenv("RICHSEM_DATA", "")
+    assert str(data_folder(config)) == "data"

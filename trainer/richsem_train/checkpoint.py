@@ -87,9 +87,9 @@ class ModelInfo:
                 tuple(_whole(each, 2**63) for each in value.get("category_ids", ())),
             )
             _check_rows(info)
-            return info
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RichSemError(f"{path}: not what this program writes ({error!r})") from None
+        return info
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import told_in_one_line
+from richsem_schemas.output_files import printable_text, told_in_one_line
 from richsem_schemas.places import local_path
 
 app = typer.Typer(
@@ -49,13 +49,8 @@ def run() -> None:
     try:
         app()
     except (RichSemError, OSError) as error:
-        errors.print(Text.assemble(("error: ", "bold red"), _printable(told_in_one_line(error))), soft_wrap=True)
+        errors.print(Text.assemble(("error: ", "bold red"), printable_text(told_in_one_line(error))), soft_wrap=True)
         sys.exit(1)
-
-
-def _printable(text: str) -> str:
-    """Control characters as escapes: names are anybody's, and a terminal obeys."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +103,7 @@ def train(
         for name, path in builtin_configs().items():
             typer.echo(f"{name:28} {_first_comment(path)}")
         return
-    wanted = load_config(config or DEFAULT_CONFIG, changes or [])
+    wanted = load_config(DEFAULT_CONFIG if config is None else config, changes or [])
     if show_config:
         typer.echo(config_yaml(wanted), nl=False)
         return

@@ -57,7 +57,20 @@ def read_run(out: Path) -> FinishedRun:
 
 
 def group_arms(runs: Sequence[FinishedRun]) -> Arms:
-    """Metrics by arm in the order of the runs; within an arm by seed."""
+    """Metrics by arm in the order of the runs; within an arm by seed.
+
+    Raises:
+        RichSemError: two runs of an arm have the same seed, and would be taken for independent ones.
+    """
+    seen: set[tuple[str, int]] = set()
+    for run in runs:
+        if (run.arm, run.seed) in seen:
+            raise RichSemError(
+                f"two runs of {run.arm!r} have the seed {run.seed}, and runs of one name are compared as seeds; leave "
+                "one out, or if they differ in more give each way of training a name of its own (--set name=NAME, or "
+                "`name:` in OUT/config.yaml)"
+            )
+        seen.add((run.arm, run.seed))
     names = list(dict.fromkeys(run.arm for run in runs))
     return {name: [run.metrics for run in sorted(runs, key=lambda run: run.seed) if run.arm == name] for name in names}
 

@@ -7,6 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from richsem_schemas.output_files import printable_text
+
 _LOG_SECONDS = 15.0
 
 
@@ -59,7 +61,7 @@ class ConsoleReporter:
 
     def say(self, message: str) -> None:
         """Print a line that stays."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable_text(message), highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Begin a bar."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData, read_annotations
+from richsem_schemas.errors import RichSemError
 from richsem_schemas.manifest import TeacherIdentity
-from richsem_schemas.places import Place
+from richsem_schemas.places import Place, local_path
 from richsem_schemas.reader import open_cache
 from richsem_schemas.sealed_json import json_sha256
 from richsem_schemas.text_bank import TextBank
@@ -82,8 +83,17 @@ class RunData:
 
 
 def data_folder(config: TrainConfig) -> Path:
-    """Where relative paths of data start."""
-    return config.data or Path(os.environ.get("RICHSEM_DATA") or "data")
+    """Where relative paths of data start.
+
+    Raises:
+        RichSemError: the environment names a URL.
+    """
+    if config.data is not None:
+        return config.data
+    try:
+        return local_path(os.environ.get("RICHSEM_DATA") or "data")
+    except RichSemError as error:
+        raise RichSemError(f"RICHSEM_DATA: {error}") from None
 
 
 def data_file(config: TrainConfig, path: Path) -> Path:

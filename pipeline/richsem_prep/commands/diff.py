@@ -90,6 +90,6 @@ def _class_table(found: "Difference", shown: int) -> Table:
 
 
 def _plain(text: str) -> Text:
-    from richsem_prep.inspect_cache import printable_text
+    from richsem_schemas.output_files import printable_text
 
     return Text(printable_text(text))
