@@ -172,6 +172,17 @@ def test_a_missing_weight_and_one_of_another_shape_are_named(command, checkpoint
     assert "transformer.enc_output.weight should be (32, 32), it is (3, 3)" in message
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_weight_of_counts_in_the_place_of_numbers_is_named(command, checkpoints, tmp_path, suffix):
+    def count(weights):
+        weights["transformer.enc_output.bias"] = torch.ones(32, dtype=torch.int64)
+
+    path = forged(checkpoints[suffix], tmp_path / f"x{suffix}", change_weights=count)
+    message = refuses(command, "export", path, "--out", tmp_path / "out.safetensors")
+    assert message.startswith(str(path))
+    assert "transformer.enc_output.bias should be of torch.float32, it is of torch.int64" in message
+
+
 @pytest.mark.parametrize("step", [-1, 2**63, "7", 1.5, True, None])
 def test_a_step_that_is_none_is_refused(command, checkpoints, tmp_path, step):
     content = torch.load(checkpoints[".pt"], weights_only=True)

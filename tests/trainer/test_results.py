@@ -88,3 +88,15 @@ def test_comparison_content_holds_every_seed_and_the_paired_difference():
     assert soft["summary"]["APr"]["seeds"] == 2
     assert "difference" not in content["arms"]["hard"]["summary"]["AP"]
     json.dumps(content, allow_nan=False)
+
+
+def test_names_in_tables_are_no_markup_and_cannot_steer_a_terminal():
+    name = "[red]a[/red]\x1b[2J\x9b1m"
+    for table in (
+        results_table({name: {"AP": 0.5}}, title=f"{name} on val"),
+        comparison_table({name: [{"AP": 0.5}], "b": [{"AP": 0.6}]}, title=name, columns=("AP",), baseline=name),
+    ):
+        text = shown(table)
+        assert "\x1b" not in text
+        assert "\x9b" not in text
+        assert text.count(r"[red]a[/red]\x1b[2J\x9b1m") >= 2

@@ -91,8 +91,7 @@ def predict(
             failed.append((path, reason))
             on_picture(path, reason)
             continue
-        found = detect(image)
-        require_finite(found.scores, found.boxes_xyxy_px, lambda _, path=path: str(path))
+        found = _finite(detect(image), path)
         draw = partial(
             draw_detections, image, found, names=names, frequencies=frequencies, score_threshold=score_threshold
         )
@@ -149,6 +148,11 @@ def _read(path: Path) -> Image.Image:
     if size > MAX_PICTURE_BYTES:
         raise PictureError(f"{size:,} bytes; at most {MAX_PICTURE_BYTES:,} are read")
     return decode_picture(gunzip_picture(path.read_bytes()))
+
+
+def _finite(found: PictureDetections, path: Path) -> PictureDetections:
+    require_finite(found.scores, found.boxes_xyxy_px, lambda _: str(path))
+    return found
 
 
 def _cell(drawn: Image.Image) -> Image.Image:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from richsem_schemas.output_files import printable_text
 from richsem_train.evaluation import METRICS, NOT_DEFINED
 
 Metrics = Mapping[str, float]
@@ -66,7 +68,7 @@ def results_table(rows: Mapping[str, Metrics], *, title: str, columns: Sequence[
     names = columns or _columns(list(rows.values()))
     table = _empty_table(title, names)
     for label, metrics in rows.items():
-        table.add_row(label, *(_number(metrics.get(name)) for name in names))
+        table.add_row(_plain(label), *(_number(metrics.get(name)) for name in names))
     return table
 
 
@@ -93,13 +95,13 @@ def comparison_table(
                 gain = spread(paired_differences(runs, arms[baseline], name))
                 cell += f"\n({gain.mean:+,.{digits}f})" if gain else ""
             cells.append(cell)
-        table.add_row(arm, *cells)
+        table.add_row(_plain(arm), *cells)
     most = max((len(runs) for runs in arms.values()), default=0)
     notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
     notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
     if STEPS in columns and (unequal := _unequal_steps(arms)):
         notes.append(f"the runs took {unequal} steps: a difference may be one of training length alone")
-    table.caption = "\n".join(notes)
+    table.caption = "\n".join(map(_plain, notes))
     return table
 
 
@@ -160,11 +162,16 @@ def _columns(rows: Sequence[Metrics]) -> list[str]:
 
 
 def _empty_table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title)
+    table = Table(title=_plain(title))
     table.add_column("", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
     return table
+
+
+def _plain(text: str) -> str:
+    """Names and paths, of which nothing is markup or steers a terminal."""
+    return escape(printable_text(text))
 
 
 def _number(value: float | None) -> str:

@@ -8,8 +8,11 @@ from richsem_schemas.errors import RichSemError
 _ZIP_START = b"PK\x03\x04"
 """By which `torch.load` tells a zip from its legacy format, whose numbers lie in the file as they are."""
 
-_MOST_PICKLE_BYTES = 16 * 2**20
-"""Of the pickle, which holds names and shapes: 16 MiB are read in seconds, real ones have less than one or two."""
+_MOST_PICKLE_BYTES = 8 * 2**20
+"""Of the pickle, which holds names and shapes: one or two MiB for a large detector and its optimiser.
+
+PyTorch reads 8 MiB in ten seconds and half a gigabyte at worst.
+"""
 
 _MOST_TIMES = 20
 """That entries may be larger than the file: `torch.save` packs nothing, and weights that are packed again shrink by a
