@@ -191,3 +191,11 @@ def test_bytes_that_are_no_checkpoint_are_refused_in_one_line(tmp_path, content)
     with pytest.raises(RichSemError, match="not a file of weights that can be read") as caught:
         read_state_and_info(path)
     assert "weights_only=False" not in str(caught.value)
+
+
+def test_a_checkpoint_does_not_take_the_place_of_a_pipe(tmp_path):
+    path = tmp_path / "last.pt"
+    os.mkfifo(path)
+    with pytest.raises(RichSemError, match=r"last\.pt is a pipe"), _written_whole(path):
+        pytest.fail("nothing is to be written")
+    assert stat.S_ISFIFO(path.lstat().st_mode)
