@@ -263,14 +263,14 @@ def _category(category_id: int, record: dict[str, Any], position: int, path: Pat
         raise SourceError(f"{path}: categories[{position}] has the name {name!r}; a text is needed")
     if not name.strip() or not is_utf8(name):
         raise SourceError(
-            f"{path}: categories[{position}] has the name {name[:80]!r}, which can't name a class; names have printable "
-            "characters: rename it"
+            f"{path}: categories[{position}] has the name {name[:80]!r}, which can't name a class; names have "
+            "printable characters: rename it"
         )
     if frequency not in (None, "r", "c", "f"):
         raise SourceError(f"{path}: category {category_id} has the frequency {frequency!r}; it is r, c or f")
     if type(count) is int and count > _MAX_COUNT:
         raise SourceError(
-            f"{path}: category {category_id} has the image_count {str(count)[:30]}…; it is a number of pictures, from 0 "
-            "to 2^63 - 1: remove or mend it"
+            f"{path}: category {category_id} has the image_count {str(count)[:30]}…; it is a number of "
+            "pictures, from 0 to 2^63 - 1: remove or mend it"
         )
     return CategoryRecord(name, frequency, count if type(count) is int and count >= 0 else None)

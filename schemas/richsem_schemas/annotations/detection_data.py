@@ -22,7 +22,7 @@ from richsem_schemas.annotations.scored_annotations import (
     scored_as_written,
 )
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
-from richsem_schemas.errors import SourceError
+from richsem_schemas.errors import IrregularFileError, SourceError
 from richsem_schemas.places import Place
 
 _SHOWN = 5
@@ -181,6 +181,8 @@ def _found(
 ) -> AnnotationFile:
     try:
         found = _read_file(path, file_format, class_names, is_scored)
+    except IrregularFileError as error:
+        raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(
             f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"

@@ -80,8 +80,8 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
                 yield "!", [text.value("its first value")]
             if text.peek():
                 raise _ContentError(
-                    "not a JSON file: more text follows after its end; is it JSON Lines, or several files in one? A file holds one "
-                    "list or one object: join them into one"
+                    "not a JSON file: more text follows after its end; is it JSON Lines, or several files in one? "
+                    "A file holds one list or one object: join them into one"
                 )
         except _ContentError as error:
             raise SourceError(f"{path}: {error}") from None
