@@ -160,7 +160,7 @@ def read_annotations_below(
     kept = kept.only(order)
     count = len(found.image_ids)
     root, files = _located(found, roots, path, may_miss)
-    require_names_once(files, found.image_ids.tolist(), path)
+    require_names_once(files, found.image_ids, path)
     return DetectionData(
         root=root,
         files=files,

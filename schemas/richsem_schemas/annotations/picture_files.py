@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
 from richsem_schemas.places import Place, each_of
@@ -74,12 +77,12 @@ def locate_pictures(
     )
 
 
-def require_names_once(names: Sequence[str], image_ids: Sequence[int], path: Path) -> None:
+def require_names_once(names: Sequence[str], image_ids: NDArray[np.int64], path: Path) -> None:
     """Check that no two pictures are one file: caches, labels and detections belong to files, or to records of them.
 
     Args:
         names: as `locate_pictures` gives them.
-        image_ids: likewise.
+        image_ids: int64 [N], of the same pictures.
         path: of the annotation file, for the message.
 
     Raises:
