@@ -38,6 +38,7 @@ _GUESSES = 1_000
 """Brackets at which a record may end that are looked at."""
 
 _BETWEEN_RECORDS = re.compile(r"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
+_WIDE_BRACKET = re.compile(rb"[\[{]\0|\0{1,3}[\[{]")
 _Decoder = msgspec.json.Decoder[list[Any]]
 _OF_NUMBERS = "0123456789.eE+-"
 _BLANK = " \t\r\n"
@@ -97,8 +98,8 @@ class _ContentError(ValueError):
 
 
 def _is_wide(start: bytes) -> bool:
-    """Whether a file begins with the mark of UTF-16 or UTF-32, or with an ASCII letter of theirs."""
-    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (b"\0" in start and any(start))
+    """Whether a file begins with the mark of UTF-16 or UTF-32, or with a bracket of theirs."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _WIDE_BRACKET.match(start) is not None
 
 
 def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:

@@ -1,9 +1,11 @@
 """Annotation files that are JSON, or nearly, and aren't what they seem: each is refused by what it is."""
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -45,6 +47,14 @@ def test_other_encodings_are_told(tmp_path, encoding):
     path = tmp_path / "a.json"
     path.write_bytes(json.dumps(content()).encode(encoding))
     with pytest.raises(SourceError, match=r"a\.json: is UTF-16 or UTF-32.*save it as UTF-8"):
+        list(stream_json(path))
+
+
+@pytest.mark.parametrize("compress", [lambda data: gzip.compress(data, mtime=0), zlib.compress, lambda data: bytes(99)])
+def test_compressed_files_and_zeros_are_not_taken_for_other_encodings(tmp_path, compress):
+    path = tmp_path / "a.json"
+    path.write_bytes(compress(json.dumps(content()).encode()))
+    with pytest.raises(SourceError, match=r"not a JSON file.*still compressed"):
         list(stream_json(path))
 
 
