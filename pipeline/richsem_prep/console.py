@@ -120,6 +120,8 @@ def summary_table(summary: RunSummary) -> Table:
     )
     table.add_row("pictures", f"{samples:,}")
     table.add_row("quarantined", f"{quarantined:,}")
+    if summary.left_out:
+        table.add_row("left out of the listing", f"{summary.left_out:,}")
     table.add_row("views", f"{sum(item.views for item in receipts):,}")
     table.add_row("regions", f"{regions:,}")
     if regions:

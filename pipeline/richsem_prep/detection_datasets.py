@@ -1,7 +1,6 @@
 """Which detection datasets there are: where users have their annotations and pictures, and what the classes are."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +87,6 @@ def open_detection(dataset: str, root: Place, *, annotations: Path | None, image
     with local_annotations(path) as local:
         data = read_annotations_below(local, folders, file_format=layout.file_format, may_miss=True)
         annotations_file = _hash_of(local)
-    _require_names_once(data, path)
     vocabulary, row_of = _rows(dataset, data, path, has_classes=layout.has_classes)
     return Source(
         vocabulary,
@@ -207,15 +205,6 @@ def pictures_root(folders: Iterable[Place], names: Sequence[str]) -> Place | Non
     counts = {folder: _count_there(folder, names) for folder in folders}
     best = max(counts, key=counts.__getitem__, default=None)
     return best if best is not None and counts[best] else None
-
-
-def _require_names_once(data: DetectionData, path: Place) -> None:
-    if len(set(data.files)) < len(data.files):
-        twice, count = Counter(data.files).most_common(1)[0]
-        raise SourceError(
-            f"{path}: {count} images are called {twice!r}; annotations and caches are joined by names, so list each "
-            "picture once, with all of its boxes"
-        )
 
 
 def _count_there(folder: Place, names: Sequence[str]) -> int:

@@ -61,6 +61,7 @@ class RunSummary:
     Attributes:
         results: of the shards made in this run, by shard.
         failed: shards given up, and why.
+        left_out: what the listing left out, of the whole plan: missing pictures, and those that no cache holds.
         already: shards that were there before.
         complete: whether every shard of the label set is there now.
         pictures: that the complete cache holds.
@@ -73,6 +74,7 @@ class RunSummary:
     labels: str
     results: "dict[int, ShardResult]" = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    left_out: int = 0
     already: int = 0
     complete: bool = False
     pictures: int = 0
@@ -106,7 +108,7 @@ def shard(config: ShardConfig, reporter: Reporter) -> RunSummary:
             description = executor.describe()
             with one_at_a_time(config.out):
                 _prepare_label_set(config, layout.label_set(config.labels), plan, description, executor, reporter)
-            summary = RunSummary(layout, config.labels, workers=executor.workers)
+            summary = RunSummary(layout, config.labels, left_out=plan.rejected, workers=executor.workers)
             summary.start_seconds = time.monotonic() - start
             _make_shards(shards, plan, root, executor, reporter, summary)
         if not config.shard_range and not summary.failed:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,24 @@ def require_folder(path: Path, *, option: str = "--out") -> None:
     """
     if path.exists() and not path.is_dir():
         raise RichSemError(f"{option} {path} is no folder; name a folder, which is made if it isn't there")
+
+
+def require_replaceable(path: Path) -> None:
+    """Check that a file that is written whole would take the place of a file, if of anything; links are followed.
+
+    Raises:
+        RichSemError: a pipe, a device or a socket is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    # Of a folder, the system says that it is one.
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise RichSemError(
+            f"{path} is a pipe, a device or a socket, and would be replaced by a file; files are written whole, under "
+            "another name first: name a file"
+        )
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:

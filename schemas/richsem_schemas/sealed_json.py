@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.output_files import full_disk_named
+from richsem_schemas.output_files import full_disk_named, require_replaceable
 from richsem_schemas.places import Place, RemotePath, read_file
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -89,6 +89,7 @@ def write_atomically(path: Place, data: bytes) -> None:
 
     Raises:
         FullDiskError: there is no space for it.
+        RichSemError: a pipe or a device has its name.
         OSError: something else is wrong with the folder or the disk.
     """
     if isinstance(path, RemotePath):
@@ -108,7 +109,12 @@ def write_atomically(path: Place, data: bytes) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other process uses, and that a sweep recognises."""
+    """A name beside `path` that no other process uses, and that a sweep recognises.
+
+    Raises:
+        RichSemError: a pipe or a device is at `path`, which the finished file would replace.
+    """
+    require_replaceable(path)
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
 
 
@@ -118,7 +124,12 @@ def temporaries(folder: Place) -> list[Path]:
 
 
 def commit(temporary: Path, path: Path) -> None:
-    """Make a finished, fsynced temporary file visible under its name, durably."""
+    """Make a finished, fsynced temporary file visible under its name, durably.
+
+    Raises:
+        RichSemError: a pipe or a device has that name by now.
+    """
+    require_replaceable(path)
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

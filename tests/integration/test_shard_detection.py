@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from richsem_prep import dataset_card, datasets, recipes, source
+from richsem_prep.console import summary_table
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.plan import planned_entries
 from richsem_prep.verify import verify_cache
@@ -472,3 +473,31 @@ def test_verify_finds_noise_of_another_scale_than_the_spec_says(resnet, tmp_path
     problems = verify_cache(out).problems
     assert problems
     assert all("noise_scale is none of the spec's" in problem.message for problem in problems)
+
+
+def rows_of(summary):
+    columns = [list(column.cells) for column in summary_table(summary).columns]
+    return dict(zip(*columns, strict=True))
+
+
+def test_the_summary_tells_of_the_pictures_that_the_listing_left_out(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    whole, _ = shard("coco", root, tmp_path / "whole", resnet)
+    assert "left out of the listing" not in rows_of(whole)
+    for path in sorted((root / "train2017").iterdir())[:2]:
+        path.unlink()
+    for already in (0, 2):
+        summary, _ = shard("coco", root, tmp_path / "out", resnet)
+        assert (summary.already, summary.left_out) == (already, 2)
+        assert (rows_of(summary)["left out of the listing"], rows_of(summary)["quarantined"]) == ("2", "0")
+
+
+def test_boxes_written_as_fractions_are_told_before_the_work(resnet, tmp_path):
+    root = trees.coco_tree(tmp_path / "data")
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [0.1, 0.1, 0.5, 0.5]
+    path.write_text(json.dumps(content))
+    _, said = shard("coco", root, tmp_path / "out", resnet)
+    assert any("they seem to be fractions of its sides, and pixels are expected" in line for line in said)

@@ -131,3 +131,33 @@ def test_the_official_scorer_is_refused_for_other_data(command, world):
     assert command("eval", command.out / "checkpoints" / "last.pt", "--scorer", "lvis", "--device", "cpu") == 1
     assert "leave --scorer out" in command.error
     assert command("eval", command.out / "checkpoints" / "last.pt", "--scorer", "mine") == 2
+
+
+def as_fractions(content):
+    size = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    for annotation in content["annotations"]:
+        width, height = size[annotation["image_id"]]
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x / width, y / height, w / width, h / height]
+
+
+def test_boxes_written_as_fractions_are_told_in_training_and_in_scoring(command, world, tmp_path):
+    data = altered_data(world, tmp_path / "data", val=as_fractions)
+    assert command.train(data=data, **LINEAR) == 0, command.stderr
+    told = "boxes within the first pixel of their picture: they seem to be fractions of its sides"
+    assert re.search(rf"annotations: val: [\d,]+ {told}", " ".join(command.stderr.split()))
+    assert command("eval", command.out / "checkpoints" / "last.pt", "--device", "cpu") == 0, command.stderr
+    assert re.search(rf"annotations: [\d,]+ {told}", " ".join(command.stderr.split()))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_two_records_of_one_picture_are_refused_as_a_cache_refuses_them(command, world, tmp_path, split):
+    def doubled(content):
+        first, second = content["images"][:2]
+        second["file_name"] = first["file_name"]
+
+    assert command.train(data=altered_data(world, tmp_path / "data", **{split: doubled}), **LINEAR) == 1
+    said = " ".join(command.stderr.split())
+    assert "2 images are called" in said
+    assert "list each picture once, with all of its boxes" in said
+    assert "Traceback" not in said

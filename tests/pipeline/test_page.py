@@ -1,6 +1,8 @@
 import base64
 import io
+import os
 import re
+import stat
 from html.parser import HTMLParser
 
 import numpy as np
@@ -180,3 +182,12 @@ def test_the_command_writes_the_page(finished_cache, tmp_path):
     assert result.exit_code == 0
     assert result.stdout.strip() == f"{html}: 2 views"
     assert len(Page(html.read_text("utf-8")).all("article")) == 2
+
+
+def test_a_page_does_not_take_the_place_of_a_pipe(finished_cache, tmp_path):
+    pipe = tmp_path / "page"
+    os.mkfifo(pipe)
+    result = CliRunner().invoke(app, ["view", str(finished_cache.layout.out), "--html", str(pipe), "--views", "2"])
+    assert isinstance(result.exception, RichSemError)
+    assert "page is a pipe, a device or a socket" in str(result.exception)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)

@@ -1,7 +1,9 @@
 """Checkpoints: whole or not at all, read without running anything, refused in one line."""
 
 import json
+import os
 import pickle
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,3 +239,11 @@ def test_weights_that_are_no_real_numbers_are_named(info, tmp_path, dtype, field
     message = refused(path)
     assert f"{field}: a.weight is of {dtype}" in message
     assert "convert its weights to float32" in message
+
+
+def test_a_checkpoint_does_not_take_the_place_of_a_pipe(tmp_path, info):
+    path = tmp_path / "last.pt"
+    os.mkfifo(path)
+    with pytest.raises(RichSemError, match=r"last\.pt is a pipe"):
+        save_checkpoint(path, full(info))
+    assert stat.S_ISFIFO(path.lstat().st_mode)

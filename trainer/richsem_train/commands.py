@@ -75,6 +75,8 @@ def evaluate(
             read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
         )
         truth = truth_of(val.data, detection.format)
+        for line in val.data.problem_lines():
+            reporter.say(f"annotations: {line}")
         if out is not None:
             require_folder(out)
             inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]

@@ -16,6 +16,9 @@ MIN_BOX_SIDE_PX = 1e-3
 MIN_BOX_SIDE = 1e-6
 """The same for boxes that are fractions of their picture's sides."""
 
+_NEARLY_ALL = 0.9
+"""Of the boxes: annotators' slips are few, another unit is in all of them."""
+
 _AT_ONCE = 2**20
 """Boxes that are cleaned at a time, so that it takes little memory beside the boxes themselves."""
 
@@ -101,6 +104,29 @@ def clean_boxes(
     problems: Counter[str] = Counter()
     parts = [_cleaned(part, hws_px, problems, are_relative) for part in _parts(boxes)]
     return joined_boxes(parts), dict(problems)
+
+
+def look_like_fractions(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> dict[str, int]:
+    """Count the boxes that lie in the first pixel of their picture, for people, if nearly all do; else nothing.
+
+    Fractions of the picture's sides do where pixels are expected, and are too small to be seen or found.
+
+    Args:
+        boxes: as annotated, in pixels.
+        hws_px: int32 [N, 2], of the pictures.
+    """
+    count = 0
+    for part in _parts(boxes):
+        xywh = part.boxes_xywh
+        with np.errstate(invalid="ignore", over="ignore"):
+            in_first = (xywh[:, :2] >= 0).all(axis=1) & (xywh[:, :2] + xywh[:, 2:] <= 1).all(axis=1)
+        count += int((in_first & (xywh[:, 2:] > 0).all(axis=1) & (hws_px[part.image_index] > 1).all(axis=1)).sum())
+    if not count or count < _NEARLY_ALL * len(boxes):
+        return {}
+    return {
+        "boxes within the first pixel of their picture: they seem to be fractions of its sides, and pixels are "
+        "expected; multiply x and width by the picture's width, y and height by its height": count
+    }
 
 
 def _parts(boxes: AnnotatedBoxes) -> Iterator[AnnotatedBoxes]:

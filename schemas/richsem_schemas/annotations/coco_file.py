@@ -27,11 +27,12 @@ from richsem_schemas.annotations.columns import (
     picture_sizes,
 )
 from richsem_schemas.annotations.json_stream import stream_json
-from richsem_schemas.annotations.picture_files import end_of_name
+from richsem_schemas.annotations.picture_files import end_of_name, is_utf8
 from richsem_schemas.errors import SourceError
 
 _LISTS = ("images", "annotations", "categories")
 _NO_ID = -(2**63)
+_MAX_COUNT = 2**63 - 1
 
 
 class _Image(Struct, gc=False):
@@ -260,6 +261,16 @@ def _category(category_id: int, record: dict[str, Any], position: int, path: Pat
     name, frequency, count = record.get("name"), record.get("frequency"), record.get("image_count")
     if not isinstance(name, str):
         raise SourceError(f"{path}: categories[{position}] has the name {name!r}; a text is needed")
+    if not name.strip() or not is_utf8(name):
+        raise SourceError(
+            f"{path}: categories[{position}] has the name {name[:80]!r}, which can't name a class; names have "
+            "printable characters: rename it"
+        )
     if frequency not in (None, "r", "c", "f"):
         raise SourceError(f"{path}: category {category_id} has the frequency {frequency!r}; it is r, c or f")
+    if type(count) is int and count > _MAX_COUNT:
+        raise SourceError(
+            f"{path}: category {category_id} has the image_count {str(count)[:30]}…; it is a number of "
+            "pictures, from 0 to 2^63 - 1: remove or mend it"
+        )
     return CategoryRecord(name, frequency, count if type(count) is int and count >= 0 else None)

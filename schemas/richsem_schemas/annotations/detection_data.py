@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import METRIC_OF, AnnotationFile, AnnotationFormat
-from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images, look_like_fractions
 from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.openimages_file import read_openimages_file
-from richsem_schemas.annotations.picture_files import locate_pictures
+from richsem_schemas.annotations.picture_files import locate_pictures, require_names_once
 from richsem_schemas.annotations.scored_annotations import (
     Category,
     ScoredAnnotations,
@@ -22,7 +22,7 @@ from richsem_schemas.annotations.scored_annotations import (
     scored_as_written,
 )
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
-from richsem_schemas.errors import SourceError
+from richsem_schemas.errors import IrregularFileError, SourceError
 from richsem_schemas.places import Place
 
 _SHOWN = 5
@@ -154,10 +154,13 @@ def read_annotations_below(
     if is_scored:
         scored, of_metric = _scored(found, kept, categories, path)
         problems = problems if of_metric is None else of_metric
+    if not found.are_relative:
+        problems = problems | look_like_fractions(found.boxes, found.hws_px)
     order = np.argsort(kept.image_index, kind="stable")
     kept = kept.only(order)
     count = len(found.image_ids)
     root, files = _located(found, roots, path, may_miss)
+    require_names_once(files, found.image_ids, path)
     return DetectionData(
         root=root,
         files=files,
@@ -178,6 +181,8 @@ def _found(
 ) -> AnnotationFile:
     try:
         found = _read_file(path, file_format, class_names, is_scored)
+    except IrregularFileError as error:
+        raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(
             f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"

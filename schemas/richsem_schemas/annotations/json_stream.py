@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from richsem_schemas.errors import SourceError
+from richsem_schemas.places import open_regular
 
 BATCH = 4_096
 """Most records that are handed out at a time."""
@@ -37,6 +38,7 @@ _GUESSES = 1_000
 """Brackets at which a record may end that are looked at."""
 
 _BETWEEN_RECORDS = re.compile(r"\}[ \t\r\n]*,(?=[ \t\r\n]*\{)")
+_WIDE_BRACKET = re.compile(rb"[\[{]\0|\0{1,3}[\[{]")
 _Decoder = msgspec.json.Decoder[list[Any]]
 _OF_NUMBERS = "0123456789.eE+-"
 _BLANK = " \t\r\n"
@@ -57,13 +59,17 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
 
     Raises:
         OSError: it can't be read.
-        SourceError: it is no JSON, or cut short; batches before the damage have been handed out.
+        IrregularFileError: it is a pipe or a device.
+        SourceError: it is no JSON, cut short, or holds a key of its top level twice; batches before the damage have
+            been handed out.
     """
     decoders: dict[str, _Decoder] = {
         name: msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         for name, kind in (types or {}).items()
     }
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        if _is_wide(file.peek(4)[:4]):
+            raise SourceError(f"{path}: is UTF-16 or UTF-32, and JSON is read as UTF-8; save it as UTF-8")
         text = _Text(file)
         try:
             first = text.peek()
@@ -74,8 +80,11 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
             else:
                 yield "!", [text.value("its first value")]
             if text.peek():
-                raise ValueError("something follows its end")
-        except _NumberError as error:
+                raise _ContentError(
+                    "not a JSON file: more text follows after its end; is it JSON Lines, or several files in one? "
+                    "A file holds one list or one object: join them into one"
+                )
+        except _ContentError as error:
             raise SourceError(f"{path}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise SourceError(
@@ -84,16 +93,25 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
             ) from error
 
 
-class _NumberError(ValueError):
-    """JSON is right and holds a number that nothing holds."""
+class _ContentError(ValueError):
+    """The file is whole and can't be read as it is: to download it again or to unpack it wouldn't mend it."""
+
+
+def _is_wide(start: bytes) -> bool:
+    """Whether a file begins with the mark of UTF-16 or UTF-32, or with a bracket of theirs."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _WIDE_BRACKET.match(start) is not None
 
 
 def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:
     text.take("{")
+    names: set[str] = set()
     while text.peek() != "}":
         name = text.value("a name")
         if not isinstance(name, str):
             raise ValueError(f"a name is expected, not {str(name)[:40]!r}")  # noqa: TRY004  # as other wrong JSON
+        if name in names:
+            raise _ContentError(f"it has {name[:40]!r} twice at its top level; keep one, or join them")
+        names.add(name)
         text.take(":")
         if text.peek() == "[":
             yield from _batches(name, text, decoders.get(name))
@@ -190,7 +208,7 @@ class _Text:
                 continue
             except ValueError:
                 # The standard library's own bound, since such a number takes long to read.
-                raise _NumberError(
+                raise _ContentError(
                     f"{what} holds a number of more than {sys.get_int_max_str_digits():,} digits; no field holds it"
                 ) from None
             # A number may go on where the text ends: 2 may be 2.5, and so may `2.`.

@@ -18,6 +18,7 @@ from richsem_schemas.annotations.annotation_file import AnnotationFile, Category
 from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
+from richsem_schemas.places import open_regular
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)
@@ -107,7 +108,7 @@ def _batches(path: Path, broken: _Broken) -> Iterator[pa.RecordBatch]:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             line = file.readline(_MAX_LINE)
     except OSError as error:
         raise SourceError(

@@ -2,8 +2,12 @@
 
 import errno
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
@@ -11,6 +15,9 @@ from richsem_schemas.places import Place, each_of
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
+
+_SHOWN = 5
+"""How many culprits a message names."""
 
 _FORGIVING_PROBES = 64
 """How many are looked for where some may be missing: the rule that finds most of them counts."""
@@ -70,6 +77,27 @@ def locate_pictures(
     )
 
 
+def require_names_once(names: Sequence[str], image_ids: NDArray[np.int64], path: Path) -> None:
+    """Check that no two pictures are one file: caches, labels and detections belong to files, or to records of them.
+
+    Args:
+        names: as `locate_pictures` gives them.
+        image_ids: int64 [N], of the same pictures.
+        path: of the annotation file, for the message.
+
+    Raises:
+        SourceError: two are.
+    """
+    if len(set(names)) == len(names):
+        return
+    twice, count = Counter(names).most_common(1)[0]
+    ids = [str(image_id) for name, image_id in zip(names, image_ids, strict=True) if name == twice]
+    raise SourceError(
+        f"{path}: {count} images are called {twice!r} (ids {', '.join(ids[:_SHOWN])}{', ...' * (count > _SHOWN)}); "
+        "annotations and caches are joined by names, so list each picture once, with all of its boxes"
+    )
+
+
 def _is_file(path: Place) -> bool:
     try:
         return path.is_file()
@@ -79,8 +107,8 @@ def _is_file(path: Place) -> bool:
         raise
 
 
-def _is_utf8(name: str) -> bool:
-    """Not so where JSON escapes a half of a surrogate pair."""
+def is_utf8(name: str) -> bool:
+    """Whether a text can be written; not so where JSON escapes a half of a surrogate pair."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -106,7 +134,7 @@ def end_of_name(name: object, key: str, path: Path, *, parts: int = 0) -> str | 
         return None
     is_usable = isinstance(name, str) and (parts > 0 or not _ABSOLUTE.match(name))
     found = [part for part in str(name).split("/") if part not in {"", "."}][-parts:] if is_usable else []
-    if not found or any(part == ".." or "\0" in part or not _is_utf8(part) for part in found):
+    if not found or any(part == ".." or "\0" in part or not is_utf8(part) for part in found):
         raise UnusableNameError(
             name,
             f"{path}: a picture has the {key} {str(name)[:200]!r}; a relative name without `..` is needed, so that it "
@@ -124,6 +152,6 @@ def _remedy(name: object, root: Place) -> str:
     if not isinstance(name, str) or not (_ABSOLUTE.match(name) or "\\" in name):
         return ""
     last = re.split(r"[/\\]", name)[-1]
-    if last not in {"", ".", ".."} and "\0" not in last and _is_utf8(last) and _is_file(root / last):
+    if last not in {"", ".", ".."} and "\0" not in last and is_utf8(last) and _is_file(root / last):
         return f". Its last part is there: write {last!r} in the place of the whole name, in all pictures"
     return f". Write names as they are below {root}, with `/` between folders"

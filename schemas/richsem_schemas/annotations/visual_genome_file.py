@@ -20,7 +20,7 @@ from richsem_schemas.annotations.columns import (
     picture_sizes,
 )
 from richsem_schemas.annotations.json_stream import stream_json
-from richsem_schemas.annotations.picture_files import end_of_name
+from richsem_schemas.annotations.picture_files import end_of_name, is_utf8
 from richsem_schemas.errors import SourceError
 
 MIN_NAME_BOXES = 50
@@ -133,7 +133,7 @@ def _objects_of(record: dict[str, Any], number: int, path: Path) -> list[Any]:
 def _name_number(record: dict[str, Any], names: dict[str, int]) -> int:
     given = record.get("names")
     first = given[0] if isinstance(given, list) and given else record.get("name")
-    name = normalised_name(first) if isinstance(first, str) and len(first) <= _MAX_NAME else ""
+    name = normalised_name(first) if isinstance(first, str) and len(first) <= _MAX_NAME and is_utf8(first) else ""
     return names.setdefault(name, len(names)) if name else _NO_NAME
 
 
