@@ -2,7 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -129,25 +134,33 @@ def test_two_jobs_on_one_cache_are_refused_and_ctrl_c_keeps_what_is_done(source,
     same_cache(out, undisturbed)
 
 
-def test_a_cluster_that_loses_a_node_still_finishes(source, resnet, undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=small)
+@contextmanager
+def two_nodes(env):
+    """A cluster's process, and the next line that it prints, each time it is asked."""
+    script = Path(__file__).with_name("ray_nodes.py")
+    process = subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | env
+    )
+    lines = (line.strip() for line in process.stdout if not line.startswith("["))
     try:
-        node = cluster.add_node(**small)
+        yield process, partial(next, lines)
+    finally:
+        process.stdin.close()
+        process.wait(120)
+
+
+def test_a_cluster_that_loses_a_node_still_finishes(source, resnet, undisturbed, tmp_path):
+    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    with two_nodes(env) as (cluster, said):
+        address = said()
         out = tmp_path / "c"
-        command = Command(*arguments(source, out, resnet, "--ray-address", cluster.address, "--workers", "2"))
+        command = Command(*arguments(source, out, resnet, "--ray-address", address, "--workers", "2"), env=env)
         wait_for_receipts(command, out, 2)
-        cluster.remove_node(node, allow_graceful=False)
+        print(file=cluster.stdin, flush=True)
+        assert said() == "lost"
         code, output = command.wait()
         assert code == 0, output
         same_cache(out, undisturbed)
-    finally:
-        cluster.shutdown()
 
 
 def test_a_cluster_without_the_token_is_not_joined(source, resnet, tmp_path):
