@@ -219,9 +219,10 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
 
 def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> Place:
     """Where the pictures of a plan lie; raw data that may be gone is only looked for where it is needed."""
-    done = each_of(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
-    if all(done) and plan.pictures == "copy" and not config.retry_failed:
-        return config.root
+    if plan.pictures == "copy" and not config.retry_failed:
+        done = each_of(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
+        if all(done):
+            return config.root
     names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
     return find_pictures(config.dataset, config.root, plan, names, images=config.images)
 

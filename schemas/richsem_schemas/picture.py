@@ -26,9 +26,6 @@ each, so that one row of all pixels would take minutes."""
 MAX_PICTURE_BYTES = 128 * 2**20
 """Largest picture file that is read, in bytes, compressed or not."""
 
-ORIENTATION = "exif-upright"
-"""The orientation policy that manifests record: pixels are turned upright as EXIF says, if it says so legibly."""
-
 # Extension, PIL's format, and the bytes such a file starts with (PIL accepts the same). JPEG includes MPO: PIL opens it
 # by its JPEG opener and knows no "MPO" in `formats`.
 _SIGNATURES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (

@@ -187,10 +187,6 @@ class ViewBatch:
             None if embeddings is None else embeddings.reshape(-1, embeddings.shape[-1]),
         )
 
-    def region_names(self) -> list[str]:
-        """R members, one a region."""
-        return [self.names[view] for view in self.region_owner.tolist()]
-
     def bad_views(self, bad_V: NDArray[np.bool_], what: str) -> Iterator[str]:
         """A message where a view breaks a rule; it names the first that does."""
         yield from _told(bad_V, np.arange(len(self.names)), self.names, what)
