@@ -51,10 +51,6 @@ def _by_pillow(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, 
 
 def _by_cykooz(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, flip: bool) -> NDArray[np.uint8]:
     left, top, right, bottom = box_xyxy_px
-    if flip:
-        # Beforehand: Pillow mirrors in a sixth of NumPy's time, and pictures are mostly smaller than views.
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        left, right = picture.width - right, picture.width - left
     # By bytes: it could reach into Pillow's memory, by what it knows of the layout of Pillow's versions so far.
     source = cykooz_resizer.ImageData(*picture.size, cykooz_resizer.PixelType.U8x3, picture.tobytes())
     resized = cykooz_resizer.ImageData(*out_hw[::-1], cykooz_resizer.PixelType.U8x3)
@@ -64,4 +60,10 @@ def _by_cykooz(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, 
     )
     # One for each call, since a resizer holds a lock.
     cykooz_resizer.Resizer().resize(source, resized, options)
-    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(*out_hw, 3)
+    pixels = np.frombuffer(resized.get_buffer(), np.uint8).reshape(*out_hw, 3)
+    return _mirrored(pixels) if flip else pixels
+
+
+def _mirrored(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # A pixel as one value of three bytes: NumPy moves those in half the time of the bytes one by one.
+    return pixels.view("V3")[:, ::-1].copy().view(np.uint8)
