@@ -30,23 +30,23 @@ from common import report
 from numpy.typing import NDArray
 from PIL import Image
 
-from richsem_prep import recipes
 from richsem_prep.demo import TEACHER_SIZE, world
 from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.region_encoder import RegionEncoder, make_region_encoder
-from richsem_prep.teacher import Teacher, load_teacher, parse_teacher
-from richsem_prep.text import text_means
+from richsem_prep.teacher.region_encoder import RegionEncoder, make_region_encoder
+from richsem_prep.teacher.teacher import Teacher, load_teacher, parse_teacher
+from richsem_prep.teacher.text import text_means
 from richsem_schemas.annotations import read_annotations
-from richsem_schemas.codec import LabelledView
-from richsem_schemas.geometry import draw_crop
-from richsem_schemas.manifest import ViewGeometry
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.render import render_view
-from richsem_schemas.soft_labels import TopKSoftLabels, class_log_probs
-from richsem_schemas.view import View
-from richsem_train.data import nearest
-from richsem_train.data.cache_views import ReadView
-from richsem_train.data.free_mosaics import free_mosaic
+from richsem_schemas.cache import recipes
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.geometry import draw_crop
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
+from richsem_schemas.cache.view import View
+from richsem_schemas.pictures.decode import decode_picture
+from richsem_train.data.cache import nearest
+from richsem_train.data.cache.free_mosaics import free_mosaic
+from richsem_train.data.cache.views import ReadView
 from richsem_train.data.fresh_windows import MIN_OVERLAP, drawn_view
 
 STORED = 8

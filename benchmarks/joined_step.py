@@ -30,11 +30,11 @@ from richsem_train.config import TrainConfig, load_config
 from richsem_train.console import SilentReporter
 from richsem_train.data.collate import Sample
 from richsem_train.data.loaders import LoadedStep, TrainingLoaders
-from richsem_train.distributed import Ranks, join_ranks
-from richsem_train.run_data import open_data
-from richsem_train.run_folder import RunFolder
-from richsem_train.signals import StopRequest, stop_requests
-from richsem_train.training import _Run
+from richsem_train.run.distributed import Ranks, join_ranks
+from richsem_train.run.folder import RunFolder
+from richsem_train.run.open_data import open_data
+from richsem_train.run.signals import StopRequest, stop_requests
+from richsem_train.run.training import _Run
 
 
 def main(

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 from common import median_seconds, report
 
-from richsem_schemas.codec import unpack_view
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_span, view_rows
+from richsem_schemas.cache.codec import unpack_view
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_span, view_rows
+from richsem_schemas.pictures.decode import decode_picture
 
 
 def main(

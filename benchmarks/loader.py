@@ -26,12 +26,12 @@ from common import report
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from richsem_schemas.index import PictureRow
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.render import render_view
-from richsem_schemas.text_bank import hash_bytes
+from richsem_schemas.cache.index import PictureRow
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.text_bank import hash_bytes
+from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.collate import Sample
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders

@@ -27,9 +27,9 @@ PLAN = (
     + """
 import sys, time
 from pathlib import Path
-from richsem_prep.plan import planned_entries
-from richsem_schemas.manifest import Plan
-from richsem_schemas.reader import find_layout
+from richsem_prep.shard.plan import planned_entries
+from richsem_schemas.cache.manifest import Plan
+from richsem_schemas.cache.reader import find_layout
 before = peak()
 start = time.perf_counter()
 layout = find_layout(Path(sys.argv[1]))
@@ -93,10 +93,10 @@ def shard_peak(folder: Path, count: int) -> float:
 
 def freeze_large_plan(out: Path, entries: int) -> float:
     """Seconds to freeze a listing of synthetic entries."""
-    from richsem_prep.plan import freeze_listing
+    from richsem_prep.shard.plan import freeze_listing
     from richsem_prep.sources import SourceEntry
-    from richsem_schemas.layout import CacheLayout
-    from richsem_schemas.manifest import Plan, Vocabulary
+    from richsem_schemas.cache.layout import CacheLayout
+    from richsem_schemas.cache.manifest import Plan, Vocabulary
 
     def synthetic():
         for number in range(entries):

@@ -29,15 +29,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from teachers import random_rn50
 
-from richsem_prep.recipes import Sample, crop_view, mosaic_view
-from richsem_prep.region_encoder import make_region_encoder
-from richsem_prep.teacher import load_teacher, parse_teacher
-from richsem_schemas.geometry import resized_hw
-from richsem_schemas.manifest import ViewGeometry
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.render import render_view
-from richsem_schemas.resize import KERNEL
-from richsem_schemas.view import PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
+from richsem_prep.teacher.region_encoder import make_region_encoder
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_schemas.cache.geometry import resized_hw
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.recipes import Sample, crop_view, mosaic_view
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.view import PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.pictures.decode import decode_picture
+from richsem_schemas.pictures.resize import KERNEL
 
 GEOMETRY = ViewGeometry()
 

@@ -19,9 +19,9 @@ from common import report
 from teachers import random_rn50
 from trial import Silent, few_classes, trial_config
 
-from richsem_prep import run as driver
-from richsem_prep.rescore import rescore
-from richsem_schemas.reader import open_cache
+from richsem_prep.rescore.rescore import rescore
+from richsem_prep.shard import run as driver
+from richsem_schemas.cache.reader import open_cache
 
 
 def main(

@@ -38,18 +38,18 @@ from online_teacher import OnlineTeacher
 from teachers import random_teacher
 from torch import Tensor, nn
 
-from richsem_prep.region_encoder import make_region_encoder
-from richsem_prep.settings import Precision
-from richsem_prep.teacher import load_teacher, parse_teacher
-from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
-from richsem_schemas.text_bank import TextBank
-from richsem_train.build import build_criterion, build_detector, text_tensor
+from richsem_prep.teacher.region_encoder import make_region_encoder
+from richsem_prep.teacher.settings import Precision
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_config
-from richsem_train.distributed import Ranks
-from richsem_train.engine import DetectorLosses, Normalise, Trainer
 from richsem_train.models.denoising import DenoisingQueries, draw_denoising
 from richsem_train.models.dino import Dino
-from richsem_train.optimiser import make_optimiser
+from richsem_train.run.build import build_criterion, build_detector, text_tensor
+from richsem_train.run.distributed import Ranks
+from richsem_train.run.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.run.optimiser import make_optimiser
 from richsem_train.targets import Batch, SoftLabels, Target
 
 CLASSES = 1204

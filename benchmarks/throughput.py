@@ -19,11 +19,11 @@ from common import report
 from teachers import random_rn50
 from trial import Silent, trial_config
 
-from richsem_prep import run as driver
-from richsem_prep.shard_task import STAGES
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.render import render_view
+from richsem_prep.shard import run as driver
+from richsem_prep.shard.task import STAGES
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.pictures.decode import decode_picture
 
 
 def main(
@@ -83,8 +83,8 @@ def config(root: Path, out: Path, options: dict[str, Any]) -> Any:
 
 def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:
     """Seconds of the network alone over the views of a cache, prepared beforehand; and how many regions they have."""
-    from richsem_prep.settings import WorkerSettings
-    from richsem_prep.worker import Worker
+    from richsem_prep.executors.worker import Worker
+    from richsem_prep.teacher.settings import WorkerSettings
 
     names = ("teacher", "region_encoder", "teacher_size", "device", "precision")
     worker = Worker(WorkerSettings(**{name: options[name] for name in names}, decode_threads=1))

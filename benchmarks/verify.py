@@ -25,8 +25,8 @@ from common import report
 from teachers import small_clip
 from trial import Silent, few_classes, trial_config
 
-from richsem_prep import run as driver
-from richsem_prep.verify import verify_cache
+from richsem_prep.shard import run as driver
+from richsem_prep.verify.cache import verify_cache
 
 WIDTH_OF_RN50 = 1024
 

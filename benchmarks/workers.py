@@ -15,7 +15,7 @@ from common import report
 from teachers import random_rn50
 from trial import Silent, trial_config
 
-from richsem_prep import run as driver
+from richsem_prep.shard import run as driver
 
 
 def main(

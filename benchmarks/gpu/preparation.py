@@ -18,10 +18,10 @@ from teachers import random_teacher
 from throughput import bare_forward, config
 from trial import Silent
 
-from richsem_prep import run as driver
-from richsem_prep.shard_task import STAGES
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_prep.shard import run as driver
+from richsem_prep.shard.task import STAGES
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.pictures.decode import decode_picture
 
 PICTURES = WORK / "pictures"
 COUNT = 16 if SMOKE else 512

@@ -19,11 +19,11 @@ from step import Setting, cached_batches, make_trainer, random_mosaics, random_t
 from teachers import random_teacher
 from torch.profiler import ProfilerActivity, profile
 
-from richsem_prep.region_encoder import make_region_encoder
-from richsem_prep.settings import Precision
-from richsem_prep.teacher import load_teacher, parse_teacher
-from richsem_train.build import attention_backend
-from richsem_train.engine import Trainer
+from richsem_prep.teacher.region_encoder import make_region_encoder
+from richsem_prep.teacher.settings import Precision
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_train.run.build import attention_backend
+from richsem_train.run.engine import Trainer
 
 SIDE = 128 if SMOKE else 1280
 ROUNDS = 1 if SMOKE else 8

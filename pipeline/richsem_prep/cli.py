@@ -21,8 +21,8 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import printable_text, told_in_one_line
-from richsem_schemas.places import local_path
+from richsem_schemas.io.output_files import printable_text, told_in_one_line
+from richsem_schemas.io.places import local_path
 
 app = typer.Typer(
     name="richsem-prep",
@@ -341,8 +341,8 @@ def shard(
         retry_failed=retry_failed,
         from_cache=from_cache,
     )
-    from richsem_prep import run as driver
     from richsem_prep.console import ConsoleReporter, summary_table
+    from richsem_prep.shard import run as driver
 
     errors = Console(stderr=True)
     try:
@@ -368,12 +368,12 @@ def shard(
 
 def shard_config(**options: Any) -> Any:
     """Fill in the defaults of the dataset and of the environment, and validate."""
-    from richsem_prep.config import ShardConfig
-    from richsem_prep.datasets import preset
-    from richsem_schemas.places import open_place
+    from richsem_prep.shard.config import ShardConfig
+    from richsem_prep.sources.datasets import preset
+    from richsem_schemas.io.places import open_place
 
     if options.get("from_cache") is not None:
-        from richsem_prep.from_cache import options_of_plan
+        from richsem_prep.shard.from_cache import options_of_plan
 
         options["from_cache"] = open_place(options["from_cache"]).absolute()
         options |= options_of_plan(options["from_cache"], options["dataset"], options["root"])
@@ -474,9 +474,9 @@ def finish(out: _Out, labels: _Labels = None) -> None:
 
       richsem-prep finish caches/inet-lvis
     """
-    from richsem_prep.finish import finish_cache, finished_sets
-    from richsem_schemas.places import open_place
-    from richsem_schemas.reader import find_layout
+    from richsem_prep.shard.finish import finish_cache, finished_sets
+    from richsem_schemas.cache.reader import find_layout
+    from richsem_schemas.io.places import open_place
 
     layout = find_layout(open_place(out))
     begun = layout.label_sets()
@@ -517,8 +517,8 @@ def verify(
       richsem-prep verify caches/inet-lvis
       richsem-prep verify caches/inet-lvis --thorough
     """
-    from richsem_prep.verify import bytes_bar, problem_lines, success_line, verify_cache
-    from richsem_schemas.places import open_place
+    from richsem_prep.verify.cache import bytes_bar, problem_lines, success_line, verify_cache
+    from richsem_schemas.io.places import open_place
 
     start, place = time.monotonic(), open_place(out)
     with bytes_bar(Console(stderr=True)) as on_progress:
@@ -540,9 +540,9 @@ def inspect(out: _Out, labels: _Labels = None) -> None:
 
       richsem-prep inspect caches/inet-lvis
     """
-    from richsem_prep.inspect_cache import inspect_label_set, statistics_table
-    from richsem_schemas.places import open_place
-    from richsem_schemas.reader import open_cache
+    from richsem_prep.explore.inspect import inspect_label_set, statistics_table
+    from richsem_schemas.cache.reader import open_cache
+    from richsem_schemas.io.places import open_place
 
     cache = open_cache(open_place(out))
     Console().print(statistics_table(inspect_label_set(cache, cache.label_set(labels).name)))
@@ -564,9 +564,9 @@ def view(
 
       richsem-prep view caches/inet-lvis --html views.html
     """
-    from richsem_prep.page import write_page
-    from richsem_schemas.places import open_place
-    from richsem_schemas.reader import open_cache
+    from richsem_prep.explore.page import write_page
+    from richsem_schemas.cache.reader import open_cache
+    from richsem_schemas.io.places import open_place
 
     cache = open_cache(open_place(out))
     shown = write_page(cache, cache.label_set(labels).name, html, views=views, root=open_place(root) if root else None)

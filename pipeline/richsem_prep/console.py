@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from richsem_prep import progress
-from richsem_prep.executor import OnProgress, ShardOutcome
-from richsem_prep.run import RunSummary
-from richsem_schemas.output_files import printable_text
+from richsem_prep.executors import progress
+from richsem_prep.executors.base import OnProgress, ShardOutcome
+from richsem_prep.shard.run import RunSummary
+from richsem_schemas.io.output_files import printable_text
 
 _LOG_SECONDS = 15.0
 

@@ -27,14 +27,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from richsem_prep.finish import finish_cache
-from richsem_prep.plan import freeze_listing
-from richsem_prep.progress import Progress
-from richsem_prep.region_encoder import PreparedView
-from richsem_prep.shard_task import ShardInputs, run_shard
+from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.finish import finish_cache
+from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import (
+from richsem_prep.teacher.region_encoder import PreparedView
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import (
     Environment,
     LabelSpec,
     LabelsReceipt,
@@ -48,11 +48,11 @@ from richsem_schemas.manifest import (
     ViewsSpec,
     Vocabulary,
 )
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.render import render_view
-from richsem_schemas.sealed_json import json_sha256
-from richsem_schemas.text_bank import TextBank, write_text_bank
+from richsem_schemas.cache.reader import picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.text_bank import TextBank, write_text_bank
+from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.pictures.decode import decode_picture
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.sources import datasets
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 
 

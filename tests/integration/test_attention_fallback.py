@@ -7,8 +7,8 @@ The kernels' device is the CPU here, where they can't run: what fails is Triton 
 
 import pytest
 
-from richsem_train.checkpoint import load_checkpoint
 from richsem_train.models.deformable_attention import backends
+from richsem_train.run.checkpoint import load_checkpoint
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 
 pytest.importorskip("triton")

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.verify import verify_cache
+from richsem_prep.sources import datasets
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_pictures
-from richsem_schemas.sealed_json import read_sealed_json, write_sealed_json
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
 from tests.integration.test_command_line import command, error_of  # noqa: F401 - a fixture
 from tests.integration.test_shard_inline import shard as run_shard
@@ -76,7 +76,7 @@ def cache(made, tmp_path):
 @pytest.fixture
 def cheap_text(monkeypatch):
     """No text tower: LVIS alone has 1,204 classes of 81 prompts."""
-    from richsem_prep import text
+    from richsem_prep.teacher import text
 
     def means(teacher, names, *, templates, on_progress):
         return np.random.default_rng(0).standard_normal((len(names), teacher.identity.embed_dim)).astype(np.float32)
@@ -508,9 +508,9 @@ def test_a_fifo_in_a_cache_hangs_nothing(cache, source, name):
     (cache / name).unlink(missing_ok=True)
     os.mkfifo(cache / name)
     script = (
-        "import sys; from richsem_prep.cli import run; from richsem_prep.jobs import hold_job; "
-        "from richsem_prep.finish import _valid_receipt; from richsem_schemas.reader import find_layout; "
-        f"from richsem_schemas.manifest import Plan; from pathlib import Path; out = Path({str(cache)!r}); "
+        "import sys; from richsem_prep.cli import run; from richsem_schemas.cache.jobs import hold_job; "
+        "from richsem_prep.shard.finish import _valid_receipt; from richsem_schemas.cache.reader import find_layout; "
+        f"from richsem_schemas.cache.manifest import Plan; from pathlib import Path; out = Path({str(cache)!r}); "
         "layout = find_layout(out); _valid_receipt(layout, 1, Plan.read(layout.plan)); hold_job(out, None).__enter__()"
     )
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=5)

@@ -10,12 +10,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from richsem_prep import cli, hub
-from richsem_schemas import sealed_json
+from richsem_prep import cli
+from richsem_prep.hub import hub
+from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS, index_bytes
+from richsem_schemas.cache.manifest import Plan
+from richsem_schemas.cache.reader import find_layout, picture_rows
 from richsem_schemas.errors import IrregularFileError
-from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS, index_bytes
-from richsem_schemas.manifest import Plan
-from richsem_schemas.reader import find_layout, picture_rows
+from richsem_schemas.io import sealed_json
 from tests.integration.conftest import jpeg, run, write_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cache"

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 import torch
 
-from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.region_encoder import RoiAlignEncoder
-from richsem_prep.teacher import load_teacher, parse_teacher
+from richsem_prep.sources import datasets
+from richsem_prep.teacher.region_encoder import RoiAlignEncoder
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.annotations import read_annotations
-from richsem_schemas.codec import stored_embeddings
-from richsem_schemas.reader import open_cache
-from richsem_train.build import build_criterion, build_detector, text_tensor
+from richsem_schemas.cache.codec import stored_embeddings
+from richsem_schemas.cache.reader import open_cache
 from richsem_train.config import LossConfig, ModelConfig
-from richsem_train.data.cache_source import DETECTION, open_training_cache
+from richsem_train.data.cache.source import DETECTION, open_training_cache
 from richsem_train.data.collate import collate
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import unit_rows
 from richsem_train.data.windows import WindowDataset, align_windows
-from richsem_train.engine import DetectorLosses, Normalise
 from richsem_train.models.denoising import draw_denoising
+from richsem_train.run.build import build_criterion, build_detector, text_tensor
+from richsem_train.run.engine import DetectorLosses, Normalise
 from richsem_train.targets import SoftLabels
 from tests.integration.conftest import write_pictures
 from tests.integration.test_shard_inline import shard

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from richsem_prep.class_names import read_vocabulary
+from richsem_prep.sources.class_names import read_vocabulary
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import SourceError
-from richsem_schemas.reader import open_cache
 from tests.integration.conftest import jpeg, run
 from tests.integration.test_shard_inline import shard
 

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from richsem_prep import region_encoder
-from richsem_prep.rescore import rescore
-from richsem_prep.worker import Worker
+from richsem_prep.executors.worker import Worker
+from richsem_prep.rescore.rescore import rescore
+from richsem_prep.teacher import region_encoder
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import EmbeddingError, TeacherError
-from richsem_schemas.reader import open_cache
 from tests.integration.conftest import run, write_pictures
 from tests.integration.test_shard_inline import shard
 
@@ -124,7 +124,7 @@ def test_rescoring_refuses_a_set_that_holds_such_embeddings(resnet, tmp_path):
     root, out = write_pictures(tmp_path / "pictures", 3), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         # As if the check had not been there.
-        patch.setattr("richsem_prep.shard_task._ShardTask._require_finite", lambda *_: None)
+        patch.setattr("richsem_prep.shard.task._ShardTask._require_finite", lambda *_: None)
         forward = region_encoder._Forward.__call__
         patch.setattr(region_encoder._Forward, "__call__", lambda *each: forward(*each) * np.float32(np.nan))
         shard(root, out, resnet, labels="clip", mosaics=0)

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from richsem_prep import run as driver
 from richsem_prep.cli import app, shard, shard_config
-from richsem_prep.estimate import Estimate, estimate, estimate_table
+from richsem_prep.shard import run as driver
+from richsem_prep.shard.estimate import Estimate, estimate, estimate_table
 from richsem_schemas.errors import RichSemError
 
 GIVEN = Estimate(

@@ -7,18 +7,18 @@ import pytest
 import torch
 import typer
 
-from richsem_prep import run as driver
 from richsem_prep.cli import shard_config as make_config
-from richsem_prep.diff import diff_label_sets
-from richsem_prep.finish import finish_cache
-from richsem_prep.inspect_cache import inspect_label_set
-from richsem_prep.make_text import make_text
-from richsem_prep.page import write_page
-from richsem_prep.rescore import rescore
-from richsem_prep.verify import verify_cache
+from richsem_prep.explore.diff import diff_label_sets
+from richsem_prep.explore.inspect import inspect_label_set
+from richsem_prep.explore.page import write_page
+from richsem_prep.rescore.rescore import rescore
+from richsem_prep.shard import run as driver
+from richsem_prep.shard.finish import finish_cache
+from richsem_prep.teacher.make_text import make_text
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache.manifest import CacheManifest, Plan
+from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.manifest import CacheManifest, Plan
-from richsem_schemas.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
 from tests.integration.conftest import tar_hashes, write_pictures
 from tests.integration.test_shard_inline import DEFAULTS, Quiet
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from richsem_prep.finish import finish_cache
-from richsem_prep.inspect_cache import inspect_label_set
-from richsem_prep.page import write_page
-from richsem_prep.verify import verify_cache
+from richsem_prep.explore.inspect import inspect_label_set
+from richsem_prep.explore.page import write_page
+from richsem_prep.shard.finish import finish_cache
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.places import RemotePath, name_below, open_place
-from richsem_schemas.reader import open_cache
+from richsem_schemas.io.places import RemotePath, name_below, open_place
+from richsem_train.data.cache.local import read_through
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
-from richsem_train.data.local_cache import read_through
 from tests.integration.conftest import Command, run, write_pictures
 from tests.integration.test_shard_inline import shard
 from tests.s3_server import new_bucket, s3_server

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from richsem_prep.verify import verify_cache
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.reader import open_cache
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.reader import open_cache
 from tests.integration.conftest import tar_hashes, write_pictures
 from tests.integration.test_command_line import command, error_of  # noqa: F401 - a fixture
 from tests.integration.test_shard_inline import shard

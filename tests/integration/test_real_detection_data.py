@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from richsem_prep import datasets
 from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.make_text import make_text
-from richsem_prep.verify import verify_cache
+from richsem_prep.sources import datasets
+from richsem_prep.teacher.make_text import make_text
+from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.annotations import read_annotations
-from richsem_schemas.reader import open_cache
+from richsem_schemas.cache.reader import open_cache
 from tests.integration.test_shard_inline import shard
 from tests.trainer.tiny import Quiet, World, losses_of
 

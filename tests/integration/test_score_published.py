@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from richsem_prep import cli as prep_cli
-from richsem_schemas.text_folder import read_text_folder
-from richsem_train.category_rows import scored_split
+from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_train.config import load_config
+from richsem_train.data.category_rows import scored_split
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.detections import merge_detections
-from richsem_train.run_data import read_split
+from richsem_train.results.detections import merge_detections
+from richsem_train.run.open_data import read_split
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.models.published_rule import Shape, detect
 from tests.trainer.models.test_published import FFN, HEADS, LEVELS, POINTS, QUERIES, SHAPES, TEXT, WIDTH

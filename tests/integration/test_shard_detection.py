@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from richsem_prep import dataset_card, datasets, recipes, source
 from richsem_prep.console import summary_table
 from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.plan import planned_entries
-from richsem_prep.verify import verify_cache
-from richsem_schemas.categories import lvis_categories
+from richsem_prep.hub import dataset_card
+from richsem_prep.shard.plan import planned_entries
+from richsem_prep.sources import datasets, source
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache import recipes
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.places import open_place
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.io.places import open_place
+from richsem_schemas.pictures.decode import decode_picture
+from richsem_schemas.vocabularies.lvis import lvis_categories
 from tests import detection_trees as trees
 from tests.integration import test_shard_inline as inline
 from tests.integration.conftest import run, tar_hashes

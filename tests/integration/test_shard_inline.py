@@ -9,14 +9,14 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep import run as driver
 from richsem_prep.cli import default_label_set
 from richsem_prep.cli import shard_config as make_config
+from richsem_prep.shard import run as driver
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.render import render_view
-from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.pictures.decode import decode_picture
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
 
 pytestmark = pytest.mark.usefixtures("small_views")
@@ -131,8 +131,8 @@ def test_stored_labels_are_those_of_the_stored_embeddings(made):
 def test_embeddings_are_the_teachers_of_the_rendered_views(made, resnet):
     import torch
 
-    from richsem_prep.region_encoder import make_region_encoder
-    from richsem_prep.teacher import load_teacher, parse_teacher
+    from richsem_prep.teacher.region_encoder import make_region_encoder
+    from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 
     out, _ = made
     cache = open_cache(out)
@@ -228,8 +228,8 @@ def test_smaller_embeddings_keep_the_labels(made, pictures, resnet, tmp_path, em
 
 
 def test_shard_ranges_and_finish_give_the_same_cache(made, pictures, resnet, tmp_path):
-    from richsem_prep.finish import finish_cache
-    from richsem_schemas.layout import CacheLayout
+    from richsem_prep.shard.finish import finish_cache
+    from richsem_schemas.cache.layout import CacheLayout
 
     out, _ = made
     parts = tmp_path / "parts"
@@ -244,8 +244,8 @@ def test_shard_ranges_and_finish_give_the_same_cache(made, pictures, resnet, tmp
 
 
 def test_finish_names_the_missing_shards(pictures, resnet, tmp_path):
-    from richsem_prep.finish import finish_cache
-    from richsem_schemas.layout import CacheLayout
+    from richsem_prep.shard.finish import finish_cache
+    from richsem_schemas.cache.layout import CacheLayout
 
     shard(pictures, tmp_path / "c", resnet, shard_range=(1, 2))
     with pytest.raises(RichSemError, match=r"2 of 3 shards of the pictures are missing \(0, 2\)"):
@@ -339,7 +339,7 @@ def test_a_source_that_vanishes_fails_its_shard_and_keeps_the_rest(resnet, tmp_p
 
 
 def open_layout(out):
-    from richsem_schemas.reader import find_layout
+    from richsem_schemas.cache.reader import find_layout
 
     return find_layout(out)
 
@@ -347,7 +347,7 @@ def open_layout(out):
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_done(pictures, resnet, tmp_path, monkeypatch):
     import errno
 
-    from richsem_prep import plan
+    from richsem_prep.shard import plan
 
     real = plan.HashedFile.write
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from richsem_schemas.reader import open_cache
+from richsem_schemas.cache.reader import open_cache
 from tests.integration.conftest import Command, run, tar_hashes, write_pictures
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

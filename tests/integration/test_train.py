@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from richsem_train import cli
-from richsem_train.checkpoint import load_checkpoint
 from richsem_train.config import builtin_configs, load_config
-from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import EPOCH_STEPS, losses_of
 
@@ -192,7 +192,7 @@ def test_predict_says_once_what_numbers_in_the_place_of_names_are(command, train
     arguments = (trained / "checkpoints" / "best.pt", *pictures, "--threshold", "0", "--device", "cpu")
     assert command("predict", *arguments, "--out", tmp_path / "named") == 0
     assert "#" not in command.stdout
-    monkeypatch.setattr("richsem_train.pictures.can_be_drawn", lambda _: False)
+    monkeypatch.setattr("richsem_train.results.pictures.can_be_drawn", lambda _: False)
     assert command("predict", *arguments, "--out", tmp_path / "seen") == 0
     assert re.search(r"; #\d+ and the like stand for names that no font has, predictions.json has them", command.stdout)
 

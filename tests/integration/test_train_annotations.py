@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
 
 LINEAR = {

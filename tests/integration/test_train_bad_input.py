@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.sealed_json import read_sealed_json, write_sealed_json
-from richsem_train.checkpoint import load_checkpoint
-from richsem_train.run_log import LOG_NAME, read_log
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
+from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
 from tests.trainer.tiny import EPOCH_STEPS, LABELS, losses_of
 

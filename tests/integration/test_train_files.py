@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from richsem_train import training
-from richsem_train.checkpoint import load_checkpoint
+from richsem_train.run import training
+from richsem_train.run.checkpoint import load_checkpoint
 from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
 from tests.trainer.tiny import Quiet
 
@@ -195,7 +195,7 @@ def test_errors_that_only_sound_like_memory_are_not_taken_for_it(world, tmp_path
     def fails(*_, **__):
         raise RuntimeError("the allocation of labels is inconsistent")
 
-    monkeypatch.setattr(f"richsem_train.training.{where}", fails)
+    monkeypatch.setattr(f"richsem_train.run.training.{where}", fails)
     with pytest.raises(RuntimeError, match="the allocation of labels"):
         world.run(tmp_path / "out", **ONE_EPOCH)
 

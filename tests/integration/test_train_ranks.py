@@ -8,17 +8,17 @@ import sys
 import pytest
 import torch
 
-from richsem_schemas.layout import CacheLayout
-from richsem_train import training
-from richsem_train.checkpoint import load_checkpoint
+from richsem_schemas.cache.layout import CacheLayout
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.loaders import TrainingLoaders
 from richsem_train.data.order import RankShare
-from richsem_train.distributed import Ranks
-from richsem_train.run_data import open_data
-from richsem_train.run_folder import RunFolder
-from richsem_train.run_log import LOG_NAME, read_log
-from richsem_train.signals import StopRequest
+from richsem_train.run import training
+from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.distributed import Ranks
+from richsem_train.run.folder import RunFolder
+from richsem_train.run.log import LOG_NAME, read_log
+from richsem_train.run.open_data import open_data
+from richsem_train.run.signals import StopRequest
 from tests.trainer.processes import start_command_ranks, start_function
 from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
 

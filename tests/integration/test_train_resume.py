@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.checkpoint import load_checkpoint
-from richsem_train.run_log import LOG_NAME, read_log
-from richsem_train.signals import stop_requests
+from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.log import LOG_NAME, read_log
+from richsem_train.run.signals import stop_requests
 from tests.trainer.processes import start_command
 from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
 

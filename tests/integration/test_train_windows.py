@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from richsem_schemas.annotations import read_annotations
-from richsem_train import training
 from richsem_train.data.loaders import TrainingLoaders
-from richsem_train.distributed import Ranks
-from richsem_train.run_data import open_data
-from richsem_train.run_folder import RunFolder
-from richsem_train.run_log import LOG_NAME, read_log
-from richsem_train.signals import StopRequest
+from richsem_train.run import training
+from richsem_train.run.distributed import Ranks
+from richsem_train.run.folder import RunFolder
+from richsem_train.run.log import LOG_NAME, read_log
+from richsem_train.run.open_data import open_data
+from richsem_train.run.signals import StopRequest
 from tests.trainer.tiny import TRAIN, Quiet, losses_of, make_cache, make_world
 from tests.trainer.windows import WindowsCache
 

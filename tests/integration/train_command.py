@@ -34,7 +34,7 @@ class TrainCommand:
     def train(self, *arguments, **changes):
         """Train on the tiny world; the curves, which take long to draw, are left out."""
         config = self.world.write_config(self.folder / "tiny.yaml", **changes)
-        with patch("richsem_train.plots.plot_run"):
+        with patch("richsem_train.results.plots.plot_run"):
             return self("--config", config, "--out", self.out, "--device", "cpu", *arguments)
 
     @property

@@ -7,14 +7,14 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from richsem_prep.finish import finish_cache, shard_is_done
-from richsem_prep.plan import freeze_listing
-from richsem_prep.progress import Progress
-from richsem_prep.region_encoder import PreparedView
-from richsem_prep.shard_task import ShardInputs, run_shard
+from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.finish import finish_cache, shard_is_done
+from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import folder_classes, list_folder
-from richsem_schemas.layout import CacheLayout
-from richsem_schemas.manifest import (
+from richsem_prep.teacher.region_encoder import PreparedView
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import (
     Environment,
     LabelSpec,
     Plan,
@@ -25,8 +25,8 @@ from richsem_schemas.manifest import (
     ViewsSpec,
     Vocabulary,
 )
-from richsem_schemas.sealed_json import json_sha256
-from richsem_schemas.text_bank import TextBank, read_text_bank, write_text_bank
+from richsem_schemas.cache.text_bank import TextBank, read_text_bank, write_text_bank
+from richsem_schemas.io.sealed_json import json_sha256
 
 DIM = 16
 TOP_K = 5

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from richsem_prep.datasets import PRESETS, preset
+from richsem_prep.sources.datasets import PRESETS, preset
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from richsem_prep.plan import planned_entries
-from richsem_prep.recipes import Sample, block_views
-from richsem_prep.shard_writer import open_tar
-from richsem_prep.verify import verify_cache
-from richsem_schemas.reader import open_cache, picture_rows, read_views, view_rows
+from richsem_prep.shard.plan import planned_entries
+from richsem_prep.shard.writer import open_tar
+from richsem_prep.verify.cache import verify_cache
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_views, view_rows
+from richsem_schemas.cache.recipes import Sample, block_views
 
 CACHE = Path(__file__).parents[1] / "golden" / "cache"
 

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep.datasets import preset
-from richsem_prep.recipes import (
+from richsem_prep.sources.datasets import preset
+from richsem_schemas.cache.geometry import draw_crop, resized_hw
+from richsem_schemas.cache.manifest import ScaleJitter, ViewGeometry, ViewsSpec
+from richsem_schemas.cache.recipes import (
     Sample,
     block_views,
     draw_scaled,
     jitter_view,
     whole_view,
 )
-from richsem_schemas.geometry import draw_crop, resized_hw
-from richsem_schemas.manifest import ScaleJitter, ViewGeometry, ViewsSpec
-from richsem_schemas.picture import MAX_PICTURE_PIXELS
-from richsem_schemas.render import render_view
-from richsem_schemas.view import PAD_VALUE, View
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.view import PAD_VALUE, View
+from richsem_schemas.pictures.decode import MAX_PICTURE_PIXELS
 from richsem_train.config import load_config
 
 GEOMETRY = ViewGeometry(

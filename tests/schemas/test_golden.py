@@ -14,13 +14,13 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_schemas.codec import pack_view, unpack_view
-from richsem_schemas.layout import FORMAT_VERSION
-from richsem_schemas.picture import decode_picture, picture_extension
-from richsem_schemas.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.render import render_view
-from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
-from richsem_schemas.view import VIEW_KINDS
+from richsem_schemas.cache.codec import pack_view, unpack_view
+from richsem_schemas.cache.layout import FORMAT_VERSION
+from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.view import VIEW_KINDS
+from richsem_schemas.pictures.decode import decode_picture, picture_extension
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CACHE = GOLDEN / "cache"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from richsem_schemas import manifest
-from richsem_schemas.codec import RecordLayout
-from richsem_schemas.index import PICTURE_COLUMNS, VIEW_COLUMNS
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.cache import manifest
+from richsem_schemas.cache.codec import RecordLayout
+from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS
+from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "tests" / "golden" / "cache"

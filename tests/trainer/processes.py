@@ -13,7 +13,13 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch._dynamo", "richsem_train.cli", "richsem_train.training", "richsem_train.commands", "richsem_train.plots"]
+    [
+        "torch._dynamo",
+        "richsem_train.cli",
+        "richsem_train.commands",
+        "richsem_train.run.training",
+        "richsem_train.results.plots",
+    ]
 )
 # Read by the server when it starts; forks of a process with running OpenMP threads may hang.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -12,8 +12,8 @@ from richsem_schemas.annotations import AnnotationFormat, read_annotations
 from richsem_train import config as train_config
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.data.transforms import Augmentation
-from richsem_train.detections import Detections
-from richsem_train.evaluation import score, truth_of
+from richsem_train.results.detections import Detections
+from richsem_train.results.evaluation import score, truth_of
 from tests.trainer.tiny import losses_of, make_world, write_split
 from tests.trainer.truth import truth_in
 
@@ -169,7 +169,7 @@ def test_val_has_the_classes_of_train_where_files_list_none(world, tmp_path):
         write_visual_genome(tmp_path, split, content)
         for path in (world.data / split).glob("*.png"):
             (tmp_path / split / "images" / path.name).symlink_to(path)
-    from richsem_train.run_data import open_data
+    from richsem_train.run.open_data import open_data
 
     config = world.config(**changes(tmp_path, "visual-genome", "{}/objects.json") | {
         "detection__train": {"annotations": "train/objects.json", "images": "train/images"},

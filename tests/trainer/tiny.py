@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from richsem_train import training
 from richsem_train.config import TrainConfig, parse_config
-from richsem_train.run_log import LOG_NAME, read_log
+from richsem_train.run import training
+from richsem_train.run.log import LOG_NAME, read_log
 from tests.pipeline.synthetic_cache import CLASSES, LABELS, SyntheticCache
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (200, 40, 200), (40, 200, 200))
@@ -69,7 +69,7 @@ class World:
     def run(self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any) -> training.Ended:
         """Train in this process, on one thread as in others; curves aren't drawn, which would take as long again."""
         config = self.config(**changes)
-        with patch("richsem_train.plots.plot_run"), one_thread():
+        with patch("richsem_train.results.plots.plot_run"), one_thread():
             return training.train(config, out, resume=resume, device="cpu", reporter=reporter or Quiet())
 
     def write_config(self, path: Path, **changes: Any) -> Path:

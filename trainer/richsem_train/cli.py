@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import printable_text, told_in_one_line
-from richsem_schemas.places import local_path
+from richsem_schemas.io.output_files import printable_text, told_in_one_line
+from richsem_schemas.io.places import local_path
 
 app = typer.Typer(
     name="richsem-train",
@@ -107,8 +107,8 @@ def train(
     if show_config:
         typer.echo(config_yaml(wanted), nl=False)
         return
-    from richsem_train import training
     from richsem_train.console import ConsoleReporter
+    from richsem_train.run import training
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         folder = out or Path("runs") / wanted.name
@@ -247,10 +247,10 @@ def compare(
 
       richsem-train compare runs/demo_baseline runs/demo
     """
-    from richsem_schemas.output_files import require_folder, require_no_inputs
-    from richsem_schemas.sealed_json import write_atomically
-    from richsem_train.comparison import comparison_json, files_of_run, group_arms, read_run
-    from richsem_train.results import STEPS, comparison_table
+    from richsem_schemas.io.output_files import require_folder, require_no_inputs
+    from richsem_schemas.io.sealed_json import write_atomically
+    from richsem_train.results.comparison import comparison_json, files_of_run, group_arms, read_run
+    from richsem_train.results.tables import STEPS, comparison_table
 
     arms = group_arms([read_run(run) for run in runs])
     baseline = next(iter(arms))
@@ -263,7 +263,7 @@ def compare(
     title = "last evaluation of each run"
     Console().print(comparison_table(arms, title=title, columns=columns, baseline=baseline))
     if written:
-        from richsem_train.plots import plot_comparison
+        from richsem_train.results.plots import plot_comparison
 
         content, picture = written
         write_atomically(content, comparison_json(arms, baseline=baseline).encode())

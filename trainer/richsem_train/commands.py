@@ -12,27 +12,27 @@ import torch
 from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.output_files import require_folder, require_no_inputs
-from richsem_train.build import attention_note, build_detector, text_tensor
-from richsem_train.category_rows import scored_split
-from richsem_train.checkpoint import ModelInfo, export_weights, load_checkpoint
+from richsem_schemas.io.output_files import require_folder, require_no_inputs
 from richsem_train.config import builtin_configs, load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
-from richsem_train.detections import rank_file
-from richsem_train.distributed import Ranks, choose_device, join_ranks
-from richsem_train.engine import Normalise
-from richsem_train.evaluation import truth_of
-from richsem_train.inference import Detector
+from richsem_train.data.category_rows import scored_split
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
-from richsem_train.official_lvis import official_cost, require_official
-from richsem_train.picture_check import require_pictures
-from richsem_train.predict import Predicted, output_files
-from richsem_train.predict import predict as predict_pictures
-from richsem_train.rebuilding import rebuilt_detector
-from richsem_train.results import AP_UNDEFINED, is_defined, results_table
-from richsem_train.run_data import data_folder, open_vocabulary, read_split
-from richsem_train.scoring import Scorer, detect_split, score_split
+from richsem_train.results.detections import rank_file
+from richsem_train.results.evaluation import truth_of
+from richsem_train.results.inference import Detector
+from richsem_train.results.official_lvis import official_cost, require_official
+from richsem_train.results.predict import Predicted, output_files
+from richsem_train.results.predict import predict as predict_pictures
+from richsem_train.results.scoring import Scorer, detect_split, score_split
+from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
+from richsem_train.run.build import attention_note, build_detector, text_tensor
+from richsem_train.run.checkpoint import ModelInfo, export_weights, load_checkpoint
+from richsem_train.run.distributed import Ranks, choose_device, join_ranks
+from richsem_train.run.engine import Normalise
+from richsem_train.run.open_data import data_folder, open_vocabulary, read_split
+from richsem_train.run.picture_check import require_pictures
+from richsem_train.run.rebuilding import rebuilt_detector
 
 _OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
 """Weights that only denoising uses."""

@@ -26,7 +26,7 @@ from pydantic import (
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.places import PlaceField, local_path
+from richsem_schemas.io.places import PlaceField, local_path
 
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""

@@ -39,12 +39,12 @@ def audit(
       richsem-prep audit caches/inet-lvis --teacher RN50:openai
       richsem-prep audit caches/lvis --teacher RN50:openai --samples 4000 --seed 1
     """
-    from richsem_prep import audit as auditing
-    from richsem_prep.audit_records import audit_line, audit_table
+    from richsem_prep.explore import audit as auditing
+    from richsem_prep.explore.audit_records import audit_line, audit_table
     from richsem_prep.progress_bar import counting_bar
+    from richsem_schemas.cache.reader import open_cache
     from richsem_schemas.errors import RichSemError
-    from richsem_schemas.places import open_place
-    from richsem_schemas.reader import open_cache
+    from richsem_schemas.io.places import open_place
 
     if max_kl is not None and not math.isfinite(max_kl):
         raise RichSemError(f"--max-kl {max_kl} bounds nothing; give a number of nats, such as 0.05")

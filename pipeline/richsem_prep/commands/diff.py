@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from richsem_prep.diff import Difference
+    from richsem_prep.explore.diff import Difference
 
 _SWAPS_SHOWN = 5
 _DIGITS = 12
@@ -35,9 +35,9 @@ def diff(
       richsem-prep diff caches/inet-lvis --labels RN50-openai soft
       richsem-prep diff caches/lvis --labels RN50-openai ViT-L-14-openai --json
     """
-    from richsem_prep.diff import diff_label_sets
+    from richsem_prep.explore.diff import diff_label_sets
     from richsem_prep.progress_bar import counting_bar
-    from richsem_schemas.places import open_place
+    from richsem_schemas.io.places import open_place
 
     with counting_bar(Console(stderr=True), "diff", "shards") as on_progress:
         found = diff_label_sets(
@@ -90,6 +90,6 @@ def _class_table(found: "Difference", shown: int) -> Table:
 
 
 def _plain(text: str) -> Text:
-    from richsem_schemas.output_files import printable_text
+    from richsem_schemas.io.output_files import printable_text
 
     return Text(printable_text(text))

@@ -38,8 +38,8 @@ def estimate_like(shard: Callable[..., None], shard_config: Callable[..., Any]) 
           richsem-prep estimate --dataset lvis --teacher ViT-L-14:openai --workers 8
         """
         from richsem_prep.console import ConsoleReporter
-        from richsem_prep.estimate import estimate as measure
-        from richsem_prep.estimate import estimate_table
+        from richsem_prep.shard.estimate import estimate as measure
+        from richsem_prep.shard.estimate import estimate_table
 
         config = shard_config(**(options | _OF_RUNS | {"from_cache": None}))
         with ConsoleReporter(Console(stderr=True)) as reporter:

@@ -40,11 +40,11 @@ def text(
       richsem-prep text --teacher demo --names val.json --out text/val
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
-    from richsem_prep.class_names import alike_warning
     from richsem_prep.console import ConsoleReporter
-    from richsem_prep.make_text import make_text
-    from richsem_prep.progress import Progress
-    from richsem_schemas.places import open_place
+    from richsem_prep.executors.progress import Progress
+    from richsem_prep.sources.class_names import alike_warning
+    from richsem_prep.teacher.make_text import make_text
+    from richsem_schemas.io.places import open_place
 
     if name_policy not in {"raw", "clean"}:
         raise RichSemError(f"--name-policy {name_policy!r} is unknown; there are raw and clean")

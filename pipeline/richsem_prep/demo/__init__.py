@@ -1,7 +1,7 @@
 """The built-in demo: a dataset drawn by code, and a small CLIP really trained on its world.
 
 `dataset.write_demo` writes the dataset, `TEACHER_DIR` holds the teacher in open_clip's `local-dir:` layout, and
-`train_teacher` is the script that trained it.
+`pipeline/demo_teacher` trained it.
 """
 
 from pathlib import Path

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from richsem_prep import recipes
-from richsem_schemas.geometry import draw_crop
-from richsem_schemas.manifest import ViewGeometry
-from richsem_schemas.render import render_view
-from richsem_schemas.view import View
+from richsem_schemas.cache import recipes
+from richsem_schemas.cache.geometry import draw_crop
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.view import View
 
 from . import world
 

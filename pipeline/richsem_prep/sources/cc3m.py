@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from richsem_prep.sources.conceptual_captions import DOWNLOADS, find_tsv, list_conceptual_captions
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.img2dataset import TARS, list_img2dataset
-from richsem_schemas.places import Place, require_local
+from richsem_schemas.io.places import Place, require_local
 
 _LAYOUT = f"{TARS}; or {DOWNLOADS}"
 

@@ -19,8 +19,8 @@ from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.errors import SourceError
-from richsem_schemas.originals import WHOLE_FILE, printable
-from richsem_schemas.places import Place
+from richsem_schemas.io.originals import WHOLE_FILE, printable
+from richsem_schemas.io.places import Place
 
 TSV_NAMES = (
     "Train_GCC-training.tsv",

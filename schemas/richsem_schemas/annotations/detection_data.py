@@ -23,7 +23,7 @@ from richsem_schemas.annotations.scored_annotations import (
 )
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import IrregularFileError, SourceError
-from richsem_schemas.places import Place
+from richsem_schemas.io.places import Place
 
 _SHOWN = 5
 """How many culprits a message names."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
-from richsem_schemas.places import Place, each_of
+from richsem_schemas.io.places import Place, each_of
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""

@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from richsem_prep.demo import TEACHER_DIR, TEACHER_SIZE, measure_teacher, train_teacher, views, world
-from richsem_prep.teacher import load_teacher, parse_teacher
+from pipeline.demo_teacher import measure as measure_teacher
+from pipeline.demo_teacher import train as train_teacher
+from richsem_prep.demo import TEACHER_DIR, TEACHER_SIZE, views, world
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 
 DETECTION_NAMES = [each.name for each in world.assignment().detection]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from richsem_prep.detection_datasets import open_detection
+from richsem_prep.sources.detection_datasets import open_detection
 from richsem_schemas.errors import SourceError
 from tests import detection_trees as trees
 

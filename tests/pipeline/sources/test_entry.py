@@ -7,9 +7,9 @@ import tarfile
 import pytest
 
 from richsem_prep.sources import SourceEntry, read_entry
-from richsem_schemas import originals
 from richsem_schemas.errors import PictureError, SourceError
-from richsem_schemas.originals import WHOLE_FILE, printable
+from richsem_schemas.io import originals
+from richsem_schemas.io.originals import WHOLE_FILE, printable
 
 
 def whole(file, size=0):

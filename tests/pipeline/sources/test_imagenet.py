@@ -7,8 +7,8 @@ import tarfile
 import pytest
 
 from richsem_prep.sources import Rejected, SourceEntry, absent_classes, list_imagenet, read_entry
-from richsem_schemas.categories import class_ids_by_wnid, inet_lvis_categories
 from richsem_schemas.errors import SourceError
+from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
 
 CLASS = "n01440764"
 IDS = {CLASS: 7, "n02000000": 8}

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
-from richsem_train.data.cache_source import ExpectedCache
+from richsem_train.data.cache.source import ExpectedCache
 from richsem_train.data.extra import ExtraDataset, open_extra
 from richsem_train.data.extra_mix import ExtraMix, batch_of_mix
 from richsem_train.data.order import RankShare

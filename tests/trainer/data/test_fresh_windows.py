@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from richsem_prep import recipes
 from richsem_schemas.annotations import read_annotations
-from richsem_schemas.manifest import ViewGeometry
-from richsem_schemas.reader import read_views, view_rows
-from richsem_schemas.soft_labels import unit_rows
-from richsem_train.category_rows import in_rows, rows_of_categories
-from richsem_train.data.cache_source import DETECTION, ExpectedCache, open_training_cache
-from richsem_train.data.cache_views import DamagedViewError
+from richsem_schemas.cache import recipes
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.reader import read_views, view_rows
+from richsem_schemas.cache.soft_labels import unit_rows
+from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
+from richsem_train.data.cache.views import DamagedViewError
+from richsem_train.data.category_rows import in_rows, rows_of_categories
 from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from richsem_schemas.errors import PictureError
-from richsem_train.data.cache_views import DamagedViewError
+from richsem_train.data.cache.views import DamagedViewError
 from richsem_train.data.collate import Sample
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders

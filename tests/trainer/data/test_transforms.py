@@ -5,9 +5,9 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as oracle
 
-from richsem_schemas import resize as resizer
-from richsem_schemas.geometry import MIN_VISIBLE_PX, draw_crop, visible_boxes
-from richsem_schemas.manifest import ViewGeometry
+from richsem_schemas.cache.geometry import MIN_VISIBLE_PX, draw_crop, visible_boxes
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.pictures import resize as resizer
 from richsem_train.data.transforms import Augmentation, apply, augment, crop, flip, resize
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from richsem_schemas.annotations import read_annotations
+from richsem_schemas.cache.reader import read_views, view_rows
+from richsem_schemas.cache.render import render_view
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.picture import decode_picture
-from richsem_schemas.reader import read_views, view_rows
-from richsem_schemas.render import render_view
-from richsem_train.category_rows import in_rows, rows_of_categories
-from richsem_train.data.cache_source import DETECTION, ExpectedCache, open_training_cache
-from richsem_train.data.cache_views import DamagedViewError
+from richsem_schemas.pictures.decode import decode_picture
+from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
+from richsem_train.data.cache.views import DamagedViewError
+from richsem_train.data.category_rows import in_rows, rows_of_categories
 from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset, align_windows
 from tests.trainer.tiny import write_split

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor
 
-from richsem_schemas.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_train.losses.soft_labels import (
     SoftLoss,
     Tail,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from richsem_schemas.errors import PictureError
-from richsem_train.data.cache_views import DamagedViewError
+from richsem_train.data.cache.views import DamagedViewError
 
 MAX_DAMAGED_IN_A_ROW = 16
 """So many damaged pictures beside each other are no accident; training stops even when told to skip."""

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
+from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.errors import PictureError
-from richsem_schemas.geometry import resized_hw
-from richsem_schemas.picture import MAX_PICTURE_BYTES, decode_picture
+from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, decode_picture
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import OnDamage, whole_picture
 from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, xyxy_px_to_cxcywh_norm

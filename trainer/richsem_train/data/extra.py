@@ -4,19 +4,19 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from richsem_schemas.places import Place
-from richsem_train.data.cache_source import ExpectedCache, TrainingCache, open_training_cache
-from richsem_train.data.cache_views import DamagedViewError, ReadView, ViewReader
-from richsem_train.data.collate import Sample
-from richsem_train.data.damage import OnDamage
-from richsem_train.data.free_mosaics import (
+from richsem_schemas.io.places import Place
+from richsem_train.data.cache.free_mosaics import (
     CROPS_PER_MOSAIC,
     MOSAIC_STREAM,
     free_mosaic,
     require_whole_crops,
     with_nearest_labels,
 )
-from richsem_train.data.lanes import LaneOrder, ViewPlace
+from richsem_train.data.cache.lanes import LaneOrder, ViewPlace
+from richsem_train.data.cache.source import ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.cache.views import DamagedViewError, ReadView, ViewReader
+from richsem_train.data.collate import Sample
+from richsem_train.data.damage import OnDamage
 from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import check_teachable, view_target
 from richsem_train.data.transforms import rendered

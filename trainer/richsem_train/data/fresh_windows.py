@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
+from richsem_schemas.cache.geometry import Crop, draw_crop, visible_boxes
+from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.geometry import Crop, draw_crop, visible_boxes
-from richsem_schemas.view import REGION_DTYPE, TILE_DTYPE, View
-from richsem_train.data.cache_views import ReadView
+from richsem_train.data.cache.nearest import joined, nearest, sights_of
+from richsem_train.data.cache.views import ReadView
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import OnDamage, whole_picture
 from richsem_train.data.detection import AUGMENTATION_STREAM, objects_xyxy
-from richsem_train.data.nearest import joined, nearest, sights_of
 from richsem_train.data.soft_labels import borrowed, soft_labels
 from richsem_train.data.transforms import Augmentation, Boxes, rendered, xyxy_px_to_cxcywh_norm
 from richsem_train.data.windows import INDEX_BYTES, WindowCache, WindowReader, position_of

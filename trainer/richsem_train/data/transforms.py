@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from richsem_schemas.geometry import Crop, draw_crop
-from richsem_schemas.render import render_view
-from richsem_schemas.resize import resize_picture
-from richsem_schemas.view import View
+from richsem_schemas.cache.geometry import Crop, draw_crop
+from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.view import View
+from richsem_schemas.pictures.resize import resize_picture
 
 Boxes = NDArray[np.float32]
 

@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
+from richsem_schemas.cache.index import PictureRow, ViewRow
+from richsem_schemas.cache.layout import sample_key
+from richsem_schemas.cache.listed_boxes import read_listed_boxes
+from richsem_schemas.cache.quarantine import read_quarantine
+from richsem_schemas.cache.reader import read_pictures_span, read_views, read_views_span
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.index import PictureRow, ViewRow
-from richsem_schemas.layout import sample_key
-from richsem_schemas.listed_boxes import read_listed_boxes
-from richsem_schemas.places import Place
-from richsem_schemas.quarantine import read_quarantine
-from richsem_schemas.reader import read_pictures_span, read_views, read_views_span
-from richsem_train.data.alignment import joined_by_name, require_same_boxes
-from richsem_train.data.cache_source import TrainingCache
-from richsem_train.data.cache_views import (
+from richsem_schemas.io.places import Place
+from richsem_train.data.cache.alignment import joined_by_name, require_same_boxes
+from richsem_train.data.cache.nearest import ABSENT
+from richsem_train.data.cache.source import TrainingCache
+from richsem_train.data.cache.views import (
     DamagedViewError,
     ReadView,
     Recent,
@@ -40,7 +41,6 @@ from richsem_train.data.cache_views import (
 )
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import OnDamage, whole_picture
-from richsem_train.data.nearest import ABSENT
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import view_target
 from richsem_train.data.transforms import rendered

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.unpacked_size import require_plausible_size
+from richsem_train.models.unpacked_size import require_plausible_size
 
 _WRAPPERS = ("model", "state_dict", "ema_model", "teacher")
 """Under which training scripts store the weights inside of their checkpoints."""

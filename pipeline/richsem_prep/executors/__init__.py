@@ -1,0 +1,1 @@
+"""Who works on shards: this process, or the processes of a Ray cluster."""

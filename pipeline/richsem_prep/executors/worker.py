@@ -1,0 +1,142 @@
+"""One worker: owns one device and one teacher, and makes whole shards. The same object serves every executor."""
+
+import os
+
+import numpy
+import open_clip
+import PIL
+import PIL.features
+import torch
+import torchvision
+
+from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
+from richsem_prep.teacher.names import NamePolicy
+from richsem_prep.teacher.region_encoder import make_region_encoder
+from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSettings
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan, Vocabulary
+from richsem_schemas.cache.reader import pictures_layout
+from richsem_schemas.cache.text_bank import TextBank, read_text_bank
+from richsem_schemas.errors import TeacherError
+from richsem_schemas.io.places import Place
+from richsem_schemas.pictures.resize import KERNEL
+
+TORCH_THREADS = 1
+"""Pinned, since the number of threads changes the last digits: the bytes must not depend on how many workers share a
+machine. On a CPU two workers of one thread each beat one of two; on a GPU it doesn't matter."""
+
+
+class Worker:
+    """Loads the teacher once, then makes shards.
+
+    Raises:
+        TeacherError: the teacher can't be built, or the device isn't there.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        torch.set_num_threads(TORCH_THREADS)
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        device = torch_device(settings.device)
+        self.progress = Progress()
+        self._teacher = load_teacher(parse_teacher(settings.teacher), device=device)
+        self._precision: Precision = settings.precision or ("fp16" if device.type == "cuda" else "fp32")
+        self.encoder = make_region_encoder(
+            self._teacher,
+            kind=settings.region_encoder,
+            teacher_size=settings.teacher_size,
+            precision=self._precision,
+        )
+        self._decode_threads = settings.decode_threads
+        self._inputs: ShardInputs | None = None
+
+    def describe(self) -> WorkerDescription:
+        """Teacher, encoder and environment, for the label set's spec."""
+        environment = _environment(self._teacher.device)
+        return WorkerDescription(self._teacher.identity, self.encoder.spec, self._precision, TEMPLATES, environment)
+
+    def text_bank(self, vocabulary: Vocabulary, policy: NamePolicy) -> TextBank:
+        """The text bank of a vocabulary."""
+
+        def count(done: int, _: int) -> None:
+            self.progress.text_classes = done
+
+        # No shard is being made yet, so all cores are free for it.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        try:
+            return text_bank(self._teacher, vocabulary, policy, on_progress=count)
+        finally:
+            torch.set_num_threads(TORCH_THREADS)
+
+    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> None:
+        """Get ready for the shards of one label set.
+
+        Raises:
+            TeacherError: this machine's weights are not those that the label set was begun with.
+        """
+        label_set = layout.label_set(labels)
+        spec = LabelSpec.read(label_set.spec)
+        if spec.teacher != self._teacher.identity:
+            raise TeacherError(
+                f"{label_set.spec} was begun with weights {spec.teacher.weights_sha256[:12]}…, the same name gives "
+                f"{self._teacher.identity.weights_sha256[:12]}… on {os.uname().nodename}; "
+                "put the same weights on every machine"
+            )
+        self._inputs = ShardInputs(
+            layout=layout,
+            labels=labels,
+            plan=Plan.read(layout.plan),
+            spec=spec,
+            text=read_text_bank(label_set),
+            root=root,
+            decode_threads=self._decode_threads,
+            environment=_environment(self._teacher.device),
+            pictures=pictures_layout(layout),
+        )
+
+    def run(self, shard: int) -> ShardResult:
+        """Make one shard."""
+        assert self._inputs is not None
+        return run_shard(shard, self._inputs, self.encoder, self.progress)
+
+
+def torch_device(name: str | None) -> torch.device:
+    """The device that `--device` names; None is the first CUDA device if there is one.
+
+    Raises:
+        TeacherError: it can't be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TeacherError(f"--device {name!r} can't be used: {reason}; leave it out, or name cpu or cuda") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise TeacherError(f"--device {name!r}: only cpu and cuda are supported")
+    return device
+
+
+def _environment(device: torch.device) -> Environment:
+    return Environment(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_cpu_capability()}",
+        torch_threads=TORCH_THREADS,
+        versions={
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "open_clip": open_clip.__version__,
+            "pillow": PIL.__version__,
+            "resizer": KERNEL,
+            "libjpeg_turbo": str(PIL.features.version_feature("libjpeg_turbo")),
+            "numpy": numpy.__version__,
+        },
+    )
+
+
+def _cpu_capability() -> str:
+    return torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,340 @@
+"""`richsem-prep diff`: how far the soft labels of two label sets of one cache lie apart."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_prep.explore.alike_views import ShardOfViews, read_shard_of_views
+from richsem_schemas.cache.codec import embeddings_of
+from richsem_schemas.cache.index import ViewRow
+from richsem_schemas.cache.layout import LabelSetLayout
+from richsem_schemas.cache.manifest import LabelManifest, differing_fields
+from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.soft_labels import class_log_probs
+from richsem_schemas.cache.text_bank import NONE_NAME, TextBank
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.places import Place
+
+_REGIONS_AT_ONCE = 1024
+_UNLABELLED = 0
+_NOT_COMPARED = frozenset({"embeddings", "top_k", "rescored_from"})
+"""Fields of a spec that say how labels are kept, not what they are."""
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """One class's part.
+
+    Attributes:
+        name: of the class.
+        regions: of that class.
+        mean_kl: nats.
+        flips: regions whose most probable class is another.
+    """
+
+    name: str
+    regions: int
+    mean_kl: float
+    flips: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How label set B differs from label set A.
+
+    Attributes:
+        labels: names of A and B.
+        fields: what their specs say differently: field, A's value, B's value.
+        regions: compared.
+        unmatched_views: views that only one of the sets has.
+        is_exact: whether KL is over whole distributions, from embeddings; else it is over the classes that both labels
+            keep, with the rest as one more class, which is a lower bound.
+        mean_kl: KL(A ‖ B) in nats.
+        median_kl: likewise.
+        p95_kl: likewise.
+        max_kl: likewise.
+        flips: regions whose most probable class differs.
+        grouped_by: `hard label`, or `top-1 of A` where no region has one.
+        classes: worst mean first, ties by name.
+        swaps: most frequent pairs of most probable classes, A's and B's, and how often.
+    """
+
+    labels: tuple[str, str]
+    fields: tuple[tuple[str, str, str], ...]
+    regions: int
+    unmatched_views: int
+    is_exact: bool
+    mean_kl: float
+    median_kl: float
+    p95_kl: float
+    max_kl: float
+    flips: int
+    grouped_by: str
+    classes: tuple[ClassDifference, ...]
+    swaps: tuple[tuple[str, str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two sets.
+
+    Attributes:
+        manifest: of the set.
+        layout: of the set.
+        text: its text bank.
+        rich: manifest and layout of the set that holds its embeddings: itself, or the one it was rescored from; None
+            where there are none.
+    """
+
+    manifest: LabelManifest
+    layout: LabelSetLayout
+    text: TextBank
+    rich: tuple[LabelManifest, LabelSetLayout] | None
+
+    @property
+    def logit_scale(self) -> float:
+        """What its labels multiply cosines with."""
+        return self.text.logit_scale / self.manifest.spec.temperature
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Differences of R regions: KL in nats, both top-1 rows of the text bank, the hard label's row of the plan."""
+
+    kl: NDArray[np.float64]
+    top_a: NDArray[np.int64]
+    top_b: NDArray[np.int64]
+    category: NDArray[np.int64]
+    unmatched_views: int
+
+
+def diff_label_sets(
+    out: Place,
+    a: str,
+    b: str,
+    *,
+    threads: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Difference:
+    """Compare two finished label sets of a cache, region by region, joined by key and view.
+
+    Args:
+        out: the cache.
+        a: the set that counts as the truth.
+        b: the set that is measured.
+        threads: shards at a time.
+        on_progress: called with shards done and shards in all.
+
+    Raises:
+        RichSemError: a set isn't there, they have other classes, or no view in common.
+        CorruptCacheError: a file is damaged, or the same view shows other regions.
+    """
+    cache = open_cache(out)
+    if a == b:
+        raise RichSemError(f"--labels {a} {b}: that is one label set; name two")
+    sides = _side(cache, a), _side(cache, b)
+    _require_same_classes(*sides)
+    shards = [summary.shard for summary in sides[0].manifest.shards]
+    parts: list[_Regions] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for part in ordered_map(pool, partial(_diff_shard, sides), shards, ahead=2 * threads):
+            parts.append(part)
+            if on_progress:
+                on_progress(len(parts), len(shards))
+    return _summary(cache, sides, parts)
+
+
+def _side(cache: Cache, name: str) -> Side:
+    manifest = cache.label_set(name)
+    holders = {one.fingerprint: one for one in cache.label_sets.values() if one.spec.embeddings != "none"}
+    holder = holders.get(manifest.spec.rescored_from or manifest.fingerprint)
+    rich = None if holder is None else (holder, cache.labels_layout.label_set(holder.name))
+    return Side(manifest, cache.labels_layout.label_set(name), cache.text_bank(name), rich)
+
+
+def _require_same_classes(a: Side, b: Side) -> None:
+    if a.text.class_names != b.text.class_names:
+        raise RichSemError(
+            f"label sets {a.manifest.name} ({a.manifest.spec.text.vocabulary}, {len(a.text.class_names)} classes) and "
+            f"{b.manifest.name} ({b.manifest.spec.text.vocabulary}, {len(b.text.class_names)} classes) speak of other "
+            "classes, so there is nothing to compare; rescore both with one vocabulary first (richsem-prep rescore)"
+        )
+
+
+def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
+    shards = [_read(side.manifest, side.layout, shard) for side in sides]
+    taken_a, taken_b, unmatched = _matched_regions(shards[0].rows, shards[1].rows)
+    regions_a, regions_b = shards[0].regions(), shards[1].regions()
+    _require_same_regions(sides, shard, regions_a[taken_a], regions_b[taken_b])
+    rich = [_embedded_regions(side, own, shard) for side, own in zip(sides, shards, strict=True)]
+    is_exact = all(side.rich is not None for side in sides)
+    divergences = []
+    for start in range(0, len(taken_a), _REGIONS_AT_ONCE):
+        part_a, part_b = taken_a[start : start + _REGIONS_AT_ONCE], taken_b[start : start + _REGIONS_AT_ONCE]
+        if is_exact:
+            p_RC, q_RC = (_whole(side, r[part]) for side, r, part in zip(sides, rich, (part_a, part_b), strict=True))
+            divergences.append(kl_divergence(p_RC, q_RC))
+        else:
+            classes = len(sides[0].text.class_names)
+            divergences.append(
+                kept_kl_divergence(*_kept(regions_a[part_a], classes), *_kept(regions_b[part_b], classes))
+            )
+    top_a_R, top_b_R = (
+        regions["class_ids"][:, 0].astype(np.int64)[taken]
+        for regions, taken in ((regions_a, taken_a), (regions_b, taken_b))
+    )
+    kl_R = np.concatenate(divergences) if divergences else np.zeros(0)
+    return _Regions(kl_R, top_a_R, top_b_R, regions_a["category_id"].astype(np.int64)[taken_a], unmatched)
+
+
+def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardOfViews:
+    return read_shard_of_views(layout, shard, manifest.spec)
+
+
+def _matched_regions(rows_a: list[ViewRow], rows_b: list[ViewRow]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Positions, among all regions of A and of B, of those of the views that both have; and how many views don't."""
+    starts_b = {}
+    position = 0
+    for row in rows_b:
+        starts_b[row.key, row.member] = position, row.regions
+        position += row.regions
+    taken_a, taken_b, position, matched = [], [], 0, 0
+    for row in rows_a:
+        start, regions = starts_b.get((row.key, row.member), (0, -1))
+        if regions >= 0:
+            matched += 1
+            taken_a.append(np.arange(position, position + row.regions))
+            # Other counts of one view show in the comparison of its boxes.
+            taken_b.append(np.arange(start, start + regions))
+        position += row.regions
+    empty = [np.zeros(0, np.int64)]
+    unmatched = len(rows_a) + len(rows_b) - 2 * matched
+    return np.concatenate(taken_a or empty), np.concatenate(taken_b or empty), unmatched
+
+
+def _require_same_regions(
+    sides: tuple[Side, Side], shard: int, regions_a: NDArray[np.void], regions_b: NDArray[np.void]
+) -> None:
+    same = len(regions_a) == len(regions_b) and all(
+        np.array_equal(regions_a[field], regions_b[field]) for field in ("box_xyxy_px", "category_id")
+    )
+    if not same:
+        names = " and ".join(side.manifest.name for side in sides)
+        raise CorruptCacheError(
+            f"shard {shard}: the views of {names} show other regions under the same keys, so they were drawn "
+            "otherwise (views.geometry, or another version of NumPy); they can't be compared"
+        )
+
+
+def _embedded_regions(side: Side, own: ShardOfViews, shard: int) -> NDArray[np.void]:
+    """The regions with the embeddings behind a set's labels, in the order of its own index."""
+    if side.rich is None:
+        return np.zeros(0)  # type: ignore[return-value]
+    manifest, layout = side.rich
+    if manifest.name == side.manifest.name:
+        return own.regions()
+    holder = _read(manifest, layout, shard)
+    if [(row.key, row.member) for row in holder.rows] != [(row.key, row.member) for row in own.rows]:
+        raise CorruptCacheError(f"shard {shard}: {manifest.name} and {side.manifest.name} don't hold the same views")
+    return holder.regions()
+
+
+def _whole(side: Side, regions: NDArray[np.void]) -> NDArray[np.float64]:
+    embeddings_RD = embeddings_of(regions)
+    assert embeddings_RD is not None
+    return class_log_probs(embeddings_RD, side.text.features, logit_scale=side.logit_scale)
+
+
+def _kept(regions: NDArray[np.void], classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[R, C] log-probabilities of the classes that labels keep, -inf elsewhere, and [R] of the rest."""
+    log_probs_RC = np.full((len(regions), classes), -np.inf)
+    ids_RK = regions["class_ids"].astype(np.int64)
+    np.put_along_axis(log_probs_RC, ids_RK, regions["log_probs"].astype(np.float64), axis=1)
+    return log_probs_RC, regions["log_rest"].astype(np.float64)
+
+
+def kl_divergence(log_p_RC: NDArray[np.float64], log_q_RC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[R] KL(p ‖ q) in nats of whole distributions, [R, C] log-probabilities."""
+    return np.asarray((np.exp(log_p_RC) * (log_p_RC - log_q_RC)).sum(axis=1))
+
+
+def kept_kl_divergence(
+    log_p_RC: NDArray[np.float64],
+    log_p_rest_R: NDArray[np.float64],
+    log_q_RC: NDArray[np.float64],
+    log_q_rest_R: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """[R] KL in nats over the classes that both labels keep, and all others as one; never above that of the wholes.
+
+    Args:
+        log_p_RC: log-probabilities of the kept classes, -inf elsewhere.
+        log_p_rest_R: log of the mass of the others.
+        log_q_RC: likewise of the other label.
+        log_q_rest_R: likewise.
+    """
+    both_RC = np.isfinite(log_p_RC) & np.isfinite(log_q_RC)
+    p_RC, q_RC = np.exp(log_p_RC), np.exp(log_q_RC)
+    gap_RC = np.subtract(log_p_RC, log_q_RC, where=both_RC, out=np.zeros_like(log_p_RC))
+    kept_R = (p_RC * gap_RC).sum(axis=1)
+    others = np.where(both_RC, 0.0, p_RC).sum(axis=1) + np.exp(log_p_rest_R)
+    other_rest = np.where(both_RC, 0.0, q_RC).sum(axis=1) + np.exp(log_q_rest_R)
+    tiny = np.finfo(np.float64).tiny
+    rest_R = others * (np.log(np.maximum(others, tiny)) - np.log(np.maximum(other_rest, tiny)))
+    return np.asarray(kept_R + rest_R)
+
+
+def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> Difference:
+    kl_R = np.concatenate([part.kl for part in parts])
+    if not len(kl_R):
+        both = " and ".join(side.manifest.name for side in sides)
+        raise RichSemError(f"{cache.layout.out}: label sets {both} have no views in common; their views differ")
+    top_a_R, top_b_R = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top_a", "top_b"))
+    category_R = np.concatenate([part.category for part in parts])
+    is_flip_R = top_a_R != top_b_R
+    is_labelled = bool((category_R != _UNLABELLED).any())
+    names = cache.manifest.plan.vocabulary.class_names if is_labelled else sides[0].text.class_names
+    class_R = category_R if is_labelled else top_a_R
+    return Difference(
+        labels=(sides[0].manifest.name, sides[1].manifest.name),
+        fields=tuple(
+            (field, str(here), str(there))
+            for field, here, there in differing_fields(sides[0].manifest.spec, sides[1].manifest.spec)
+            if field not in _NOT_COMPARED
+        ),
+        regions=len(kl_R),
+        unmatched_views=sum(part.unmatched_views for part in parts),
+        is_exact=all(side.rich is not None for side in sides),
+        mean_kl=float(kl_R.mean()),
+        median_kl=float(np.median(kl_R)),
+        p95_kl=float(np.quantile(kl_R, 0.95)),
+        max_kl=float(kl_R.max()),
+        flips=int(is_flip_R.sum()),
+        grouped_by="hard label" if is_labelled else f"top-1 of {sides[0].manifest.name}",
+        classes=tuple(sorted(_classes(names, class_R, kl_R, is_flip_R), key=lambda item: (-item.mean_kl, item.name))),
+        swaps=tuple(_swaps(sides[0].text.class_names, top_a_R[is_flip_R], top_b_R[is_flip_R])),
+    )
+
+
+def _classes(
+    names: tuple[str, ...], class_R: NDArray[np.int64], kl_R: NDArray[np.float64], is_flip_R: NDArray[np.bool_]
+) -> Iterator[ClassDifference]:
+    regions_C = np.bincount(class_R, minlength=len(names))
+    kl_C = np.bincount(class_R, weights=kl_R, minlength=len(names))
+    flips_C = np.bincount(class_R[is_flip_R], minlength=len(names))
+    for row in np.flatnonzero(regions_C).tolist():
+        name = names[row] if row < len(names) else NONE_NAME
+        yield ClassDifference(name, int(regions_C[row]), float(kl_C[row] / regions_C[row]), int(flips_C[row]))
+
+
+def _swaps(
+    names: tuple[str, ...], top_a_R: NDArray[np.int64], top_b_R: NDArray[np.int64]
+) -> Iterator[tuple[str, str, int]]:
+    pairs = Counter(zip(top_a_R.tolist(), top_b_R.tolist(), strict=True))
+    for (here, there), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0])):
+        yield names[here], names[there], count

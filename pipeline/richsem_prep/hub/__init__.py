@@ -1,0 +1,1 @@
+"""Caches on the Hugging Face Hub: `push` and `pull`."""

@@ -1,0 +1,1 @@
+"""`richsem-prep rescore`: labels for another vocabulary from stored embeddings."""

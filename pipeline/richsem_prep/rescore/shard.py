@@ -1,0 +1,130 @@
+"""One shard of labels made anew from the embeddings of another: same views, same keys, no teacher, no picture."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_prep.explore.alike_views import AlikeViews, ShardOfViews, read_shard_of_views
+from richsem_prep.shard.writer import open_tar, write_index
+from richsem_schemas.cache.codec import npy_header
+from richsem_schemas.cache.index import VIEW_COLUMNS
+from richsem_schemas.cache.layout import LabelSetLayout
+from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt
+from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.cache.view import REGION_DTYPE
+from richsem_schemas.errors import EmbeddingError
+
+_REGIONS_AT_ONCE = 1024
+"""Bounds the memory of one thread: so many rows of float64 probabilities."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rescoring:
+    """What is the same for all shards.
+
+    Attributes:
+        source: the label set that holds the embeddings.
+        source_spec: of that set.
+        target: the label set to write.
+        spec: of the target; stores no embeddings.
+        text: of the target.
+    """
+
+    source: LabelSetLayout
+    source_spec: LabelSpec
+    target: LabelSetLayout
+    spec: LabelSpec
+    text: TextBank
+
+
+def rescore_shard(shard: int, rescoring: Rescoring) -> LabelsReceipt:
+    """Make one shard; its receipt last.
+
+    Raises:
+        CorruptCacheError: the source's shard is damaged.
+        EmbeddingError: it holds embeddings that are not finite.
+    """
+    start = time.perf_counter()
+    source = read_shard_of_views(rescoring.source, shard, rescoring.source_spec)
+    read = time.perf_counter()
+    packed = rescored_views(source, rescoring.spec, rescoring.text)
+    scored = time.perf_counter()
+    receipt = _write_shard(shard, source, packed, rescoring, seconds={"read": read - start, "score": scored - read})
+    receipt.write(rescoring.target.receipt(shard))
+    return receipt
+
+
+def rescored_views(source: ShardOfViews, spec: LabelSpec, text: TextBank) -> list[bytes]:
+    """The packed views of a shard, in the order of its index, with labels alone.
+
+    Args:
+        source: with embeddings.
+        spec: of the labels to make.
+        text: its text bank.
+    """
+    packed: list[bytes] = [b""] * len(source.rows)
+    for group in source.groups:
+        for part in group.parts(_REGIONS_AT_ONCE):
+            embeddings_RD = part.embeddings()
+            _require_finite(embeddings_RD, part, source)
+            labels = embedding_labels(embeddings_RD, spec, text)
+            for number, data in zip(part.numbers.tolist(), _pack(part, labels, spec), strict=True):
+                packed[number] = data
+    return packed
+
+
+def _require_finite(embeddings_RD: NDArray[np.float32], views: AlikeViews, source: ShardOfViews) -> None:
+    is_finite_V = np.isfinite(embeddings_RD).reshape(len(views.numbers), -1).all(axis=1)
+    if is_finite_V.all():
+        return
+    row = source.rows[int(views.numbers[~is_finite_V][0])]
+    raise EmbeddingError(
+        f"shard {source.receipt.summary.shard}: the embeddings of {row.key}.{row.member} are not finite; make the set "
+        f"that they come from anew with `richsem-prep shard --overwrite` and another --precision than "
+        f"{source.spec.precision}"
+    )
+
+
+def embedding_labels(embeddings_RD: NDArray[np.float32], spec: LabelSpec, text: TextBank) -> TopKSoftLabels:
+    """The soft labels that stored embeddings give with a text bank, at the spec's temperature and top-k."""
+    scale = text.logit_scale / spec.temperature
+    return top_k_soft_labels(class_log_probs(embeddings_RD, text.features, logit_scale=scale), top_k=spec.top_k)
+
+
+def _pack(views: AlikeViews, labels: TopKSoftLabels, spec: LabelSpec) -> list[bytes]:
+    dtype = spec.record_layout.record_dtype(views.tiles, views.regions)
+    records: NDArray[np.void] = np.zeros(len(views.records), dtype)
+    records["canvas_hw"], records["tiles"] = views.records["canvas_hw"], views.records["tiles"]
+    regions = records["regions"]
+    for name in REGION_DTYPE.names or ():
+        regions[name] = views.records["regions"][name]
+    for name in ("class_ids", "log_probs", "log_rest"):
+        regions[name] = getattr(labels, name).reshape(regions[name].shape)
+    header = npy_header(dtype)
+    return [header + record.tobytes() for record in records]
+
+
+def _write_shard(
+    shard: int, source: ShardOfViews, packed: list[bytes], rescoring: Rescoring, *, seconds: dict[str, float]
+) -> LabelsReceipt:
+    start = time.perf_counter()
+    rows: list[tuple] = []
+    members: dict[str, dict[str, bytes]] = {}
+    for row, data in zip(source.rows, packed, strict=True):
+        members.setdefault(row.key, {})[row.member] = data
+    with open_tar(rescoring.target.tar(shard)) as (tar, file):
+        offsets = {key: tar.add(key, views) for key, views in members.items()}
+    for row, data in zip(source.rows, packed, strict=True):
+        offset = offsets[row.key][row.member]
+        rows.append((row.key, row.sample, row.kind, row.pass_index, row.tiles, row.regions, offset, len(data)))
+    index = write_index(rescoring.target.index(shard), rows, VIEW_COLUMNS)
+    seconds = seconds | {"write": time.perf_counter() - start}
+    return LabelsReceipt(
+        spec_fingerprint=rescoring.spec.fingerprint,
+        summary=source.receipt.summary.model_copy(update={"tar": file.hash(), "index": index}),
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        environment=Environment(device="cpu", torch_threads=1, versions={"numpy": np.__version__}),
+    )

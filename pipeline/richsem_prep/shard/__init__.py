@@ -1,0 +1,1 @@
+"""`richsem-prep shard`: from a dataset to the shards of a cache."""

@@ -1,0 +1,255 @@
+"""`richsem-prep estimate`: what a run of `shard` would take, from making a cache of a few of its pictures."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from richsem_prep.executors.base import OnProgress, ShardOutcome
+from richsem_prep.explore.inspect import readable_bytes
+from richsem_prep.shard import run
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.plan import default_samples_per_shard
+from richsem_prep.shard.task import ShardResult
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import LabelSpec, Plan
+from richsem_schemas.cache.reader import picture_rows, view_rows
+from richsem_schemas.errors import RichSemError
+
+SHOWS_OF_EXTRA, SHOWS_OF_DETECTION = 10, 24
+"""How often a training run of 24 epochs shows a picture, in the reference: an extra one about ten times, one of the
+detection data once an epoch."""
+
+_SHARD_SAMPLES = {"cpu": 8, "cuda": 64}
+"""Pictures between two looks at the clock, by device."""
+
+_TAR_BLOCK = 512
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a whole run takes, scaled up from a sample.
+
+    Attributes:
+        pictures: of the whole run.
+        shards: likewise.
+        measured: pictures of the sample, those in quarantine included.
+        quarantined: of the sample.
+        measured_seconds: how long the sample took.
+        device: on which.
+        passes: of all kinds of views.
+        shows: how often a training run shows a picture.
+        views: of the whole run.
+        regions: likewise.
+        listing_bytes: of the plan.
+        picture_bytes: of the picture shards of the whole run.
+        label_bytes: of its label shards.
+        device_hours: of one worker, whole shards: waiting for pictures and writing included.
+        teacher_hours: of those, the teacher's.
+        start_seconds: listing, loading the teacher, the text.
+        workers: as asked for; None is not.
+    """
+
+    pictures: int
+    shards: int
+    measured: int
+    quarantined: int
+    measured_seconds: float
+    device: str
+    passes: int
+    shows: int
+    views: float
+    regions: float
+    listing_bytes: int
+    picture_bytes: float
+    label_bytes: float
+    device_hours: float
+    teacher_hours: float
+    start_seconds: float
+    workers: int | None
+
+    @property
+    def bytes(self) -> float:
+        """Of OUT, but for indexes and receipts, which take about a thousandth."""
+        return self.listing_bytes + self.picture_bytes + self.label_bytes
+
+    @property
+    def online_hours(self) -> float:
+        """Device hours that the teacher takes inside of one training run: a forward at each show of each picture."""
+        return self.teacher_hours / self.passes * self.shows
+
+    def hours_with(self, workers: int) -> float:
+        """Wall time of so many workers: that of the one with the most shards."""
+        return self.device_hours * -(-self.shards // workers) / self.shards
+
+    @property
+    def runs_to_pay(self) -> float:
+        """Training runs whose online teacher takes as many device hours as making the cache."""
+        return self.device_hours / max(self.online_hours, 1e-12)
+
+
+class _EnoughError(Exception):
+    """The sample has been measured."""
+
+
+@dataclass(eq=False)
+class _Sample:
+    """Listens to a run until it has lasted long enough; the run reports to `reporter` through it."""
+
+    reporter: run.Reporter
+    seconds: float
+    results: dict[int, ShardResult] = field(default_factory=dict)
+    ends: list[float] = field(default_factory=list)
+    started: float = 0.0
+
+    def say(self, message: str) -> None:
+        self.reporter.say(message)
+
+    def stage(self, name: str, total: int | None, unit: str) -> OnProgress:
+        self.started = time.monotonic()
+        return self.reporter.stage(name, total, unit)
+
+    def shard_done(self, outcome: ShardOutcome) -> None:
+        if outcome.result is None:
+            raise RichSemError(outcome.failure.message if outcome.failure else "the sample can't be made")
+        self.results[outcome.shard] = outcome.result
+        self.ends.append(time.monotonic())
+        if self.ends[-1] - self.started > self.seconds:
+            raise _EnoughError
+
+    @property
+    def shard_seconds(self) -> dict[int, float]:
+        """Seconds of each shard; the first, which warms up, is left out where there are others."""
+        starts = [self.started, *self.ends]
+        seconds = {shard: self.ends[n] - starts[n] for n, shard in enumerate(self.results)}
+        if len(seconds) > 1:
+            seconds.pop(next(iter(seconds)))
+        return seconds
+
+
+def estimate(config: ShardConfig, reporter: run.Reporter, *, samples: int, seconds: float) -> Estimate:
+    """Make a cache of some pictures, drawn from all, in a temporary folder, and scale up.
+
+    Args:
+        config: of the whole run; nothing is written into its OUT.
+        reporter: where to say what is done.
+        samples: pictures to measure.
+        seconds: stop after the shard in which so much time has passed; fewer pictures are measured then.
+
+    Raises:
+        RichSemError: what `shard` would raise; or no picture of the sample can be read.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="richsem-estimate-") as folder:
+        trial = config.model_copy(
+            update={
+                "out": Path(folder) / "cache",
+                "limit": min(samples, config.limit or samples),
+                "samples_per_shard": _SHARD_SAMPLES[_device_type(config.device)],
+                "executor": "inline",
+                "workers": None,
+                "ray_address": None,
+            }
+        )
+        sample = _Sample(reporter, seconds)
+        try:
+            run.shard(trial, sample)
+        except _EnoughError:
+            reporter.say(f"{seconds:g} seconds are over; {len(sample.results)} small shards were measured")
+        return _scaled(config, CacheLayout(Path(folder) / "cache", config.dataset), sample, sample.started - started)
+
+
+def _device_type(device: str | None) -> str:
+    import torch  # noqa: PLC0415 - as late as the teacher
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if device.startswith("cuda") else "cpu"
+
+
+def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_seconds: float) -> Estimate:
+    plan, spec = Plan.read(layout.plan), LabelSpec.read(layout.label_set(config.labels).spec)
+    receipts = [result.receipt for result in sample.results.values()]
+    good = sum(receipt.summary.samples for receipt in receipts)
+    quarantined = sum(result.quarantined for result in sample.results.values())
+    if not good:
+        raise RichSemError(f"none of {quarantined} pictures of {config.root} can be read; see what they are")
+    timed = sample.shard_seconds
+    timed_samples = sum(sample.results[shard].receipt.summary.samples for shard in timed)
+    teacher_seconds = sum(sample.results[shard].seconds["encode"] for shard in timed)
+    pictures = min(plan.listed, config.limit or plan.listed)
+    # What can't be read takes no time and no room.
+    usable = pictures * good / (good + quarantined)
+    views = spec.views
+    return Estimate(
+        pictures=pictures,
+        shards=-(-pictures // (config.samples_per_shard or default_samples_per_shard(pictures))),
+        measured=good + quarantined,
+        quarantined=quarantined,
+        measured_seconds=sample.ends[-1] - sample.started,
+        device=receipts[0].environment.device,
+        passes=sum(views.passes.values()),
+        shows=SHOWS_OF_DETECTION if views.has_boxes else SHOWS_OF_EXTRA,
+        views=sum(receipt.summary.views for receipt in receipts) / good * usable,
+        regions=sum(receipt.summary.regions for receipt in receipts) / good * usable,
+        listing_bytes=plan.listing.bytes,
+        picture_bytes=sum(_picture_bytes(layout, sample)) / good * usable,
+        label_bytes=sum(_label_bytes(layout, config.labels, sample)) / good * usable,
+        device_hours=sum(timed.values()) / max(timed_samples, 1) * usable / _HOUR,
+        teacher_hours=teacher_seconds / max(timed_samples, 1) * usable / _HOUR,
+        start_seconds=start_seconds,
+        workers=config.workers,
+    )
+
+
+def _picture_bytes(layout: CacheLayout, sample: _Sample) -> Iterator[int]:
+    """Of each member: tars of so few pictures are padded too much to be scaled up."""
+    for shard in sample.results:
+        for row in picture_rows(layout, shard):
+            yield _in_tar(row.json_size) + (_in_tar(row.size) if row.offset >= 0 else 0)
+
+
+def _label_bytes(layout: CacheLayout, labels: str, sample: _Sample) -> Iterator[int]:
+    for shard in sample.results:
+        for row in view_rows(layout, labels, shard):
+            yield _in_tar(row.size)
+
+
+def _in_tar(size: int) -> int:
+    return _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
+
+
+def estimate_table(e: Estimate) -> Table:
+    """For people."""
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    bad = f", {e.quarantined:,} of them unreadable" if e.quarantined else ""
+    table.add_row("measured", f"{e.measured:,} pictures{bad}, in {e.measured_seconds:,.1f} s on {e.device}")
+    shards = f"{e.shards:,} shard{'s' * (e.shards > 1)}"
+    table.add_row("run", f"{e.pictures:,} pictures in {shards}: {e.views:,.0f} views, {e.regions:,.0f} regions")
+    parts = ((e.picture_bytes, "pictures"), (e.label_bytes, "labels"), (e.listing_bytes, "plan"))
+    table.add_row(
+        "OUT", f"{readable_bytes(e.bytes)}: {', '.join(f'{readable_bytes(n)} of {what}' for n, what in parts)}"
+    )
+    table.add_row("device time", f"{_hours(e.device_hours)}, {_hours(e.teacher_hours)} of it the teacher's")
+    for workers in (e.workers,) if e.workers else (1, 4, 16):
+        each = f"{workers} worker{'s' * (workers > 1)}"
+        idle = f"; a worker makes whole shards, so {shards} keep no more busy" if workers > e.shards else ""
+        table.add_row(f"with {each}", f"{_hours(e.hours_with(workers))}, if each has a device like this one{idle}")
+    table.add_row("start-up", f"{e.start_seconds:,.1f} s here: listing, teacher, text")
+    one_run = f"{_hours(e.teacher_hours)} / {e.passes} passes x {e.shows} times that a run shows a picture"
+    table.add_row("online teacher", f"{_hours(e.online_hours)} in each training run that has it inside: {one_run}")
+    costs = f"{_hours(e.device_hours)} once, {_hours(e.online_hours)} a run"
+    table.add_row("pays for itself", f"after {e.runs_to_pay:,.2f} training runs: {costs}")
+    return table
+
+
+def _hours(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * _HOUR:.1f} s"

@@ -1,0 +1,300 @@
+"""The plan: the source's listing, frozen on disk, and the seeded order in which shards are cut from it."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryFile
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
+from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
+from richsem_schemas.cache.manifest import FileHash, Plan
+from richsem_schemas.cache.permutation import permuted
+from richsem_schemas.errors import CorruptCacheError, SourceError
+from richsem_schemas.io.originals import printable
+from richsem_schemas.io.output_files import full_disk_named
+from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath, open_regular
+from richsem_schemas.io.sealed_json import canonical_json, commit, temporary_path
+
+LISTING_BATCH = 1_024
+"""Rows of the listing that are written and read at a time: a shard's rows lie anywhere, so batches are small."""
+
+_COLUMNS = pa.schema(
+    [
+        ("file", pa.binary()),
+        ("member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("category_id", pa.int32()),
+    ]
+)
+
+_BOX_COLUMNS = pa.schema(
+    [
+        ("boxes_xyxy", pa.list_(pa.float32())),
+        ("rows", pa.list_(pa.int32())),
+        ("boxes_height", pa.int32()),
+        ("boxes_width", pa.int32()),
+    ]
+)
+"""Only where the source has boxes: 4 numbers and a row a box, and the annotated size, empty where boxes are
+fractions."""
+
+_CAPTION_COLUMNS = pa.schema([("caption", pa.string())])
+"""Only where the source has captions."""
+
+
+LEAST_SHARDS = 16
+"""A shard is made by one worker, so fewer would leave most of a machine idle."""
+
+_MOST_SAMPLES = 1_024
+
+
+def default_samples_per_shard(samples: int) -> int:
+    """The largest of 64, 128, … 1,024 that makes at least `LEAST_SHARDS` shards of so many pictures; else 64.
+
+    By the number of pictures and not that of workers, so that every machine cuts a dataset the same way.
+    """
+    size = _MOST_SAMPLES
+    while size > BLOCK_SAMPLES and -(-samples // size) < LEAST_SHARDS:
+        size //= 2
+    return size
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was listed: pictures, things rejected, and the files that say so."""
+
+    listed: int
+    rejected: int
+    file: FileHash
+    quarantine: FileHash | None
+
+
+def freeze_listing(
+    layout: CacheLayout,
+    found: Iterable[SourceEntry | Rejected],
+    *,
+    on_progress: Callable[[int], None],
+    has_boxes: bool = False,
+    has_captions: bool = False,
+) -> Listing:
+    """Write down what a source lists, in its order, in constant memory.
+
+    Args:
+        layout: the cache.
+        found: what the source lists.
+        on_progress: told how many pictures have been listed.
+        has_boxes: entries come with boxes, which are kept.
+        has_captions: entries may come with captions, which are kept.
+
+    Raises:
+        SourceError: nothing was listed.
+    """
+    columns = _columns(has_boxes=has_boxes, has_captions=has_captions)
+    listed = 0
+    with hashed_file(layout.listing) as listing, hashed_file(layout.listing_quarantine) as quarantine:
+        with pa.ipc.new_file(pa.PythonFile(listing, "w"), columns) as writer:
+            entries = _without_rejected(found, quarantine)
+            while batch := list(islice(entries, LISTING_BATCH)):
+                writer.write_batch(_batch(batch, columns))
+                listed += len(batch)
+                on_progress(listed)
+        if not listed:
+            raise SourceError("the source lists no pictures at all")
+        rejected = quarantine.lines
+        if not rejected:
+            quarantine.discard()
+            layout.listing_quarantine.unlink(missing_ok=True)
+    return Listing(listed, rejected, listing.hash(), quarantine.hash() if rejected else None)
+
+
+def _without_rejected(found: Iterable[SourceEntry | Rejected], quarantine: "HashedFile") -> Iterator[SourceEntry]:
+    for item in found:
+        if isinstance(item, Rejected):
+            quarantine.write_line({"name": item.name, "reason": item.reason})
+        else:
+            yield item
+
+
+def _columns(*, has_boxes: bool, has_captions: bool) -> pa.Schema:
+    fields = [*_COLUMNS, *(_BOX_COLUMNS if has_boxes else ()), *(_CAPTION_COLUMNS if has_captions else ())]
+    return pa.schema(fields)
+
+
+def _batch(entries: list[SourceEntry], columns: pa.Schema) -> pa.RecordBatch:
+    rows = [_row(entry) for entry in entries]
+    arrays = [pa.array([row[column.name] for row in rows], column.type) for column in columns]
+    return pa.record_batch(arrays, schema=columns)
+
+
+def _row(entry: SourceEntry) -> dict[str, Any]:
+    row = {
+        "file": entry.file,
+        "member": entry.name[len(printable(entry.file)) + 1 :],
+        "offset": entry.offset,
+        "size": entry.size,
+        "category_id": entry.category_id,
+        "caption": entry.caption,
+    }
+    boxes = entry.boxes
+    if boxes is None:
+        return row | dict.fromkeys(_BOX_COLUMNS.names)
+    height, width = boxes.hw or (None, None)
+    return row | {
+        "boxes_xyxy": boxes.boxes_xyxy.reshape(-1),
+        "rows": boxes.rows,
+        "boxes_height": height,
+        "boxes_width": width,
+    }
+
+
+def planned_entries(layout: CacheLayout, plan: Plan, shard: int) -> list[SourceEntry]:
+    """The pictures of one shard, in their order; memory and time are those of the shard, not of the listing."""
+    first = shard * plan.samples_per_shard
+    positions = np.arange(first, first + plan.shard_samples(shard))
+    rows = permuted(positions, size=plan.listed, seed=plan.seed)
+    entries: dict[int, SourceEntry] = {}
+    with _open_listing(layout, plan) as reader:
+        for number in np.unique(rows // LISTING_BATCH).tolist():
+            inside = rows[rows // LISTING_BATCH == number]
+            taken = reader.get_batch(number).take(pa.array(inside - number * LISTING_BATCH)).to_pylist()
+            entries.update(zip(inside.tolist(), map(_entry, taken), strict=True))
+    return [entries[row] for row in rows.tolist()]
+
+
+def _entry(row: dict) -> SourceEntry:
+    file, member = row["file"], row["member"]
+    name = f"{printable(file)}/{member}" if member else printable(file)
+    return SourceEntry(name, file, row["offset"], row["size"], row["category_id"], _boxes(row), row.get("caption"))
+
+
+def _boxes(row: dict) -> PictureBoxes | None:
+    if row.get("rows") is None:
+        return None
+    hw = None if row["boxes_height"] is None else (row["boxes_height"], row["boxes_width"])
+    boxes_xyxy = np.array(row["boxes_xyxy"], np.float32).reshape(-1, 4)
+    return PictureBoxes(boxes_xyxy, np.array(row["rows"], np.int32), hw)
+
+
+@contextmanager
+def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    # Read rather than mapped: pages touched at random would pile up to hundreds of MiB for a long listing.
+    if isinstance(layout.listing, RemotePath):
+        yield pa.ipc.open_file(pa.PythonFile(_fetched_listing(layout.listing, plan.listing), "r"))
+        return
+    _require_intact(layout.listing, plan.listing)
+    with pa.OSFile(str(layout.listing)) as source:
+        yield pa.ipc.open_file(source)
+
+
+@functools.lru_cache(maxsize=4)
+def _require_intact(path: Path, expected: FileHash) -> None:
+    """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        digest = "missing"
+    _require_digest(path, digest, expected)
+
+
+@functools.lru_cache(maxsize=4)
+def _fetched_listing(path: RemotePath, expected: FileHash) -> IO[bytes]:
+    """Fetch the listing once a process, since a shard's rows lie all over it; the copy goes with the process."""
+    copy = TemporaryFile()  # noqa: SIM115 - open as long as the process asks for shards
+    digest = hashlib.sha256()
+    with path.open() as file:
+        while data := file.read(READ_AHEAD_BYTES):
+            digest.update(data)
+            copy.write(data)
+    _require_digest(path, digest.hexdigest(), expected)
+    return copy
+
+
+def _require_digest(path: Place, digest: str, expected: FileHash) -> None:
+    if digest != expected.sha256:
+        raise CorruptCacheError(
+            f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
+        )
+
+
+class HashedFile:
+    """A file being written under a temporary name, its hash kept along."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO | IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+        self.lines = 0
+        self.discarded = False
+
+    def write(self, data: bytes) -> int:
+        """Append bytes, unless the file is discarded."""
+        if self.discarded:
+            return len(data)
+        view = memoryview(data)
+        self._digest.update(view)
+        self._bytes += view.nbytes
+        self._file.write(view)
+        return view.nbytes
+
+    def write_line(self, value: dict) -> None:
+        """Append one line of JSON."""
+        self.write(canonical_json(value) + b"\n")
+        self.lines += 1
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._bytes
+
+    def flush(self) -> None:
+        """Hand what is buffered to the system."""
+        self._file.flush()
+
+    def discard(self) -> None:
+        """Leave no file behind."""
+        self.discarded = True
+
+    def hash(self) -> FileHash:
+        """Size and SHA-256 of what was written."""
+        return FileHash(bytes=self._bytes, sha256=self._digest.hexdigest())
+
+
+@contextmanager
+def hashed_file(path: Place) -> Iterator[HashedFile]:
+    """Write a file that becomes visible, fsynced, when the block ends well, and leaves nothing when it doesn't.
+
+    At a URL it is written to a local temporary file first, and uploaded when it is whole.
+    """
+    if isinstance(path, RemotePath):
+        with NamedTemporaryFile(prefix="richsem-", suffix=f"-{path.name}") as spool:
+            hashed = HashedFile(spool)
+            yield hashed
+            spool.flush()
+            if not hashed.discarded:
+                path.upload(Path(spool.name))
+        return
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_path(path)
+        try:
+            with temporary.open("wb") as file:
+                hashed = HashedFile(file)
+                yield hashed
+                file.flush()
+                os.fsync(file.fileno())
+            if not hashed.discarded:
+                commit(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)

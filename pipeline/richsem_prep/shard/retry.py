@@ -1,0 +1,55 @@
+"""`--retry-failed`: rebuild the shards whose quarantined samples have become readable."""
+
+from collections.abc import Callable
+
+from richsem_prep.shard.plan import planned_entries
+from richsem_prep.sources import SourceEntry, read_entry
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import Plan
+from richsem_schemas.cache.quarantine import read_quarantine
+from richsem_schemas.errors import CorruptCacheError, PictureError
+from richsem_schemas.io.places import Place
+from richsem_schemas.pictures.decode import decode_picture
+
+
+def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Place, *, say: Callable[[str], None]) -> None:
+    """Take back the receipts of shards that would now hold more pictures, so that they are made again.
+
+    A shard's views change with its pictures, so its labels go in every label set, and with them the manifests.
+    """
+    mended = [shard for shard in range(plan.shards) if _has_mended_sample(layout, plan, shard, root)]
+    if not mended:
+        say("--retry-failed: no quarantined sample has become readable")
+        return
+    layout.manifest.unlink(missing_ok=True)
+    for labels in layout.label_sets():
+        label_set = layout.label_set(labels)
+        label_set.manifest.unlink(missing_ok=True)
+        for shard in mended:
+            label_set.receipt(shard).unlink(missing_ok=True)
+    for shard in mended:
+        layout.pictures_receipt(shard).unlink(missing_ok=True)
+    say(
+        f"--retry-failed: making {len(mended)} shard{'s' * (len(mended) > 1)} again; label sets "
+        f"{', '.join(layout.label_sets()) or 'none'} need a run of `richsem-prep shard` each"
+    )
+
+
+def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Place) -> bool:
+    path = layout.quarantine(shard)
+    if not path.is_file():
+        return False
+    entries = planned_entries(layout, plan, shard)
+    try:
+        bad = [entries[record["sample"]] for record in read_quarantine(path)]
+    except (CorruptCacheError, LookupError, TypeError):
+        return True  # Not what was written; making the shard anew mends it.
+    return any(_is_readable(root, entry) for entry in bad)
+
+
+def _is_readable(root: Place, entry: SourceEntry) -> bool:
+    try:
+        decode_picture(read_entry(root, entry))
+    except (PictureError, OSError):
+        return False
+    return True

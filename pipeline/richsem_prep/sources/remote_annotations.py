@@ -1,0 +1,51 @@
+"""Annotation files at URLs: read from a copy that is gone afterwards."""
+
+import fnmatch
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from richsem_schemas.errors import SourceError
+from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+
+_BESIDE = ("image_data.json", "*class-descriptions*.csv", "*classes-description*.csv")
+"""What Visual Genome and OpenImages want beside their boxes."""
+
+
+@contextmanager
+def local_annotations(path: Place) -> Iterator[Path]:
+    """An annotation file as a local one, with the files that its format wants beside it.
+
+    Args:
+        path: a local file is taken as it is; one at a URL is copied into a temporary folder for as long as it is read.
+
+    Raises:
+        OSError: it can't be fetched, or there is no room for it.
+        SourceError: what reading it raised, with the file named as it is at the URL.
+    """
+    if not isinstance(path, RemotePath):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="richsem-annotations-") as folder:
+        for remote in (path, *_beside(path)):
+            _fetch(remote, Path(folder) / remote.name)
+        try:
+            yield Path(folder) / path.name
+        except SourceError as error:
+            raise SourceError(str(error).replace(f"{folder}/", f"{path.parent}/")) from error
+
+
+def _beside(path: RemotePath) -> Iterator[RemotePath]:
+    above = path.parent.parent
+    for folder in (above / "annotations", above / "metadata", above, path.parent / "metadata", path.parent):
+        if folder.is_dir():
+            for item, status in folder.scan():
+                if any(fnmatch.fnmatchcase(item.name, pattern) for pattern in _BESIDE) and status.st_size:
+                    yield item
+
+
+def _fetch(remote: RemotePath, local: Path) -> None:
+    with remote.open() as source, local.open("wb") as target:
+        while data := source.read(READ_AHEAD_BYTES):
+            target.write(data)

@@ -1,0 +1,1 @@
+"""CLIP: its towers, region features, text, and the names in its prompts."""

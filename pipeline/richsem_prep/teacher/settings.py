@@ -1,0 +1,42 @@
+"""What driver and workers tell each other; needs neither torch nor Ray."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from richsem_schemas.cache.manifest import Environment, RegionEncoderSpec, TeacherIdentity
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+MAX_DECODE_THREADS = 16
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs before it knows any cache.
+
+    Attributes:
+        teacher: as given to `--teacher`.
+        region_encoder: `roi-align`, `crop`, or None for what suits the teacher.
+        teacher_size: longer side of a view as the teacher sees it, pixels; None is the view's own.
+        device: as torch writes it; None is the first CUDA device if there is one.
+        precision: None is fp16 on CUDA, fp32 elsewhere.
+        decode_threads: threads ahead of the network.
+    """
+
+    teacher: str
+    region_encoder: str | None
+    teacher_size: int | None
+    device: str | None
+    precision: Precision | None
+    decode_threads: int
+
+
+@dataclass(frozen=True)
+class WorkerDescription:
+    """What a worker turned out to be."""
+
+    teacher: TeacherIdentity
+    region_encoder: RegionEncoderSpec
+    precision: Precision
+    templates: tuple[str, ...]
+    environment: Environment

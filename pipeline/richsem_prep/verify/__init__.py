@@ -1,0 +1,1 @@
+"""`richsem-prep verify`: whether every byte of a cache is what was written; needs no torch."""

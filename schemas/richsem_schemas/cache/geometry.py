@@ -1,0 +1,202 @@
+"""Where a picture is cut, how it is resized and mirrored: for the views of caches and for training. Pure functions.
+
+Sizes are (height, width). Boxes are float32 [G, 4], xyxy in pixels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.view import NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, View
+
+QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Row and column of each picture of a mosaic, in the order of its tiles."""
+
+MIN_VISIBLE_PX = 1e-3
+"""Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""
+
+
+class CropSizes(Protocol):
+    """The sizes that `draw_crop` draws from, pixels; `ViewGeometry` says what they are."""
+
+    @property
+    def short_sides(self) -> tuple[int, ...]:
+        """The final short side is one of these."""
+
+    @property
+    def longest_side(self) -> int:
+        """Bound of the other side."""
+
+    @property
+    def first_short_sides(self) -> tuple[int, ...]:
+        """Short side before a cut; none for no cuts."""
+
+    @property
+    def crop_sides(self) -> tuple[int, int]:
+        """Smallest and largest side of what is cut out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What is to be done to a picture, in this order: resize and cut (or not), resize, mirror (or not).
+
+    Attributes:
+        picture_hw: of the picture that it was drawn for.
+        first_hw: the size at which it is cut.
+        cut_xyxy: the rectangle that is cut out, in pixels of that size; all of it where nothing is cut.
+        out_hw: the size of what is shown.
+        flip: whether left and right change places.
+    """
+
+    picture_hw: tuple[int, int]
+    first_hw: tuple[int, int]
+    cut_xyxy: tuple[int, int, int, int]
+    out_hw: tuple[int, int]
+    flip: bool
+
+    @property
+    def source_xyxy_px(self) -> tuple[float, float, float, float]:
+        """What is shown of the picture, in its own pixels, not mirrored."""
+        left, top, right, bottom = self.cut_xyxy
+        y, x = self.picture_hw[0] / self.first_hw[0], self.picture_hw[1] / self.first_hw[1]
+        return left * x, top * y, right * x, bottom * y
+
+
+def uncut(picture_hw: tuple[int, int], out_hw: tuple[int, int], *, flip: bool = False) -> Crop:
+    """All of a picture, resized, and mirrored or not."""
+    return Crop(picture_hw, picture_hw, (0, 0, picture_hw[1], picture_hw[0]), out_hw, flip)
+
+
+def draw_crop(
+    picture_hw: tuple[int, int], sizes: CropSizes, rng: np.random.Generator, *, may_flip: bool = True
+) -> Crop:
+    """Draw DETR's training augmentation: mirror; then resize, or, every other time, resize, cut and resize.
+
+    The order of the draws belongs to the format of caches: other draws are other views.
+
+    Args:
+        picture_hw: height and width of the decoded picture.
+        sizes: to draw from.
+        rng: source of all randomness.
+        may_flip: whether every other picture is mirrored.
+    """
+    flip = bool(rng.random() < 0.5) and may_flip
+    cuts = bool(rng.random() < 0.5)
+    short_side = int(rng.choice(sizes.short_sides))
+    if not (cuts and sizes.first_short_sides):
+        return uncut(picture_hw, resized_hw(picture_hw, short_side, sizes.longest_side), flip=flip)
+    first_hw = resized_hw(picture_hw, int(rng.choice(sizes.first_short_sides)), None)
+    smallest, largest = sizes.crop_sides
+    width = int(rng.integers(min(smallest, first_hw[1]), min(largest, first_hw[1]), endpoint=True))
+    height = int(rng.integers(min(smallest, first_hw[0]), min(largest, first_hw[0]), endpoint=True))
+    left = int(rng.integers(0, first_hw[1] - width, endpoint=True))
+    top = int(rng.integers(0, first_hw[0] - height, endpoint=True))
+    out_hw = resized_hw((height, width), short_side, sizes.longest_side)
+    return Crop(picture_hw, first_hw, (left, top, left + width, top + height), out_hw, flip)
+
+
+def draw_mosaic(
+    samples: Sequence[int],
+    hws: Sequence[tuple[int, int]],
+    category_ids: Sequence[int],
+    geometry: ViewGeometry,
+    rng: np.random.Generator,
+    *,
+    pass_index: int = 0,
+) -> View:
+    """Four pictures, each with a crop of its own, whose inner corners meet at a random centre, cut by the canvas.
+
+    Args:
+        samples: four, which the tiles name.
+        hws: of their pictures.
+        category_ids: their labels, for a region each.
+        geometry: the sizes to draw from; the canvas has twice the side of a tile.
+        rng: source of all randomness.
+        pass_index: of the view.
+
+    Source:
+        The reference: each picture augmented, fitted into 640, the centre drawn in 0.5..1.5 x 640 of a 1280 canvas.
+    """
+    side = geometry.mosaic_tile
+    centre_y, centre_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
+    tiles: NDArray[np.void] = np.zeros(len(QUADRANTS), TILE_DTYPE)
+    regions: NDArray[np.void] = np.zeros(len(QUADRANTS), REGION_DTYPE)
+    of_each = zip(samples, hws, category_ids, QUADRANTS, strict=True)
+    for index, (sample, hw, category_id, (row, column)) in enumerate(of_each):
+        crop = fit(draw_crop(hw, geometry, rng), side)
+        height, width = crop.out_hw
+        left = centre_x if column else centre_x - width
+        top = centre_y if row else centre_y - height
+        paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
+        visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
+        tiles[index] = (sample, source_of_part(crop, visible), paste, crop.flip)
+        regions[index] = (paste, index, category_id, NO_ANNOTATION, 0)
+    return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
+
+
+def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:
+    """Height and width after a resize that keeps the aspect ratio, at least 1 px each.
+
+    Args:
+        hw: before.
+        short_side: wanted, pixels.
+        longest_side: the long side has at most this many pixels; the short side shrinks with it. None for any.
+
+    Source:
+        DETR's rule to the pixel; torchvision's `max_size` rounds the short side down.
+    """
+    short, long = min(hw), max(hw)
+    if longest_side is not None and long / short * short_side > longest_side:
+        short_side = round(longest_side * short / long)
+    # Extreme aspect ratios round the short side to nothing; the long side is then what was allowed.
+    other = int(short_side * long / short) if short_side else longest_side or 1
+    sides = (max(short_side, 1), max(other, 1))
+    return sides if hw[0] <= hw[1] else (sides[1], sides[0])
+
+
+def fit(crop: Crop, side: int) -> Crop:
+    """The same crop resized to fit into a square of `side` pixels, as large as it can be; at least 1 px each way."""
+    height, width = crop.out_hw
+    scale = min(side / height, side / width)
+    return replace(crop, out_hw=(max(int(height * scale), 1), max(int(width * scale), 1)))
+
+
+def source_of_part(crop: Crop, part_xyxy: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    """Which rectangle of the picture fills a part of the crop.
+
+    Args:
+        crop: the whole crop.
+        part_xyxy: in pixels of the resized, mirrored crop.
+    """
+    x1, y1, x2, y2 = crop.source_xyxy_px
+    height, width = crop.out_hw
+    left, top, right, bottom = part_xyxy
+    if crop.flip:
+        left, right = width - right, width - left
+    x, y = (x2 - x1) / width, (y2 - y1) / height
+    return (x1 + left * x, y1 + top * y, x1 + right * x, y1 + bottom * y)
+
+
+def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes of a picture as a crop shows them.
+
+    Args:
+        boxes_xyxy_px: [G, 4], in pixels of the picture.
+        crop: what is shown of it.
+
+    Returns:
+        Boxes in pixels of the crop, clipped to it, float32 [K, 4]; and int64 [K], which of the G boxes they are.
+    """
+    x1, y1, x2, y2 = crop.source_xyxy_px
+    height, width = crop.out_hw
+    scale = np.array([width / (x2 - x1), height / (y2 - y1)] * 2)
+    shown = (boxes_xyxy_px.astype(np.float64) - [x1, y1, x1, y1]) * scale
+    if crop.flip:
+        shown[:, [0, 2]] = width - shown[:, [2, 0]]
+    clipped = np.clip(shown, 0, [width, height, width, height])
+    kept = np.flatnonzero((clipped[:, 2:] - clipped[:, :2] >= MIN_VISIBLE_PX).all(axis=1))
+    return clipped[kept].astype(np.float32), kept

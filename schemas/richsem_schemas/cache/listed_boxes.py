@@ -1,0 +1,119 @@
+"""The names and boxes of a detection cache's pictures, from the listing of its plan: no shard is opened for them."""
+
+import io
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.manifest import Plan
+from richsem_schemas.cache.permutation import permuted
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.places import Place, RemotePath, file_sha256, open_regular
+
+_COLUMNS = {
+    "file": pa.binary(),
+    "boxes_xyxy": pa.list_(pa.float32()),
+    "rows": pa.list_(pa.int32()),
+    "boxes_height": pa.int32(),
+    "boxes_width": pa.int32(),
+}
+"""Those of the listing's columns that are read."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListedBoxes:
+    """N listed pictures and their M boxes, in the order of the source.
+
+    Attributes:
+        files: N paths relative to the source's root, as the file system's bytes.
+        offsets: int64 [N + 1]; picture i owns the boxes from `offsets[i]` up to `offsets[i + 1]`.
+        boxes_xyxy: float32 [M, 4], as annotated: pixels, or fractions of the sides where `hws_px` is 0.
+        rows: int32 [M], of the plan's vocabulary.
+        hws_px: int32 [N, 2], heights and widths as annotated; 0 where boxes are fractions.
+        positions: int64 [N], where the plan puts each picture, counted over all shards; -1 where it leaves it out.
+    """
+
+    files: pa.ChunkedArray
+    offsets: NDArray[np.int64]
+    boxes_xyxy: NDArray[np.float32]
+    rows: NDArray[np.int32]
+    hws_px: NDArray[np.int32]
+    positions: NDArray[np.int64]
+
+
+def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
+    """Read the boxes of all pictures that a plan lists; memory is that of the arrays.
+
+    Raises:
+        RichSemError: the cache is of a source without boxes.
+        CorruptCacheError: the listing is not the one that the plan was made from.
+    """
+    _require_intact(layout, plan)
+    try:
+        with _opened(layout.listing) as file, pa.ipc.open_file(pa.PythonFile(file, "r")) as reader:
+            _require_boxes(reader.schema, layout)
+            table = reader.read_all().select(list(_COLUMNS))
+    except pa.ArrowException as error:
+        raise CorruptCacheError(f"{layout.listing}: not a readable listing ({error})") from None
+    if len(table) != plan.listed or table["rows"].null_count:
+        raise CorruptCacheError(f"{layout.listing}: not the listing of {plan.listed} pictures with their boxes")
+    offsets = _offsets(table["rows"])
+    boxes_xyxy = _flat(table["boxes_xyxy"], np.float32)
+    if not np.array_equal(_offsets(table["boxes_xyxy"]), 4 * offsets):
+        raise CorruptCacheError(f"{layout.listing}: not four numbers and a row a box")
+    sizes = [table[name].fill_null(0).to_numpy() for name in ("boxes_height", "boxes_width")]
+    return ListedBoxes(
+        table["file"],
+        offsets,
+        boxes_xyxy.reshape(-1, 4),
+        _flat(table["rows"], np.int32),
+        np.stack(sizes, axis=1).astype(np.int32),
+        _positions(plan),
+    )
+
+
+def _opened(listing: Place) -> BinaryIO:
+    return io.BytesIO(listing.read_bytes()) if isinstance(listing, RemotePath) else open_regular(listing)
+
+
+def _positions(plan: Plan) -> NDArray[np.int64]:
+    positions = np.full(plan.listed, -1, np.int64)
+    order = np.arange(plan.samples)
+    positions[permuted(order, size=plan.listed, seed=plan.seed)] = order
+    return positions
+
+
+def _require_boxes(schema: pa.Schema, layout: CacheLayout) -> None:
+    if "rows" not in schema.names:
+        raise RichSemError(
+            f"{layout.out} is no detection cache: its listing has no boxes; make one of the detection data with "
+            "`richsem-prep shard --dataset lvis --windows K` (or coco, ...)"
+        )
+    wrong = [name for name, kind in _COLUMNS.items() if name not in schema.names or schema.field(name).type != kind]
+    if wrong:
+        raise CorruptCacheError(
+            f"{layout.listing}: its columns {', '.join(wrong)} are not those of a version 1 listing"
+        )
+
+
+def _require_intact(layout: CacheLayout, plan: Plan) -> None:
+    """Arrow trusts what it reads, so damage would read as anything at all."""
+    if file_sha256(layout.listing) != plan.listing.sha256:
+        raise CorruptCacheError(
+            f"{layout.listing}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
+        )
+
+
+def _offsets(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    lengths = [pc.list_value_length(chunk).to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.zeros(1, np.int64), *lengths]).astype(np.int64).cumsum()
+
+
+def _flat(column: pa.ChunkedArray, dtype: type[np.generic]) -> NDArray:
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, dtype), *chunks]).astype(dtype, copy=False)

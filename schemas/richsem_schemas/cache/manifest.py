@@ -1,0 +1,497 @@
+"""What a cache is: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
+
+Every model is validated on reading, since a cache is untrusted input. Plans and specs are written before the work and
+hold what identifies it; manifests are written last and add what came of it.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from richsem_schemas.cache.codec import Embeddings, RecordLayout
+from richsem_schemas.cache.layout import FORMAT_VERSION, check_dataset_name, check_set_name
+from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
+from richsem_schemas.io.places import Place
+from richsem_schemas.io.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+
+MAX_SAMPLES_PER_SHARD = 100_000
+"""As many as a key's five digits can count."""
+
+MIN_LISTING_BYTES = 28
+"""Bytes that a picture takes in a listing at least; a forged plan must not keep a reader busy."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
+SetName = Annotated[str, AfterValidator(check_set_name)]
+Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
+NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]
+"""Above 1 the corners of a box could change places."""
+
+_Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
+
+
+class _Record(BaseModel):
+    """A sealed JSON file of the cache."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, path: Place) -> Self:
+        """Read and validate.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CorruptCacheError: it isn't what was written, or not of this version.
+        """
+        value = read_sealed_json(path)
+        version = value.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise CorruptCacheError(
+                f"{path}: its format version is {version!r}, this program reads {FORMAT_VERSION}; "
+                "use the version of richsem that wrote it, or make the cache anew"
+            )
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise CorruptCacheError(f"{path}: {where + ': ' if where else ''}{reason}") from None
+
+    def write(self, path: Place) -> None:
+        """Write, whole or not at all."""
+        write_sealed_json(path, self.model_dump(mode="json"))
+
+
+class FileHash(BaseModel, frozen=True, extra="forbid"):
+    """Size in bytes and SHA-256 of one file."""
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Vocabulary(BaseModel, frozen=True, extra="forbid"):
+    """The classes that `category_id` counts.
+
+    Attributes:
+        name: for people, such as `lvis-v1`.
+        class_names: row 0 is "none", the label of unlabelled pictures.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+
+
+class Plan(_Record):
+    """Which pictures a cache holds, and in which order; frozen before the first of them is read.
+
+    Attributes:
+        listed: pictures that the source lists.
+        samples: pictures that the cache takes, fewer with `--limit`.
+        root: where the originals lie; kept only where the cache refers to them.
+        annotations: the file that the boxes are from, below ROOT, or its name alone where it lies elsewhere; None where
+            there are no boxes.
+        annotations_file: size and hash of that file.
+    """
+
+    not_identifying: ClassVar[frozenset[str]] = frozenset(
+        {"root", "annotations", "annotations_file", "absent_classes", "listing_quarantine", "rejected"}
+    )
+
+    format_version: Literal[1] = 1
+    dataset: DatasetName
+    seed: NonNegativeInt
+    listed: PositiveInt
+    samples: PositiveInt
+    samples_per_shard: Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)]
+    block_samples: Literal[64] = 64
+    limit: PositiveInt | None
+    pictures: Literal["copy", "reference"]
+    max_side: PositiveInt | None
+    orientation: Literal["exif-upright"] = "exif-upright"
+    root: str | None
+    annotations: str | None = None
+    annotations_file: FileHash | None = None
+    vocabulary: Vocabulary
+    absent_classes: tuple[str, ...]
+    listing: FileHash
+    rejected: NonNegativeInt
+    listing_quarantine: FileHash | None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if self.samples > self.listed or self.listed * MIN_LISTING_BYTES > self.listing.bytes:
+            raise ValueError(
+                f"{self.samples} samples of {self.listed} pictures in {self.listing.bytes} bytes of listing"
+            )
+        return self
+
+    @property
+    def shards(self) -> int:
+        """How many shards the plan is cut into."""
+        return -(-self.samples // self.samples_per_shard)
+
+    def shard_samples(self, shard: int) -> int:
+        """How many samples a shard is planned to hold."""
+        return min(self.samples_per_shard, self.samples - shard * self.samples_per_shard)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies keys and pictures: two caches with the same one can share label sets."""
+        return json_sha256(self.model_dump(mode="json", exclude=set(self.not_identifying)))
+
+
+class Environment(BaseModel, frozen=True, extra="forbid"):
+    """What computed a shard: within one environment the same plan gives the same bytes."""
+
+    device: str
+    torch_threads: PositiveInt
+    versions: dict[str, str]
+
+
+class ShardSummary(BaseModel, frozen=True, extra="forbid"):
+    """What a manifest says of one shard."""
+
+    shard: NonNegativeInt
+    samples: NonNegativeInt
+    regions: NonNegativeInt = 0
+    views: NonNegativeInt = 0
+    quarantined: NonNegativeInt = 0
+    tar: FileHash
+    index: FileHash
+
+
+class PicturesReceipt(_Record):
+    """The done-mark of a shard of pictures."""
+
+    format_version: Literal[1] = 1
+    plan_fingerprint: Sha256
+    summary: ShardSummary
+    quarantine: FileHash | None
+    seconds: dict[str, float]
+
+
+class LabelsReceipt(_Record):
+    """The done-mark of a shard of labels."""
+
+    format_version: Literal[1] = 1
+    spec_fingerprint: Sha256
+    summary: ShardSummary
+    seconds: dict[str, float]
+    environment: Environment
+
+
+class TeacherIdentity(BaseModel, frozen=True, extra="forbid"):
+    """Which network made the embeddings.
+
+    Attributes:
+        name: as given to `--teacher`, without the folder of a file.
+        weights_sha256: over names, shapes and bytes of all weights.
+        model_config_sha256: over open_clip's configuration of the architecture.
+        quick_gelu: the activation; the wrong one spoils a model silently.
+        mean: RGB, of pictures in 0..1.
+        std: RGB, of pictures in 0..1.
+        input_hw: the resolution the model was trained at, pixels.
+        interpolation: how `crop` regions are squashed to that resolution.
+        logit_scale: exponentiated.
+    """
+
+    name: str
+    weights_sha256: Sha256
+    model_config_sha256: Sha256
+    quick_gelu: bool
+    embed_dim: PositiveInt
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_hw: tuple[PositiveInt, PositiveInt]
+    interpolation: Literal["bicubic", "bilinear"]
+    logit_scale: PositiveFloat
+    logit_bias: float | None
+
+
+class RegionEncoderSpec(BaseModel, frozen=True, extra="forbid"):
+    """How a region of a view becomes an embedding.
+
+    Attributes:
+        kind: `roi-align` pools the trunk's last map, `crop` shows the region's pixels to the whole model.
+        teacher_size: longer side at which the teacher sees a view, pixels; None is the view's own size.
+        pooled_hw: RoIAlign's output, the attention pool's own size; None for `crop`.
+    """
+
+    kind: Literal["roi-align", "crop"]
+    teacher_size: PositiveInt | None
+    pooled_hw: tuple[PositiveInt, PositiveInt] | None
+
+
+class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
+    """Windows on a square canvas: a picture is fitted into it, resized by a factor, then cropped, or padded.
+
+    Attributes:
+        side: of the canvas, pixels.
+        factors: smallest and largest factor.
+
+    Source:
+        Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.
+    """
+
+    side: Annotated[int, Field(ge=1, le=2**13)]
+    factors: tuple[_Factor, _Factor]
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.factors[0] > self.factors[1]:
+            raise ValueError(f"the smallest factor, {self.factors[0]:g}, is above the largest, {self.factors[1]:g}")
+        return self
+
+
+class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
+    """The scales at which views are drawn, in pixels; the defaults are the reference's.
+
+    Attributes:
+        short_sides: the final short side is one of these.
+        longest_side: bound of the other side.
+        first_short_sides: short side before a random crop; none for views without random crops.
+        crop_sides: smallest and largest side of that crop.
+        mosaic_tile: each picture of a mosaic is fitted into a square of this side; the canvas has twice the side.
+        whole_short_side: short side of a whole view, as in evaluation.
+        whole_longest_side: bound of its other side.
+        scale_jitter: how windows are drawn in the place of all the above; None is as training augments.
+    """
+
+    short_sides: tuple[PositiveInt, ...] = tuple(range(480, 801, 32))
+    longest_side: PositiveInt = 1333
+    first_short_sides: tuple[PositiveInt, ...] = (400, 500, 600)
+    crop_sides: tuple[PositiveInt, PositiveInt] = (384, 600)
+    mosaic_tile: PositiveInt = 640
+    whole_short_side: PositiveInt = 800
+    whole_longest_side: PositiveInt = 1333
+    scale_jitter: ScaleJitter | None = None
+
+
+class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
+    """Which views a label set holds: passes of each kind, and how they are drawn.
+
+    Attributes:
+        crops: passes of crop views.
+        mosaics: passes of mosaic views.
+        windows: passes of window views.
+        whole: whether there is a pass of whole views.
+        jitters: noised copies of each box of a window or whole at each noise scale; each of these views then has a
+            view of jitters beside it.
+        noise_scales: of jitters: a corner moves by up to so many half sides of its box.
+        geometry: the scales of views.
+        resampling: how tiles are resized.
+    """
+
+    crops: NonNegativeInt
+    mosaics: NonNegativeInt
+    windows: NonNegativeInt = 0
+    whole: bool = False
+    jitters: NonNegativeInt = 0
+    noise_scales: Annotated[tuple[NoiseScale, ...], Field(min_length=1)] = (1.0,)
+    geometry: ViewGeometry
+    resampling: Literal["bilinear-antialiased"] = "bilinear-antialiased"
+
+    @property
+    def passes(self) -> dict[str, int]:
+        """How many passes of each kind there are."""
+        windows, wholes = self.windows, int(self.whole)
+        return {
+            "crop": self.crops,
+            "mosaic": self.mosaics,
+            "window": windows,
+            "jitter": windows if self.jitters else 0,
+            "whole": wholes,
+            "whole-jitter": wholes if self.jitters else 0,
+        }
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether regions are annotated boxes."""
+        return self.whole or self.windows > 0
+
+
+class TextSpec(BaseModel, frozen=True, extra="forbid"):
+    """The text bank behind the soft labels."""
+
+    vocabulary: str
+    names: Literal["raw", "clean"]
+    classes: PositiveInt
+    templates: PositiveInt
+    prompts_sha256: Sha256
+
+
+class LabelSpec(_Record):
+    """What identifies a label set; the fingerprint is over all of it.
+
+    Attributes:
+        temperature: divides the teacher's logits: a soft label is softmax(logit_scale / temperature x cosine).
+        rescored_from: fingerprint of the label set whose embeddings the labels were computed from; None where the
+            teacher saw the views.
+    """
+
+    format_version: Literal[1] = 1
+    plan_fingerprint: Sha256
+    teacher: TeacherIdentity
+    region_encoder: RegionEncoderSpec
+    precision: Literal["fp32", "fp16", "bf16"]
+    views: ViewsSpec
+    text: TextSpec
+    embeddings: Embeddings
+    top_k: PositiveInt
+    temperature: Temperature = 1.0
+    rescored_from: Sha256 | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What a trainer compares."""
+        return json_sha256(self.model_dump(mode="json"))
+
+    @property
+    def record_layout(self) -> RecordLayout:
+        """How a view of this set is packed."""
+        return RecordLayout(self.embeddings, self.teacher.embed_dim, self.top_k)
+
+
+class TextManifest(_Record):
+    """The text bank on disk; its features lie beside it, raw float32 means [C, D]."""
+
+    format_version: Literal[1] = 1
+    class_names: tuple[str, ...]
+    prompted_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    logit_scale: PositiveFloat
+    features: FileHash
+
+
+class CacheManifest(_Record):
+    """A whole cache of pictures.
+
+    Attributes:
+        pictures_in: where the cache lies that holds the pictures, as it was named; None is this one. `shards` speak of
+            those pictures in any case.
+    """
+
+    format_version: Literal[1] = 1
+    plan: Plan
+    fingerprint: Sha256
+    samples: NonNegativeInt
+    quarantined: NonNegativeInt
+    bytes: NonNegativeInt
+    shards: tuple[ShardSummary, ...]
+    pictures_in: str | None = None
+
+
+class LabelManifest(_Record):
+    """A whole label set."""
+
+    format_version: Literal[1] = 1
+    name: SetName
+    spec: LabelSpec
+    fingerprint: Sha256
+    text: FileHash
+    views: NonNegativeInt
+    regions: NonNegativeInt
+    bytes: NonNegativeInt
+    environments: tuple[Environment, ...]
+    shards: tuple[ShardSummary, ...]
+
+
+class Spread(BaseModel, frozen=True, extra="forbid"):
+    """How a figure is spread over regions."""
+
+    lowest: float
+    percentile_1: float
+    median: float
+    mean: float
+    percentile_99: float
+    highest: float
+
+
+class AuditRecord(_Record):
+    """What `richsem-prep audit` found when it showed regions of a label set to the live teacher again.
+
+    Attributes:
+        at: when, in UTC, as ISO 8601 writes it.
+        seed: by which the regions were drawn.
+        precision: of the live teacher, which on another device may not be that of the set.
+        cosine: of stored and live embeddings; None where none are stored.
+        kl: nats, of the stored soft label from the live distribution, the classes left out as one.
+        worst: the region with the largest KL, as KEY.VIEW and its number in the view.
+        passed: every cosine at least `min_cosine`, every KL at most `max_kl`.
+    """
+
+    format_version: Literal[1] = 1
+    labels: SetName
+    spec_fingerprint: Sha256
+    at: str
+    seed: NonNegativeInt
+    regions: PositiveInt
+    views: PositiveInt
+    shards: PositiveInt
+    precision: Literal["fp32", "fp16", "bf16"]
+    environment: Environment
+    cosine: Spread | None
+    kl: Spread
+    worst: str
+    min_cosine: float
+    max_kl: float
+    passed: bool
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def require_same(
+    path: Place, found: _Model, wanted: _Model, *, ignore: frozenset[str] = frozenset(), remedy: str
+) -> None:
+    """Check that what stands at `path` is what a run asks for.
+
+    Raises:
+        ManifestMismatchError: names each field that differs, with both values.
+    """
+    differences = [
+        f"{field} is {here!r} there, {asked!r} here"
+        for field, here, asked in differing_fields(found, wanted)
+        if not {field, field.partition(".")[0]} & ignore
+    ]
+    if differences:
+        raise ManifestMismatchError(f"{path} holds something else: {'; '.join(differences)}. {remedy}")
+
+
+def differing_fields(found: _Model, wanted: _Model) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted names of the fields in which two records differ, and both values, long ones cut."""
+    return _differences("", *(model.model_dump(mode="json") for model in (found, wanted)))
+
+
+def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(f"{prefix}.{key}" if prefix else key, found.get(key), wanted.get(key))
+    elif found != wanted:
+        yield prefix, *_brief(found, wanted)
+
+
+_SHOWN = 40
+
+
+def _brief(here: Any, there: Any) -> tuple[Any, Any]:
+    """Both values, long ones cut to where they begin to differ."""
+    texts = str(here), str(there)
+    if max(map(len, texts)) <= _SHOWN:
+        return here, there
+    same = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(same - _SHOWN // 4, 0)
+    cut = [("…" if start else "") + text[start : start + _SHOWN] + "…" * (len(text) > start + _SHOWN) for text in texts]
+    return cut[0], cut[1]

@@ -1,0 +1,127 @@
+"""The text side of a label set on disk: names, templates and raw feature means."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.cache.layout import LabelSetLayout
+from richsem_schemas.cache.manifest import FileHash, TextManifest, TextSpec
+from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.io.places import Place, read_file
+from richsem_schemas.io.sealed_json import json_sha256, write_atomically
+
+NONE_NAME = "none"
+"""Row 0 of every vocabulary: the label of unlabelled pictures."""
+
+JOINERS = "\u200c\u200d"
+"""Marks without width that decide how letters join: not printable by themselves, and part of how Persian, Hindi and
+others are written."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextBank:
+    """One row a class.
+
+    Attributes:
+        class_names: row = `category_id`; row 0 is "none".
+        prompted_names: what stood in the templates, the same names under the `raw` policy.
+        templates: with `{}` for the name.
+        logit_scale: exponentiated.
+        features: [C, D] float32, means over the templates, not normalised.
+    """
+
+    class_names: tuple[str, ...]
+    prompted_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    logit_scale: float
+    features: NDArray[np.float32]
+
+    @property
+    def prompts_sha256(self) -> str:
+        """Identifies what stood in the templates, and the templates."""
+        return json_sha256([list(self.prompted_names), list(self.templates)])
+
+
+def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
+    """Write features first, then the manifest that holds their hash."""
+    data = features_file(bank.features)
+    write_atomically(layout.text_features, data)
+    TextManifest(
+        class_names=bank.class_names,
+        prompted_names=bank.prompted_names,
+        templates=bank.templates,
+        logit_scale=bank.logit_scale,
+        features=hash_bytes(data),
+    ).write(layout.text)
+
+
+def features_file(features_CD: NDArray[np.float32]) -> bytes:
+    """The content of a `features.npy`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(features_CD, dtype="<f4"), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def read_text_bank(layout: LabelSetLayout) -> TextBank:
+    """Read a label set's text bank.
+
+    Raises:
+        FileNotFoundError: it has none.
+        CorruptCacheError: it is not what was written.
+    """
+    return read_bank(TextManifest.read(layout.text), layout.text, layout.text_features)
+
+
+def has_text_bank(layout: LabelSetLayout, spec: TextSpec) -> bool:
+    """Whether a label set's text bank is there, and that of a spec; a run killed early may have left another's."""
+    try:
+        bank = read_text_bank(layout)
+    except (FileNotFoundError, CorruptCacheError):
+        return False
+    return bank.prompts_sha256 == spec.prompts_sha256
+
+
+def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:
+    """The bank that a manifest describes, with the features beside it.
+
+    Args:
+        manifest: read already.
+        text: where it lies, for messages.
+        features: the file of the features.
+
+    Raises:
+        FileNotFoundError: there are no features.
+        CorruptCacheError: they are not what was written.
+    """
+    if features.stat().st_size != manifest.features.bytes:
+        raise CorruptCacheError(f"{features}: not as long as {text} says; make the text anew")
+    data = read_file(features)
+    if hash_bytes(data) != manifest.features:
+        raise CorruptCacheError(f"{features}: its bytes don't match {text}; make the text anew")
+    features_CD = _parse_features(data, features, classes=len(manifest.class_names))
+    if len(manifest.prompted_names) != len(manifest.class_names):
+        raise CorruptCacheError(f"{text}: not one prompted name a class; make the text anew")
+    names, prompted = manifest.class_names, manifest.prompted_names
+    return TextBank(names, prompted, manifest.templates, manifest.logit_scale, features_CD)
+
+
+def _parse_features(data: bytes, path: Place, *, classes: int) -> NDArray[np.float32]:
+    """Read a float32 matrix of `classes` rows, with the very header that `np.save` gives it."""
+    header_bytes = 10 + int.from_bytes(data[8:10], "little")
+    dim, surplus = divmod(len(data) - header_bytes, 4 * max(classes, 1))
+    if dim <= 0 or surplus:
+        header_bytes, dim = len(data), 0
+    features = np.frombuffer(data[header_bytes:], "<f4").reshape(-1, max(dim, 1))
+    buffer = io.BytesIO()
+    np.save(buffer, features, allow_pickle=False)
+    if buffer.getvalue() != data or len(features) != classes:
+        raise CorruptCacheError(f"{path}: not one float32 row a class; make the text anew")
+    return features
+
+
+def hash_bytes(data: bytes) -> FileHash:
+    """Size and SHA-256 of a file's content."""
+    return FileHash(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

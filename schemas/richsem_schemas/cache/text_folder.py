@@ -1,0 +1,123 @@
+"""A text bank of its own, outside of any cache: another vocabulary or other prompts for the embeddings of one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
+from richsem_schemas.cache.text_bank import NONE_NAME, TextBank, features_file, hash_bytes, read_bank
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.places import Place
+from richsem_schemas.io.sealed_json import write_atomically
+
+MAX_CLASSES = 2**17
+"""Rows of a text bank; ImageNet-21k has 21,841 classes."""
+
+NamePolicy = Literal["raw", "clean"]
+
+
+class TextFolderManifest(TextManifest):
+    """A `text.json` that stands for itself: what a label set's spec says of its text is here, too.
+
+    Attributes:
+        vocabulary: for people, such as `coco`.
+        names: how class names were written into the templates.
+        teacher: whose text tower made the features.
+    """
+
+    vocabulary: str
+    names: NamePolicy
+    teacher: TeacherIdentity
+
+
+@dataclass(frozen=True, eq=False)
+class TextFolder:
+    """A text bank, and what identifies it.
+
+    Attributes:
+        bank: names, templates, features; row 0 is "none".
+        teacher: whose text tower made it.
+        vocabulary: for people, such as `coco`.
+        names: how class names were written into the templates.
+    """
+
+    bank: TextBank
+    teacher: TeacherIdentity
+    vocabulary: str
+    names: NamePolicy
+
+    @property
+    def spec(self) -> TextSpec:
+        """What a label set with this text says of it."""
+        return TextSpec(
+            vocabulary=self.vocabulary,
+            names=self.names,
+            classes=len(self.bank.class_names),
+            templates=len(self.bank.templates),
+            prompts_sha256=self.bank.prompts_sha256,
+        )
+
+
+def text_path(folder: Place) -> Place:
+    """The sealed manifest of a text folder; written last."""
+    return folder / "text.json"
+
+
+def features_path(folder: Place) -> Place:
+    """The features of a text folder, raw float32 means [C, D]."""
+    return folder / "features.npy"
+
+
+def write_text_folder(folder: Place, text: TextFolder) -> None:
+    """Write features first, then the manifest that holds their hash."""
+    data = features_file(text.bank.features)
+    write_atomically(features_path(folder), data)
+    TextFolderManifest(
+        class_names=text.bank.class_names,
+        prompted_names=text.bank.prompted_names,
+        templates=text.bank.templates,
+        logit_scale=text.bank.logit_scale,
+        features=hash_bytes(data),
+        vocabulary=text.vocabulary,
+        names=text.names,
+        teacher=text.teacher,
+    ).write(text_path(folder))
+
+
+def read_text_folder(folder: Place) -> TextFolder:
+    """Read what `richsem-prep text` wrote.
+
+    Raises:
+        RichSemError: there is none.
+        CorruptCacheError: it is not what was written, or doesn't fit together.
+    """
+    path = text_path(folder)
+    try:
+        manifest = TextFolderManifest.read(path)
+        bank = read_bank(manifest, path, features_path(folder))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RichSemError(
+            f"{folder} holds no text ({error.filename} is missing); make one with `richsem-prep text`"
+        ) from None
+    for problem in _problems(bank, manifest.teacher):
+        raise CorruptCacheError(f"{path}: {problem}; make it anew with `richsem-prep text`")
+    return TextFolder(bank, manifest.teacher, manifest.vocabulary, manifest.names)
+
+
+def _problems(bank: TextBank, teacher: TeacherIdentity) -> list[str]:
+    problems = []
+    classes = len(bank.class_names)
+    if not 0 < classes <= MAX_CLASSES or bank.class_names[0] != NONE_NAME:
+        problems.append(f"row 0 of {classes} classes is not {NONE_NAME!r}, or they are more than {MAX_CLASSES:,}")
+    if len(set(bank.class_names)) < classes:
+        problems.append("a class name stands twice")
+    if bank.features.shape != (classes, teacher.embed_dim):
+        problems.append(f"its features are not {teacher.embed_dim} numbers a class")
+    if bank.logit_scale != teacher.logit_scale:
+        problems.append(f"its logit scale is {bank.logit_scale}, the teacher's {teacher.logit_scale}")
+    with np.errstate(all="ignore"):
+        norms_C = np.linalg.norm(bank.features.astype(np.float64), axis=1)
+    if not (np.isfinite(norms_C) & (norms_C > 0)).all():
+        problems.append("its features have rows that are zero or no numbers")
+    return problems

@@ -1,0 +1,1 @@
+"""Files and URLs: read within limits, written whole or not at all, sealed with their checksum."""

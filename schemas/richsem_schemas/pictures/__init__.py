@@ -1,0 +1,1 @@
+"""Pictures: checked before they are decoded, decoded within limits, resized."""

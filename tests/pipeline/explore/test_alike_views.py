@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from richsem_prep.explore.alike_views import read_shard_of_views
+from richsem_prep.rescore.shard import rescored_views
+from richsem_prep.shard.writer import open_tar, write_index
+from richsem_schemas.cache.codec import pack_view, unpack_view
+from richsem_schemas.cache.index import VIEW_COLUMNS
+from richsem_schemas.cache.layout import CacheLayout, sample_key
+from richsem_schemas.cache.manifest import (
+    Environment,
+    LabelSpec,
+    LabelsReceipt,
+    RegionEncoderSpec,
+    ShardSummary,
+    TeacherIdentity,
+    TextSpec,
+    ViewGeometry,
+    ViewsSpec,
+)
+from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.errors import CorruptCacheError
+
+DIM, CLASSES, REGIONS = 6, 5, (3, 0, 1, 3, 0)
+TEXT = TextBank(
+    tuple("abcde"), tuple("abcde"), ("{}",), 10.0, np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
+)
+TEACHER = TeacherIdentity(
+    name="x", weights_sha256="0" * 64, model_config_sha256="1" * 64, quick_gelu=False, embed_dim=DIM, mean=(0, 0, 0),
+    std=(1, 1, 1), input_hw=(32, 32), interpolation="bicubic", logit_scale=10.0, logit_bias=None,
+)  # fmt: skip
+SPEC = LabelSpec(
+    plan_fingerprint="2" * 64,
+    teacher=TEACHER,
+    region_encoder=RegionEncoderSpec(kind="crop", teacher_size=None, pooled_hw=None),
+    precision="fp32",
+    views=ViewsSpec(crops=0, mosaics=0, windows=1, geometry=ViewGeometry()),
+    text=TextSpec(vocabulary="v", names="raw", classes=CLASSES, templates=1, prompts_sha256="3" * 64),
+    embeddings="float16",
+    top_k=2,
+)
+
+
+def write_windows(out, *, spec=SPEC):
+    """A shard of window views with as many regions as `REGIONS` says; returns its label set and embeddings."""
+    labels = CacheLayout(out, "windows").label_set("set")
+    rng = np.random.default_rng(0)
+    rows, features = [], []
+    with open_tar(labels.tar(0)) as (tar, file):
+        for sample, count in enumerate(REGIONS):
+            tiles = np.array([(sample, (0, 0, 9, 9), (0, 0, 9, 9), 0)], TILE_DTYPE)
+            regions = np.array([((0, 0, 1 + at, 1 + at), 0, at, -1, 0) for at in range(count)], REGION_DTYPE)
+            unit = rng.normal(size=(count, DIM))
+            unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
+            features.append(unit)
+            kept = top_k_soft_labels(class_log_probs(unit, TEXT.features, logit_scale=10.0), top_k=2)
+            packed = pack_view(View("window", 0, (9, 9), tiles, regions), unit, kept, spec.record_layout)
+            offsets = tar.add(sample_key(0, sample), {"window-0.npy": packed})
+            rows.append((sample_key(0, sample), sample, "window", 0, 1, count, offsets["window-0.npy"], len(packed)))
+    index = write_index(labels.index(0), rows, VIEW_COLUMNS)
+    LabelsReceipt(
+        spec_fingerprint=SPEC.fingerprint,
+        summary=ShardSummary(shard=0, samples=5, views=5, regions=sum(REGIONS), tar=file.hash(), index=index),
+        seconds={},
+        environment=Environment(device="none", torch_threads=1, versions={}),
+    ).write(labels.receipt(0))
+    return labels, features
+
+
+def test_regions_come_in_the_order_of_the_index_whatever_their_number(tmp_path):
+    labels, features = write_windows(tmp_path)
+    shard = read_shard_of_views(labels, 0, SPEC)
+    assert sorted(group.regions for group in shard.groups) == [0, 1, 3]
+    regions = shard.regions()
+    np.testing.assert_array_equal(regions["embedding"], np.concatenate(features).astype(np.float16))
+    assert regions["category_id"].tolist() == [0, 1, 2, 0, 0, 1, 2]
+
+
+def test_windows_without_boxes_are_rescored_too(tmp_path):
+    labels, features = write_windows(tmp_path)
+    spec = SPEC.model_copy(update={"embeddings": "none", "temperature": 2.0})
+    packed = rescored_views(read_shard_of_views(labels, 0, SPEC), spec, TEXT)
+    for data, unit in zip(packed, features, strict=True):
+        found = unpack_view(data, "window-0.npy")
+        expected = top_k_soft_labels(class_log_probs(unit, TEXT.features, logit_scale=5.0), top_k=2)
+        assert found.embeddings is None
+        np.testing.assert_array_equal(found.labels.class_ids, expected.class_ids)
+        np.testing.assert_array_equal(found.labels.log_probs, expected.log_probs)
+
+
+def test_records_of_another_layout_than_the_spec_says_are_refused(tmp_path):
+    labels, _ = write_windows(tmp_path, spec=SPEC.model_copy(update={"embeddings": "int8"}))
+    with pytest.raises(CorruptCacheError, match=r"windows-000000\.tar.*index and spec"):
+        read_shard_of_views(labels, 0, SPEC)

@@ -1,0 +1,109 @@
+import hashlib
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from richsem_schemas.pictures import resize
+from richsem_schemas.pictures.resize import resize_picture
+
+SHAPES = [(480, 640), (37, 53), (300, 200)]
+OUTPUTS = [(640, 640), (80, 107), (800, 1066), (37, 200)]
+
+needs_cykooz = pytest.mark.skipif(resize.cykooz_resizer is None, reason="this machine has no wheel of cykooz-resizer")
+
+
+def noise(height, width, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def digest():
+    """Of noise resized to many sizes, whole and in part, mirrored and not."""
+    found = hashlib.sha256()
+    for number, (height, width) in enumerate(SHAPES):
+        picture = noise(height, width, number)
+        for out_hw in OUTPUTS:
+            part = (width * 0.123, height * 0.234, width * 0.789, height * 0.891)
+            found.update(resize_picture(picture, out_hw).tobytes())
+            found.update(resize_picture(picture, out_hw, part, flip=True).tobytes())
+    return found.hexdigest()
+
+
+def by_pillow(monkeypatch, *args, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(resize, "cykooz_resizer", None)
+        return resize_picture(*args, **options)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("out_hw", OUTPUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_kernels_are_within_a_grey_level_of_each_other(shape, out_hw, flip, monkeypatch):
+    height, width = shape
+    for box in (None, (0.3, 1.7, width - 2.2, height - 0.4)):
+        ours = resize_picture(noise(height, width), out_hw, box, flip=flip).astype(int)
+        theirs = by_pillow(monkeypatch, noise(height, width), out_hw, box, flip=flip)
+        assert ours.shape == (*out_hw, 3)
+        assert np.abs(ours - theirs).max() <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    out_hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+@example(hw=(4, 50), out_hw=(3, 75), corners=[1.0, 0.9021667824491997, 0.0, 1.0])
+def test_a_mirrored_part_is_the_part_mirrored(hw, out_hw, corners):
+    height, width = hw
+    x1, x2 = sorted(np.float32(corner * width) for corner in corners[:2])
+    y1, y2 = sorted(np.float32(corner * height) for corner in corners[2:])
+    box = (min(x1, width - 1), min(y1, height - 1), max(x2, x1 + 1e-3), max(y2, y1 + 1e-3))
+    box = tuple(float(min(value, side)) for value, side in zip(box, (width, height, width, height), strict=True))
+    plain = resize_picture(noise(height, width), out_hw, box)
+    mirrored = resize_picture(noise(height, width), out_hw, box, flip=True)
+    assert np.array_equal(mirrored, plain[:, ::-1])
+
+
+@needs_cykooz
+@pytest.mark.parametrize("extensions", ["none", "sse4_1", "avx2"])
+def test_the_kernel_gives_the_same_bytes_by_any_extension_of_the_processor(extensions, monkeypatch):
+    expected, cykooz_resizer = digest(), resize.cykooz_resizer
+    if sys.platform != "linux" or f" {extensions} " not in f" none {Path('/proc/cpuinfo').read_text()} ":
+        pytest.skip(f"this processor has no {extensions}")
+
+    class Limited(cykooz_resizer.Resizer):
+        def __init__(self):
+            super().__init__()
+            self.cpu_extensions = getattr(cykooz_resizer.CpuExtensions, extensions)
+
+    monkeypatch.setattr(cykooz_resizer, "Resizer", Limited)
+    assert digest() == expected
+
+
+def test_threads_and_forks_change_nothing():
+    expected = digest()
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: digest(), range(8))) == {expected}
+    if not (child := os.fork()):
+        os._exit(digest() != expected)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_without_a_wheel_pillow_resizes_and_says_so():
+    code = """
+import sys
+sys.modules["cykooz_resizer"] = None
+from PIL import Image, __version__
+from richsem_schemas.pictures import resize
+assert resize.KERNEL == f"pillow {__version__}", resize.KERNEL
+assert resize.resize_picture(Image.new("RGB", (8, 6)), (3, 4)).shape == (3, 4, 3)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from richsem_train.results.detections import PictureDetections
+from richsem_train.results.pictures import (
+    FREQUENCY_COLOURS,
+    Style,
+    choose_drawn,
+    contact_sheet,
+    draw_detections,
+    place_labels,
+)
+
+NAMES = {1: "passenger_car_(part_of_a_train)", 2: "jalapeño", 3: "an_extraordinarily_long_name_" * 6}
+FREQUENCIES = {1: "r", 2: "c", 3: "f"}
+# Severity 1.0 of Machado, Oliveira and Fernandes 2009, on linear RGB.
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+TRITANOPIA = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+
+
+def detections(*rows):
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return PictureDetections(table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5])
+
+
+def lab(colour, vision):
+    srgb = np.array(colour) / 255
+    linear = np.clip(np.array(vision) @ np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4), 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    f = np.cbrt(np.maximum(xyz / np.array([0.9505, 1.0, 1.089]), 1e-4))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", [np.eye(3), PROTANOPIA, DEUTERANOPIA, TRITANOPIA])
+def test_frequencies_differ_for_every_kind_of_colour_vision(vision):
+    r, c, f = (lab(FREQUENCY_COLOURS[letter], vision) for letter in "rcf")
+    assert min(np.linalg.norm(r - c), np.linalg.norm(r - f), np.linalg.norm(c - f)) > 25
+
+
+def test_boxes_have_the_colour_of_their_frequency():
+    image = Image.new("RGB", (640, 480), (128, 128, 128))
+    found = detections([1, 50, 50, 150, 150, 0.9], [2, 250, 50, 350, 150, 0.9], [3, 450, 200, 550, 300, 0.9])
+    drawn = draw_detections(image, found, names={}, frequencies=FREQUENCIES, legend=False)
+    assert drawn.size == image.size
+    for x, y, letter in ((50, 120, "r"), (250, 120, "c"), (450, 250, "f")):
+        assert drawn.getpixel((x, y)) == FREQUENCY_COLOURS[letter]
+
+
+def test_the_picture_itself_is_left_alone():
+    image = Image.new("RGB", (640, 480))
+    draw_detections(image, detections([1, 50, 50, 150, 150, 0.9]), names=NAMES)
+    assert image.getextrema() == ((0, 0),) * 3
+
+
+def test_nothing_found_shows_the_picture():
+    image = Image.effect_noise((640, 480), 50).convert("RGB")
+    drawn = draw_detections(image, detections(), names=NAMES, frequencies=FREQUENCIES, legend=False)
+    assert drawn.tobytes() == image.tobytes()
+
+
+def test_a_legend_stands_below_the_picture_only_where_there_are_frequencies():
+    image = Image.effect_noise((640, 480), 50).convert("RGB")
+    with_legend = draw_detections(image, detections(), names=NAMES, frequencies=FREQUENCIES)
+    assert with_legend.height > image.height
+    assert with_legend.crop((0, 0, 640, 480)).tobytes() == image.tobytes()
+    colours = {colour for _, colour in with_legend.crop((0, 480, 640, with_legend.height)).getcolors(10_000)}
+    assert set(FREQUENCY_COLOURS.values()) <= colours
+    assert draw_detections(image, detections(), names=NAMES).size == image.size
+
+
+def test_small_pictures_are_enlarged_with_their_boxes():
+    image = Image.new("RGB", (128, 128), (128, 128, 128))
+    drawn = draw_detections(
+        image, detections([2, 32, 64, 96, 120, 0.9]), names={}, frequencies=FREQUENCIES, legend=False
+    )
+    assert drawn.size == (512, 512)
+    assert drawn.getpixel((128, 400)) == FREQUENCY_COLOURS["c"]
+
+
+@pytest.mark.parametrize("size", [(500, 375), (300, 2000), (1333, 800), (480, 20)])
+def test_labels_stay_inside_and_clear_of_each_other(size):
+    rng = np.random.default_rng(0)
+    style = Style.of(size)
+    boxes = []
+    for _ in range(40):
+        x, y = rng.uniform(0, size[0] - 1), rng.uniform(0, size[1] - 1)
+        boxes.append((x, y, rng.uniform(x, size[0] - 1), rng.uniform(y, size[1] - 1)))
+    texts = [f"{NAMES[i % 3 + 1].replace('_', ' ')} 0.{i:02d}" for i in range(40)]
+    placed = [label for label in place_labels(boxes, texts, size, style) if label is not None]
+    assert placed
+    for (left, top, right, bottom), text in placed:
+        assert left >= 0
+        assert top >= 0
+        assert right <= size[0]
+        assert bottom <= max(size[1], bottom - top)
+        assert text[-4:-2] == "0."
+    for i, (one, _) in enumerate(placed):
+        for other, _ in placed[:i]:
+            width = min(one[2], other[2]) - max(one[0], other[0])
+            height = min(one[3], other[3]) - max(one[1], other[1])
+            area = (one[2] - one[0]) * (one[3] - one[1])
+            assert max(0, width) * max(0, height) <= 0.2 * area
+
+
+def test_lines_and_letters_grow_with_the_picture():
+    small, large = Style.of((480, 480)), Style.of((4000, 3000))
+    assert large.line > small.line
+    assert large.font.getlength("name") > 2 * small.font.getlength("name")
+
+
+def test_worst_and_surplus_detections_are_left_out():
+    found = detections(*[[1, 10 * i, 0, 10 * i + 8, 8, 0.1 * i] for i in range(10)])
+    assert choose_drawn(found, score_threshold=0.35, most=30) == [9, 8, 7, 6, 5, 4]
+    assert choose_drawn(found, score_threshold=0.0, most=2) == [9, 8]
+
+
+def test_of_boxes_that_coincide_the_best_is_drawn():
+    found = detections([1, 0, 0, 100, 100, 0.5], [2, 1, 0, 100, 100, 0.6], [3, 0, 0, 50, 100, 0.4])
+    assert choose_drawn(found, score_threshold=0.3, most=30) == [1, 2]
+
+
+def test_boxes_outside_and_without_area_are_no_error():
+    found = detections([1, -50, -50, 2000, 2000, 0.9], [2, 700, 700, 800, 800, 0.8], [3, 20, 20, 20, 20, 0.7])
+    assert draw_detections(Image.new("RGB", (640, 480)), found, names=NAMES).size == (640, 480)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_other_modes_become_rgb(mode):
+    drawn = draw_detections(Image.new(mode, (640, 480)), detections([1, 5, 5, 90, 90, 0.9]), names=NAMES)
+    assert drawn.mode == "RGB"
+
+
+def test_a_contact_sheet_shows_all_pictures_row_by_row():
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
+    sheet = contact_sheet([Image.new("RGB", (60, 40 + 5 * i), c) for i, c in enumerate(colours)], 3, ["a"] * 5)
+    pixels = np.asarray(sheet)
+    centres = [np.argwhere((pixels == colour).all(axis=2)).mean(axis=0) for colour in colours]
+    assert max(c[0] for c in centres[:3]) < min(c[0] for c in centres[3:])
+    assert centres[0][1] < centres[1][1] < centres[2][1]
+    assert [int((pixels == c).all(axis=2).sum()) for c in colours] == [60 * (40 + 5 * i) for i in range(5)]
+
+
+def test_a_contact_sheet_of_one_picture_needs_no_more_columns():
+    assert contact_sheet([Image.new("RGB", (60, 40))], 4).width < 120

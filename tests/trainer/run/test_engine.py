@@ -1,0 +1,151 @@
+"""Steps: parts and ranks make the same step as one batch; what isn't finite changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.data.collate import Sample, collate
+from richsem_train.run.engine import NonFiniteLossError, split_batch
+from tests.trainer.processes import start_ranks
+from tests.trainer.steps import make_batch, make_trainer, mixed_batch, take_steps, take_steps_as_rank
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.detector_losses.detector.state_dict().items()}
+
+
+def assert_close(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        # Weights and sums are float64, boxes, cosines and losses float32 whatever the rest is.
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    """Losses, gradients and weights after three steps of eight pictures."""
+    return take_steps()
+
+
+def test_the_steps_below_learn_of_everything(one_rank):
+    for name in one_rank["losses"][0]:
+        assert sum(losses[name] for losses in one_rank["losses"]) > 0, name
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_makes_the_same_steps(one_rank, accumulate):
+    found = take_steps(accumulate=accumulate)
+    for ours, theirs in zip(found["losses"], one_rank["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert_close(found["gradients"], one_rank["gradients"])
+    assert_close(found["weights"], one_rank["weights"])
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (2, 2), (4, 1)])
+def test_ranks_make_the_same_steps_as_one_alone(one_rank, tmp_path, world_size, accumulate):
+    for command in start_ranks(tmp_path, world_size, take_steps_as_rank, tmp_path, accumulate):
+        assert command.wait() == 0, command.output
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+    for step, theirs in enumerate(one_rank["losses"]):
+        for name, value in theirs.items():
+            ours = sum(rank["losses"][step][name] for rank in ranks) / world_size
+            assert ours == pytest.approx(value, rel=1e-5), (step, name)
+    for rank in ranks:
+        assert_close(rank["gradients"], one_rank["gradients"])
+        assert_close(rank["weights"], one_rank["weights"])
+
+
+@pytest.mark.parametrize("pictures_a_draw", [1, 4])
+def test_draws_of_another_size_make_other_steps(one_rank, pictures_a_draw):
+    """The tests above can fail."""
+    found = take_steps(pictures_a_draw=pictures_a_draw)["losses"][0]
+    for name in ("loss_class", "loss_class_dn", "loss_bbox_dn", "loss_giou_dn"):
+        assert found[name] != pytest.approx(one_rank["losses"][0][name], rel=1e-3), name
+
+
+def test_a_step_depends_on_seed_and_step_alone():
+    one, other = make_trainer(), make_trainer()
+    torch.rand(5)
+    first = one.step(7, 0, make_batch(range(4)))
+    torch.rand(3)
+    second = other.step(7, 0, make_batch(range(4)))
+    assert vars(first) == vars(second)
+    different = make_trainer().step(8, 0, make_batch(range(4)))
+    assert different.losses["loss_bbox_dn"] != first.losses["loss_bbox_dn"]
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_a_batch_with_few_or_no_objects_reaches_every_parameter(objects):
+    trainer = make_trainer(ema=0.5)
+    batch = make_batch(range(2), objects=objects)
+    batch = replace(batch, targets=(batch.targets[0], make_batch(range(1), objects=0).targets[0]))
+    result = trainer.step(0, 0, batch)
+    assert result.loss > 0
+    assert all(parameter.grad is not None for parameter in trainer.detector_losses.parameters() if
+               parameter.requires_grad)  # fmt: skip
+
+
+def spoil_pixels(trainer):
+    trainer.detector_losses.normalise.std.fill_(0)
+
+
+def spoil_a_weight(trainer):
+    with torch.no_grad():
+        trainer.detector_losses.detector.bbox_embed[0].layers[-1].bias.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("spoil", [spoil_pixels, spoil_a_weight])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_finite_changes_no_weight_and_names_the_pictures(spoil, accumulate):
+    trainer = make_trainer(accumulate=accumulate, ema=0.5)
+    trainer.step(0, 0, make_batch(range(4)))
+    spoil(trainer)
+    before, averaged = weights(trainer), {k: v.clone() for k, v in trainer.averaged.state_dict().items()}
+    with pytest.raises(NonFiniteLossError) as refused:
+        trainer.step(1, 0, make_batch(range(4)))
+    message = str(refused.value)
+    assert "picture-0 (64x64 px, 2 boxes, labels [" in message
+    assert "at step 1" in message
+    assert "\n" not in message
+    assert isinstance(refused.value, RichSemError)
+    after = weights(trainer)
+    assert all(torch.equal(before[name].nan_to_num(7), after[name].nan_to_num(7)) for name in before)
+    assert all(torch.equal(averaged[name], value) for name, value in trainer.averaged.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight():
+    trainer = make_trainer()
+    before = weights(trainer)
+    parameter = next(iter(trainer.detector_losses.detector.input_proj.parameters()))
+    parameter.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(NonFiniteLossError, match="gradient"):
+        trainer.step(0, 0, make_batch(range(4)))
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_parts_of_a_batch_are_whole_draws_and_lose_nothing(parts):
+    batch = mixed_batch(range(8))
+    found = split_batch(batch, parts, pictures_a_draw=2, size_divisor=1)
+    assert sorted(draw for part in found for draw in part.draws) == list(range(4))
+    for part in found:
+        assert len({draw // (4 // parts) for draw in part.draws}) == 1
+        assert part.batch.names == tuple(f"picture-{2 * draw + place}" for draw in part.draws for place in (0, 1))
+        for name, pixels, mask in zip(part.batch.names, part.batch.pixels, part.batch.padding_mask, strict=True):
+            whole = int(name.removeprefix("picture-"))
+            height, width = batch.targets[whole].image_hw
+            assert (~mask).sum() == height * width
+            assert torch.equal(pixels[:, :height, :width], batch.pixels[whole, :, :height, :width])
+
+
+@pytest.mark.parametrize(("size_divisor", "sizes"), [(1, [(40, 64), (64, 56), (64, 64)]), (32, [(64, 64)])])
+def test_draws_go_together_where_they_are_padded_alike(size_divisor, sizes):
+    samples = [
+        Sample(torch.zeros(3, *hw, dtype=torch.uint8), replace(make_batch(range(1)).targets[0], image_hw=hw), str(hw))
+        for hw in [(40, 64), (40, 40), (64, 64), (8, 8), (40, 56), (64, 48), (64, 8), (8, 64)]
+    ]
+    found = split_batch(collate(samples), 1, pictures_a_draw=2, size_divisor=size_divisor)
+    assert sorted(tuple(part.batch.pixels.shape[2:]) for part in found) == sizes
+    assert [part.draws for part in found if len(part.draws) > 1] == [(1, 3) if size_divisor == 1 else (0, 1, 2, 3)]

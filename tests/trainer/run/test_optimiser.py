@@ -1,0 +1,101 @@
+"""Groups, learning rates and averaged weights, against torch's own."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from richsem_train.run.optimiser import average_weights, make_optimiser, set_learning_rate
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+        self.head = nn.Linear(4, 2)
+        self.backbone[0].requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.backbone(x)).square().sum()
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Model()
+
+
+def test_the_backbone_is_slower_and_what_is_frozen_is_left_out(model):
+    optimiser = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.1)
+    set_learning_rate(optimiser, step=0, epoch=0, lr_drops=(), warmup_steps=0)
+    rest, backbone = optimiser.param_groups
+    assert backbone["lr"] == 1e-4
+    assert (rest["lr"], len(rest["params"]), len(backbone["params"])) == (1e-3, 2, 2)
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone[1].parameters()}
+    assert rest["weight_decay"] == backbone["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch", "factor"),
+    [(0, 0, 0.1), (4, 0, 0.5), (9, 0, 1.0), (10, 0, 1.0), (500, 19, 1.0), (500, 20, 0.1), (500, 22, 0.01)],
+)
+def test_the_learning_rate_is_a_function_of_the_step(model, step, epoch, factor):
+    optimiser = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.0)
+    for _ in range(2):
+        lr = set_learning_rate(optimiser, step=step, epoch=epoch, lr_drops=(20, 22), warmup_steps=10)
+        assert lr == pytest.approx(1e-3 * factor)
+        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
+
+
+def test_steps_are_those_of_plain_adamw(model):
+    other = deepcopy(model)
+    ours = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.1)
+    theirs = torch.optim.AdamW(
+        [{"params": other.head.parameters()}, {"params": other.backbone[1].parameters(), "lr": 1e-4}],
+        lr=1e-3,
+        weight_decay=0.1,
+    )
+    set_learning_rate(ours, step=0, epoch=0, lr_drops=(), warmup_steps=0)
+    for seed in range(3):
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
+        for one, optimiser in ((model, ours), (other, theirs)):
+            optimiser.zero_grad()
+            one(x).backward()
+            optimiser.step()
+    for one, another in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, another)
+
+
+def test_averaged_weights_are_torchs_once_there_is_much_to_average(model):
+    generator = torch.Generator().manual_seed(0)
+    averaged = deepcopy(model)
+    theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    theirs.update_parameters(model)
+    for step in range(1000, 1003):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        average_weights(averaged, model, decay=0.9, step=step)
+        theirs.update_parameters(model)
+    for one, another in zip(averaged.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(one, another)
+
+
+def test_averaged_weights_soon_forget_where_they_began(model):
+    averaged = deepcopy(model)
+    with torch.no_grad():
+        for parameter in averaged.parameters():
+            parameter.fill_(1e6)
+    for step in range(60):
+        average_weights(averaged, model, decay=0.999, step=step)
+    for one, another in zip(averaged.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, another, atol=1e-1, rtol=0)
+
+
+def test_buffers_of_averaged_weights_are_the_models():
+    model, averaged = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    model(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    average_weights(averaged, model, decay=0.9, step=50)
+    assert torch.equal(averaged.running_mean, model.running_mean)
+    assert averaged.num_batches_tracked == 1

@@ -1,0 +1,1 @@
+"""What a detector gives: detections, scores, pictures and plots of them."""

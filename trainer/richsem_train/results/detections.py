@@ -1,0 +1,287 @@
+"""Detections on their way from the ranks to the score: a file a rank, merged once.
+
+Each rank appends its pictures to an Arrow IPC stream as they come, a row a picture (so a picture without detections is
+told from a picture never seen), under a temporary name that is renamed when the rank is done.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.output_files import full_disk_named
+from richsem_schemas.io.sealed_json import commit, temporary_path
+
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("category_ids", pa.list_(pa.int32())),
+        ("boxes_xywh_px", pa.list_(pa.list_(pa.float32(), 4))),
+        ("scores", pa.list_(pa.float32())),
+    ]
+)
+_PICTURES_A_WRITE = 64
+_NAMED = 5
+"""Pictures that an error message names; it counts the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureDetections:
+    """What a model found in one picture, best first.
+
+    Attributes:
+        category_ids: int64 [D].
+        boxes_xyxy_px: float32 [D, 4], in pixels of the picture as decoded.
+        scores: float32 [D].
+    """
+
+    category_ids: NDArray[np.int64]
+    boxes_xyxy_px: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        assert self.category_ids.shape == self.scores.shape == (count,), (self.category_ids.shape, self.scores.shape)
+        assert self.boxes_xyxy_px.shape == (count, 4), self.boxes_xyxy_px.shape
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Detections of many pictures, as scoring wants them; those of a picture lie together, in the model's order.
+
+    Attributes:
+        image_ids: int64 [N].
+        category_ids: int64 [N].
+        boxes_xywh_px: float [N, 4].
+        scores: float [N].
+    """
+
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes_xywh_px: NDArray[np.floating[Any]]
+    scores: NDArray[np.floating[Any]]
+
+    def __post_init__(self) -> None:
+        count = len(self.image_ids)
+        assert self.category_ids.shape == self.scores.shape == (count,), (self.category_ids.shape, self.scores.shape)
+        assert self.boxes_xywh_px.shape == (count, 4), self.boxes_xywh_px.shape
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, chosen: NDArray[Any]) -> "Detections":
+        """Those of a mask or of indexes."""
+        return Detections(
+            self.image_ids[chosen], self.category_ids[chosen], self.boxes_xywh_px[chosen], self.scores[chosen]
+        )
+
+    def as_results(self) -> list[dict[str, Any]]:
+        """The same in the result format of COCO and LVIS, a dict a detection; for JSON, and slow for scoring."""
+        columns = zip(
+            self.image_ids.tolist(),
+            self.category_ids.tolist(),
+            self.boxes_xywh_px.tolist(),
+            self.scores.tolist(),
+            strict=True,
+        )
+        return [
+            {"image_id": image, "category_id": category, "bbox": box, "score": score}
+            for image, category, box, score in columns
+        ]
+
+
+def require_finite(
+    scores: NDArray[np.floating[Any]], boxes_px: NDArray[np.floating[Any]], picture_of: Callable[[int], str]
+) -> None:
+    """Check that a model's detections are numbers.
+
+    Args:
+        scores: [N].
+        boxes_px: [N, 4].
+        picture_of: names the picture of a detection by its index, for the message.
+
+    Raises:
+        RichSemError: a score or a box is NaN or infinite.
+    """
+    broken = ~(np.isfinite(scores) & np.isfinite(boxes_px).all(axis=1))
+    if broken.any():
+        raise RichSemError(
+            f"{int(broken.sum()):,} detections have a score or a box that is not finite, the first in "
+            f"{picture_of(int(broken.argmax()))}; the model's weights are damaged or have diverged: take another "
+            "checkpoint"
+        )
+
+
+def rank_file(folder: Path, rank: int) -> Path:
+    """Where a rank's detections go."""
+    return folder / f"detections-{rank:05d}.arrow"
+
+
+class DetectionWriter:
+    """Appends pictures to a rank's file; used with `with`, so that only a whole file gets its name.
+
+    Args:
+        path: such as of `rank_file`; its folder is made, an older file replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = temporary_path(path)
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._temporary.open("wb")
+        self._stream = pa.ipc.new_stream(self._file, _SCHEMA)
+        self._pending: list[tuple[int, PictureDetections]] = []
+
+    def add(self, image_id: int, found: PictureDetections) -> None:
+        """Append one picture, also one in which nothing was found.
+
+        Raises:
+            FullDiskError: there is no space for it.
+        """
+        self._pending.append((image_id, found))
+        if len(self._pending) >= _PICTURES_A_WRITE:
+            with full_disk_named(self.path):
+                self._write_pending()
+
+    def __enter__(self) -> "DetectionWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with full_disk_named(self.path):
+            try:
+                if kind is None:
+                    self._finish()
+            finally:
+                # First, since closing a file on a full disk fails, too.
+                self._temporary.unlink(missing_ok=True)
+                self._file.close()
+
+    def _finish(self) -> None:
+        self._write_pending()
+        self._stream.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        commit(self._temporary, self.path)
+
+    def _write_pending(self) -> None:
+        if self._pending:
+            self._stream.write_batch(_record_batch(self._pending))
+            self._pending = []
+
+
+def merge_detections(paths: Iterable[Path], image_ids: Collection[int]) -> Detections:
+    """Join the files of all ranks, each picture once, in ascending order of image ids.
+
+    A sampler that pads its last batch shows some pictures to two ranks: of a picture in several files (or twice in
+    one) the first is kept, whole.
+
+    Args:
+        paths: the files of all ranks, each finished.
+        image_ids: all pictures that must have been looked at.
+
+    Raises:
+        RichSemError: a file is missing or cut short, pictures are missing, or there are pictures nobody asked for.
+    """
+    tables = [_read(path) for path in paths]
+    seen = np.concatenate([table["image_id"].to_numpy() for table in tables] or [np.zeros(0, np.int64)])
+    unique, first = np.unique(seen, return_index=True)
+    _check_complete(unique, np.asarray(sorted(image_ids), dtype=np.int64))
+    table = pa.concat_tables([_SCHEMA.empty_table(), *tables]).take(first)
+    counts = np.diff(np.concatenate([[0], np.cumsum([len(scores) for scores in table["scores"]], dtype=np.int64)]))
+    return Detections(
+        image_ids=np.repeat(unique, counts),
+        category_ids=_flat(table["category_ids"]).astype(np.int64),
+        boxes_xywh_px=_flat(table["boxes_xywh_px"], depth=2).reshape(-1, 4),
+        scores=_flat(table["scores"]),
+    )
+
+
+def join_pictures(pictures: Sequence[tuple[int, PictureDetections]]) -> Detections:
+    """Detections of several pictures in memory, without files; for small sets."""
+    found = [one for _, one in pictures]
+    return Detections(
+        image_ids=np.repeat(np.array([image for image, _ in pictures], np.int64), [len(one) for one in found]),
+        category_ids=np.concatenate([one.category_ids for one in found] or [np.zeros(0, np.int64)]),
+        boxes_xywh_px=np.concatenate([_xyxy_to_xywh(one) for one in found] or [np.zeros((0, 4), np.float32)]),
+        scores=np.concatenate([one.scores for one in found] or [np.zeros(0, np.float32)]),
+    )
+
+
+def _record_batch(pictures: Sequence[tuple[int, PictureDetections]]) -> pa.RecordBatch:
+    """One row a picture."""
+    joined = join_pictures(pictures)
+    offsets = pa.array(np.cumsum([0] + [len(found) for _, found in pictures]).astype(np.int32))
+    boxes = pa.FixedSizeListArray.from_arrays(pa.array(joined.boxes_xywh_px.astype(np.float32).ravel()), 4)
+    columns = [
+        pa.array([image for image, _ in pictures], pa.int64()),
+        pa.ListArray.from_arrays(offsets, pa.array(joined.category_ids.astype(np.int32))),
+        pa.ListArray.from_arrays(offsets, boxes),
+        pa.ListArray.from_arrays(offsets, pa.array(joined.scores.astype(np.float32))),
+    ]
+    return pa.RecordBatch.from_arrays(
+        [column.cast(field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+    )
+
+
+def _xyxy_to_xywh(found: PictureDetections) -> NDArray[np.float32]:
+    corners, far_corners = found.boxes_xyxy_px[:, :2], found.boxes_xyxy_px[:, 2:]
+    return np.concatenate([corners, far_corners - corners], axis=1)
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as stream:
+            table = stream.read_all()
+    except FileNotFoundError:
+        raise RichSemError(
+            f"{path}: no such file; its rank didn't finish its part of the evaluation: see its log"
+        ) from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RichSemError(f"{path}: can't be read as detections ({error}); evaluate again") from None
+    if table.schema != _SCHEMA:
+        raise RichSemError(f"{path}: has fields {table.schema.names}, not {_SCHEMA.names}; evaluate again")
+    return table
+
+
+def _flat(column: pa.ChunkedArray, depth: int = 1) -> NDArray[Any]:
+    """The numbers of a column of lists, as one array."""
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    for _ in range(depth):
+        chunks = [chunk.flatten() for chunk in chunks]
+    innermost = column.type
+    for _ in range(depth):
+        innermost = innermost.value_type
+    return np.concatenate([np.zeros(0, innermost.to_pandas_dtype()), *[chunk.to_numpy() for chunk in chunks]])
+
+
+def _check_complete(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
+    missing = np.setdiff1d(wanted, found)
+    if len(missing):
+        raise RichSemError(
+            f"{_named(missing)} of {len(wanted):,} pictures were never evaluated; "
+            "the score would be of another set: see the ranks' logs, then evaluate again"
+        )
+    unknown = np.setdiff1d(found, wanted)
+    if len(unknown):
+        raise RichSemError(
+            f"{_named(unknown)} evaluated pictures are not in the annotations; "
+            "were the files written by an evaluation of another set? Delete them and evaluate again"
+        )
+
+
+def _named(image_ids: NDArray[np.int64]) -> str:
+    names = ", ".join(str(image_id) for image_id in image_ids[:_NAMED])
+    return f"{len(image_ids):,} (image ids {names}{', ...' if len(image_ids) > _NAMED else ''})"

@@ -1,0 +1,259 @@
+"""Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import hotcoco
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.annotations import (
+    METRIC_OF,
+    AnnotationFormat,
+    DetectionData,
+    Metric,
+    ScoredAnnotations,
+)
+from richsem_schemas.errors import RichSemError
+from richsem_train.results.detections import Detections, require_finite
+
+NOT_DEFINED = -1.0
+"""Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
+
+_AREAS = ("all", "small", "medium", "large")
+_FREQUENCIES = ("r", "c", "f")
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
+"""By LVIS's protocol; the others have the first of them."""
+
+_IOU_50, _IOU_75 = 0, 5
+"""Positions in 0.50:0.05:0.95."""
+
+_BEYOND_ALL_AREAS = 2e10
+"""An annotation of such an area counts in no range of areas, which is what `lvis` does with those to be ignored."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Annotations, made ready once for many evaluations.
+
+    Pictures, categories, and boxes have numbers of our own here, from 1: a file's ids may repeat, be missing, be
+    negative, or be more than a float64 tells apart, and an annotation of id 0 is lost in `lvis` and `pycocotools`.
+    Pictures are numbered by ascending id, since detections of equal scores are ranked in that order.
+
+    Attributes:
+        annotations: as they were read.
+        metric: the protocol they were made ready for.
+        image_ids: int64 [N], ascending; number n is `image_ids[n - 1]`.
+        category_ids: int64 [K], ascending; likewise.
+        coco: what is compared with.
+    """
+
+    annotations: ScoredAnnotations
+    metric: Metric
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    coco: hotcoco.COCO
+
+    @property
+    def frequencies(self) -> tuple[str, ...]:
+        """Of the categories: "r", "c", "f", or "" where the file says none."""
+        return tuple(category.frequency or "" for category in self.annotations.categories)
+
+
+def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
+    """The annotations of a split for scoring, by the protocol of their format.
+
+    Args:
+        data: read with `is_scored`.
+        file_format: whose file it is.
+    """
+    assert data.scored is not None, "read to be scored"
+    annotations, metric = data.scored, METRIC_OF[file_format]
+    image_ids = np.sort(annotations.image_ids)
+    category_ids = np.array([category.id for category in annotations.categories], np.int64)
+    boxes, areas = annotations.boxes, annotations.areas
+    counting = np.ones(len(boxes), np.bool_)
+    is_crowd = boxes.is_crowd
+    if metric == "lvis":
+        # `lvis` leaves out boxes without an area, and doesn't look for crowds.
+        counting = (areas > 0) & (areas < np.inf)
+        areas = np.where(annotations.are_ignored, _BEYOND_ALL_AREAS, areas)
+        is_crowd = np.zeros_like(is_crowd)
+    owners = np.searchsorted(image_ids, annotations.image_ids)[boxes.image_index] + 1
+    coco = hotcoco.COCO.from_arrays(
+        image_records(annotations, image_ids, category_ids),
+        category_records(annotations),
+        owners[counting],
+        (np.searchsorted(category_ids, boxes.category_ids) + 1)[counting],
+        boxes.boxes_xywh[counting].astype(np.float64),
+        ids=np.arange(1, int(counting.sum()) + 1),
+        area=areas[counting],
+        iscrowd=is_crowd[counting],
+    )
+    return GroundTruth(annotations, metric, image_ids, category_ids, coco)
+
+
+def image_records(
+    annotations: ScoredAnnotations, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Pictures as LVIS and COCO write them, by our numbers.
+
+    Args:
+        annotations: of N pictures.
+        image_ids: int64 [N], ascending.
+        category_ids: int64 [K], ascending.
+    """
+    order = np.argsort(annotations.image_ids, kind="stable")
+    assert np.array_equal(annotations.image_ids[order], image_ids)
+    records = [
+        {"id": number, "height": height, "width": width}
+        for number, (height, width) in enumerate(annotations.hws_px[order].tolist(), 1)
+    ]
+    number_of = {category_id: number for number, category_id in enumerate(category_ids.tolist(), 1)}
+    for key, lists in (
+        ("neg_category_ids", annotations.negative_ids),
+        ("not_exhaustive_category_ids", annotations.not_exhaustive_ids),
+    ):
+        if lists is not None:
+            for record, index in zip(records, order.tolist(), strict=True):
+                record[key] = [number_of[each] for each in lists[index].tolist() if each in number_of]
+    return records
+
+
+def category_records(annotations: ScoredAnnotations) -> list[dict[str, Any]]:
+    """Categories as LVIS writes them, by our numbers."""
+    return [
+        {"id": number, "name": category.name, "frequency": category.frequency or ""}
+        for number, category in enumerate(annotations.categories, 1)
+    ]
+
+
+def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:
+    """Average precision over IoU 0.50:0.05:0.95 of all pictures of the annotations.
+
+    Args:
+        truth: what is compared with.
+        detections: of any of its pictures, in any order; of equal scores in a picture the earlier counts as better.
+            Categories that the annotations don't have use up places of a picture and count no further.
+        max_detections: the best of a picture that count. The COCO protocol has no such limit but its own of 100 a
+            picture and category, which applies as well.
+
+    Returns:
+        AP, AP50, and but for "boxes" AP75, APs, APm, APl, and for "lvis" APr, APc, APf, from 0 to 1; -1 where there is
+        nothing to average.
+
+    Raises:
+        RichSemError: detections of unknown pictures, or numbers that are not finite.
+
+    Source:
+        Equal to `lvis` 0.5.3 and `pycocotools` 2.0 (computed by `hotcoco`). Differs: annotations given twice under one
+        id count once, and boxes that aren't finite not at all, as the reader of annotations says. Without any detection
+        `lvis` fails; here all are 0.
+    """
+    return _summary(_precision(truth, numbered(truth, detections, max_detections=max_detections)), truth)
+
+
+def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int) -> Detections:
+    """The detections that count, with our numbers of pictures and categories in the place of ids.
+
+    Args:
+        truth: what is compared with.
+        detections: as `score` takes them.
+        max_detections: the best of a picture that count.
+
+    Raises:
+        RichSemError: as `score` says.
+    """
+    _check_detections(detections, truth)
+    best = best_of_each_picture(detections, max_detections)
+    kept = best[_counting(best, truth)]
+    return replace(
+        kept,
+        image_ids=np.searchsorted(truth.image_ids, kept.image_ids) + 1,
+        category_ids=np.searchsorted(truth.category_ids, kept.category_ids) + 1,
+    )
+
+
+def best_of_each_picture(detections: Detections, limit: int) -> Detections:
+    """Keep at most `limit` detections a picture, best first; of equal scores the earlier ones.
+
+    Returns:
+        Pictures in ascending order of their ids; the detections as they are where no picture has too many.
+    """
+    _, counts = np.unique(detections.image_ids, return_counts=True)
+    if counts.max(initial=0) <= limit:
+        return detections
+    # Stable, so ties keep their order, as in the oracles' own sorts.
+    order = np.lexsort((-detections.scores.astype(np.float64), detections.image_ids))
+    image_ids = detections.image_ids[order]
+    starts = np.searchsorted(image_ids, image_ids, side="left")
+    return detections[order[np.arange(len(order)) - starts < limit]]
+
+
+def _check_detections(detections: Detections, truth: GroundTruth) -> None:
+    require_finite(
+        detections.scores,
+        detections.boxes_xywh_px,
+        lambda index: f"the picture of image id {detections.image_ids[index]}",
+    )
+    unknown = np.unique(detections.image_ids[~np.isin(detections.image_ids, truth.image_ids)])
+    if len(unknown):
+        raise RichSemError(
+            f"{truth.annotations.source} has no image id {unknown[0]} ({len(unknown):,} such pictures were scored); "
+            "score the pictures of this file"
+        )
+
+
+def _counting(detections: Detections, truth: GroundTruth) -> NDArray[np.bool_]:
+    """Which detections the protocol ever looks at."""
+    counting = np.isin(detections.category_ids, truth.category_ids)
+    if truth.metric == "lvis":
+        sides = detections.boxes_xywh_px[:, 2:].astype(np.float64)
+        counting &= sides.prod(axis=1) > 0
+    return counting
+
+
+def _precision(truth: GroundTruth, detections: Detections) -> NDArray[np.float64]:
+    """Precision [10 IoUs, 101 recalls, K, 4 areas]; -1 where a category has no boxes."""
+    # The columns of `loadRes`: image, x, y, width, height, score, category.
+    rows = np.column_stack(
+        [detections.image_ids, detections.boxes_xywh_px, detections.scores, detections.category_ids]
+    ).astype(np.float64)
+    results = hotcoco.LVISResults(truth.coco, rows, -1)
+    evaluator = (
+        hotcoco.LVISeval(truth.coco, results, "bbox")
+        if truth.metric == "lvis"
+        else hotcoco.COCOeval(truth.coco, results, "bbox")
+    )
+    parameters = evaluator.params
+    parameters.cat_ids = list(range(1, len(truth.category_ids) + 1))
+    evaluator.params = parameters
+    evaluator.evaluate()
+    evaluator.accumulate()
+    assert evaluator.eval is not None
+    # The last axis is the limit a category: 300 for LVIS; 1, 10 and 100 for COCO.
+    precision: NDArray[np.float64] = np.asarray(evaluator.eval["precision"])[..., -1]
+    assert precision.shape[2:] == (len(truth.category_ids), len(_AREAS)), precision.shape
+    return precision
+
+
+def _summary(precision_TRKA: NDArray[np.float64], truth: GroundTruth) -> dict[str, float]:
+    every_area = precision_TRKA[..., 0]
+    summary = {"AP": _mean(every_area), "AP50": _mean(every_area[_IOU_50])}
+    if truth.metric == "boxes":
+        return summary
+    summary |= {
+        "AP75": _mean(every_area[_IOU_75]),
+        **{f"AP{area[0]}": _mean(precision_TRKA[..., index]) for index, area in enumerate(_AREAS) if index},
+    }
+    if truth.metric == "lvis":
+        frequencies = np.array(truth.frequencies)
+        summary |= {f"AP{letter}": _mean(every_area[:, :, frequencies == letter]) for letter in _FREQUENCIES}
+    return summary
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
+    """Over categories that have boxes."""
+    defined = precision[precision > NOT_DEFINED]
+    return float(defined.mean()) if len(defined) else NOT_DEFINED

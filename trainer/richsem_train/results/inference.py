@@ -1,0 +1,98 @@
+"""Detecting: pictures in, boxes with names out."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from richsem_schemas.cache.geometry import resized_hw
+from richsem_schemas.pictures.resize import resize_picture
+from richsem_train.data.collate import Sample, collate
+from richsem_train.models.dino import Dino
+from richsem_train.results.detections import PictureDetections
+from richsem_train.run.build import vocabulary_mask
+from richsem_train.run.engine import Normalise, autocast
+from richsem_train.targets import Batch, Target
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A trained detector, ready to be shown pictures.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        normalise: on the same device.
+        precision: of backbone and transformer.
+        class_names: by row; what is detected has rows as its category ids.
+        keep: detections a picture.
+        short_side: at which pictures are shown, pixels.
+        longest_side: their long side has at most this many pixels.
+    """
+
+    model: Dino
+    normalise: Normalise
+    precision: str
+    class_names: tuple[str, ...]
+    keep: int
+    short_side: int
+    longest_side: int
+
+    @torch.inference_mode()
+    def detect(self, batch: Batch) -> list[PictureDetections]:
+        """What is in each picture of a batch, best first, boxes in pixels of the picture as decoded."""
+        device = self.normalise.mean.device
+        on_device = batch.to(device)
+        with autocast(device, self.precision):
+            outputs = self.model(self.normalise(on_device), on_device.padding_mask)
+        found = self.model.detections(
+            outputs,
+            [target.original_hw for target in batch.targets],
+            vocabulary_C=vocabulary_mask(self.class_names),
+            keep=self.keep,
+        )
+        return [
+            PictureDetections(
+                category_ids=each.labels.cpu().numpy(),
+                boxes_xyxy_px=each.boxes_xyxy_px.float().cpu().numpy(),
+                scores=each.scores.float().cpu().numpy(),
+            )
+            for each in found
+        ]
+
+    def detect_picture(self, picture: Image.Image) -> PictureDetections:
+        """What is in one decoded RGB picture."""
+        return self.detect(collate([self._sample(picture)]))[0]
+
+    def _sample(self, picture: Image.Image) -> Sample:
+        original_hw = (picture.height, picture.width)
+        image_hw = resized_hw(original_hw, self.short_side, self.longest_side)
+        pixels_HW3 = resize_picture(picture, image_hw)
+        target = Target(
+            boxes_cxcywh_norm=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            image_id=-1,
+            image_hw=image_hw,
+            original_hw=original_hw,
+        )
+        return Sample(torch.from_numpy(pixels_HW3.transpose(2, 0, 1).copy()), target, "")
+
+
+def detect_all(
+    detector: Detector, batches: Iterable[Batch], *, are_relative: bool = False
+) -> Iterator[tuple[int, PictureDetections]]:
+    """Detections of each picture, with its image id.
+
+    Args:
+        detector: finds them.
+        batches: of pictures.
+        are_relative: give boxes as fractions of the picture's sides, as annotations without sizes have them.
+    """
+    for batch in batches:
+        for target, found in zip(batch.targets, detector.detect(batch), strict=True):
+            if are_relative:
+                height, width = target.original_hw
+                sides = np.array([width, height] * 2, np.float32)
+                found = replace(found, boxes_xyxy_px=found.boxes_xyxy_px / sides)  # noqa: PLW2901
+            yield target.image_id, found

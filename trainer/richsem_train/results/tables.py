@@ -1,0 +1,200 @@
+"""What a run and a comparison of runs reached: tables to print and content for JSON files."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from richsem_schemas.io.output_files import printable_text
+from richsem_train.results.evaluation import METRICS, NOT_DEFINED
+
+Metrics = Mapping[str, float]
+"""Values by name, such as of `evaluation.score`, and others (seconds a step)."""
+
+Arms = Mapping[str, Sequence[Metrics]]
+"""The runs of each arm of a comparison, one a seed, in the same order of seeds in every arm."""
+
+AP_UNDEFINED = "AP is undefined: the val split has no boxes that count"
+
+STEPS = "steps"
+"""Name of the number of steps among the values of a run."""
+
+_NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several seeds' values of one metric.
+
+    Attributes:
+        values: those that are defined.
+        mean: of them.
+        deviation: sample standard deviation; None of fewer than two values.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Mean and sample standard deviation of the defined values; None where there are none."""
+    defined = [value for value in values if value is not None and is_defined(value)]
+    if not defined:
+        return None
+    mean = math.fsum(defined) / len(defined)
+    if len(defined) == 1:
+        return Spread((mean,), mean, None)
+    variance = math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1)
+    return Spread(tuple(defined), mean, math.sqrt(variance))
+
+
+def is_defined(value: float) -> bool:
+    """Whether a metric has a value: not that of no category at all, not NaN."""
+    return value != NOT_DEFINED and math.isfinite(value)
+
+
+def results_table(rows: Mapping[str, Metrics], *, title: str, columns: Sequence[str] | None = None) -> Table:
+    """A row a model or evaluation, a column a metric.
+
+    Args:
+        rows: by what the first column says, such as "last" and "best".
+        title: above the table.
+        columns: names of metrics; by default all average precisions that any row has, then what else the rows have.
+    """
+    names = columns or _columns(list(rows.values()))
+    table = _empty_table(title, names)
+    for label, metrics in rows.items():
+        table.add_row(_plain(label), *(_number(metrics.get(name)) for name in names))
+    return table
+
+
+def comparison_table(
+    arms: Arms, *, title: str, columns: Sequence[str] = ("AP", "APr", "APc", "APf"), baseline: str | None = None
+) -> Table:
+    """A row an arm: mean and standard deviation over seeds, and the mean difference to the baseline arm.
+
+    Where the runs took different numbers of steps a line below says so, since no other figure is comparable then.
+
+    Args:
+        arms: the runs.
+        title: above the table.
+        columns: names of metrics.
+        baseline: an arm; the others tell how far from it they are, the mean over seeds of the paired differences.
+    """
+    table = _empty_table(title, columns)
+    for arm, runs in arms.items():
+        cells = []
+        for name in columns:
+            digits = 0 if name == STEPS else 3
+            cell = _mean_and_deviation(spread([run.get(name) for run in runs]), digits)
+            if baseline is not None and arm != baseline:
+                gain = spread(paired_differences(runs, arms[baseline], name))
+                cell += f"\n({gain.mean:+,.{digits}f})" if gain else ""
+            cells.append(cell)
+        table.add_row(_plain(arm), *cells)
+    most = max((len(runs) for runs in arms.values()), default=0)
+    notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
+    notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
+    if STEPS in columns and (unequal := _unequal_steps(arms)):
+        notes.append(f"the runs took {unequal} steps: a difference may be one of training length alone")
+    table.caption = "\n".join(map(_plain, notes))
+    return table
+
+
+def _unequal_steps(arms: Arms) -> str | None:
+    """The numbers of steps in words; None where all runs took the same."""
+    steps = sorted({run[STEPS] for runs in arms.values() for run in runs if STEPS in run})
+    return " or ".join(f"{number:,.0f}" for number in steps) if len(steps) > 1 else None
+
+
+def paired_differences(runs: Sequence[Metrics], baseline: Sequence[Metrics], name: str) -> list[float]:
+    """A metric's difference to the baseline, seed by seed, where both are defined."""
+    pairs = [
+        (run.get(name, NOT_DEFINED), base.get(name, NOT_DEFINED)) for run, base in zip(runs, baseline, strict=False)
+    ]
+    return [value - base for value, base in pairs if is_defined(value) and is_defined(base)]
+
+
+def run_content(
+    *, step: int, metrics: Metrics, best_step: int | None, best: Metrics | None, **facts: Any
+) -> dict[str, Any]:
+    """What `results.json` of a run holds; metrics that are not defined are null.
+
+    Args:
+        step: of the last evaluation.
+        metrics: of the last evaluation.
+        best_step: of the best evaluation; None where AP is never defined.
+        best: its metrics; likewise.
+        facts: whatever else tells how they came about: config, seconds a step, data-wait share.
+    """
+    return {
+        **facts,
+        "step": step,
+        "metrics": _content(metrics),
+        "best_step": best_step,
+        "best": None if best is None else _content(best),
+    }
+
+
+def comparison_content(arms: Arms, *, baseline: str | None = None) -> dict[str, Any]:
+    """What `results.json` of a comparison holds: all seeds, means, deviations, paired differences to the baseline."""
+    content: dict[str, Any] = {}
+    for arm, runs in arms.items():
+        names = _columns(runs)
+        content[arm] = {"seeds": [_content(run) for run in runs], "summary": {}}
+        for name in names:
+            summary = _spread_content(spread([run.get(name) for run in runs]))
+            if baseline is not None and arm != baseline:
+                gain = spread(paired_differences(runs, arms[baseline], name))
+                summary["difference"] = _spread_content(gain)
+            content[arm]["summary"][name] = summary
+    return {"baseline": baseline, "arms": content}
+
+
+def _columns(rows: Sequence[Metrics]) -> list[str]:
+    """All names of the rows: average precisions in their order, then the others as they come."""
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    return [name for name in METRICS if name in present] + [name for name in present if name not in METRICS]
+
+
+def _empty_table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=_plain(title))
+    table.add_column("", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _plain(text: str) -> str:
+    """Names and paths, of which nothing is markup or steers a terminal."""
+    return escape(printable_text(text))
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None or not is_defined(value) else f"{value:.3f}"
+
+
+def _mean_and_deviation(values: Spread | None, digits: int) -> str:
+    if values is None:
+        return _NOTHING
+    mean = f"{values.mean:,.{digits}f}"
+    # Counts that are all the same need no spread.
+    if values.deviation is None or (digits == 0 and values.deviation == 0):
+        return mean
+    return f"{mean} ±{values.deviation:,.{digits}f}"
+
+
+def _content(metrics: Metrics) -> dict[str, float | None]:
+    return {name: value if is_defined(value) else None for name, value in metrics.items()}
+
+
+def _spread_content(values: Spread | None) -> dict[str, Any]:
+    return {
+        "mean": values.mean if values else None,
+        "standard_deviation": values.deviation if values else None,
+        "seeds": len(values.values) if values else 0,
+    }

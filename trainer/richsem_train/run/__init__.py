@@ -1,0 +1,1 @@
+"""A training run: assembled from its config, stepped, logged, resumed."""

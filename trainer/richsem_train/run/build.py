@@ -1,0 +1,147 @@
+"""From a config to a detector and its losses."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from richsem_schemas.cache.text_bank import TextBank
+from richsem_train.config import LossConfig, ModelConfig
+from richsem_train.losses.criterion import Criterion, LossWeights
+from richsem_train.losses.federated import federated_weights
+from richsem_train.losses.matcher import HungarianMatcher
+from richsem_train.losses.soft_labels import SoftLoss
+from richsem_train.models.backbone import make_backbone
+from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
+from richsem_train.models.dino import Dino
+from richsem_train.run.checkpoint import ModelInfo
+
+
+def build_detector(
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    text_features_CD: Tensor | None,
+    logit_scale: float | None,
+    weights: str | None,
+    device: torch.device,
+    semantic_branch: bool,
+) -> Dino:
+    """A detector on its device.
+
+    Args:
+        config: what it is made of.
+        num_classes: rows of the vocabulary.
+        text_features_CD: raw text means; None where all classifiers are linear.
+        logit_scale: of the text bank, exponentiated.
+        weights: of the backbone, as `make_backbone` takes them.
+        device: to put it on.
+        semantic_branch: whether it has one; detectors that are only used have none.
+    """
+    backbone = make_backbone(
+        config.backbone.name,
+        weights=weights,
+        frozen_stages=config.backbone.frozen_stages,
+        frozen_norm=config.backbone.frozen_norm,
+        out_strides=config.backbone.out_strides,
+        clip_layers=config.backbone.clip_layers,
+        clip_width=config.backbone.clip_width,
+    )
+    detector = Dino(
+        backbone,
+        hidden_dim=config.hidden_dim,
+        feature_levels=config.feature_levels,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers,
+        heads=config.heads,
+        points=config.points,
+        ffn_dim=config.ffn_dim,
+        queries=config.queries,
+        num_classes=num_classes,
+        dropout=config.dropout,
+        classifier=config.classifier,
+        encoder_classifier=config.encoder_classifier,
+        text_features_CD=text_features_CD,
+        logit_scale=logit_scale,
+        semantic_branch=semantic_branch,
+        label_embedding=config.label_embedding,
+        deformable_backend=attention_backend(config, device),
+        size_divisor=config.size_divisor,
+        padded_query_positions=config.query_positions == "padded",
+    )
+    detector.backbone.to(memory_format=torch.channels_last)
+    return detector.to(device)
+
+
+def attention_backend(config: ModelConfig, device: torch.device) -> Backend:
+    """Who samples in a model's deformable attention, as `choose_backend` has it."""
+    return choose_backend(config.deformable_attention, device, _attention_sizes(config))
+
+
+def attention_note(config: ModelConfig, device: torch.device) -> str | None:
+    """A line for the user where that is not what `auto` would like to take."""
+    return fallback_note(config.deformable_attention, device, _attention_sizes(config))
+
+
+def _attention_sizes(config: ModelConfig) -> LayerSizes:
+    return LayerSizes(config.heads, config.hidden_dim // config.heads, config.feature_levels, config.points)
+
+
+def rebuild_detector(info: ModelInfo, *, device: torch.device) -> Dino:
+    """A detector for inference, as random as can be: weights come from the checkpoint."""
+    with_text = info.text_dim > 0
+    return build_detector(
+        info.config.model,
+        num_classes=len(info.class_names),
+        text_features_CD=torch.zeros(len(info.class_names), info.text_dim) if with_text else None,
+        logit_scale=info.logit_scale if with_text else None,
+        weights=None,
+        device=device,
+        semantic_branch=False,
+    ).eval()
+
+
+def build_criterion(
+    config: LossConfig, model: ModelConfig, *, text: TextBank | None, image_counts_C: Tensor
+) -> Criterion:
+    """The losses.
+
+    Args:
+        config: their weights.
+        model: the detector's.
+        text: what embeddings are compared with.
+        image_counts_C: training pictures a row of the vocabulary, for federated draws.
+    """
+    soft_loss = None
+    if model.semantic_branch:
+        assert text is not None
+        soft_loss = SoftLoss(
+            text_features_CD=text_tensor(text),
+            logit_scale=text.logit_scale,
+            temperature=config.temperature,
+            tail=config.tail,
+        )
+    matcher = config.matcher
+    return Criterion(
+        decoder_layers=model.decoder_layers,
+        matcher=HungarianMatcher(
+            class_cost=matcher.class_cost, bbox_cost=matcher.bbox_cost, giou_cost=matcher.giou_cost
+        ),
+        weights=LossWeights(
+            classes=config.class_weight, bbox=config.bbox_weight, giou=config.giou_weight, soft=config.soft_weight
+        ),
+        denoising=model.denoising.queries > 0,
+        soft_loss=soft_loss,
+        federated_weights_C=None if config.federated is None else federated_weights(image_counts_C),
+        federated_total=config.federated or 0,
+    )
+
+
+def text_tensor(text: TextBank) -> Tensor:
+    """The raw means of a text bank, float32 [C, D]."""
+    return torch.from_numpy(text.features.copy())
+
+
+def vocabulary_mask(class_names: Sequence[str]) -> Tensor:
+    """Bool [C]: the rows that are classes; row 0 and rows without a name are none."""
+    return torch.tensor([row > 0 and bool(name) for row, name in enumerate(class_names)])

@@ -1,0 +1,323 @@
+"""One training step: a batch through the detector and its losses, and the weights moved."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.config import DenoisingConfig, ScheduleConfig
+from richsem_train.losses.criterion import Criterion
+from richsem_train.losses.matcher import NonFiniteError
+from richsem_train.losses.pseudo_labels import with_pseudo_labels
+from richsem_train.models.denoising import DenoisingQueries, draw_denoising
+from richsem_train.models.dino import Dino
+from richsem_train.run.distributed import Ranks
+from richsem_train.run.optimiser import average_weights, set_learning_rate
+from richsem_train.targets import Batch
+
+
+class NonFiniteLossError(RichSemError):
+    """The loss is no number any more; the message says what was in the batch."""
+
+
+class DetectorLosses(nn.Module):
+    """Detector and losses as one module, so that DDP sees every use of a parameter."""
+
+    def __init__(self, detector: Dino, criterion: Criterion, *, precision: str, normalise: "Normalise") -> None:
+        super().__init__()
+        self.detector = detector
+        self.criterion = criterion
+        self.normalise = normalise
+        self._precision = precision
+
+    def forward(
+        self,
+        batch: Batch,
+        denoising: DenoisingQueries | None,
+        num_boxes: float,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """The unweighted losses of a batch.
+
+        Args:
+            batch: on the detector's device.
+            denoising: noised queries; None without objects or without denoising.
+            num_boxes: what sums over boxes are divided by: all boxes of the step over the number of ranks.
+            generators: of the federated classes, one a draw.
+        """
+        images = self.normalise(batch)
+        with autocast(images.device, self._precision):
+            outputs = self.detector(images, batch.padding_mask, denoising)
+        return self.criterion(
+            outputs,
+            batch.targets,
+            denoising,
+            num_boxes=num_boxes,
+            generators=generators,
+            semantic_logits=self.detector.semantic_logits,
+        )
+
+
+class Normalise(nn.Module):
+    """From uint8 pixels to what the backbone takes; padding becomes 0, as in DETR."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Float32 [B, 3, H, W], channels last in memory, which convolutions like."""
+        pixels = (batch.pixels.float() / 255 - self.mean) / self.std
+        return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Bfloat16 where asked for; whatever needs the digits is float32 inside."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        loss: the weighted sum.
+        losses: weighted, of this rank, by name.
+        grad_norm: before clipping.
+        lr: of all but the backbone.
+    """
+
+    loss: float
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+
+
+class Trainer:
+    """Takes steps.
+
+    What is drawn for pictures is a function of (seed, step, place of their draw in the global batch), so a step is the
+    same on any number of ranks and in any number of parts, up to rounding. Only dropout and drop path are a rank's own.
+
+    Args:
+        detector_losses: what is trained.
+        optimiser: of its detector.
+        averaged: keeps averaged weights; None without.
+        schedule: how steps are taken.
+        denoising: how queries are spoilt.
+        pseudo_threshold: probability from which on the teacher's classes are labels.
+        ranks: that share each batch.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        detector_losses: DetectorLosses,
+        optimiser: AdamW,
+        averaged: nn.Module | None,
+        *,
+        schedule: ScheduleConfig,
+        denoising: DenoisingConfig,
+        pseudo_threshold: float,
+        ranks: Ranks,
+        seed: int,
+    ) -> None:
+        self.detector_losses = detector_losses
+        self.optimiser = optimiser
+        self.averaged = averaged
+        self._parallel = detector_losses if ranks.is_alone else _parallel(detector_losses, ranks)
+        self._trained = [parameter for parameter in detector_losses.parameters() if parameter.requires_grad]
+        self._schedule = schedule
+        self._denoising = denoising
+        self._pseudo_threshold = pseudo_threshold
+        self._ranks = ranks
+        self._seed = seed
+
+    def step(self, step: int, epoch: int, batch: Batch) -> StepResult:
+        """Learn from this rank's share of a batch.
+
+        Raises:
+            NonFiniteLossError: the loss or its gradient is not finite; no weight was changed.
+        """
+        lr = set_learning_rate(
+            self.optimiser,
+            step=step,
+            epoch=epoch,
+            lr_drops=self._schedule.lr_drops,
+            warmup_steps=self._schedule.warmup_steps,
+        )
+        # Dropout and drop path know nothing but the global generators.
+        torch.manual_seed(self._random_seed(step, 2**32 + self._ranks.rank))
+        ready = self._with_labels(batch.to(self._ranks.device))
+        num_boxes = self._num_boxes(ready)
+        self.detector_losses.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        summed: dict[str, float] = {}
+        parts = split_batch(
+            ready,
+            self._schedule.accumulate,
+            pictures_a_draw=self._schedule.pictures_a_draw,
+            size_divisor=self.detector_losses.detector.size_divisor,
+        )
+        for number, part in enumerate(parts, start=1):
+            with self._unsynchronised() if number < len(parts) else nullcontext():
+                names, losses = self._weighted_losses(part, num_boxes, step)
+                values = losses.tolist()
+                _require_finite(dict(zip(names, values, strict=True)), step, part.batch)
+                losses.sum().backward()
+            for name, value in zip(names, values, strict=True):
+                summed[name] = summed.get(name, 0.0) + value
+        grad_norm = self._clip()
+        _require_finite({"the gradient's norm": grad_norm}, step, ready)
+        self.optimiser.step()
+        if self.averaged is not None:
+            assert self._schedule.ema is not None
+            average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema, step=step)
+        return StepResult(sum(summed.values()), summed, grad_norm, lr)
+
+    def _random_seed(self, step: int, key: int) -> int:
+        return int(np.random.SeedSequence([self._seed, step, key]).generate_state(1, np.uint64)[0]) >> 1
+
+    def _with_labels(self, batch: Batch) -> Batch:
+        """Pseudo labels in place of what the teacher is sure of."""
+        teacher = self.detector_losses.criterion.soft_loss
+        if teacher is None:
+            return batch
+        threshold = self._pseudo_threshold
+        return replace(
+            batch,
+            targets=tuple(with_pseudo_labels(target, teacher, threshold=threshold) for target in batch.targets),
+        )
+
+    def _num_boxes(self, batch: Batch) -> float:
+        """Boxes of the step over the ranks, since gradients are averaged over them; the least is one a draw."""
+        count = float(sum(len(target.labels) for target in batch.targets))
+        draws = len(batch.targets) // self._schedule.pictures_a_draw
+        return max(self._ranks.sum_of(count) / self._ranks.world_size, draws)
+
+    def _weighted_losses(self, part: "StepPart", num_boxes: float, step: int) -> tuple[list[str], Tensor]:
+        """Names of the losses, and the losses, one tensor so that the host waits for the device once."""
+        places = [draw * self._ranks.world_size + self._ranks.rank for draw in part.draws]
+        generators = [torch.Generator().manual_seed(self._random_seed(step, place)) for place in places]
+        denoising = draw_denoising(
+            part.batch.targets,
+            dn_queries=self._denoising.queries,
+            label_noise=self._denoising.label_noise,
+            box_noise=self._denoising.box_noise,
+            num_classes=self.detector_losses.detector.num_classes,
+            generators=generators,
+        )
+        try:
+            losses = self._parallel(part.batch, denoising, num_boxes, generators)
+        except NonFiniteError as error:
+            raise _non_finite(step, part.batch, str(error)) from None
+        weights = self.detector_losses.criterion.weights
+        return list(losses), torch.stack([loss * weights[name] for name, loss in losses.items()])
+
+    def _unsynchronised(self) -> AbstractContextManager[object]:
+        return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
+
+    def _clip(self) -> float:
+        limit = math.inf if self._schedule.clip_norm is None else self._schedule.clip_norm
+        return float(nn.utils.clip_grad_norm_(self._trained, limit))
+
+
+def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataParallel:
+    devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        # The option has a new name; the old one means the same in all versions.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
+
+
+class StepPart(NamedTuple):
+    """What goes through the detector at once: some draws of a step, padded as each of them would be alone.
+
+    Attributes:
+        batch: their pictures.
+        draws: their numbers in this rank's share.
+    """
+
+    batch: Batch
+    draws: tuple[int, ...]
+
+
+def split_batch(batch: Batch, parts: int, *, pictures_a_draw: int, size_divisor: int) -> list[StepPart]:
+    """Cut a batch into parts of as many draws each, and these by the size that a draw is padded to.
+
+    Norms, positions and the rims of pictures feel the padding. It is that of a draw, so that a draw teaches the same
+    whatever it stands beside.
+
+    Args:
+        batch: whole draws.
+        parts: a divisor of their number.
+        pictures_a_draw: consecutive pictures.
+        size_divisor: of the detector.
+    """
+    draws, rest = divmod(len(batch.targets), pictures_a_draw)
+    assert not rest, "draws are whole"
+    assert not draws % parts, "parts are equal"
+    alike: dict[tuple[int, int, int], list[int]] = {}
+    for draw in range(draws):
+        first = draw * pictures_a_draw
+        sizes_hw = [target.image_hw for target in batch.targets[first : first + pictures_a_draw]]
+        height, width = (-(-max(sides) // size_divisor) * size_divisor for sides in zip(*sizes_hw, strict=True))
+        alike.setdefault((draw // (draws // parts), height, width), []).append(draw)
+    return [
+        StepPart(
+            _cut(batch, [draw * pictures_a_draw + place for draw in each for place in range(pictures_a_draw)], hw),
+            tuple(each),
+        )
+        for (_, *hw), each in alike.items()
+    ]
+
+
+def _cut(batch: Batch, pictures: Sequence[int], hw: Sequence[int]) -> Batch:
+    """Some pictures of a batch, without the padding beyond a size."""
+    height, width = hw
+    # One by one: an index would go to the device first, and the host wait for it.
+    return Batch(
+        pixels=torch.stack([batch.pixels[picture, :, :height, :width] for picture in pictures]),
+        padding_mask=torch.stack([batch.padding_mask[picture, :height, :width] for picture in pictures]),
+        targets=tuple(batch.targets[picture] for picture in pictures),
+        names=tuple(batch.names[picture] for picture in pictures),
+    )
+
+
+def _require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
+    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise _non_finite(step, batch, ", ".join(bad))
+
+
+def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
+    pictures = "; ".join(
+        f"{name} ({target.image_hw[1]}x{target.image_hw[0]} px, {len(target.labels)} boxes, labels "
+        f"{sorted(set(target.labels.tolist()))[:8]})"
+        for name, target in zip(batch.names, batch.targets, strict=True)
+    )
+    return NonFiniteLossError(
+        f"the loss is not finite at step {step}: {what}. In the batch: {pictures}. No weight was changed; lower "
+        "schedule.lr, clip gradients, or use fp32, and go on from the last checkpoint with --resume"
+    )
+
+
+def mean_over_ranks(losses: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
+    """Losses by name, averaged over the ranks."""
+    means = ranks.sum(torch.tensor(list(losses.values()), device=ranks.device)) / ranks.world_size
+    return dict(zip(losses, means.tolist(), strict=True))

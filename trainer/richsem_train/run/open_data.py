@@ -1,0 +1,306 @@
+"""What a run reads: annotations, the vocabulary, and labels of caches, all checked to fit each other."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from richsem_schemas.annotations import DetectionData, read_annotations
+from richsem_schemas.cache.manifest import TeacherIdentity
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.cache.text_folder import read_text_folder
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.places import Place, local_path
+from richsem_schemas.io.sealed_json import json_sha256
+from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
+from richsem_train.data.cache.local import read_through
+from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.category_rows import (
+    ScoredSplit,
+    ids_of_rows,
+    in_rows,
+    own_rows,
+    rows_of_categories,
+    scored_split,
+)
+from richsem_train.data.extra import open_extra
+from richsem_train.data.windows import WindowCache, align_windows
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The classes of a run.
+
+    Attributes:
+        text: the text bank; None where there is none and the model needs none.
+        class_names: by row; rows that are no class are empty.
+        frequencies: `r`, `c`, `f`, or empty, a row.
+        category_ids: int64 [C], of the training annotations; -1 for rows that they have not (`ids_of_rows`).
+    """
+
+    text: TextBank | None
+    class_names: tuple[str, ...]
+    frequencies: tuple[str, ...]
+    category_ids: NDArray[np.int64]
+
+    @property
+    def rows_note(self) -> str | None:
+        """What is to be said of rows that are no ids, where no text bank says what rows there are."""
+        are_ids = self.category_ids[0] == 0
+        if self.text is not None or are_ids:
+            return None
+        known = self.category_ids[self.category_ids >= 0]
+        return (
+            f"category ids {known[0]:,} to {known[-1]:,} are rows 1 to {len(known):,} of the classifier, in order; "
+            "results have the file's ids"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """Opened, and checked to fit each other.
+
+    Attributes:
+        train: detection pictures to learn from; their category ids are rows of the vocabulary.
+        val: those to be scored on.
+        windows: soft labels of the training pictures; None where they are taught without.
+        extras: views of caches, by section of the config; empty without extra data.
+        vocabulary: the classes of all of them.
+        fingerprints: of what the labels come from, by section of the config.
+    """
+
+    train: DetectionData
+    val: ScoredSplit
+    windows: WindowCache | None
+    extras: dict[str, TrainingCache]
+    vocabulary: Vocabulary
+    fingerprints: dict[str, str]
+
+    @property
+    def image_counts(self) -> Tensor:
+        """Training pictures a row of the vocabulary, int64 [C]."""
+        return torch.from_numpy(self.train.image_counts(len(self.vocabulary.class_names)))
+
+
+def data_folder(config: TrainConfig) -> Path:
+    """Where relative paths of data start.
+
+    Raises:
+        RichSemError: the environment names a URL.
+    """
+    if config.data is not None:
+        return config.data
+    try:
+        return local_path(os.environ.get("RICHSEM_DATA") or "data")
+    except RichSemError as error:
+        raise RichSemError(f"RICHSEM_DATA: {error}") from None
+
+
+def data_file(config: TrainConfig, path: Path) -> Path:
+    """A file of weights: where its path says, or below the data folder."""
+    below = data_folder(config) / path
+    return below if below.exists() and not path.exists() else path
+
+
+def open_data(config: TrainConfig) -> RunData:
+    """Open what a run learns from.
+
+    Raises:
+        RichSemError: something is missing, damaged, or doesn't fit the rest.
+    """
+    data = data_folder(config)
+    text = None if config.text is None else _read_text(config.text)
+    extras: dict[str, TrainingCache] = {}
+    for section, extra in config.extras.items():
+        opened = _open_extra(extra, section, text=text, data=data, temperature=config.loss.temperature)
+        extras[section] = read_through(opened, gigabytes=config.cache_gb)
+        # What the first one is learnt with, the others must have as well.
+        text = text or _Text(extras[section].text)
+    windows = None
+    if config.detection.labels == "cache":
+        windows = read_through(_open_windows(config, text=text, data=data), gigabytes=config.cache_gb)
+    if text is None and windows is not None:
+        text = _Text(windows.text)
+    named = _named_classes(text, windows)
+    annotated = read_split(config.detection, config.detection.train, data, class_names=named)
+    vocabulary = _vocabulary(text, annotated)
+    train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
+    caches = extras | ({} if windows is None else {DETECTION: windows})
+    fingerprints = {section: cache.fingerprint for section, cache in caches.items()}
+    if text is not None and text.is_other:
+        fingerprints["text"] = text.fingerprint
+    return RunData(
+        train,
+        scored_split(
+            _read_val(config, class_names=named or vocabulary.class_names, is_scored=True), vocabulary.class_names
+        ),
+        None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
+        extras,
+        vocabulary,
+        fingerprints,
+    )
+
+
+def open_vocabulary(config: TrainConfig) -> Vocabulary:
+    """The classes of a config, for a model that another program trained.
+
+    Raises:
+        RichSemError: annotations or the text bank are missing, or don't fit each other.
+    """
+    text = None if config.text is None else _read_text(config.text)
+    if text is None and config.model.needs_text:
+        text = _read_text(_text_of_caches(config))
+    return _vocabulary(text, _read_val(config, class_names=_named_classes(text, None)))
+
+
+def _text_of_caches(config: TrainConfig) -> TextConfig:
+    for extra in config.extras.values():
+        return TextConfig(cache=extra.labels_from or extra.cache, labels=extra.label_set)
+    detection = config.detection
+    return TextConfig(cache=detection.labels_from or detection.cache, labels=detection.label_set)
+
+
+def read_split(
+    detection: DetectionConfig,
+    split: SplitConfig,
+    data: Path,
+    *,
+    class_names: Sequence[str] | None,
+    is_scored: bool = False,
+) -> DetectionData:
+    """Read the annotations of a split, some of whose pictures may be missing.
+
+    Args:
+        detection: says whose they are.
+        split: says where they are.
+        data: where relative paths start.
+        class_names: by row, for files that don't list their classes (Visual Genome): those that count. None is the
+            frequent ones.
+        is_scored: read what its metric needs, and require it.
+    """
+    return read_annotations(
+        data / split.annotations,
+        data / split.images,
+        file_format=detection.format,
+        class_names=None if class_names is None else class_names[1:],
+        is_scored=is_scored,
+        # `require_pictures` looks at each of them.
+        may_miss=True,
+    )
+
+
+def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None, is_scored: bool = False) -> DetectionData:
+    detection, data = config.detection, data_folder(config)
+    return read_split(detection, detection.val, data, class_names=class_names, is_scored=is_scored)
+
+
+def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
+    """The classes that the run is about, where something names them: the cache of its very boxes first."""
+    if windows is not None:
+        return windows.source.plan.vocabulary.class_names
+    return None if text is None else text.bank.class_names
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """The text bank of a run.
+
+    Attributes:
+        bank: names and features.
+        teacher: of a text folder, which embeddings must share; None for the bank of a label set.
+    """
+
+    bank: TextBank
+    teacher: TeacherIdentity | None = None
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is another than those that the caches have."""
+        return self.teacher is not None
+
+    @property
+    def fingerprint(self) -> str:
+        features = hashlib.sha256(np.ascontiguousarray(self.bank.features, "<f4").tobytes()).hexdigest()
+        return json_sha256([list(self.bank.class_names), self.bank.logit_scale, features])
+
+    def expected(self, wanted: ExpectedCache) -> ExpectedCache:
+        """What a label set must be that is learnt with this bank."""
+        return replace(
+            wanted,
+            class_names=self.bank.class_names,
+            text=self.bank,
+            is_other_text=self.is_other,
+            teacher_weights=None if self.teacher is None else self.teacher.weights_sha256,
+        )
+
+
+def _open_extra(
+    extra: ExtraConfig, section: str, *, text: _Text | None, data: Path, temperature: float
+) -> TrainingCache:
+    expected = ExpectedCache(
+        section=section,
+        views=extra.views,
+        labels=extra.labels,
+        supervision=extra.supervision,
+        teacher=extra.teacher,
+        temperature=temperature,
+    )
+    return open_extra(
+        extra.cache,
+        label_set=extra.label_set,
+        expected=expected if text is None else text.expected(expected),
+        root=_below(data, extra.root),
+        labels_from=extra.labels_from,
+    )
+
+
+def _open_windows(config: TrainConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+    detection = config.detection
+    assert detection.cache is not None, "the config was checked for it"
+    expected = ExpectedCache(
+        section=DETECTION, views="windows", labels=detection.label_form, temperature=config.loss.temperature
+    )
+    return open_training_cache(
+        detection.cache,
+        label_set=detection.label_set,
+        expected=expected if text is None else text.expected(expected),
+        root=_below(data, detection.root),
+        labels_from=detection.labels_from,
+    )
+
+
+def _below(data: Path, root: Place | None) -> Place | None:
+    return data / root if isinstance(root, Path) else root
+
+
+def _read_text(text: TextConfig) -> _Text:
+    if text.folder is not None:
+        folder = read_text_folder(text.folder)
+        return _Text(folder.bank, folder.teacher)
+    assert text.cache is not None, "the config was checked for it"
+    cache = open_cache(text.cache)
+    return _Text(cache.text_bank(cache.label_set(text.labels).name))
+
+
+def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:
+    if text is None:
+        own = own_rows(data).tolist()
+        names = [""] * (own[-1] + 1)
+        for category, row in zip(data.categories, own, strict=True):
+            names[row] = category.name
+    else:
+        names = list(text.bank.class_names)
+    rows = rows_of_categories(data, names)
+    frequencies = [""] * len(names)
+    for category, row in zip(data.categories, rows.tolist(), strict=True):
+        frequencies[row] = category.frequency or ""
+    return Vocabulary(
+        None if text is None else text.bank, tuple(names), tuple(frequencies), ids_of_rows(data, rows, len(names))
+    )

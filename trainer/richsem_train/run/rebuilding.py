@@ -1,0 +1,111 @@
+"""A detector from a checkpoint: what its config describes is compared with its weights before it is built.
+
+A checkpoint is anybody's. A config can describe in a line what would take all memory, or hours to build.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.models.backbone import CLIP_NAME
+from richsem_train.models.dino import Dino
+from richsem_train.run.build import rebuild_detector
+from richsem_train.run.checkpoint import Checkpoint, ModelInfo
+
+_OF_LAYERS = {
+    "encoder_layers": r"transformer\.encoder\.layers\.(\d+)\.",
+    "decoder_layers": r"transformer\.decoder\.layers\.(\d+)\.",
+    "feature_levels": r"input_proj\.(\d+)\.",
+}
+"""Fields that count modules, and what is numbered in the names of their weights."""
+
+_OF_SIZES = {
+    "hidden_dim": ("transformer.level_embed", 1),
+    "queries": ("transformer.tgt_embed.weight", 0),
+    "ffn_dim": ("transformer.encoder.layers.0.linear1.weight", 0),
+}
+"""Fields that are a side of a weight."""
+
+_SHOWN = 3
+
+
+def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) -> Dino:
+    """Build the detector of a checkpoint and load its inference weights.
+
+    Args:
+        saved: the checkpoint.
+        source: where it was read from, for messages.
+        device: to put it on.
+
+    Raises:
+        RichSemError: its weights are not those of the detector that its config describes.
+    """
+    weights = saved.inference_weights
+    misfits = _counted_misfits(saved.info, weights) or _misfits_of_shape(saved.info, weights)
+    if misfits:
+        raise RichSemError(
+            f"{source}: its weights don't fit its own config: {'; '.join(misfits[:_SHOWN])}"
+            f"{'; ...' if len(misfits) > _SHOWN else ''}. Was the model changed by --set? If not, the file was; take "
+            "another copy of it"
+        )
+    detector = rebuild_detector(saved.info, device=device)
+    wanted = detector.state_dict().keys()
+    detector.load_state_dict({name: tensor for name, tensor in weights.items() if name in wanted})
+    return detector
+
+
+def _counted_misfits(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
+    """Where the config asks for other numbers of modules, or other sizes, than the weights have."""
+    model, backbone = info.config.model, info.config.model.backbone
+    found = {field: _count(pattern, weights) for field, pattern in _OF_LAYERS.items()}
+    found |= {field: _side(weights.get(name), axis) for field, (name, axis) in _OF_SIZES.items()}
+    asked = {f"model.{field}": (getattr(model, field), there) for field, there in found.items()}
+    if backbone.name == CLIP_NAME:
+        asked |= {
+            f"model.backbone.clip_layers[{stage}]": (
+                count, _count(rf"backbone\.0\.body\.layer{stage + 1}\.(\d+)\.", weights)
+            )
+            for stage, count in enumerate(backbone.clip_layers[:4])
+            # Stages behind the last map that is used are not built.
+            if 4 * 2**stage <= max(backbone.out_strides)
+        }  # fmt: skip
+    return [
+        f"{field} is {here:,}, the weights have {there:,}" for field, (here, there) in asked.items() if here != there
+    ]
+
+
+def _count(pattern: str, weights: Mapping[str, Tensor]) -> int:
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+
+
+def _side(tensor: Tensor | None, axis: int) -> int:
+    return 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
+
+
+def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
+    """Where single weights differ from what the detector would have, which is built without memory for it."""
+    # How it samples makes no difference to its weights, and kernels don't run there.
+    model = info.config.model.model_copy(update={"deformable_attention": "torch"})
+    info = replace(info, config=info.config.model_copy(update={"model": model}))
+    try:
+        with torch.device("meta"):
+            described = rebuild_detector(info, device=torch.device("meta")).state_dict()
+    except (RichSemError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        return [f"it can't be built ({' '.join(str(error).split())[:200]})"]
+    missing = [f"there is no {name}" for name in described if name not in weights]
+    shared = {name: (tensor, weights[name]) for name, tensor in described.items() if name in weights}
+    shapes = [
+        f"{name} should be {tuple(wanted.shape)}, it is {tuple(found.shape)}"
+        for name, (wanted, found) in shared.items()
+        if wanted.shape != found.shape
+    ]
+    kinds = [
+        f"{name} should be of {wanted.dtype}, it is of {found.dtype}"
+        for name, (wanted, found) in shared.items()
+        if wanted.is_floating_point() != found.is_floating_point()
+    ]
+    return missing + shapes + kinds
