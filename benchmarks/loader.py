@@ -30,7 +30,7 @@ from richsem_schemas.cache.index import PictureRow
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
-from richsem_schemas.cache.text_bank import hash_bytes
+from richsem_schemas.io.files import hash_bytes
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.collate import Sample
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra

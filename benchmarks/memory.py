@@ -96,7 +96,8 @@ def freeze_large_plan(out: Path, entries: int) -> float:
     from richsem_prep.shard.plan import freeze_listing
     from richsem_prep.sources import SourceEntry
     from richsem_schemas.cache.layout import CacheLayout
-    from richsem_schemas.cache.manifest import Plan, Vocabulary
+    from richsem_schemas.cache.manifest import Plan
+    from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
     def synthetic():
         for number in range(entries):

@@ -21,8 +21,8 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.text import text
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.output_files import printable_text, told_in_one_line
 from richsem_schemas.io.places import local_path
+from richsem_schemas.io.words import printable_text, told_in_one_line
 
 app = typer.Typer(
     name="richsem-prep",

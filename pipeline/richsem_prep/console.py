@@ -9,7 +9,7 @@ from rich.table import Table
 from richsem_prep.executors import progress
 from richsem_prep.executors.base import OnProgress, ShardOutcome
 from richsem_prep.shard.run import RunSummary
-from richsem_schemas.io.output_files import printable_text
+from richsem_schemas.io.words import printable_text
 
 _LOG_SECONDS = 15.0
 

@@ -46,13 +46,13 @@ from richsem_schemas.cache.manifest import (
     TextSpec,
     ViewGeometry,
     ViewsSpec,
-    Vocabulary,
 )
 from richsem_schemas.cache.reader import picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.text_bank import TextBank, write_text_bank
-from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.pictures.decode import decode_picture
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
 CACHE = HERE / "cache"

@@ -16,7 +16,7 @@ from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS, index_byt
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.reader import find_layout, picture_rows
 from richsem_schemas.errors import IrregularFileError
-from richsem_schemas.io import sealed_json
+from richsem_schemas.io import canonical_json, sealed_json
 from tests.integration.conftest import jpeg, run, write_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cache"
@@ -211,7 +211,7 @@ NUMBERS = [
 def test_numbers_that_no_field_holds_are_damage_wherever_they_stand(out, command, file, field, number):
     value = sealed_json.read_sealed_json(out / file)
     value[field] = {"read": number} if field == "seconds" else number
-    (out / file).write_bytes(sealed_json._spelling(value, sealed_json.json_sha256(value)))
+    (out / file).write_bytes(sealed_json._spelling(value, canonical_json.json_sha256(value)))
     answers = {name: command(name) for name in READERS}
     assert answers["verify"][0] == 1
     assert any(code and "doesn't fit 64 bits" in line for code, line in answers.values())

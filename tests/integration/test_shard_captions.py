@@ -7,8 +7,8 @@ import pytest
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
-from richsem_schemas.cache.manifest import Vocabulary
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests.integration.conftest import jpeg
 from tests.integration.test_shard_inline import shard
 from tests.pipeline.sources.img2dataset_tree import write_shard

@@ -347,21 +347,21 @@ def open_layout(out):
 def test_a_full_disk_ends_the_run_and_leaves_nothing_half_done(pictures, resnet, tmp_path, monkeypatch):
     import errno
 
-    from richsem_prep.shard import plan
+    from richsem_schemas.io.files import HashedFile
 
-    real = plan.HashedFile.write
+    real = HashedFile.write
 
     def full(self, data):
         if self._file.name.endswith(".tmp") and "pictures" in self._file.name and self.tell() > 20_000:
             raise OSError(errno.ENOSPC, "No space left on device", self._file.name)
         return real(self, data)
 
-    monkeypatch.setattr(plan.HashedFile, "write", full)
+    monkeypatch.setattr(HashedFile, "write", full)
     with pytest.raises(RichSemError, match="No space left"):
         shard(pictures, tmp_path / "c", resnet)
     assert not list((tmp_path / "c").rglob("*.tmp"))
     assert not list((tmp_path / "c").rglob("*.tar"))
-    monkeypatch.setattr(plan.HashedFile, "write", real)
+    monkeypatch.setattr(HashedFile, "write", real)
     assert shard(pictures, tmp_path / "c", resnet)[0].complete
 
 

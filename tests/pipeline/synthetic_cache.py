@@ -23,10 +23,10 @@ from richsem_schemas.cache.manifest import (
     TextSpec,
     ViewGeometry,
     ViewsSpec,
-    Vocabulary,
 )
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank, write_text_bank
-from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 DIM = 16
 TOP_K = 5

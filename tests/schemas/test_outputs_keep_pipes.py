@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.sealed_json import commit, temporary_path, write_atomically
+from richsem_schemas.io.files import commit, temporary_path, write_atomically
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from richsem_schemas.cache import manifest
 from richsem_schemas.cache.codec import RecordLayout
 from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "tests" / "golden" / "cache"
@@ -55,7 +56,7 @@ def test_the_readme_names_every_index_column_with_its_type(columns):
 @pytest.mark.parametrize(
     "model",
     [
-        manifest.Plan, manifest.Vocabulary, manifest.PicturesReceipt, manifest.LabelsReceipt, manifest.ShardSummary,
+        manifest.Plan, Vocabulary, manifest.PicturesReceipt, manifest.LabelsReceipt, manifest.ShardSummary,
         manifest.Environment, manifest.LabelSpec, manifest.TeacherIdentity, manifest.RegionEncoderSpec,
         manifest.ViewsSpec, manifest.ViewGeometry, manifest.ScaleJitter, manifest.TextSpec, manifest.TextManifest,
         manifest.CacheManifest, manifest.LabelManifest,

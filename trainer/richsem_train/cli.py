@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.output_files import printable_text, told_in_one_line
 from richsem_schemas.io.places import local_path
+from richsem_schemas.io.words import printable_text, told_in_one_line
 
 app = typer.Typer(
     name="richsem-train",
@@ -247,8 +247,8 @@ def compare(
 
       richsem-train compare runs/demo_baseline runs/demo
     """
+    from richsem_schemas.io.files import write_atomically
     from richsem_schemas.io.output_files import require_folder, require_no_inputs
-    from richsem_schemas.io.sealed_json import write_atomically
     from richsem_train.results.comparison import comparison_json, files_of_run, group_arms, read_run
     from richsem_train.results.tables import STEPS, comparison_table
 

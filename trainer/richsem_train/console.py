@@ -7,7 +7,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from richsem_schemas.io.output_files import printable_text
+from richsem_schemas.io.words import printable_text
 
 _LOG_SECONDS = 15.0
 

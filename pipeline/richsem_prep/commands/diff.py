@@ -90,6 +90,6 @@ def _class_table(found: "Difference", shown: int) -> Table:
 
 
 def _plain(text: str) -> Text:
-    from richsem_schemas.io.output_files import printable_text
+    from richsem_schemas.io.words import printable_text
 
     return Text(printable_text(text))

@@ -22,11 +22,11 @@ def pull(
       richsem-prep pull my-group/inet-lvis-rn50 caches/inet-lvis
       richsem-prep pull my-group/labels caches/labels --labels RN50-openai
     """
-    from richsem_prep.explore.inspect import readable_bytes
     from richsem_prep.hub.hub import HubRepo
     from richsem_prep.hub.pull import pull as pull_labels
     from richsem_prep.verify.cache import bytes_bar
     from richsem_schemas.io.places import open_place
+    from richsem_schemas.io.words import readable_bytes
 
     with bytes_bar(Console(stderr=True)) as on_progress:
         done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=labels, on_progress=on_progress)

@@ -29,10 +29,10 @@ def push(
       richsem-prep push caches/lvis group/labels --labels RN50-openai --public
       richsem-prep push caches/mine my-group/mine --with-pictures cc-by-4.0
     """
-    from richsem_prep.explore.inspect import readable_bytes
     from richsem_prep.hub.hub import HubRepo
     from richsem_prep.hub.push import push as push_labels
     from richsem_schemas.io.places import open_place
+    from richsem_schemas.io.words import readable_bytes
 
     done = push_labels(
         open_place(out).absolute(), HubRepo(repo), labels=labels, with_pictures=with_pictures, private=private

@@ -44,11 +44,11 @@ def rescore(
       richsem-prep rescore caches/inet-lvis --temperature 2 --labels soft
       richsem-prep rescore caches/inet-lvis --top-k 16 --labels small
     """
-    from richsem_prep.explore.inspect import readable_bytes
     from richsem_prep.progress_bar import counting_bar
     from richsem_prep.rescore.rescore import rescore as run
     from richsem_schemas.cache.manifest import SetName, Temperature
     from richsem_schemas.io.places import open_place
+    from richsem_schemas.io.words import readable_bytes
 
     _check("--labels", labels, SetName)
     _check("--temperature", temperature, Temperature)

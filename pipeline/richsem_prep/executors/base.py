@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 from richsem_prep.executors.progress import Progress
 from richsem_prep.teacher.settings import WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import Vocabulary
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import EmbeddingError, RichSemError
 from richsem_schemas.io.output_files import FULL
-from richsem_schemas.io.places import Place, os_error_text
+from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import os_error_text
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from richsem_prep.executors.worker import Worker

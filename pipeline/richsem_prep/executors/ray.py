@@ -18,10 +18,10 @@ from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, Failure, OnProgr
 from richsem_prep.executors.progress import Progress
 from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import Vocabulary
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import Place
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from richsem_prep.executors.worker import Worker

@@ -17,12 +17,13 @@ from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSe
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_prep.teacher.text import TEMPLATES, text_bank
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan, Vocabulary
+from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
 from richsem_schemas.cache.reader import pictures_layout
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.resize import KERNEL
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 TORCH_THREADS = 1
 """Pinned, since the number of threads changes the last digits: the bytes must not depend on how many workers share a

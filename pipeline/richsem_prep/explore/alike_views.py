@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.codec import RecordLayout, embeddings_of, unpack_alike
 from richsem_schemas.cache.index import ViewRow
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import FileHash, LabelSpec, LabelsReceipt
+from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt
 from richsem_schemas.cache.reader import view_rows
-from richsem_schemas.cache.text_bank import hash_bytes
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import read_file
+from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,11 @@ from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest, differing_fields
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.soft_labels import class_log_probs
-from richsem_schemas.cache.text_bank import NONE_NAME, TextBank
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.ordered_map import ordered_map
 from richsem_schemas.io.places import Place
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 _REGIONS_AT_ONCE = 1024
 _UNLABELLED = 0

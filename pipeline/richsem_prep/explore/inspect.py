@@ -18,11 +18,11 @@ from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec
 from richsem_schemas.cache.quarantine import read_quarantine
 from richsem_schemas.cache.reader import Cache, read_span, view_rows
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
-from richsem_schemas.cache.text_bank import NONE_NAME
 from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.output_files import printable_text
 from richsem_schemas.io.places import Place, RemotePath, each_of
+from richsem_schemas.io.words import printable_text, readable_bytes
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 CLASSES_SHOWN = 10
 REASONS_SHOWN = 10
@@ -351,13 +351,3 @@ def _trouble_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     yield "last audit", audit_line(statistics.last_audit) if statistics.last_audit else "none"
     seconds = ", ".join(f"{stage} {value:,.1f}" for stage, value in statistics.seconds.items())
     yield "seconds by stage", f"{seconds}; summed over shards and threads"
-
-
-def readable_bytes(count: float) -> str:
-    """Bytes with the unit that leaves one to three digits before the point."""
-    unit = "B"
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if abs(count) < 1000 or unit == "PB":
-            break
-        count /= 1000
-    return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from richsem_prep.explore.inspect import readable_bytes
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import PictureRow, ViewRow
 from richsem_schemas.cache.manifest import LabelManifest
@@ -24,9 +23,10 @@ from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import VIEW_KINDS, ViewKind
 from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, geometry_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import require_no_inputs
-from richsem_schemas.io.places import Place, open_place, os_error_parts
-from richsem_schemas.io.sealed_json import write_atomically
+from richsem_schemas.io.places import Place, open_place
+from richsem_schemas.io.words import os_error_parts, readable_bytes
 from richsem_schemas.pictures.decode import decode_picture
 
 CLASSES_SHOWN = 5

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from richsem_prep.explore.inspect import readable_bytes
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest
+from richsem_schemas.io.words import readable_bytes
 
 _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 """How the hub spells the licences that it knows."""

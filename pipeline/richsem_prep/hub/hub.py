@@ -12,11 +12,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from richsem_prep.shard.plan import hashed_file
 from richsem_schemas.cache.layout import check_set_name
 from richsem_schemas.cache.manifest import (
     CacheManifest,
-    FileHash,
     LabelManifest,
     LabelsReceipt,
     PicturesReceipt,
@@ -24,7 +22,8 @@ from richsem_schemas.cache.manifest import (
     TextManifest,
 )
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, RemotePath, open_regular
+from richsem_schemas.io.files import FileHash, hashed_file, open_regular
+from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")

@@ -15,7 +15,6 @@ from richsem_schemas.cache.jobs import JOBS_FOLDER, hold_job
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout, check_set_name
 from richsem_schemas.cache.manifest import (
     CacheManifest,
-    FileHash,
     LabelManifest,
     LabelSpec,
     LabelsReceipt,
@@ -26,10 +25,9 @@ from richsem_schemas.cache.manifest import (
     require_same,
 )
 from richsem_schemas.cache.reader import read_plan, require_same_pictures
-from richsem_schemas.cache.text_bank import hash_bytes
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.files import FileHash, hash_bytes, write_atomically
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import write_atomically
 
 _PLAN = "plan/plan.json"
 

@@ -9,7 +9,6 @@ from richsem_prep.hub.dataset_card import dataset_card
 from richsem_prep.hub.hub import HubRepo, RemoteFile, Upload, label_manifests
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
-    FileHash,
     LabelManifest,
     LabelsReceipt,
     PicturesReceipt,
@@ -19,6 +18,7 @@ from richsem_schemas.cache.manifest import (
 )
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, name_below
 
 BATCH_FILES = 64

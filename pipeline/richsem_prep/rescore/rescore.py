@@ -16,9 +16,9 @@ from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import temporaries
 from richsem_schemas.io.ordered_map import ordered_map
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import temporaries
 
 MAX_THREADS = 16
 

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveI
 from richsem_schemas.cache.codec import Embeddings
 from richsem_schemas.cache.layout import check_set_name
 from richsem_schemas.cache.manifest import MAX_SAMPLES_PER_SHARD, NoiseScale, ScaleJitter
+from richsem_schemas.io.canonical_json import MAX_WHOLE_NUMBER
 from richsem_schemas.io.places import PlaceField
-from richsem_schemas.io.sealed_json import MAX_WHOLE_NUMBER
 from richsem_schemas.pictures.decode import MAX_PICTURE_SIDE
 
 DatasetChoice = Literal[

@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.table import Table
 
 from richsem_prep.executors.base import OnProgress, ShardOutcome
-from richsem_prep.explore.inspect import readable_bytes
 from richsem_prep.shard import run
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.plan import default_samples_per_shard
@@ -18,6 +17,7 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan
 from richsem_schemas.cache.reader import picture_rows, view_rows
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import readable_bytes
 
 SHOWS_OF_EXTRA, SHOWS_OF_DETECTION = 10, 24
 """How often a training run of 24 epochs shows a picture, in the reference: an extra one about ten times, one of the

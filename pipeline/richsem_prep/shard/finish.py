@@ -6,7 +6,6 @@ from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import (
     CacheManifest,
     Environment,
-    FileHash,
     LabelManifest,
     LabelSpec,
     LabelsReceipt,
@@ -14,9 +13,9 @@ from richsem_schemas.cache.manifest import (
     Plan,
 )
 from richsem_schemas.cache.reader import read_plan
-from richsem_schemas.cache.text_bank import hash_bytes
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, each_of, read_file
+from richsem_schemas.io.files import FileHash, hash_bytes, read_file
+from richsem_schemas.io.places import Place, each_of
 
 _SHOWN_KERNELS, _SHOWN_CHARACTERS = 4, 40
 

@@ -5,10 +5,9 @@ from typing import Any
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.reader import find_layout, open_cache, read_plan, require_same_pictures, require_same_plan
-from richsem_schemas.cache.text_bank import hash_bytes
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, open_place, read_file
-from richsem_schemas.io.sealed_json import write_atomically
+from richsem_schemas.io.files import hash_bytes, read_file, write_atomically
+from richsem_schemas.io.places import Place, open_place
 
 _TAKEN_OVER = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
 

@@ -2,27 +2,25 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
-from typing import IO, Any, BinaryIO
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
-from richsem_schemas.cache.manifest import FileHash, Plan
+from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
+from richsem_schemas.io.files import FileHash, HashedFile, hashed_file, open_regular
 from richsem_schemas.io.originals import printable
-from richsem_schemas.io.output_files import full_disk_named
-from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath, open_regular
-from richsem_schemas.io.sealed_json import canonical_json, commit, temporary_path
+from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
 
 LISTING_BATCH = 1_024
 """Rows of the listing that are written and read at a time: a shard's rows lie anywhere, so batches are small."""
@@ -225,76 +223,3 @@ def _require_digest(path: Place, digest: str, expected: FileHash) -> None:
         raise CorruptCacheError(
             f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
         )
-
-
-class HashedFile:
-    """A file being written under a temporary name, its hash kept along."""
-
-    closed = False
-
-    def __init__(self, file: BinaryIO | IO[bytes]) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._bytes = 0
-        self.lines = 0
-        self.discarded = False
-
-    def write(self, data: bytes) -> int:
-        """Append bytes, unless the file is discarded."""
-        if self.discarded:
-            return len(data)
-        view = memoryview(data)
-        self._digest.update(view)
-        self._bytes += view.nbytes
-        self._file.write(view)
-        return view.nbytes
-
-    def write_line(self, value: dict) -> None:
-        """Append one line of JSON."""
-        self.write(canonical_json(value) + b"\n")
-        self.lines += 1
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self._bytes
-
-    def flush(self) -> None:
-        """Hand what is buffered to the system."""
-        self._file.flush()
-
-    def discard(self) -> None:
-        """Leave no file behind."""
-        self.discarded = True
-
-    def hash(self) -> FileHash:
-        """Size and SHA-256 of what was written."""
-        return FileHash(bytes=self._bytes, sha256=self._digest.hexdigest())
-
-
-@contextmanager
-def hashed_file(path: Place) -> Iterator[HashedFile]:
-    """Write a file that becomes visible, fsynced, when the block ends well, and leaves nothing when it doesn't.
-
-    At a URL it is written to a local temporary file first, and uploaded when it is whole.
-    """
-    if isinstance(path, RemotePath):
-        with NamedTemporaryFile(prefix="richsem-", suffix=f"-{path.name}") as spool:
-            hashed = HashedFile(spool)
-            yield hashed
-            spool.flush()
-            if not hashed.discarded:
-                path.upload(Path(spool.name))
-        return
-    with full_disk_named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path)
-        try:
-            with temporary.open("wb") as file:
-                hashed = HashedFile(file)
-                yield hashed
-                file.flush()
-                os.fsync(file.fileno())
-            if not hashed.discarded:
-                commit(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)

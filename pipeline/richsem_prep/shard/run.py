@@ -27,8 +27,8 @@ from richsem_schemas.cache.manifest import CacheManifest, LabelSpec, Plan, Views
 from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.cache.text_bank import has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import temporaries
 from richsem_schemas.io.places import Place, RemotePath, each_of, is_local, lives_in_this_process
-from richsem_schemas.io.sealed_json import temporaries
 
 if TYPE_CHECKING:
     from richsem_prep.shard.task import ShardResult

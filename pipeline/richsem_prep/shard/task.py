@@ -20,32 +20,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_prep.executors.progress import Progress
-from richsem_prep.shard.plan import hashed_file, planned_entries
+from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.writer import ShardTar, open_tar, write_index
 from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_schemas.cache.codec import pack_view, stored_embeddings
 from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS, PictureRow
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
-from richsem_schemas.cache.manifest import (
-    Environment,
-    FileHash,
-    LabelSpec,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    ShardSummary,
-)
+from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt, PicturesReceipt, Plan, ShardSummary
 from richsem_schemas.cache.reader import picture_rows, read_pictures
 from richsem_schemas.cache.recipes import Sample, block_views
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
-from richsem_schemas.cache.text_bank import TextBank, hash_bytes
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import View
 from richsem_schemas.errors import CorruptCacheError, EmbeddingError, PictureError
+from richsem_schemas.io.canonical_json import canonical_json
+from richsem_schemas.io.files import FileHash, hash_bytes, hashed_file, read_file
 from richsem_schemas.io.ordered_map import ordered_map
-from richsem_schemas.io.places import Place, read_file
-from richsem_schemas.io.sealed_json import canonical_json
+from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import decode_picture, picture_extension
 
 STAGES = ("read", "decode", "render", "encode", "write", "wait")

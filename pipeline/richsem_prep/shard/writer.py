@@ -6,12 +6,9 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from richsem_prep.shard.plan import HashedFile, hashed_file
 from richsem_schemas.cache.index import index_bytes
-from richsem_schemas.cache.manifest import FileHash
-from richsem_schemas.cache.text_bank import hash_bytes
+from richsem_schemas.io.files import FileHash, HashedFile, hash_bytes, hashed_file, write_atomically
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import write_atomically
 
 _HEADER = 512
 """Bytes of a tar header; our names are short and ASCII, so a member never needs more than one."""

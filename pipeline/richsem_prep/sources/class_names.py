@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from richsem_schemas.annotations.json_stream import stream_json
-from richsem_schemas.cache.manifest import Vocabulary
-from richsem_schemas.cache.text_bank import JOINERS, NONE_NAME, TextBank
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import MAX_CLASSES
 from richsem_schemas.errors import SourceError
+from richsem_schemas.io.words import JOINERS
 from richsem_schemas.vocabularies.known import KNOWN_VOCABULARIES, known_vocabulary
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 MAX_NAME_CHARACTERS = 300
 MAX_TEMPLATES = 1000

@@ -22,12 +22,12 @@ from richsem_prep.sources.class_names import checked_names
 from richsem_prep.sources.detection_datasets import LAYOUTS, images_folders, open_detection, pictures_root
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_prep.sources.source import Source, lvis_vocabulary
-from richsem_schemas.cache.manifest import Plan, ViewGeometry, Vocabulary
-from richsem_schemas.cache.text_bank import NONE_NAME
+from richsem_schemas.cache.manifest import Plan, ViewGeometry
 from richsem_schemas.errors import RichSemError, SourceError
 from richsem_schemas.io.places import Place, require_local
 from richsem_schemas.vocabularies.imagenet21k import imagenet21k_names
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 
 @dataclass(frozen=True)

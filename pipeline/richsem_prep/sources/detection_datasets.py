@@ -14,9 +14,11 @@ from richsem_prep.sources.detection import list_detection
 from richsem_prep.sources.remote_annotations import local_annotations
 from richsem_prep.sources.source import Source, lvis_vocabulary
 from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations_below
-from richsem_schemas.cache.manifest import FileHash, Plan, Vocabulary
+from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import Place, each_of, file_sha256, name_below
+from richsem_schemas.io.files import FileHash, file_sha256
+from richsem_schemas.io.places import Place, each_of, name_below
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from richsem_prep.sources import Rejected, SourceEntry
-from richsem_schemas.cache.manifest import FileHash, Vocabulary
-from richsem_schemas.cache.text_bank import NONE_NAME
+from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.lvis import lvis_categories
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 
 @dataclass(frozen=True)

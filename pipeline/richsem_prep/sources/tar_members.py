@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.originals import OpenFile, printable, read_at, size_of
+from richsem_schemas.io.files import OpenFile, read_at, size_of
+from richsem_schemas.io.originals import printable
 
 _BLOCK = 512
 _END = bytes(_BLOCK)

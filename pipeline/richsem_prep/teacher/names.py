@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from richsem_schemas.cache.manifest import TextSpec, Vocabulary
-from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.cache.manifest import TextSpec
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 NamePolicy = Literal["raw", "clean"]
 

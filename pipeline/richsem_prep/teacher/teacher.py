@@ -23,7 +23,7 @@ from richsem_prep.demo import TEACHER_DIR
 from richsem_prep.teacher.settings import Precision
 from richsem_schemas.cache.manifest import TeacherIdentity
 from richsem_schemas.errors import TeacherError
-from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.io.canonical_json import json_sha256
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -12,10 +12,12 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from richsem_prep.teacher.names import NamePolicy, prompted_name, text_spec
 from richsem_prep.teacher.teacher import Teacher
-from richsem_schemas.cache.manifest import TeacherIdentity, TextSpec, Vocabulary
-from richsem_schemas.cache.text_bank import NONE_NAME, TextBank
+from richsem_schemas.cache.manifest import TeacherIdentity, TextSpec
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import TeacherError
-from richsem_schemas.io.sealed_json import json_sha256, write_atomically
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.files import write_atomically
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 _BATCH_PROMPTS = 27
 _DIGEST_BYTES = 32

@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from richsem_prep.explore.inspect import readable_bytes
 from richsem_prep.shard.finish import resizers_note
 from richsem_prep.verify.elsewhere import columns_elsewhere, pictures_note
 from richsem_prep.verify.rescored import embeddings_behind, rescored_problems
@@ -32,18 +31,18 @@ from richsem_schemas.cache.layout import CacheLayout, check_set_name
 from richsem_schemas.cache.manifest import (
     AuditRecord,
     CacheManifest,
-    FileHash,
     LabelManifest,
     LabelSpec,
     Plan,
     ShardSummary,
     TextManifest,
 )
-from richsem_schemas.cache.text_bank import TextBank, hash_bytes, read_text_bank
+from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 from richsem_schemas.io.ordered_map import ordered_map
-from richsem_schemas.io.output_files import printable_text
-from richsem_schemas.io.places import Place, RemotePath, read_file
+from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.words import printable_text, readable_bytes
 
 MAX_THREADS = 16
 

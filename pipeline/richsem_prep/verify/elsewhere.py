@@ -3,9 +3,9 @@
 from richsem_schemas.cache.index import PictureColumns, read_picture_columns
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest
-from richsem_schemas.cache.text_bank import hash_bytes
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import open_place, read_file
+from richsem_schemas.io.files import hash_bytes, read_file
+from richsem_schemas.io.places import open_place
 
 
 def pictures_note(manifest: CacheManifest) -> str:

@@ -33,18 +33,12 @@ from richsem_schemas.cache.index import (
     read_view_columns,
 )
 from richsem_schemas.cache.layout import CacheLayout, sample_key
-from richsem_schemas.cache.manifest import (
-    FileHash,
-    LabelSpec,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    ShardSummary,
-)
+from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, Plan, ShardSummary
 from richsem_schemas.cache.view_checks import BoxRows, ShardPictures
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.io.files import FileHash, open_regular, read_file
 from richsem_schemas.io.originals import WHOLE_FILE, Original
-from richsem_schemas.io.places import Place, RemotePath, name_below, open_regular, read_file
+from richsem_schemas.io.places import Place, RemotePath, name_below
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
 
 MAX_PROBLEMS_A_FILE = 20

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.manifest import FileHash
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import RemoteFile
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 

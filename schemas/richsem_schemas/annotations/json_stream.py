@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import open_regular
+from richsem_schemas.io.files import open_regular
 
 BATCH = 4_096
 """Most records that are handed out at a time."""

@@ -18,7 +18,7 @@ from richsem_schemas.annotations.annotation_file import AnnotationFile, Category
 from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import open_regular
+from richsem_schemas.io.files import open_regular
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)

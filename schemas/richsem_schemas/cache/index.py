@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.layout import sample_key
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import Place, RemotePath, read_file
+from richsem_schemas.io.files import read_file
+from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, MAX_PICTURE_SIDE
 
 MAX_INDEX_BYTES = 2**28

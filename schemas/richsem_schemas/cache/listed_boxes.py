@@ -13,7 +13,8 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, RemotePath, file_sha256, open_regular
+from richsem_schemas.io.files import file_sha256, open_regular
+from richsem_schemas.io.places import Place, RemotePath
 
 _COLUMNS = {
     "file": pa.binary(),

@@ -22,8 +22,11 @@ from pydantic import (
 from richsem_schemas.cache.codec import Embeddings, RecordLayout
 from richsem_schemas.cache.layout import FORMAT_VERSION, check_dataset_name, check_set_name
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.files import FileHash, Sha256
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 MAX_SAMPLES_PER_SHARD = 100_000
 """As many as a key's five digits can count."""
@@ -31,7 +34,6 @@ MAX_SAMPLES_PER_SHARD = 100_000
 MIN_LISTING_BYTES = 28
 """Bytes that a picture takes in a listing at least; a forged plan must not keep a reader busy."""
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
 SetName = Annotated[str, AfterValidator(check_set_name)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
@@ -72,25 +74,6 @@ class _Record(BaseModel):
     def write(self, path: Place) -> None:
         """Write, whole or not at all."""
         write_sealed_json(path, self.model_dump(mode="json"))
-
-
-class FileHash(BaseModel, frozen=True, extra="forbid"):
-    """Size in bytes and SHA-256 of one file."""
-
-    bytes: NonNegativeInt
-    sha256: Sha256
-
-
-class Vocabulary(BaseModel, frozen=True, extra="forbid"):
-    """The classes that `category_id` counts.
-
-    Attributes:
-        name: for people, such as `lvis-v1`.
-        class_names: row 0 is "none", the label of unlabelled pictures.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
 
 
 class Plan(_Record):

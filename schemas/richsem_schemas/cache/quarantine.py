@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import Place, RemotePath, open_regular
-from richsem_schemas.io.sealed_json import parse_json
+from richsem_schemas.io.canonical_json import parse_json
+from richsem_schemas.io.files import open_regular
+from richsem_schemas.io.places import Place, RemotePath
 
 MAX_BYTES = 2**30
 

@@ -9,11 +9,12 @@ from richsem_schemas.cache.codec import LabelledView, unpack_view
 from richsem_schemas.cache.index import PictureRow, ViewRow, read_picture_index, read_view_index
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan, require_same
-from richsem_schemas.cache.text_bank import TextBank, hash_bytes, read_text_bank
+from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.io.originals import Original, read_at, read_original, size_of
-from richsem_schemas.io.places import Place, RemotePath, open_place, open_regular
-from richsem_schemas.io.sealed_json import parse_json
+from richsem_schemas.io.canonical_json import parse_json
+from richsem_schemas.io.files import hash_bytes, open_regular, read_at, size_of
+from richsem_schemas.io.originals import Original, read_original
+from richsem_schemas.io.places import Place, RemotePath, open_place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 
 MAX_SIDECAR_BYTES = 2**20

@@ -1,6 +1,5 @@
 """The text side of a label set on disk: names, templates and raw feature means."""
 
-import hashlib
 import io
 from dataclasses import dataclass
 
@@ -8,17 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import FileHash, TextManifest, TextSpec
+from richsem_schemas.cache.manifest import TextManifest, TextSpec
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import Place, read_file
-from richsem_schemas.io.sealed_json import json_sha256, write_atomically
-
-NONE_NAME = "none"
-"""Row 0 of every vocabulary: the label of unlabelled pictures."""
-
-JOINERS = "\u200c\u200d"
-"""Marks without width that decide how letters join: not printable by themselves, and part of how Persian, Hindi and
-others are written."""
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.files import hash_bytes, read_file, write_atomically
+from richsem_schemas.io.places import Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +113,3 @@ def _parse_features(data: bytes, path: Place, *, classes: int) -> NDArray[np.flo
     if buffer.getvalue() != data or len(features) != classes:
         raise CorruptCacheError(f"{path}: not one float32 row a class; make the text anew")
     return features
-
-
-def hash_bytes(data: bytes) -> FileHash:
-    """Size and SHA-256 of a file's content."""
-    return FileHash(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 
 from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
-from richsem_schemas.cache.text_bank import NONE_NAME, TextBank, features_file, hash_bytes, read_bank
+from richsem_schemas.cache.text_bank import TextBank, features_file, read_bank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.files import hash_bytes, write_atomically
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import write_atomically
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 MAX_CLASSES = 2**17
 """Rows of a text bank; ImageNet-21k has 21,841 classes."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from richsem_schemas.errors import IrregularFileError, PictureError, SourceError
-from richsem_schemas.io.places import Place, RemoteFile, RemotePath, open_regular
+from richsem_schemas.io.files import OpenFile, open_regular, read_at, size_of
+from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, gunzip_picture
 
 WHOLE_FILE = -1
@@ -73,10 +74,6 @@ def printable(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-OpenFile = int | RemoteFile
-"""A file open for reading: a descriptor, or a file at a URL."""
-
-
 @contextmanager
 def open_below(root: Place, file: bytes) -> Iterator[OpenFile]:
     """Open a regular file below a root, as `read_original` does.
@@ -96,23 +93,6 @@ def open_below(root: Place, file: bytes) -> Iterator[OpenFile]:
             raise PictureError("not a regular file; only those are read") from None
         with local:
             yield local.fileno()
-
-
-def size_of(file: OpenFile) -> int:
-    """Bytes of an open file."""
-    return os.fstat(file).st_size if isinstance(file, int) else file.size
-
-
-def read_at(descriptor: OpenFile, offset: int, size: int) -> bytes:
-    """Read `size` bytes from `offset` on, fewer only where the file ends."""
-    if isinstance(descriptor, RemoteFile):
-        return descriptor.read_at(offset, size)
-    parts: list[bytes] = []
-    while size > 0 and (part := os.pread(descriptor, size, offset)):
-        parts.append(part)
-        offset += len(part)
-        size -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _check_below(root: Place, file: bytes) -> None:

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import os_error_text
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """How systems say that a disk, or a user's share of it, is full."""
@@ -104,16 +103,3 @@ def full_disk_named(path: Path, *, needed: int | None = None) -> Iterator[None]:
 def _free_bytes(path: Path) -> int:
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
     return shutil.disk_usage(folder).free
-
-
-def told_in_one_line(error: Exception) -> str:
-    """What to tell the user of an error: of the system's by file and reason, without its number."""
-    if not isinstance(error, OSError):
-        return str(error)
-    told = os_error_text(error)
-    return f"{told}; free some, or write to another disk" if error.errno in FULL else told
-
-
-def printable_text(text: str) -> str:
-    r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -5,8 +5,6 @@ file system can keep: a file is written whole, by one call, and whatever goes wr
 """
 
 import errno
-import hashlib
-import io
 import os
 import posixpath
 import re
@@ -22,7 +20,7 @@ from urllib.parse import urlsplit
 import fsspec
 from pydantic import BeforeValidator, PlainSerializer
 
-from richsem_schemas.errors import CorruptCacheError, IrregularFileError, RichSemError, SourceError
+from richsem_schemas.errors import RichSemError, SourceError
 
 READ_AHEAD_BYTES = 4 * 2**20
 """What one request fetches where a file is read from start to end."""
@@ -350,87 +348,6 @@ def is_local(place: Place) -> bool:
 def lives_in_this_process(place: Place) -> bool:
     """Whether a place is memory that no other process sees."""
     return isinstance(place, RemotePath) and place.url.startswith("memory://")
-
-
-def open_regular(path: str | bytes | os.PathLike[str], *, buffering: int = io.DEFAULT_BUFFER_SIZE) -> io.BufferedReader:
-    """Open a regular file for reading, links followed; a pipe or a device neither hangs nor is read.
-
-    Raises:
-        IrregularFileError: something else is there.
-        OSError: it can't be opened.
-    """
-    return io.BufferedReader(io.FileIO(os.fspath(path), opener=_regular_descriptor), buffering)
-
-
-def _regular_descriptor(path: str | bytes, flags: int) -> int:
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-    message = f"{shown}: not a regular file, and only those are read; put the file itself there, or make it anew"
-    try:
-        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        # A socket.
-        if error.errno == errno.ENXIO:
-            raise IrregularFileError(message) from None
-        raise
-    if not stat_modes.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise IrregularFileError(message)
-    return descriptor
-
-
-def os_error_parts(error: OSError) -> tuple[str | None, str]:
-    r"""What the system says, for people: the files if any, bytes that are no UTF-8 as `\xff`; and the reason."""
-    names = [
-        os.fsencode(name).decode("utf-8", "backslashreplace")
-        for name in (error.filename, error.filename2)
-        if isinstance(name, str | bytes | os.PathLike)
-    ]
-    return " -> ".join(names) or None, error.strerror or str(error) or type(error).__name__
-
-
-def os_error_text(error: OSError) -> str:
-    """The same on one line: `FILE: REASON`."""
-    name, reason = os_error_parts(error)
-    return reason if name is None else f"{name}: {reason}"
-
-
-def read_file(path: Place, *, limit: int | None = None) -> bytes:
-    """The content of a file of a cache.
-
-    Args:
-        path: where it lies.
-        limit: most bytes that such a file has.
-
-    Raises:
-        CorruptCacheError: it is no regular file, or larger than `limit`.
-        OSError: it can't be read.
-    """
-    if isinstance(path, RemotePath):
-        data = path.read_bytes() if limit is None else path.read_range(0, limit + 1)
-    else:
-        with open_regular(path) as file:
-            data = file.read(-1 if limit is None else limit + 1)
-    if limit is not None and len(data) > limit:
-        raise CorruptCacheError(
-            f"{path}: more than {limit:,} bytes, which no such file has; restore it, or make it anew"
-        )
-    return data
-
-
-def file_sha256(path: Place) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
-
-    Raises:
-        IrregularFileError: it is no regular file.
-    """
-    if not isinstance(path, RemotePath):
-        with open_regular(path) as local:
-            return hashlib.file_digest(local, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    with path.open() as file:
-        while data := file.read(READ_AHEAD_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def each_of(place: Place, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:

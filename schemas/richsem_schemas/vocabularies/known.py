@@ -4,9 +4,8 @@ import json
 from functools import cache
 from importlib import resources
 
-from richsem_schemas.cache.manifest import Vocabulary
-from richsem_schemas.cache.text_bank import NONE_NAME
 from richsem_schemas.vocabularies.lvis import lvis_categories
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 _LISTS = {"coco": "coco", "objects365": "objects365-v2", "openimages": "openimages-v6"}
 

@@ -13,13 +13,13 @@ from richsem_prep.explore.inspect import (
     inspect_label_set,
     label_entropies,
     printable_text,
-    readable_bytes,
     statistics_table,
 )
 from richsem_schemas.cache.manifest import LabelsReceipt
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_views, view_rows
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.errors import CorruptCacheError
+from richsem_schemas.io.words import readable_bytes
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 
 from richsem_prep.shard import plan as plan_module
-from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, hashed_file, planned_entries
+from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import Plan, Vocabulary
+from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
+from richsem_schemas.io.files import hashed_file
 from richsem_schemas.io.originals import WHOLE_FILE, printable
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 ODD_NAMES = [
     b"a b.jpg",

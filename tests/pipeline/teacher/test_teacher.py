@@ -5,8 +5,8 @@ from safetensors.torch import save_file
 
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_prep.teacher.text import TEMPLATES, prompts_of, text_bank, text_means
-from richsem_schemas.cache.manifest import Vocabulary
 from richsem_schemas.errors import TeacherError
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 
 CPU = torch.device("cpu")

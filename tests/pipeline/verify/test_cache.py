@@ -22,7 +22,7 @@ from richsem_schemas.cache.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, are_unsorted, geometry_problems
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.sealed_json import canonical_json
+from richsem_schemas.io.canonical_json import canonical_json
 
 
 def problems_of(cache, **options):

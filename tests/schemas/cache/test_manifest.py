@@ -5,7 +5,6 @@ from pydantic import ValidationError
 
 from richsem_schemas.cache.manifest import (
     CacheManifest,
-    FileHash,
     LabelManifest,
     LabelSpec,
     Plan,
@@ -16,12 +15,14 @@ from richsem_schemas.cache.manifest import (
     TextSpec,
     ViewGeometry,
     ViewsSpec,
-    Vocabulary,
     require_same,
 )
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
-from richsem_schemas.io.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.files import FileHash
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 A, B = "a" * 64, "b" * 64
 PLAN_FINGERPRINT = "f5632221c9006bb5bc7463c98d247f5f3ad450646c8bb6f0f3599f22754571a1"

@@ -6,16 +6,11 @@ import pytest
 
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import TextManifest, TextSpec
-from richsem_schemas.cache.text_bank import (
-    NONE_NAME,
-    TextBank,
-    has_text_bank,
-    hash_bytes,
-    read_text_bank,
-    write_text_bank,
-)
+from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.sealed_json import json_sha256
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.files import hash_bytes
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from richsem_schemas.cache.manifest import TeacherIdentity
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder, text_path, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.sealed_json import json_sha256, read_sealed_json, write_sealed_json
+from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.vocabularies.known import KNOWN_VOCABULARIES, known_vocabulary
 
 TEACHER = TeacherIdentity(

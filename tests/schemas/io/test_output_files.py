@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.output_files import FullDiskError, full_disk_named, require_no_inputs, told_in_one_line
+from richsem_schemas.io.output_files import FullDiskError, full_disk_named, require_no_inputs
+from richsem_schemas.io.words import told_in_one_line
 
 
 @pytest.fixture

@@ -16,17 +16,19 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.reader import find_layout, read_span
 from richsem_schemas.errors import CorruptCacheError, IrregularFileError, PictureError, RichSemError, SourceError
 from richsem_schemas.io import places
-from richsem_schemas.io.originals import WHOLE_FILE, Original, open_below, read_at, read_original, size_of
-from richsem_schemas.io.places import (
-    RemotePath,
+from richsem_schemas.io.files import (
     file_sha256,
-    name_below,
-    open_place,
     open_regular,
-    os_error_text,
+    read_at,
     read_file,
+    size_of,
+    temporaries,
+    write_atomically,
 )
-from richsem_schemas.io.sealed_json import read_sealed_json, temporaries, write_atomically, write_sealed_json
+from richsem_schemas.io.originals import WHOLE_FILE, Original, open_below, read_original
+from richsem_schemas.io.places import RemotePath, name_below, open_place
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
+from richsem_schemas.io.words import os_error_text
 from tests.s3_server import new_bucket, s3_server
 
 

@@ -10,14 +10,9 @@ from hypothesis import strategies as st
 
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io import sealed_json
-from richsem_schemas.io.sealed_json import (
-    canonical_json,
-    json_sha256,
-    read_sealed_json,
-    temporary_path,
-    write_atomically,
-    write_sealed_json,
-)
+from richsem_schemas.io.canonical_json import canonical_json, json_sha256, parse_json
+from richsem_schemas.io.files import temporary_path, write_atomically
+from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 
 VALUE = {
     "name": 'größe\n"quoted" \\ \udcff',
@@ -241,4 +236,4 @@ def test_numbers_that_no_field_holds_are_neither_written_nor_read(tmp_path, numb
 
 def test_json_nested_without_end_is_no_json():
     with pytest.raises(ValueError, match="nested too deeply"):
-        sealed_json.parse_json(b"[" * 1_000_000)
+        parse_json(b"[" * 1_000_000)

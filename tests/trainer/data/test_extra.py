@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import CacheManifest, FileHash, LabelManifest, ShardSummary
+from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, ShardSummary
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import FileHash
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache.views import DamagedViewError
 from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra, sharing_notes

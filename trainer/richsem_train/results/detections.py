@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import commit, temporary_path
 from richsem_schemas.io.output_files import full_disk_named
-from richsem_schemas.io.sealed_json import commit, temporary_path
 
 _SCHEMA = pa.schema(
     [

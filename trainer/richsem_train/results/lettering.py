@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-from richsem_schemas.cache.text_bank import JOINERS
+from richsem_schemas.io.words import JOINERS
 
 _KANA = range(0x3040, 0x3100)
 _JAPANESE, _CHINESE = 0, 2

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from richsem_schemas.io.sealed_json import write_atomically
+from richsem_schemas.io.files import write_atomically
 from richsem_train.results.lettering import font_files, one_line
 from richsem_train.results.tables import STEPS, Arms, Metrics, is_defined, spread
 from richsem_train.run.log import RunLog

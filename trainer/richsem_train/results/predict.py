@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from richsem_schemas.errors import PictureError
-from richsem_schemas.io.sealed_json import write_atomically
+from richsem_schemas.io.files import write_atomically
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
 from richsem_train.results.detections import PictureDetections, require_finite
 from richsem_train.results.pictures import choose_drawn, contact_sheet, draw_detections, number_for_name

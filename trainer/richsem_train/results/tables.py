@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from richsem_schemas.io.output_files import printable_text
+from richsem_schemas.io.words import printable_text
 from richsem_train.results.evaluation import METRICS, NOT_DEFINED
 
 Metrics = Mapping[str, float]

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import commit, temporary_path, write_atomically
 from richsem_schemas.io.output_files import full_disk_named
-from richsem_schemas.io.sealed_json import commit, temporary_path, write_atomically
 from richsem_train.config import TrainConfig, parse_config
 from richsem_train.models.unpacked_size import require_plausible_size
 

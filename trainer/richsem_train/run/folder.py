@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.sealed_json import temporaries, write_atomically
+from richsem_schemas.io.files import temporaries, write_atomically
 from richsem_train.config import TrainConfig, config_differences, config_yaml, load_config
 from richsem_train.run.distributed import Ranks
 

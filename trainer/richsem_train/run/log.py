@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import full_disk_named
-from richsem_schemas.io.sealed_json import write_atomically
 
 LOG_NAME = "log.jsonl"
 

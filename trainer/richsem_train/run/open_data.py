@@ -17,8 +17,8 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.places import Place, local_path
-from richsem_schemas.io.sealed_json import json_sha256
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache.local import read_through
 from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache, open_training_cache

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import FullDiskError
-from richsem_schemas.io.sealed_json import write_atomically
 from richsem_train.config import AugmentationConfig, DetectionConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
 from richsem_train.data.cache.source import TrainingCache

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.layout import BLOCK_SAMPLES
-from richsem_schemas.cache.manifest import CacheManifest, FileHash, LabelManifest, Plan, ShardSummary, ViewsSpec
+from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan, ShardSummary, ViewsSpec
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, open_place
 from richsem_train.config import Supervision
 from richsem_train.data.cache.free_mosaics import CROPS_PER_MOSAIC

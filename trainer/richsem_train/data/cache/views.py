@@ -21,7 +21,7 @@ from PIL import Image
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import PictureRow, ViewRow
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
-from richsem_schemas.cache.manifest import FileHash, LabelSpec, Plan
+from richsem_schemas.cache.manifest import LabelSpec, Plan
 from richsem_schemas.cache.reader import (
     Span,
     picture_rows,
@@ -34,7 +34,8 @@ from richsem_schemas.cache.reader import view_rows as read_view_rows
 from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, view_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, file_sha256
+from richsem_schemas.io.files import FileHash, file_sha256
+from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache.lanes import ViewPlace, block_order, view_order
 from richsem_train.data.cache.local import forget
