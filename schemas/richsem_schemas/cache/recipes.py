@@ -23,6 +23,8 @@ from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, REGION_DTYPE, 
 QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Row and column of each picture of a mosaic, in the order of its tiles."""
 
+PICTURES_PER_MOSAIC = len(QUADRANTS)
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPicture:
@@ -90,8 +92,8 @@ def mosaic_groups(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]
     Fewer than four pictures repeat.
     """
     order = rng.permutation(count)
-    padded = np.resize(order, -(-count // 4) * 4) if count else order
-    return [tuple(int(index) for index in four) for four in padded.reshape(-1, 4)]
+    padded = np.resize(order, -(-count // PICTURES_PER_MOSAIC) * PICTURES_PER_MOSAIC) if count else order
+    return [tuple(four) for four in padded.reshape(-1, PICTURES_PER_MOSAIC).tolist()]
 
 
 def crop_view(picture: AnnotatedPicture, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
@@ -118,8 +120,8 @@ def mosaic_view(
     """
     side = geometry.mosaic_tile
     centre_y, centre_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
-    tiles: NDArray[np.void] = np.zeros(len(QUADRANTS), TILE_DTYPE)
-    regions: NDArray[np.void] = np.zeros(len(QUADRANTS), REGION_DTYPE)
+    tiles: NDArray[np.void] = np.zeros(PICTURES_PER_MOSAIC, TILE_DTYPE)
+    regions: NDArray[np.void] = np.zeros(PICTURES_PER_MOSAIC, REGION_DTYPE)
     for index, (picture, (row, column)) in enumerate(zip(pictures, QUADRANTS, strict=True)):
         crop = fit(draw_crop(picture.hw, geometry, rng), side)
         height, width = crop.out_hw

@@ -20,8 +20,14 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.places import Place, local_path
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.cache.local import read_through
-from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.cache.alignment import WindowCache, align_windows
+from richsem_train.data.cache.source import (
+    DETECTION,
+    ExpectedCache,
+    TrainingCache,
+    open_training_cache,
+    read_through,
+)
 from richsem_train.data.category_rows import (
     ScoredSplit,
     ids_of_rows,
@@ -30,8 +36,6 @@ from richsem_train.data.category_rows import (
     rows_of_categories,
     scored_split,
 )
-from richsem_train.data.extra import open_extra
-from richsem_train.data.windows import WindowCache, align_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +256,7 @@ def _open_extra(
         teacher=extra.teacher,
         temperature=temperature,
     )
-    return open_extra(
+    return open_training_cache(
         extra.cache,
         label_set=extra.label_set,
         expected=expected if text is None else text.expected(expected),
