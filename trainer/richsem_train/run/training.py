@@ -661,7 +661,7 @@ def _crowded_note(data: DetectionData, queries: int) -> str | None:
 
 def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
     source = windows.cache.source
-    labels = f"({source.labels}, {windows.cache.expected.labels})"
+    labels = f"({source.label_set}, {windows.cache.expected.labels})"
     otherwise = _drawn_otherwise(detection.augmentation, windows)
     if detection.views == "stored":
         yield (

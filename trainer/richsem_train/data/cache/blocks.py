@@ -117,13 +117,13 @@ class BlockReader:
         order = view_order(len(by_pass[0]), seed=self._seed, round_=place.round, shard=shard, block=number)
         rows = np.concatenate([each[order] for each in by_pass])
         pictures = _of_block(index.pictures, number)
-        views = source.read_views(shard, rows, pictures, span=source.labels(shard).span(rows))
+        views = source.read_views(shard, rows, pictures, span=source.label_shard(shard).span(rows))
         is_copied = self._whole_blocks and source.plan.pictures == "copy"
         return _Block(
             view_names(by_pass[place.pass_index if self._all_passes else 0][order]),
             [views[first : first + len(order)] for first in range(0, len(views), len(order))],
             pictures,
-            source.pictures(shard).span(pictures) if is_copied else None,
+            source.picture_shard(shard).span(pictures) if is_copied else None,
         )
 
 

@@ -127,11 +127,11 @@ class ViewSource:
     root: Place | None
     section: str = "extra"
 
-    def pictures(self, shard: int) -> PictureShard:
+    def picture_shard(self, shard: int) -> PictureShard:
         """A shard of pictures."""
         return PictureShard(self.layout, shard)
 
-    def labels(self, shard: int) -> LabelShard:
+    def label_shard(self, shard: int) -> LabelShard:
         """A shard of labels."""
         return LabelShard(self.labels_layout.label_set(self.label_set), shard)
 
@@ -145,7 +145,7 @@ class ViewSource:
         Raises:
             CorruptCacheError: they aren't those of the manifests, or pictures and views don't fit each other.
         """
-        pictures, labels = self.pictures(shard), self.labels(shard)
+        pictures, labels = self.picture_shard(shard), self.label_shard(shard)
         of_pictures, of_labels = _summary(self.picture_summaries, shard), _summary(self.label_summaries, shard)
         pictures.require_sizes(of_pictures)
         if check_labels:
@@ -188,7 +188,9 @@ class ViewSource:
         Raises:
             CorruptCacheError: bytes are missing, or a view breaks a rule of views, or is another than they say.
         """
-        return self.labels(shard).sound_views(rows, ShardPictures.of_rows(pictures, self.plan), self.spec, span=span)
+        return self.label_shard(shard).sound_views(
+            rows, ShardPictures.of_rows(pictures, self.plan), self.spec, span=span
+        )
 
     def decode(self, shard: int, rows: Rows, *, span: Span | None) -> dict[int, Image.Image]:
         """Read and decode pictures of a shard, by sample.
@@ -202,7 +204,7 @@ class ViewSource:
             RichSemError, OSError: one can't be read, or is not the one that was cached.
         """
         try:
-            stored = list(self.pictures(shard).pictures(rows, root=self.root, span=span))
+            stored = list(self.picture_shard(shard).pictures(rows, root=self.root, span=span))
         except RichSemError:
             if self.root is not None:
                 forget(*(self.root / row["name"] for row in rows if row["offset"] < 0))
@@ -211,7 +213,7 @@ class ViewSource:
 
     def damaged(self, shard: int, error: Exception) -> DamagedViewError:
         """The error that names shard, reason and remedy; what is kept of the shard on this machine is forgotten."""
-        layout, pictures, labels = self.layout, self.pictures(shard), self.labels(shard)
+        layout, pictures, labels = self.layout, self.picture_shard(shard), self.label_shard(shard)
         forget(pictures.tar, pictures.index, labels.tar, labels.index)
         return DamagedViewError(
             f"shard {layout.shard_name(shard)} of {layout.out} (label set {self.label_set!r}) is damaged: {error}. "

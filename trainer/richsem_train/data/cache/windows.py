@@ -104,9 +104,9 @@ class WindowReader:
         source = self.source
         index = self._indexes.get(shard, lambda: _CompactIndex.of(source.read_index(shard, check_labels=False)))
         picture, windows = index.rows(shard, sample, passes)
-        labels_span = source.labels(shard).span(windows) if _are_near(windows) else None
+        labels_span = source.label_shard(shard).span(windows) if _are_near(windows) else None
         views = source.read_views(shard, windows, picture, span=labels_span)
-        span = source.pictures(shard).span(picture) if picture["offset"][0] >= 0 else None
+        span = source.picture_shard(shard).span(picture) if picture["offset"][0] >= 0 else None
         pictures = source.decode(shard, picture, span=span)
         return [ReadView(name, view, pictures) for name, view in zip(view_names(windows), views, strict=True)]
 
