@@ -22,7 +22,7 @@ from richsem_schemas.cache.codec import pack_view, stored_embeddings
 from richsem_schemas.cache.index import VIEW_ROW
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt, Plan
-from richsem_schemas.cache.recipes import Sample, block_views
+from richsem_schemas.cache.recipes import AnnotatedPicture, block_views
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.shard_writer import ShardWriter
@@ -176,7 +176,7 @@ class LabelTask:
         for number, group in groupby(pictures, key=lambda picture: picture.sample // BLOCK_SAMPLES):
             block = {picture.sample: picture for picture in group}
             views = block_views(
-                [_recipe_input(picture) for picture in block.values()],
+                [_annotated(picture) for picture in block.values()],
                 self.inputs.spec.views,
                 seed=self.inputs.plan.seed,
                 shard=self.shard.number,
@@ -250,8 +250,8 @@ class LabelTask:
             yield pack_view(view, features_RD, labels, spec.record_layout)
 
 
-def _recipe_input(picture: LoadedPicture) -> Sample:
+def _annotated(picture: LoadedPicture) -> AnnotatedPicture:
     if picture.boxes is None:
-        return Sample(picture.sample, picture.hw, picture.category_id)
+        return AnnotatedPicture(picture.sample, picture.hw, picture.category_id)
     boxes_xyxy_px = picture.boxes.in_picture(picture.hw)
-    return Sample(picture.sample, picture.hw, picture.category_id, boxes_xyxy_px, picture.boxes.rows)
+    return AnnotatedPicture(picture.sample, picture.hw, picture.category_id, boxes_xyxy_px, picture.boxes.rows)

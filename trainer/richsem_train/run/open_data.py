@@ -20,8 +20,14 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.places import Place, local_path
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.cache.local import read_through
-from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.cache.alignment import WindowCache, align_windows
+from richsem_train.data.cache.source import (
+    DETECTION,
+    ExpectedCache,
+    TrainingCache,
+    open_training_cache,
+    read_through,
+)
 from richsem_train.data.category_rows import (
     ScoredSplit,
     ids_of_rows,
@@ -30,8 +36,6 @@ from richsem_train.data.category_rows import (
     rows_of_categories,
     scored_split,
 )
-from richsem_train.data.extra import open_extra
-from richsem_train.data.windows import WindowCache, align_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +166,9 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
     for extra in config.extras.values():
-        return TextConfig(cache=extra.labels_from or extra.cache, labels=extra.label_set)
+        return TextConfig(cache=extra.labels_from or extra.cache, label_set=extra.label_set)
     detection = config.detection
-    return TextConfig(cache=detection.labels_from or detection.cache, labels=detection.label_set)
+    return TextConfig(cache=detection.labels_from or detection.cache, label_set=detection.label_set)
 
 
 def read_split(
@@ -252,7 +256,7 @@ def _open_extra(
         teacher=extra.teacher,
         temperature=temperature,
     )
-    return open_extra(
+    return open_training_cache(
         extra.cache,
         label_set=extra.label_set,
         expected=expected if text is None else text.expected(expected),
@@ -286,7 +290,7 @@ def _read_text(text: TextConfig) -> _Text:
         return _Text(folder.bank, folder.teacher)
     assert text.cache is not None, "the config was checked for it"
     cache = open_cache(text.cache)
-    return _Text(cache.text_bank(cache.label_set(text.labels).name))
+    return _Text(cache.text_bank(cache.label_set(text.label_set).name))
 
 
 def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:

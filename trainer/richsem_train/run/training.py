@@ -24,6 +24,7 @@ from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import FullDiskError
 from richsem_train.config import AugmentationConfig, DetectionConfig, ScheduleConfig, TrainConfig
 from richsem_train.console import Reporter, SilentReporter, step_note
+from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
@@ -35,7 +36,7 @@ from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
 from richsem_train.data.transforms import Augmentation
-from richsem_train.data.windows import WindowCache, WindowDataset
+from richsem_train.data.windows import WindowDataset
 from richsem_train.models.dino import Dino
 from richsem_train.models.published import load_published
 from richsem_train.results.evaluation import truth_of
@@ -660,7 +661,7 @@ def _crowded_note(data: DetectionData, queries: int) -> str | None:
 
 def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
     source = windows.cache.source
-    labels = f"({source.labels}, {windows.cache.expected.labels})"
+    labels = f"({source.label_set}, {windows.cache.expected.labels})"
     otherwise = _drawn_otherwise(detection.augmentation, windows)
     if detection.views == "stored":
         yield (
