@@ -23,7 +23,6 @@ from richsem_schemas.cache.index import PictureRow, ViewRow
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.cache.manifest import LabelSpec, Plan
 from richsem_schemas.cache.reader import (
-    Span,
     picture_rows,
     read_pictures,
     read_pictures_span,
@@ -31,8 +30,10 @@ from richsem_schemas.cache.reader import (
     read_views_span,
 )
 from richsem_schemas.cache.reader import view_rows as read_view_rows
+from richsem_schemas.cache.span import Span
 from richsem_schemas.cache.view import ViewKind
-from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, view_problems
+from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
+from richsem_schemas.cache.view_checks import view_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash, file_sha256
 from richsem_schemas.io.places import Place
