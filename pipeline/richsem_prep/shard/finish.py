@@ -14,12 +14,12 @@ from richsem_schemas.cache.manifest import (
     Plan,
 )
 from richsem_schemas.cache.reader import read_plan
+from richsem_schemas.cache.resizers import resizers_note
 from richsem_schemas.cache.shard import LabelShard, PictureShard, Shard
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import hash_bytes, read_file
 from richsem_schemas.io.places import Place, each_of
 
-_SHOWN_KERNELS, _SHOWN_CHARACTERS = 4, 40
 _SHOWN_SHARDS = 8
 
 _Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
@@ -56,18 +56,6 @@ def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> tuple[str, .
     for name, label_manifest in manifests.items():
         label_manifest.write(layout.label_set(name).manifest)
     return tuple(note for made in manifests.values() if (note := resizers_note(made)) is not None)
-
-
-def resizers_note(manifest: LabelManifest) -> str | None:
-    """What to tell of a label set whose shards were resized by more than one kernel; None of any other."""
-    kernels = sorted({each.versions["resizer"] for each in manifest.environments if "resizer" in each.versions})
-    if len(kernels) < 2:
-        return None
-    shown = ", ".join(repr(kernel[:_SHOWN_CHARACTERS]) for kernel in kernels[:_SHOWN_KERNELS])
-    return (
-        f"shards of label set {manifest.name!r} were resized by {shown}{', …' * (len(kernels) > _SHOWN_KERNELS)}: "
-        "pixels differ by about a grey level between them; with one resizer on all workers they would be alike"
-    )
 
 
 def _cache_manifest(layout: CacheLayout, plan: Plan) -> CacheManifest:
