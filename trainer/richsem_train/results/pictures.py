@@ -123,7 +123,6 @@ def contact_sheet(
 
 
 def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
-    image = image.convert("RGB")
     factor = math.ceil(_LEGIBLE_SIDE / max(image.size))
     if factor == 1:
         return image.copy(), 1
