@@ -211,7 +211,7 @@ def test_weights_that_give_no_numbers_are_told(run, paths):
     broken = Detector.load(run, "cpu")
     for weight in broken.batches.model.bbox_embed.parameters():
         weight.data.fill_(float("nan"))
-    with pytest.raises(RichSemError, match=r"not finite, the first in images\[1\]|the first in images\[0\]"):
+    with pytest.raises(RichSemError, match=r"not finite, the first in images\[0\]"):
         broken.predict(paths[:2])
 
 

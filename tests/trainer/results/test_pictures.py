@@ -111,9 +111,8 @@ def test_of_boxes_that_coincide_the_best_is_drawn():
 
 
 def test_boxes_without_area_or_of_equal_scores_are_kept_in_the_models_order():
-    found = detections(
-        [1, 20, 20, 20, 20, 0.7], [2, 20, 20, 20, 20, 0.7], [3, 50, 50, 60, 60, 0.7], [1, 0, 0, 9, 9, 0.8]
-    )
+    empty = [20, 20, 20, 20, 0.7]
+    found = detections([1, *empty], [2, *empty], [3, 50, 50, 60, 60, 0.7], [1, 0, 0, 9, 9, 0.8])
     assert choose_drawn(found, score_threshold=0.7, most=30).tolist() == [3, 0, 1, 2]
     assert choose_drawn(detections(), score_threshold=0, most=30).tolist() == []
 
@@ -125,9 +124,8 @@ def test_boxes_outside_and_without_area_are_no_error():
 
 def test_a_contact_sheet_shows_all_pictures_row_by_row():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
-    sheet = contact_sheet(
-        [Image.new("RGB", (60, 40 + 5 * i), c) for i, c in enumerate(colours)], "a" * 5, 3, legend=False
-    )
+    pictures = [Image.new("RGB", (60, 40 + 5 * i), colour) for i, colour in enumerate(colours)]
+    sheet = contact_sheet(pictures, "abcde", 3, legend=False)
     pixels = np.asarray(sheet)
     centres = [np.argwhere((pixels == colour).all(axis=2)).mean(axis=0) for colour in colours]
     assert max(c[0] for c in centres[:3]) < min(c[0] for c in centres[3:])
