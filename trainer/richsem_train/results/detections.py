@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
@@ -34,7 +35,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, eq=False)
 class PictureDetections:
-    """What a model found in one picture, best first.
+    """Detections of one picture, best first.
 
     Attributes:
         category_ids: int64 [D].
@@ -208,12 +209,11 @@ def merge_detections(paths: Iterable[Path], image_ids: Collection[int]) -> Detec
     unique, first = np.unique(seen, return_index=True)
     _check_complete(unique, np.asarray(sorted(image_ids), dtype=np.int64))
     table = pa.concat_tables([_SCHEMA.empty_table(), *tables]).take(first)
-    counts = np.diff(np.concatenate([[0], np.cumsum([len(scores) for scores in table["scores"]], dtype=np.int64)]))
     return Detections(
-        image_ids=np.repeat(unique, counts),
-        category_ids=_flat(table["category_ids"]).astype(np.int64),
-        boxes_xywh_px=_flat(table["boxes_xywh_px"], depth=2).reshape(-1, 4),
-        scores=_flat(table["scores"]),
+        image_ids=np.repeat(unique, pc.list_value_length(table["scores"]).to_numpy()),
+        category_ids=pc.list_flatten(table["category_ids"]).to_numpy().astype(np.int64),
+        boxes_xywh_px=pc.list_flatten(table["boxes_xywh_px"], recursive=True).to_numpy().reshape(-1, 4),
+        scores=pc.list_flatten(table["scores"]).to_numpy(),
     )
 
 
@@ -231,17 +231,15 @@ def join_pictures(pictures: Sequence[tuple[int, PictureDetections]]) -> Detectio
 def _record_batch(pictures: Sequence[tuple[int, PictureDetections]]) -> pa.RecordBatch:
     """One row a picture."""
     joined = join_pictures(pictures)
-    offsets = pa.array(np.cumsum([0] + [len(found) for _, found in pictures]).astype(np.int32))
-    boxes = pa.FixedSizeListArray.from_arrays(pa.array(joined.boxes_xywh_px.astype(np.float32).ravel()), 4)
-    columns = [
-        pa.array([image for image, _ in pictures], pa.int64()),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.category_ids.astype(np.int32))),
-        pa.ListArray.from_arrays(offsets, boxes),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.scores.astype(np.float32))),
+    offsets = pa.array(np.cumsum([0] + [len(found) for _, found in pictures]), pa.int32())
+    values = [
+        pa.array(joined.category_ids, pa.int32()),
+        pa.FixedSizeListArray.from_arrays(pa.array(joined.boxes_xywh_px.ravel(), pa.float32()), 4),
+        pa.array(joined.scores, pa.float32()),
     ]
-    return pa.RecordBatch.from_arrays(
-        [column.cast(field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
-    )
+    image_ids = pa.array([image for image, _ in pictures], pa.int64())
+    lists = [pa.ListArray.from_arrays(offsets, each) for each in values]
+    return pa.RecordBatch.from_arrays([image_ids, *lists], schema=_SCHEMA)
 
 
 def _xyxy_to_xywh(found: PictureDetections) -> NDArray[np.float32]:
@@ -262,17 +260,6 @@ def _read(path: Path) -> pa.Table:
     if table.schema != _SCHEMA:
         raise RichSemError(f"{path}: has fields {table.schema.names}, not {_SCHEMA.names}; evaluate again")
     return table
-
-
-def _flat(column: pa.ChunkedArray, depth: int = 1) -> NDArray[Any]:
-    """The numbers of a column of lists, as one array."""
-    chunks = [chunk for chunk in column.chunks if len(chunk)]
-    for _ in range(depth):
-        chunks = [chunk.flatten() for chunk in chunks]
-    innermost = column.type
-    for _ in range(depth):
-        innermost = innermost.value_type
-    return np.concatenate([np.zeros(0, innermost.to_pandas_dtype()), *[chunk.to_numpy() for chunk in chunks]])
 
 
 def _check_complete(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
