@@ -1,14 +1,12 @@
 """Detections on their way from the ranks to the score: a file a rank, merged once.
 
-Each rank appends its pictures to an Arrow IPC stream as they come, a row a picture (so a picture without detections is
-told from a picture never seen), under a temporary name that is renamed when the rank is done.
+A file is an Arrow IPC stream, a row a picture, so that a picture without detections is told from one never seen.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.files import commit, temporary_path
-from richsem_schemas.io.output_files import full_disk_named
+from richsem_schemas.io.files import hashed_file
 
 _SCHEMA = pa.schema(
     [
@@ -136,59 +133,20 @@ def rank_file(folder: Path, rank: int) -> Path:
     return folder / f"detections-{rank:05d}.arrow"
 
 
-class DetectionWriter:
-    """Appends pictures to a rank's file; used with `with`, so that only a whole file gets its name.
+def write_detections(path: Path, pictures: Iterable[tuple[int, PictureDetections]]) -> None:
+    """Write pictures as they come, also those in which nothing was found, into a file that gets its name when whole.
 
     Args:
         path: such as of `rank_file`; its folder is made, an older file replaced.
+        pictures: image ids and detections.
+
+    Raises:
+        FullDiskError: there is no space for it.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._temporary = temporary_path(path)
-        with full_disk_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("wb")
-        self._stream = pa.ipc.new_stream(self._file, _SCHEMA)
-        self._pending: list[tuple[int, PictureDetections]] = []
-
-    def add(self, image_id: int, found: PictureDetections) -> None:
-        """Append one picture, also one in which nothing was found.
-
-        Raises:
-            FullDiskError: there is no space for it.
-        """
-        self._pending.append((image_id, found))
-        if len(self._pending) >= _PICTURES_A_WRITE:
-            with full_disk_named(self.path):
-                self._write_pending()
-
-    def __enter__(self) -> "DetectionWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with full_disk_named(self.path):
-            try:
-                if kind is None:
-                    self._finish()
-            finally:
-                # First, since closing a file on a full disk fails, too.
-                self._temporary.unlink(missing_ok=True)
-                self._file.close()
-
-    def _finish(self) -> None:
-        self._write_pending()
-        self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        commit(self._temporary, self.path)
-
-    def _write_pending(self) -> None:
-        if self._pending:
-            self._stream.write_batch(_record_batch(self._pending))
-            self._pending = []
+    pending = iter(pictures)
+    with hashed_file(path) as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        while batch := list(islice(pending, _PICTURES_A_WRITE)):
+            stream.write_batch(_record_batch(batch))
 
 
 def merge_detections(paths: Iterable[Path], image_ids: Collection[int]) -> Detections:
