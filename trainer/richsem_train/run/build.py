@@ -1,12 +1,10 @@
 """From a config to a detector and its losses."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.config import LossConfig, ModelConfig
+from richsem_train.config import LossConfig, ModelConfig, TrainConfig
 from richsem_train.losses.criterion import Criterion, LossWeights
 from richsem_train.losses.federated import federated_weights
 from richsem_train.losses.matcher import HungarianMatcher
@@ -14,6 +12,8 @@ from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.backbone import make_backbone
 from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
+from richsem_train.results.inference import BatchDetector
 from richsem_train.run.checkpoint import ModelInfo
 
 
@@ -71,6 +71,29 @@ def build_detector(
     )
     detector.backbone.to(memory_format=torch.channels_last)
     return detector.to(device)
+
+
+def batch_detector(
+    model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device
+) -> BatchDetector:
+    """A model that shows pictures as its config says.
+
+    Args:
+        model: in evaluation mode, on its device.
+        config: of its run.
+        class_names: by row of its vocabulary.
+        device: the same.
+    """
+    backbone, evaluation = config.model.backbone, config.evaluation
+    return BatchDetector(
+        model=model,
+        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
+        precision=config.schedule.precision,
+        class_names=class_names,
+        keep=evaluation.detections,
+        short_side=evaluation.short_side,
+        longest_side=evaluation.longest_side,
+    )
 
 
 def attention_backend(config: ModelConfig, device: torch.device) -> Backend:
@@ -140,8 +163,3 @@ def build_criterion(
 def text_tensor(text: TextBank) -> Tensor:
     """The raw means of a text bank, float32 [C, D]."""
     return torch.from_numpy(text.features.copy())
-
-
-def vocabulary_mask(class_names: Sequence[str]) -> Tensor:
-    """Bool [C]: the rows that are classes; row 0 and rows without a name are none."""
-    return torch.tensor([row > 0 and bool(name) for row, name in enumerate(class_names)])

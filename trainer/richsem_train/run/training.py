@@ -38,15 +38,22 @@ from richsem_train.data.showings import Showings
 from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowDataset
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
 from richsem_train.models.published import load_published
 from richsem_train.results.evaluation import truth_of
-from richsem_train.results.inference import Detector
-from richsem_train.results.scoring import detect_split, score_split
 from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table, run_content
-from richsem_train.run.build import attention_backend, attention_note, build_criterion, build_detector, text_tensor
+from richsem_train.run.build import (
+    attention_backend,
+    attention_note,
+    batch_detector,
+    build_criterion,
+    build_detector,
+    text_tensor,
+)
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo, load_checkpoint, save_checkpoint
 from richsem_train.run.distributed import Ranks, join_ranks
-from richsem_train.run.engine import DetectorLosses, Normalise, StepResult, Trainer, mean_over_ranks
+from richsem_train.run.engine import DetectorLosses, StepResult, Trainer, mean_over_ranks
+from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, RunLogWriter, forget_after, read_log
 from richsem_train.run.open_data import RunData, data_file, open_data
@@ -455,35 +462,19 @@ class _Run:
         return any(line["step"] == taken for line in read_log(self.folder.out / LOG_NAME).evaluations)
 
     def _evaluate(self, taken: int, log: "RunLogWriter | _NoLog") -> None:
-        evaluation = self.config.evaluation
         scored = self.trainer.averaged if self.trainer.averaged is not None else self.detector
         assert isinstance(scored, Dino)
-        detector = Detector(
-            model=scored.eval(),
-            normalise=self.trainer.detector_losses.normalise,
-            precision=self.config.schedule.precision,
-            class_names=self.data.vocabulary.class_names,
-            keep=evaluation.detections,
-            short_side=evaluation.short_side,
-            longest_side=evaluation.longest_side,
-        )
-        detect_split(
-            detector,
+        metrics = evaluate_split(
+            batch_detector(scored.eval(), self.config, self.data.vocabulary.class_names, self.ranks.device),
             self.data.val,
-            evaluation,
+            self.truth,
             self.folder.detections,
+            config=self.config.evaluation,
             workers=self.config.workers,
             ranks=self.ranks,
             reporter=self.reporter,
         )
-        if self.ranks.is_first:
-            metrics = score_split(
-                self.truth,
-                self.data.val.data,
-                self.folder.detections,
-                ranks=self.ranks,
-                detections=evaluation.detections,
-            )
+        if metrics is not None:
             log.write("eval", taken, metrics)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
             self.reporter.say(f"epoch {taken // self.steps_per_epoch}: {shown or AP_UNDEFINED}")
@@ -538,7 +529,7 @@ class _Run:
             damaged=log.damaged,
         )
         write_atomically(self.folder.results, (json.dumps(content, indent=2) + "\n").encode())
-        plot_run(log, self.folder.curves, title=self.config.name)
+        plot_run(log.steps, log.evaluations, self.folder.curves, title=self.config.name)
         if log.damaged:
             self.reporter.say(f"{log.damaged} damaged pictures or views were replaced by others")
         if log.steps and (share := log.steps[-1].get("without_soft_label", 0.0)):
