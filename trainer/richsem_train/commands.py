@@ -16,8 +16,6 @@ from richsem_schemas.io.output_files import require_folder, require_no_inputs
 from richsem_train.config import builtin_configs, load_config, with_changes
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import scored_split
-from richsem_train.models.dino import Dino
-from richsem_train.models.published import load_published
 from richsem_train.results.detections import rank_file
 from richsem_train.results.evaluation import truth_of
 from richsem_train.results.inference import Detector
@@ -26,16 +24,12 @@ from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
 from richsem_train.results.scoring import Scorer, detect_split, score_split
 from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
-from richsem_train.run.build import attention_note, build_detector, text_tensor
+from richsem_train.run.build import attention_note, ready_detector
 from richsem_train.run.checkpoint import ModelInfo, export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
-from richsem_train.run.engine import Normalise
-from richsem_train.run.open_data import data_folder, open_vocabulary, read_split
+from richsem_train.run.open_data import data_folder, read_split
 from richsem_train.run.picture_check import require_pictures
-from richsem_train.run.rebuilding import rebuilt_detector
-
-_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
-"""Weights that only denoising uses."""
+from richsem_train.run.rebuilding import published_detector, rebuilt_detector
 
 
 def evaluate(
@@ -220,45 +214,5 @@ def open_detector(
         info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
         model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
     else:
-        model, info = _published(checkpoint, config, changes, device)
-    backbone, evaluation = info.config.model.backbone, info.config.evaluation
-    detector = Detector(
-        model=model,
-        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
-        precision=info.config.schedule.precision,
-        class_names=info.class_names,
-        keep=evaluation.detections,
-        short_side=evaluation.short_side,
-        longest_side=evaluation.longest_side,
-    )
-    return detector, info
-
-
-def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:
-    settings = load_config(config, changes)
-    vocabulary = open_vocabulary(settings)
-    text = vocabulary.text
-    info = ModelInfo(
-        config=settings,
-        class_names=vocabulary.class_names,
-        frequencies=vocabulary.frequencies,
-        text_dim=0 if text is None else text.features.shape[1],
-        logit_scale=0.0 if text is None else text.logit_scale,
-        category_ids=tuple(vocabulary.category_ids.tolist()),
-    )
-    model = build_detector(
-        settings.model,
-        num_classes=len(info.class_names),
-        text_features_CD=None if text is None else text_tensor(text),
-        logit_scale=None if text is None else text.logit_scale,
-        weights=None,
-        device=device,
-        semantic_branch=False,
-    )
-    report = load_published(model, checkpoint)
-    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
-        raise RichSemError(
-            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {config}; choose the "
-            "config that it was trained with"
-        )
-    return model.eval(), info
+        model, info = published_detector(checkpoint, load_config(config, changes), config, device)
+    return ready_detector(model, info, device), info

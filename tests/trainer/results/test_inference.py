@@ -7,8 +7,8 @@ from PIL import Image
 
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_train.data.collate import collate
+from richsem_train.models.inputs import Normalise
 from richsem_train.results.inference import Detector, detect_all
-from richsem_train.run.engine import Normalise
 from tests.trainer.models.tiny_dino import CLASSES, shaken, tiny_dino
 
 NAMES = ("none", "one", "two", "", "four", "five", "six")

@@ -11,9 +11,8 @@ from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.pictures.resize import resize_picture
 from richsem_train.data.collate import Sample, collate
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise, autocast
 from richsem_train.results.detections import PictureDetections
-from richsem_train.run.build import vocabulary_mask
-from richsem_train.run.engine import Normalise, autocast
 from richsem_train.targets import Batch, Target
 
 
@@ -49,7 +48,8 @@ class Detector:
         found = self.model.detections(
             outputs,
             [target.original_hw for target in batch.targets],
-            vocabulary_C=vocabulary_mask(self.class_names),
+            # Row 0 and rows without a name are no classes.
+            vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
             keep=self.keep,
         )
         return [
