@@ -22,11 +22,12 @@ from richsem_train.results.inference import Detector
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
-from richsem_train.results.scoring import Scorer, detect_split, score_split
+from richsem_train.results.scoring import Scorer
 from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
-from richsem_train.run.build import attention_note, ready_detector
+from richsem_train.run.build import attention_note, batch_detector
 from richsem_train.run.checkpoint import ModelInfo, export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
+from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.open_data import data_folder, read_split
 from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import published_detector, rebuilt_detector
@@ -81,20 +82,19 @@ def evaluate(
             cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
-            detect_split(
+            metrics = evaluate_split(
                 detector,
                 val,
-                settings.evaluation,
+                truth,
                 folder,
+                config=settings.evaluation,
                 workers=settings.workers,
                 ranks=ranks,
                 reporter=reporter,
+                scorer=scorer,
             )
-            if not ranks.is_first:
-                return None
-            metrics = score_split(
-                truth, val.data, folder, ranks=ranks, detections=settings.evaluation.detections, scorer=scorer
-            )
+        if metrics is None:
+            return None
         if not is_defined(metrics["AP"]):
             reporter.say(AP_UNDEFINED)
         return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
@@ -215,4 +215,4 @@ def open_detector(
         model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
     else:
         model, info = published_detector(checkpoint, load_config(config, changes), config, device)
-    return ready_detector(model, info, device), info
+    return batch_detector(model, info.config, info.class_names, device), info

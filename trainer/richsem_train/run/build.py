@@ -132,20 +132,21 @@ def described_detector(
     )
 
 
-def ready_detector(model: Dino, info: ModelInfo, device: torch.device) -> Detector:
-    """A detector with what it is shown pictures by.
+def batch_detector(model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device) -> Detector:
+    """A model that shows pictures as its config says.
 
     Args:
-        model: on the device; put into evaluation mode.
-        info: its description.
-        device: to detect on.
+        model: in evaluation mode, on its device.
+        config: of its run.
+        class_names: by row of its vocabulary.
+        device: the same.
     """
-    backbone, evaluation = info.config.model.backbone, info.config.evaluation
+    backbone, evaluation = config.model.backbone, config.evaluation
     return Detector(
-        model=model.eval(),
+        model=model,
         normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
-        precision=info.config.schedule.precision,
-        class_names=info.class_names,
+        precision=config.schedule.precision,
+        class_names=class_names,
         keep=evaluation.detections,
         short_side=evaluation.short_side,
         longest_side=evaluation.longest_side,

@@ -1,30 +1,45 @@
-"""The detector of a run is scored on its val split."""
+"""Scoring a detector on a split, by all ranks together."""
 
+from pathlib import Path
+
+from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
-from richsem_train.results.scoring import detect_split, score_split
-from richsem_train.run.assemble import AssembledRun
-from richsem_train.run.build import ready_detector
-from richsem_train.run.folder import RunFolder
+from richsem_train.data.category_rows import ScoredSplit
+from richsem_train.results.evaluation import GroundTruth
+from richsem_train.results.inference import Detector
+from richsem_train.results.scoring import Scorer, detect_split, score_split
+from richsem_train.run.distributed import Ranks
 
 
-def evaluate_run(run: AssembledRun, folder: RunFolder, reporter: Reporter) -> dict[str, float] | None:
-    """Detect on all ranks and score on the first.
+def evaluate_split(
+    detector: Detector,
+    split: ScoredSplit,
+    truth: GroundTruth,
+    folder: Path,
+    *,
+    config: EvaluationConfig,
+    workers: int,
+    ranks: Ranks,
+    reporter: Reporter,
+    scorer: Scorer = "hotcoco",
+) -> dict[str, float] | None:
+    """Detect each rank's share of a split into `folder`, and score all of it on the first.
+
+    Args:
+        detector: on each rank.
+        split: what it is shown.
+        truth: its annotations.
+        folder: the same for all ranks.
+        config: pictures a batch, and how many detections count.
+        workers: processes that read pictures.
+        ranks: all of them call this.
+        reporter: watches.
+        scorer: what computes the figures.
 
     Returns:
-        Metrics by name; None on all ranks but the first.
+        Figures by name; None on all ranks but the first.
     """
-    evaluation = run.config.evaluation
-    detect_split(
-        ready_detector(run.scored_detector, run.info, run.ranks.device),
-        run.data.val,
-        evaluation,
-        folder.detections,
-        workers=run.config.workers,
-        ranks=run.ranks,
-        reporter=reporter,
-    )
-    if not run.ranks.is_first:
+    detect_split(detector, split, config, folder, workers=workers, ranks=ranks, reporter=reporter)
+    if not ranks.is_first:
         return None
-    return score_split(
-        run.truth, run.data.val.data, folder.detections, ranks=run.ranks, detections=evaluation.detections
-    )
+    return score_split(truth, split.data, folder, ranks=ranks, detections=config.detections, scorer=scorer)

@@ -6,8 +6,9 @@ from richsem_train.console import Reporter
 from richsem_train.data.loaders import LoadedStep
 from richsem_train.results.tables import AP_UNDEFINED, is_defined
 from richsem_train.run.assemble import AssembledRun
+from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import save_checkpoint
-from richsem_train.run.evaluate import evaluate_run
+from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.memory import memory_named
@@ -108,7 +109,7 @@ class TrainingLoop:
         return any(line["step"] == taken for line in read_log(self._folder.out / LOG_NAME).evaluations)
 
     def _evaluate(self, taken: int) -> None:
-        metrics = evaluate_run(self._run, self._folder, self._reporter)
+        metrics = self._score()
         if metrics is not None:
             self._log.write_evaluation(taken, metrics)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
@@ -120,6 +121,19 @@ class TrainingLoop:
             # Again, so that a resume knows the best.
             self._save(taken)
         self._run.ranks.wait()
+
+    def _score(self) -> dict[str, float] | None:
+        run = self._run
+        return evaluate_split(
+            batch_detector(run.scored_detector.eval(), run.config, run.info.class_names, run.ranks.device),
+            run.data.val,
+            run.truth,
+            self._folder.detections,
+            config=run.config.evaluation,
+            workers=run.config.workers,
+            ranks=run.ranks,
+            reporter=self._reporter,
+        )
 
     def _save(self, taken: int) -> None:
         if self._run.ranks.is_first:

@@ -15,12 +15,12 @@ from richsem_train.console import ConsoleReporter, Reporter, SilentReporter
 from richsem_train.run.assemble import AssembledRun, assemble, rank_share
 from richsem_train.run.checkpoint import Checkpoint, load_checkpoint
 from richsem_train.run.distributed import Ranks, join_ranks
-from richsem_train.run.finish import Scored, write_results
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import RunLogWriter, forget_after
 from richsem_train.run.loop import TrainingLoop
 from richsem_train.run.notes import opening_notes
 from richsem_train.run.open_data import RunData, open_data
+from richsem_train.run.outcome import Scored, write_results
 from richsem_train.run.picture_check import Pictures, require_pictures
 from richsem_train.run.signals import StopRequest, stop_requests
 from richsem_train.run.state import restore
