@@ -67,9 +67,7 @@ class World:
         """A validated config."""
         return parse_config(self.values(**changes), source="tiny")
 
-    def run(
-        self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any
-    ) -> TrainedRun:
+    def run(self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any) -> TrainedRun:
         """Train in this process, on one thread as in others; curves aren't drawn, which would take as long again."""
         config = self.config(**changes)
         with patch("richsem_train.results.plots.plot_run"), one_thread():

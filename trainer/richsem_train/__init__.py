@@ -4,15 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from richsem_train.detector import Detector
     from richsem_train.run.training import TrainedRun, train
 
-__all__ = ["TrainedRun", "train"]
+_HOMES = {
+    "Detector": "richsem_train.detector",
+    "TrainedRun": "richsem_train.run.training",
+    "train": "richsem_train.run.training",
+}
+"""The Python interface, imported when it is asked for: torch takes seconds."""
 
-_HOMES = {"TrainedRun": "richsem_train.run.training", "train": "richsem_train.run.training"}
+__all__ = ["Detector", "TrainedRun", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: torch takes seconds, and `--help` needs none of it.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

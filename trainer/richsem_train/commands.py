@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,24 +13,24 @@ from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
-from richsem_train.config import builtin_configs, load_config, with_changes
+from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import scored_split
+from richsem_train.detector import open_detector
 from richsem_train.results.detections import rank_file
 from richsem_train.results.evaluation import truth_of
-from richsem_train.results.inference import Detector
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
 from richsem_train.results.scoring import Scorer
 from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
-from richsem_train.run.build import attention_note, batch_detector
-from richsem_train.run.checkpoint import ModelInfo, export_weights, load_checkpoint
+from richsem_train.run.build import attention_note
+from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
 from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.open_data import data_folder, read_split
 from richsem_train.run.picture_check import require_pictures
-from richsem_train.run.rebuilding import published_detector, rebuilt_detector
+from richsem_train.run.rebuilding import rebuilt_detector
 
 
 def evaluate(
@@ -60,8 +60,8 @@ def evaluate(
     with join_ranks(device) as ranks:
         if not ranks.is_first:
             reporter = SilentReporter()
-        detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
-        settings = info.config
+        detector = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
+        info, settings = detector.info, detector.info.config
         if note := attention_note(settings.model, ranks.device):
             reporter.say(note)
         data = data_folder(settings)
@@ -83,7 +83,7 @@ def evaluate(
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
             metrics = evaluate_split(
-                detector,
+                detector.batches,
                 val,
                 truth,
                 folder,
@@ -147,8 +147,8 @@ def predict(
         remedy="name another --out than the folder of the pictures",
     )
     chosen = choose_device(device)
-    detector, info = open_detector(checkpoint, config=config, changes=changes, device=chosen)
-    if note := attention_note(info.config.model, chosen):
+    detector = open_detector(checkpoint, config=config, changes=changes, device=chosen)
+    if note := attention_note(detector.info.config.model, chosen):
         reporter.say(note)
     done = 0
 
@@ -162,11 +162,9 @@ def predict(
     reporter.begin("detecting", len(images))
     outcome = predict_pictures(
         images,
-        detector.detect_picture,
+        detector.batches.detect_picture,
         out,
-        names=dict(enumerate(info.class_names)),
-        frequencies={row: frequency for row, frequency in enumerate(info.frequencies) if frequency},
-        category_ids=dict(enumerate(info.category_ids)),
+        classes=detector.classes,
         score_threshold=threshold,
         on_picture=on_picture,
     )
@@ -196,23 +194,3 @@ def export(checkpoint: Path, out: Path) -> Exported:
     weights = detector.inference_state_dict()
     export_weights(out, saved.info, weights)
     return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))
-
-
-def open_detector(
-    checkpoint: Path, *, config: str | None, changes: Sequence[str], device: torch.device
-) -> tuple[Detector, ModelInfo]:
-    """A detector from a checkpoint, ready to be shown pictures.
-
-    Args:
-        checkpoint: of a run, exported, or published (then with `config`).
-        config: what to build a published one from.
-        changes: `--set`.
-        device: to put it on.
-    """
-    if config is None:
-        saved = load_checkpoint(checkpoint)
-        info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
-        model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
-    else:
-        model, info = published_detector(checkpoint, load_config(config, changes), config, device)
-    return batch_detector(model, info.config, info.class_names, device), info

@@ -13,7 +13,7 @@ from richsem_train.models.backbone import make_backbone
 from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
-from richsem_train.results.inference import Detector
+from richsem_train.results.inference import BatchDetector
 from richsem_train.run.checkpoint import ModelInfo
 from richsem_train.run.open_data import Vocabulary
 
@@ -74,6 +74,29 @@ def build_detector(
     return detector.to(device)
 
 
+def batch_detector(
+    model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device
+) -> BatchDetector:
+    """A model that shows pictures as its config says.
+
+    Args:
+        model: in evaluation mode, on its device.
+        config: of its run.
+        class_names: by row of its vocabulary.
+        device: the same.
+    """
+    backbone, evaluation = config.model.backbone, config.evaluation
+    return BatchDetector(
+        model=model,
+        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
+        precision=config.schedule.precision,
+        class_names=class_names,
+        keep=evaluation.detections,
+        short_side=evaluation.short_side,
+        longest_side=evaluation.longest_side,
+    )
+
+
 def attention_backend(config: ModelConfig, device: torch.device) -> Backend:
     """Who samples in a model's deformable attention, as `choose_backend` has it."""
     return choose_backend(config.deformable_attention, device, _attention_sizes(config))
@@ -129,27 +152,6 @@ def described_detector(
         weights=weights,
         device=device,
         semantic_branch=semantic_branch,
-    )
-
-
-def batch_detector(model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device) -> Detector:
-    """A model that shows pictures as its config says.
-
-    Args:
-        model: in evaluation mode, on its device.
-        config: of its run.
-        class_names: by row of its vocabulary.
-        device: the same.
-    """
-    backbone, evaluation = config.model.backbone, config.evaluation
-    return Detector(
-        model=model,
-        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
-        precision=config.schedule.precision,
-        class_names=class_names,
-        keep=evaluation.detections,
-        short_side=evaluation.short_side,
-        longest_side=evaluation.longest_side,
     )
 
 

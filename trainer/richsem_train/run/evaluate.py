@@ -5,14 +5,15 @@ from pathlib import Path
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
 from richsem_train.data.category_rows import ScoredSplit
+from richsem_train.results.detections import rank_file
 from richsem_train.results.evaluation import GroundTruth
-from richsem_train.results.inference import Detector
-from richsem_train.results.scoring import Scorer, detect_split, score_split
+from richsem_train.results.inference import BatchDetector
+from richsem_train.results.scoring import Scorer, detect_share, score_shares
 from richsem_train.run.distributed import Ranks
 
 
 def evaluate_split(
-    detector: Detector,
+    detector: BatchDetector,
     split: ScoredSplit,
     truth: GroundTruth,
     folder: Path,
@@ -39,7 +40,19 @@ def evaluate_split(
     Returns:
         Figures by name; None on all ranks but the first.
     """
-    detect_split(detector, split, config, folder, workers=workers, ranks=ranks, reporter=reporter)
+    share = range(ranks.rank, len(split.data), ranks.world_size)
+    reporter.begin("evaluating", len(share))
+    detect_share(
+        detector,
+        split,
+        share,
+        rank_file(folder, ranks.rank),
+        batch_size=config.batch_size,
+        workers=workers,
+        on_picture=reporter.move,
+    )
+    reporter.end()
+    ranks.wait()
     if not ranks.is_first:
         return None
-    return score_split(truth, split.data, folder, ranks=ranks, detections=config.detections, scorer=scorer)
+    return score_shares(truth, folder, ranks.world_size, max_detections=config.detections, scorer=scorer)

@@ -56,7 +56,7 @@ def write_results(folder: RunFolder, name: str, reporter: Reporter) -> RunResult
     last, best = _last_and_best(log)
     content = _content(log, last, best, name)
     write_atomically(folder.results, (json.dumps(content, indent=2) + "\n").encode())
-    plot_run(log, folder.curves, title=name)
+    plot_run(log.steps, log.evaluations, folder.curves, title=name)
     for note in _closing_notes(log, folder, has_best=best is not None):
         reporter.say(note)
     rows, title = {"last": last.metrics}, f"{name}, step {last.step}"
