@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from richsem_train.config import Supervision
+from richsem_train.choices import Supervision
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.federated import FederatedClasses
 from richsem_train.targets import SoftLabels, Target
