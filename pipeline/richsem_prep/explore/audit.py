@@ -15,12 +15,14 @@ from richsem_prep.teacher.settings import Precision, WorkerSettings
 from richsem_schemas.cache.codec import Embeddings, LabelledView
 from richsem_schemas.cache.index import ViewRow
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread, require_same
+from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread
 from richsem_schemas.cache.reader import Cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, view_problems
+from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
+from richsem_schemas.cache.view_checks import view_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place, open_place
 from richsem_schemas.pictures.decode import decode_picture

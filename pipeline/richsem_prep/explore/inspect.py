@@ -16,8 +16,9 @@ from richsem_schemas.cache.codec import unpack_view
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan, ViewsSpec
 from richsem_schemas.cache.quarantine import read_quarantine
-from richsem_schemas.cache.reader import Cache, read_span, view_rows
+from richsem_schemas.cache.reader import Cache, view_rows
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
+from richsem_schemas.cache.span import read_span
 from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place, RemotePath, each_of

@@ -21,7 +21,8 @@ from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import VIEW_KINDS, ViewKind
-from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, geometry_problems
+from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
+from richsem_schemas.cache.view_checks import geometry_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import require_no_inputs

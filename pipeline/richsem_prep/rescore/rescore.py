@@ -11,8 +11,9 @@ from richsem_prep.shard.finish import finish_cache, labels_are_done
 from richsem_prep.sources.class_names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity, require_same
+from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
 from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError

@@ -29,7 +29,7 @@ from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS, PictureRo
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
 from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt, PicturesReceipt, Plan, ShardSummary
 from richsem_schemas.cache.reader import picture_rows, read_pictures
-from richsem_schemas.cache.recipes import Sample, block_views
+from richsem_schemas.cache.recipes import AnnotatedPicture, block_views
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
@@ -420,11 +420,11 @@ def _require_annotated_size(entry: SourceEntry, picture: Image.Image) -> None:
         )
 
 
-def _sample(picture: LoadedPicture) -> Sample:
+def _sample(picture: LoadedPicture) -> AnnotatedPicture:
     if picture.boxes is None:
-        return Sample(picture.sample, picture.hw, picture.category_id)
+        return AnnotatedPicture(picture.sample, picture.hw, picture.category_id)
     boxes_xyxy_px = picture.boxes.in_picture(picture.hw)
-    return Sample(picture.sample, picture.hw, picture.category_id, boxes_xyxy_px, picture.boxes.rows)
+    return AnnotatedPicture(picture.sample, picture.hw, picture.category_id, boxes_xyxy_px, picture.boxes.rows)
 
 
 def shrunk(picture: Image.Image, max_side: int) -> bytes:

@@ -34,7 +34,7 @@ from richsem_schemas.cache.index import (
 )
 from richsem_schemas.cache.layout import CacheLayout, sample_key
 from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, Plan, ShardSummary
-from richsem_schemas.cache.view_checks import BoxRows, ShardPictures
+from richsem_schemas.cache.view_batch import BoxRows, ShardPictures
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, open_regular, read_file
 from richsem_schemas.io.originals import WHOLE_FILE, Original

@@ -14,7 +14,8 @@ from richsem_schemas.cache.manifest import LabelManifest, LabelSpec
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import VIEW_KINDS
-from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, mismatched_labels, view_problems
+from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
+from richsem_schemas.cache.view_checks import mismatched_labels, view_problems
 from richsem_schemas.errors import CorruptCacheError
 
 SAMPLED_REGIONS = 64

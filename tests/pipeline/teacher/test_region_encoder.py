@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.recipes import Sample, crop_view, mosaic_view
+from richsem_schemas.cache.recipes import AnnotatedPicture, crop_view, mosaic_view
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.pictures.resize import resize_picture
@@ -40,7 +40,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def views(pictures):
-    samples = [Sample(i, (picture.height, picture.width), i + 1) for i, picture in pictures.items()]
+    samples = [AnnotatedPicture(i, (picture.height, picture.width), i + 1) for i, picture in pictures.items()]
     rng = np.random.default_rng(1)
     mosaics = [mosaic_view(samples, 0, GEOMETRY, rng) for _ in range(3)]
     crops = [crop_view(sample, 0, GEOMETRY, rng) for sample in samples]

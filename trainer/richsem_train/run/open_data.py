@@ -20,8 +20,14 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.places import local_path
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.cache.local import read_through
-from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache
+from richsem_train.data.cache.alignment import WindowCache, align_windows
+from richsem_train.data.cache.source import (
+    DETECTION,
+    ExpectedCache,
+    TrainingCache,
+    open_training_cache,
+    read_through,
+)
 from richsem_train.data.category_rows import (
     ScoredSplit,
     ids_of_rows,
@@ -30,8 +36,6 @@ from richsem_train.data.category_rows import (
     rows_of_categories,
     scored_split,
 )
-from richsem_train.data.extra import open_extra
-from richsem_train.data.windows import WindowCache, align_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +271,7 @@ def _open_cache(
 ) -> TrainingCache:
     assert section.cache is not None, "the config was checked for it"
     root = section.root
-    opened = open_extra(
+    opened = open_training_cache(
         section.cache,
         label_set=section.label_set,
         expected=expected if text is None else text.expected(expected),
