@@ -13,15 +13,10 @@ from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.data.transforms import Augmentation
 from richsem_train.results.detections import Detections
 from richsem_train.results.evaluation import score, truth_of
-from tests.trainer.tiny import losses_of, make_world, write_split
+from tests.trainer.tiny import losses_of, write_split
 from tests.trainer.truth import truth_in
 
 AS_IT_IS = Augmentation(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def write_openimages(data, split):
