@@ -15,23 +15,17 @@ from PIL import Image
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config, with_changes
-from richsem_train.models.dino import Dino
-from richsem_train.models.published import load_published
 from richsem_train.results.inference import BatchDetector
 from richsem_train.results.prediction import ClassTable, Prediction
 from richsem_train.results.read_picture import Picture, to_rgb
-from richsem_train.run.build import batch_detector, build_detector, text_tensor
+from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import ModelInfo, load_checkpoint
 from richsem_train.run.distributed import choose_device
 from richsem_train.run.folder import RunFolder
-from richsem_train.run.open_data import open_vocabulary
-from richsem_train.run.rebuilding import rebuilt_detector
+from richsem_train.run.rebuilding import published_detector, rebuilt_detector
 
 _READ_AHEAD = 32
 """Pictures that are resized before the first of them is detected, so that those of one size share batches."""
-
-_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
-"""Weights that only denoising uses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,35 +142,5 @@ def open_detector(checkpoint: Path, *, config: str | None, changes: Sequence[str
         info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
         model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
     else:
-        model, info = _published(checkpoint, config, changes, device)
+        model, info = published_detector(checkpoint, load_config(config, changes), config, device)
     return Detector(batch_detector(model, info.config, info.class_names, device), info)
-
-
-def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:
-    settings = load_config(config, changes)
-    vocabulary = open_vocabulary(settings)
-    text = vocabulary.text
-    info = ModelInfo(
-        config=settings,
-        class_names=vocabulary.class_names,
-        frequencies=vocabulary.frequencies,
-        text_dim=0 if text is None else text.features.shape[1],
-        logit_scale=0.0 if text is None else text.logit_scale,
-        category_ids=tuple(vocabulary.category_ids.tolist()),
-    )
-    model = build_detector(
-        settings.model,
-        num_classes=len(info.class_names),
-        text_features_CD=None if text is None else text_tensor(text),
-        logit_scale=None if text is None else text.logit_scale,
-        weights=None,
-        device=device,
-        semantic_branch=False,
-    )
-    report = load_published(model, checkpoint)
-    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
-        raise RichSemError(
-            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {config}; choose the "
-            "config that it was trained with"
-        )
-    return model.eval(), info

@@ -15,6 +15,7 @@ from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
 from richsem_train.results.inference import BatchDetector
 from richsem_train.run.checkpoint import ModelInfo
+from richsem_train.run.open_data import Vocabulary
 
 
 def build_detector(
@@ -110,18 +111,48 @@ def _attention_sizes(config: ModelConfig) -> LayerSizes:
     return LayerSizes(config.heads, config.hidden_dim // config.heads, config.feature_levels, config.points)
 
 
-def rebuild_detector(info: ModelInfo, *, device: torch.device) -> Dino:
-    """A detector for inference, as random as can be: weights come from the checkpoint."""
-    with_text = info.text_dim > 0
+def describe(config: TrainConfig, vocabulary: Vocabulary) -> ModelInfo:
+    """The description of a config's detector."""
+    text = vocabulary.text
+    return ModelInfo(
+        config=config,
+        class_names=vocabulary.class_names,
+        frequencies=vocabulary.frequencies,
+        text_dim=0 if text is None else text.features.shape[1],
+        logit_scale=0.0 if text is None else text.logit_scale,
+        category_ids=tuple(vocabulary.category_ids.tolist()),
+    )
+
+
+def described_detector(
+    info: ModelInfo,
+    *,
+    text: TextBank | None = None,
+    weights: str | None = None,
+    device: torch.device,
+    semantic_branch: bool = False,
+) -> Dino:
+    """The detector that a description is of.
+
+    Args:
+        info: the description.
+        text: the text bank; None for zeros in its place, where the weights that follow have it.
+        weights: of the backbone, as `make_backbone` takes them.
+        device: to put it on.
+        semantic_branch: whether it has one; detectors that are only used have none.
+    """
+    features_CD = None
+    if info.text_dim:
+        features_CD = torch.zeros(len(info.class_names), info.text_dim) if text is None else text_tensor(text)
     return build_detector(
         info.config.model,
         num_classes=len(info.class_names),
-        text_features_CD=torch.zeros(len(info.class_names), info.text_dim) if with_text else None,
-        logit_scale=info.logit_scale if with_text else None,
-        weights=None,
+        text_features_CD=features_CD,
+        logit_scale=info.logit_scale if info.text_dim else None,
+        weights=weights,
         device=device,
-        semantic_branch=False,
-    ).eval()
+        semantic_branch=semantic_branch,
+    )
 
 
 def build_criterion(
