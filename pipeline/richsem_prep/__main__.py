@@ -1,6 +1,6 @@
 """Entry point of `richsem-prep`: checks that its extra is installed before anything heavy is imported."""
 
-from richsem_schemas.program import require_installed, run_program
+from richsem_schemas.program import require_installed
 
 _NEEDED = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch", "ray": "ray"}
 
@@ -8,9 +8,9 @@ _NEEDED = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_cl
 def main() -> None:
     """Run the command line."""
     require_installed("richsem-prep", _NEEDED, extra="prep")
-    from richsem_prep.cli import app
+    from richsem_prep.cli import run
 
-    run_program(app)
+    run()
 
 
 if __name__ == "__main__":

@@ -42,10 +42,10 @@ def command(capsys, monkeypatch, out):
 
     def call(name):
         arguments = {
-            "inspect": ["inspect", out, "--labels", LABELS],
-            "view": ["view", out, "--labels", LABELS, "--html", out.parent / "views.html"],
-            "diff": ["diff", out, "--labels", LABELS, "none"],
-            "rescore": ["rescore", out, "--from", LABELS, "--labels", "again", "--temperature", "2"],
+            "inspect": ["inspect", out, "--label-set", LABELS],
+            "view": ["view", out, "--label-set", LABELS, "--html", out.parent / "views.html"],
+            "diff": ["diff", out, "--label-set", LABELS, "none"],
+            "rescore": ["rescore", out, "--from", LABELS, "--label-set", "again", "--temperature", "2"],
             "verify": ["verify", out, "--threads", "1"],
             "finish": ["finish", out],
         }[name]

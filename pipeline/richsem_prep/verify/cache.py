@@ -382,7 +382,7 @@ class _Verifier:
     def _check_label_set(self, name: str) -> LabelSetUnderTest | None:
         """Check a label set's own files; None where nothing says what it should be."""
         cache, labels = self.cache, self.cache.layout.label_set(name)
-        finish = f"run `richsem-prep finish {cache.layout.out} --labels {name}`"
+        finish = f"run `richsem-prep finish {cache.layout.out} --label-set {name}`"
         receipts = labels.receipt(0).parent
         if not cache.has(labels.manifest) and self._shards_done(receipts) < cache.plan.shards:
             finish = "run the same `richsem-prep shard` again, or `richsem-prep finish` after runs with --shard-range"
@@ -393,7 +393,7 @@ class _Verifier:
         spec = spec or (manifest.spec if manifest else None)
         if spec is None:
             return None
-        remedy = f"begin the set anew: the same `richsem-prep shard` with --labels {name} --overwrite"
+        remedy = f"begin the set anew: the same `richsem-prep shard` with --label-set {name} --overwrite"
         for message in _spec_problems(spec, cache.plan):
             self._add(labels.spec, message, remedy)
         if manifest is not None:
