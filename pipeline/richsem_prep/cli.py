@@ -18,7 +18,7 @@ app = new_program("richsem-prep", no_args_is_help=True)
 
 
 @app.callback()
-def richsem_prep(version: Version = False) -> None:
+def richsem_prep(_version: Version = False) -> None:
     """Precompute CLIP region embeddings and soft labels, once, for every training run.
 
     [bold]From a folder of ImageNet classes to a cache:[/bold]
