@@ -9,6 +9,7 @@ import pytest
 
 from richsem_prep import cli
 from tests.integration.conftest import jpeg, run
+from tests.integration.programs import call as run_program
 
 COMMANDS = (
     "shard", "finish", "verify", "inspect", "view", "text", "audit", "rescore", "diff", "push", "pull", "estimate"
@@ -21,12 +22,7 @@ def command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["richsem-prep", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run()
-        except SystemExit as exit_:
-            code = exit_.code or 0
+        code = run_program(cli, "richsem-prep", *arguments)
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

@@ -7,6 +7,7 @@ import typer
 
 from richsem_prep.commands.options import LabelSet, Originals, Out
 from richsem_schemas.io.places import local_path
+from richsem_schemas.program import AsJson, print_json
 
 
 def view(
@@ -15,6 +16,7 @@ def view(
     label_set: LabelSet = None,
     views: Annotated[int, typer.Option(min=1, max=500, help="How many views to show.")] = 12,
     root: Originals = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a page that shows views with their boxes and soft labels; one file, to open in any browser.
 
@@ -29,4 +31,7 @@ def view(
     cache = open_cache(open_place(out))
     name = cache.label_set(label_set).name
     shown = write_page(cache, name, html, views=views, root=open_place(root) if root else None)
-    typer.echo(f"{html}: {shown} views")
+    if as_json:
+        print_json({"html": html, "views": shown})
+    else:
+        typer.echo(f"{html}: {shown} views")
