@@ -235,8 +235,9 @@ class RayExecutor:
     def text_bank(self, vocabulary: Vocabulary, names: str, on_progress: OnProgress) -> TextBank:
         """Have the first worker make the text bank."""
         bank = self._actors[0].text_bank.remote(vocabulary, names)
+        counters = _Counters(self._ray, on_progress)
         while not self._ray.wait([bank], timeout=POLL_SECONDS)[0]:
-            _report(self._ray, [self._actors[0].progress.options(concurrency_group=_COUNTERS).remote()], on_progress)
+            counters.poll(self._actors[:1])
         return self._value(bank)
 
     def run(
@@ -344,13 +345,6 @@ def _sum(counters: Sequence[Progress]) -> Progress:
         total.views += other.views
         total.quarantined += other.quarantined
     return total
-
-
-def _report(ray: Any, references: list[Any], on_progress: OnProgress) -> None:
-    ready, _ = ray.wait(references, timeout=POLL_SECONDS)
-    for reference in ready:
-        if (counters := ray.get(reference)) is not None:
-            on_progress(counters)
 
 
 def _first_line(error: Exception) -> str:
