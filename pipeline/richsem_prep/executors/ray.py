@@ -106,7 +106,7 @@ def _default_token() -> Path:
 
 
 class RayWorker:
-    """What runs in an actor: a `Worker` whose mistakes come back as values."""
+    """The object of an actor: a `Worker` whose mistakes come back as values."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -159,7 +159,7 @@ class RayExecutor:
         settings: of each worker.
         workers: how many; None is one a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
-        max_workers: never more than this; shards to be made, say.
+        max_workers: never more than this, such as the shards to be made.
 
     Raises:
         RichSemError: the cluster can't be reached or started.
