@@ -11,7 +11,7 @@ from richsem_prep.executors.worker import Worker
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.teacher.settings import WorkerSettings
-from richsem_schemas.cache.codec import Embeddings, LabelledView
+from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread
@@ -20,6 +20,7 @@ from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place

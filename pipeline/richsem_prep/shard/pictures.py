@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.stage_clock import StageClock
 from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
 from richsem_schemas.cache.index import PICTURE_ROW

@@ -12,9 +12,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.stage_clock import StageClock
 from richsem_prep.sources import PictureBoxes
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder

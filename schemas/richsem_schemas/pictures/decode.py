@@ -14,14 +14,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from richsem_schemas.errors import PictureError
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 from richsem_schemas.pictures.structure import check_structure, require_little_exif
 
 MAX_PICTURE_PIXELS = 64 * 2**20
 """Largest picture that is decoded, in pixels (192 MiB as RGB)."""
-
-MAX_PICTURE_SIDE = 2**16
-"""Longest side of a picture that is decoded, in pixels: PIL takes a row of raw pixels in pieces and begins anew with
-each, so that one row of all pixels would take minutes."""
 
 MAX_PICTURE_BYTES = 128 * 2**20
 """Largest picture file that is read, in bytes, compressed or not."""

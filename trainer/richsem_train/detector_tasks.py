@@ -1,4 +1,4 @@
-"""What is done with a trained detector: score it, show it pictures, export it."""
+"""A trained detector is scored, shown pictures, or exported."""
 
 import os
 import shutil
@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
 from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
-from richsem_train.data.category_rows import scored_split
-from richsem_train.detector import open_detector
+from richsem_train.data.category_rows import ScoredSplit, scored_split
+from richsem_train.detector import Detector, open_detector
 from richsem_train.results.detections import rank_file
-from richsem_train.results.evaluation import truth_of
+from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
 from richsem_train.results.scoring import Scorer
-from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
 from richsem_train.run.build import attention_note
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
@@ -33,7 +31,20 @@ from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import rebuilt_detector
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Scores:
+    """A checkpoint's score on the val split of its config.
+
+    Attributes:
+        annotations: file of the split, as the config names it.
+        metrics: by name, such as `AP` and `APr`, 0 to 1; -1 where a metric is undefined.
+    """
+
+    annotations: Path
+    metrics: dict[str, float]
+
+
+def score_checkpoint(
     checkpoint: Path,
     *,
     config: str | None,
@@ -42,7 +53,7 @@ def evaluate(
     device: str | None,
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
-) -> RenderableType | None:
+) -> Scores | None:
     """Score a checkpoint on the val split of its config.
 
     Args:
@@ -55,26 +66,20 @@ def evaluate(
         scorer: what computes the figures.
 
     Returns:
-        A table; None on all ranks but the first.
+        None on all ranks but the first.
     """
     with join_ranks(device) as ranks:
         if not ranks.is_first:
             reporter = SilentReporter()
         detector = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
-        info, settings = detector.info, detector.info.config
+        settings = detector.info.config
         if note := attention_note(settings.model, ranks.device):
             reporter.say(note)
-        data = data_folder(settings)
-        detection = settings.detection
-        val = scored_split(
-            read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
-        )
-        truth = truth_of(val.data, detection.format)
-        for line in val.data.problem_lines():
-            reporter.say(f"annotations: {line}")
+        val, truth = _val_split(detector, reporter)
+        annotations = settings.detection.val.annotations
         if out is not None:
             require_folder(out)
-            inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]
+            inputs = [*_files_of(checkpoint, config), data_folder(settings) / annotations]
             require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
         require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
         if scorer == "lvis":
@@ -93,11 +98,17 @@ def evaluate(
                 reporter=reporter,
                 scorer=scorer,
             )
-        if metrics is None:
-            return None
-        if not is_defined(metrics["AP"]):
-            reporter.say(AP_UNDEFINED)
-        return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
+        return None if metrics is None else Scores(annotations, metrics)
+
+
+def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:
+    info, detection = detector.info, detector.info.config.detection
+    data = read_split(detection, detection.val, data_folder(info.config), class_names=info.class_names, is_scored=True)
+    val = scored_split(data, info.class_names)
+    truth = truth_of(val.data, detection.format)
+    for line in val.data.problem_lines():
+        reporter.say(f"annotations: {line}")
+    return val, truth
 
 
 @contextmanager
@@ -120,11 +131,11 @@ def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iter
 
 
 def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
-    """What a detector is made from, by `open_detector`."""
+    """The files that `open_detector` reads."""
     return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
 
 
-def predict(
+def show_pictures(
     checkpoint: Path,
     images: Sequence[Path],
     out: Path,
@@ -174,13 +185,13 @@ def predict(
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote."""
+    """How many tensors were exported, and numbers in them."""
 
     tensors: int
     parameters: int
 
 
-def export(checkpoint: Path, out: Path) -> Exported:
+def export_checkpoint(checkpoint: Path, out: Path) -> Exported:
     """Write inference weights: averaged ones where there are any, without the semantic branch.
 
     Raises:
