@@ -63,7 +63,7 @@ def test_pictures_drawn_by_code_are_taken_from_any_tars(resnet, tmp_path):
 
     root = tmp_path / "tars"
     write_tar(root / "a.tar", {f"{n}.{end}": jpeg(n) for n in range(6) for end in ("jpg", "cls")})
-    summary, _ = shard(root, tmp_path / "out", resnet, dataset="webdataset", mosaics=1, pictures="reference")
+    shard(root, tmp_path / "out", resnet, dataset="webdataset", mosaics=1, pictures="reference")
     cache = open_cache(tmp_path / "out")
     assert (cache.manifest.samples, cache.manifest.quarantined) == (6, 0)
     stored = list(cache.picture_shard(0).pictures(root=root))
