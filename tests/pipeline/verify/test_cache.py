@@ -178,9 +178,9 @@ def test_one_label_set_can_be_checked_alone(cache, pictures_root):
     assert problems_of(cache) == ()
     other.label_set.tar(0).write_bytes(b"")
     assert paths_of(problems_of(cache)) == {"labels/other/folder-000000.tar"}
-    assert problems_of(cache, labels=LABELS) == ()
+    assert problems_of(cache, label_set=LABELS) == ()
     with pytest.raises(RichSemError, match=r"no label set 'third'; it has: hashed, other"):
-        problems_of(cache, labels="third")
+        problems_of(cache, label_set="third")
 
 
 def damaged_pictures(cache):
@@ -672,7 +672,9 @@ def test_the_command_names_file_fault_and_remedy_and_exits_with_1(cache):
     assert result.exit_code == 1
     first, last = result.stdout.splitlines()
     assert first.startswith(f"{cache.label_set.tar(1)}: cut short")
-    assert first.endswith(f"delete {cache.label_set.receipt(1)} and run the same `richsem-prep shard` again")
+    assert first.endswith(
+        f"delete {cache.label_set.receipt(1)} and run the same `richsem-prep shard` or `rescore` again, which makes the shard anew"
+    )
     assert last.endswith("1 problem in 1 file")
 
 
