@@ -24,6 +24,7 @@ def last_audit(label_set: LabelSetLayout, fingerprint: str) -> AuditRecord | Non
 
 
 def audit_table(record: AuditRecord) -> Table:
+    """The spread of cosines and KL beside their bounds."""
     table = Table(title=f"audit of label set {record.label_set}", title_justify="left", box=None)
     for column in ("", "lowest", "1%", "median", "mean", "99%", "highest", "bound"):
         table.add_column(column, justify="right" if column else "left")

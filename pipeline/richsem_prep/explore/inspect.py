@@ -237,6 +237,7 @@ def _bytes_below(folder: Place) -> int:
 
 
 def statistics_table(statistics: CacheStatistics) -> Table:
+    """All figures, in sections: identity, sizes, labels, classes, trouble."""
     table = Table(title=f"label set {statistics.label_set}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

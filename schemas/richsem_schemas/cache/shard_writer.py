@@ -63,6 +63,8 @@ class ShardWriter:
             ValueError: a content is no bytes.
         """
         self._tar.write({"__key__": key, **members})
+        # `tarfile` remembers all members, which nobody asks for, and the garbage collector goes through them.
+        self._tar.tarstream.members.clear()
         offsets = {}
         for extension in sorted(members):
             offsets[extension] = self._position + _HEADER
