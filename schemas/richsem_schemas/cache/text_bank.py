@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,23 +40,31 @@ class TextBank:
 
 
 def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
-    """Write features first, then the manifest that holds their hash."""
-    data = features_file(bank.features)
-    write_atomically(layout.text_features, data)
-    TextManifest(
+    """Write the text bank of a label set."""
+    write_bank(bank, layout.text, layout.text_features, TextManifest)
+
+
+def write_bank(bank: TextBank, text: Place, features: Place, manifest: type[TextManifest], **more: Any) -> None:
+    """Write features first, then the manifest that holds their hash.
+
+    Args:
+        bank: to write.
+        text: where the manifest lies.
+        features: where the features lie.
+        manifest: its type.
+        more: fields of the manifest that the bank hasn't.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(bank.features, dtype="<f4"), allow_pickle=False)
+    write_atomically(features, buffer.getvalue())
+    manifest(
         class_names=bank.class_names,
         prompted_names=bank.prompted_names,
         templates=bank.templates,
         logit_scale=bank.logit_scale,
-        features=hash_bytes(data),
-    ).write(layout.text)
-
-
-def features_file(features_CD: NDArray[np.float32]) -> bytes:
-    """The content of a `features.npy`."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(features_CD, dtype="<f4"), allow_pickle=False)
-    return buffer.getvalue()
+        features=hash_bytes(buffer.getvalue()),
+        **more,
+    ).write(text)
 
 
 def read_text_bank(layout: LabelSetLayout) -> TextBank:

@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 
 from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
-from richsem_schemas.cache.text_bank import TextBank, features_file, read_bank
+from richsem_schemas.cache.text_bank import TextBank, read_bank, write_bank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import hash_bytes, write_atomically
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
@@ -22,7 +21,7 @@ class TextFolderManifest(TextManifest):
     """A `text.json` that stands for itself: what a label set's spec says of its text is here, too.
 
     Attributes:
-        vocabulary: for people, such as `coco`.
+        vocabulary: its name, such as `coco`.
         names: how class names were written into the templates.
         teacher: whose text tower made the features.
     """
@@ -39,7 +38,7 @@ class TextFolder:
     Attributes:
         bank: names, templates, features; row 0 is "none".
         teacher: whose text tower made it.
-        vocabulary: for people, such as `coco`.
+        vocabulary: its name, such as `coco`.
         names: how class names were written into the templates.
     """
 
@@ -72,18 +71,8 @@ def features_path(folder: Place) -> Place:
 
 def write_text_folder(folder: Place, text: TextFolder) -> None:
     """Write features first, then the manifest that holds their hash."""
-    data = features_file(text.bank.features)
-    write_atomically(features_path(folder), data)
-    TextFolderManifest(
-        class_names=text.bank.class_names,
-        prompted_names=text.bank.prompted_names,
-        templates=text.bank.templates,
-        logit_scale=text.bank.logit_scale,
-        features=hash_bytes(data),
-        vocabulary=text.vocabulary,
-        names=text.names,
-        teacher=text.teacher,
-    ).write(text_path(folder))
+    more = {"vocabulary": text.vocabulary, "names": text.names, "teacher": text.teacher}
+    write_bank(text.bank, text_path(folder), features_path(folder), TextFolderManifest, **more)
 
 
 def read_text_folder(folder: Place) -> TextFolder:
