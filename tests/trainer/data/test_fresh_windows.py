@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache import recipes
@@ -54,18 +55,11 @@ def part_scale_mirror(view, region):
     return part, (x * y) ** -0.5, bool(view.tiles[0]["flip"])
 
 
-def iou(one, other):
-    w = min(one[2], other[2]) - max(one[0], other[0])
-    h = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(w, 0) * max(h, 0)
-    return both / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)) - both)
-
-
 def nearest_by_hand(shown, regions):
     best = None
     for labelled, region in regions:
         part, scale, mirror = part_scale_mirror(labelled.view, region)
-        overlap = iou(shown[0], part)
+        overlap = box_iou(torch.tensor([shown[0]]).double(), torch.tensor([part]).double()).item()
         far = abs(np.log2(shown[1] / scale)) / 4 + (1 - overlap) + 0.1 * (mirror != shown[2])
         if overlap >= 0.5 and (best is None or far < best[0] - 1e-9):
             best = far, labelled, region

@@ -16,13 +16,13 @@ class DamagedViewError(CorruptCacheError):
     """A view can't be read; names its shard, the reason and the remedy."""
 
 
-_Place = TypeVar("_Place")
+_Candidate = TypeVar("_Candidate")
 _Read = TypeVar("_Read")
 
 
 def first_whole(
-    candidates: Iterable[_Place], read: Callable[[_Place], _Read], *, on_damage: OnDamage
-) -> tuple[_Place, _Read, tuple[str, ...]]:
+    candidates: Iterable[_Candidate], read: Callable[[_Candidate], _Read], *, on_damage: OnDamage
+) -> tuple[_Candidate, _Read, tuple[str, ...]]:
     """Read a picture or a view, or one that takes its place.
 
     Args:
