@@ -170,15 +170,15 @@ class Seen:
 
 def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
     """Show views to the teacher."""
-    kept: list[Shown] = []
 
     def prepared() -> Iterator[Any]:
         for shown in views:
             # Without the pixels, of which there are gigabytes.
-            kept.append(replace(shown, pixels=np.zeros((0, 0, 3), np.uint8)))
-            yield sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
+            bare = replace(shown, pixels=np.zeros((0, 0, 3), np.uint8))
+            yield bare, sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
 
-    embeddings = np.concatenate(list(sees.encoder.encode(prepared())))
+    kept, features = zip(*sees.encoder.encode(prepared()), strict=True)
+    embeddings = np.concatenate(features)
     size = sees.encoder.spec.teacher_size
     return Seen(
         [thing for shown in kept for thing in shown.things],

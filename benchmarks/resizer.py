@@ -271,7 +271,7 @@ def embeddings(views: dict[str, list[View]], pictures: Pictures) -> Iterator[tup
             encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=size, precision="fp32")
 
             def encoded(pixels: NDArray[np.uint8], view: View, encoder: Any = encoder) -> NDArray[np.float64]:
-                (features,) = encoder.encode([encoder.prepare(pixels, view.regions["box_xyxy_px"])])
+                ((_, features),) = encoder.encode([(view, encoder.prepare(pixels, view.regions["box_xyxy_px"]))])
                 return np.asarray(features, np.float64)
 
             found: dict[str, list[float]] = defaultdict(list)

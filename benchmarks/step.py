@@ -222,7 +222,7 @@ def cached_batches(batch: Batch, encoder: Any, text: TextBank) -> dict[str, Batc
         boxes = target.boxes_cxcywh_norm * side
         corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
         views.append(encoder.prepare(pixels_3HW.permute(1, 2, 0).numpy(), corners.numpy()))
-    embeddings = list(encoder.encode(views))
+    embeddings = [features for _, features in encoder.encode(enumerate(views))]
     return {
         "plain": batch,
         "embedding": with_labels(batch, [SoftLabels(embeddings=torch.from_numpy(each)) for each in embeddings]),

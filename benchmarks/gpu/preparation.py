@@ -19,7 +19,7 @@ from throughput import bare_forward, config
 from trial import Silent
 
 from richsem_prep.shard import run as driver
-from richsem_prep.shard.task import STAGES
+from richsem_prep.shard.stage_clock import STAGES
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.pictures.decode import decode_picture
 

@@ -82,7 +82,7 @@ def online_labels(batch, teacher):
         cx, cy, w, h = target.boxes_cxcywh_norm.T
         boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1)
         boxes_xyxy_px = (boxes * torch.tensor([width, height, width, height])).numpy()
-        (features,) = encoder.encode([encoder.prepare(picture, boxes_xyxy_px)])
+        ((_, features),) = encoder.encode([(None, encoder.prepare(picture, boxes_xyxy_px))])
         stored = stored_embeddings(features, "float16")
         yield SoftLabels(embeddings=torch.from_numpy(unit_rows(stored).astype(np.float32)))
 

@@ -93,9 +93,7 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: one isn't, or is missing.
         """
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            size = path.stat().st_size if path.is_file() else 0
-            if size != expected.bytes:
-                raise CorruptCacheError(f"{path}: has {size} bytes, its receipt says {expected.bytes}; {self.remedy}")
+            self._require_size(path, path.stat().st_size if path.is_file() else 0, expected)
 
     def check_bytes(self, summary: ShardSummary) -> None:
         """Check tar and index byte by byte against what a receipt or a manifest says.
@@ -116,9 +114,14 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: it is another than the expected one.
         """
         data = read_file(path)
+        self._require_size(path, len(data), expected)
         if hash_bytes(data) != expected:
             raise CorruptCacheError(self._differs(path))
         return data
+
+    def _require_size(self, path: Place, size: int, expected: FileHash) -> None:
+        if size != expected.bytes:
+            raise CorruptCacheError(f"{path}: has {size} bytes, its receipt says {expected.bytes}; {self.remedy}")
 
     def _differs(self, path: Place) -> str:
         return f"{path}: its bytes don't match its receipt; {self.remedy}"
@@ -216,7 +219,7 @@ class PictureShard(Shard[PicturesReceipt]):
         for row in rows:
             sidecar = self._sidecar(row, read)
             if row["offset"] >= 0:
-                self._require_size(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
+                self._require_plausible(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
                 data = read(int(row["offset"]), int(row["size"]))
             else:
                 data = self._original(row["key"], sidecar, root)
@@ -229,7 +232,7 @@ class PictureShard(Shard[PicturesReceipt]):
 
     def _sidecar(self, row: np.void, read: _Reader) -> dict[str, Any]:
         name = f"{row['key']}.json"
-        self._require_size(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
+        self._require_plausible(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
         try:
             sidecar = parse_json(read(int(row["json_offset"]), int(row["json_size"])))
         except ValueError as error:
@@ -238,7 +241,7 @@ class PictureShard(Shard[PicturesReceipt]):
             raise CorruptCacheError(f"{self.tar}: {name} is no JSON object; {self.remedy}")
         return sidecar
 
-    def _require_size(self, name: str, size: int, limit: int) -> None:
+    def _require_plausible(self, name: str, size: int, limit: int) -> None:
         if not 0 <= size <= limit:
             raise CorruptCacheError(f"{self.tar}: {name} claims {size} bytes, over the limit; {self.remedy}")
 

@@ -35,9 +35,9 @@ class NoisyEncoder(HashingEncoder):
 
     def encode(self, views):
         rng = np.random.default_rng(0)
-        for features in super().encode(views):
+        for item, features in super().encode(views):
             noisy = features + self.noise * rng.standard_normal(features.shape)
-            yield (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+            yield item, (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_no_picture_of_the_sample_may_be_damaged(cache, live):
     data = bytearray(path.read_bytes())
     data[picture_rows(cache.layout, 1)[3].offset + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptCacheError, match="make the shard anew"):
+    with pytest.raises(CorruptCacheError, match="makes the shard anew"):
         run(cache)
 
 
