@@ -249,8 +249,9 @@ def compare(
     """
     from richsem_schemas.io.files import write_atomically
     from richsem_schemas.io.output_files import require_folder, require_no_inputs
-    from richsem_train.results.comparison import comparison_json, files_of_run, group_arms, read_run
+    from richsem_train.results.comparison import comparison_json, group_arms
     from richsem_train.results.tables import STEPS, comparison_table
+    from richsem_train.run.finished import files_of_run, read_run
 
     arms = group_arms([read_run(run) for run in runs])
     baseline = next(iter(arms))

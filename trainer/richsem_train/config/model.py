@@ -107,7 +107,7 @@ class ModelConfig(Section):
     """Noised copies of the truth as extra queries."""
 
     deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
-    """Who samples: plain `torch`, `torch-checkpoint` (less memory), the `triton` kernel, or `auto`: the best there is."""
+    """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
 
     @property
     def needs_text(self) -> bool:
