@@ -9,6 +9,7 @@ from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.layout import BLOCK_SAMPLES
 from richsem_schemas.cache.span import Span
+from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_train.data.cache.lanes import ViewAddress, block_order, view_order
 from richsem_train.data.cache.lru import LruCache
@@ -110,20 +111,22 @@ class BlockReader:
     def _read_block(self, address: ViewAddress, index: ShardIndex, number: int) -> _Block:
         self.blocks_read += 1
         source, shard = self.source, address.shard
+        pictures, labels = source.picture_shard(shard), source.label_shard(shard)
         shown = index.views if self._all_passes else index.views[[address.pass_index]]
         by_pass = [_of_block(rows, number) for rows in shown]
         if any(not np.array_equal(rows["sample"], by_pass[0]["sample"]) for rows in by_pass):
             raise CorruptCacheError(f"its index has other samples in one pass than in another, in block {number}")
         order = view_order(len(by_pass[0]), seed=self._seed, round_=address.round, shard=shard, block=number)
         rows = np.concatenate([each[order] for each in by_pass])
-        pictures = _of_block(index.pictures, number)
-        views = source.read_views(shard, rows, pictures, span=source.label_shard(shard).span(rows))
+        picture_rows = _of_block(index.pictures, number)
+        known = ShardPictures.of_rows(picture_rows, source.plan)
+        views = labels.sound_views(rows, known, source.spec, span=labels.span(rows))
         is_copied = self._whole_blocks and source.plan.pictures == "copy"
         return _Block(
             view_names(by_pass[address.pass_index if self._all_passes else 0][order]),
             [views[first : first + len(order)] for first in range(0, len(views), len(order))],
-            pictures,
-            source.picture_shard(shard).span(pictures) if is_copied else None,
+            picture_rows,
+            pictures.span(picture_rows) if is_copied else None,
         )
 
 
