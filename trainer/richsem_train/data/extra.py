@@ -104,7 +104,7 @@ class ExtraDataset(Dataset[Sample]):
 
 
 def sharing_notes(dataset: ExtraDataset, *, world_size: int, pictures_a_draw: int, workers: int) -> tuple[str, ...]:
-    """What a user should know about how ranks and workers share the blocks; usually nothing.
+    """Notes for the user on how ranks and workers share the blocks; usually none.
 
     Args:
         dataset: the extra data.

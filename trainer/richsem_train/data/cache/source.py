@@ -24,7 +24,7 @@ from richsem_train.data.cache.views import ViewSource, packed_summaries
 ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
 
 LabelForm = Literal["topk", "embedding", "hard"]
-"""What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
+"""The semantic branch learns the stored classes, the whole distribution, or the label as if it were soft."""
 
 DETECTION = "detection"
 """The section of the config whose cache has the windows of the detection pictures."""
@@ -34,7 +34,7 @@ _KINDS: dict[ViewForm, ViewKind] = {"mosaics": "mosaic", "crops": "crop", "windo
 
 @dataclass(frozen=True)
 class ExpectedCache:
-    """What a run needs a label set to be; None is anything.
+    """The label set that a run needs; None is anything.
 
     Attributes:
         section: of the config that names the cache, for messages.
