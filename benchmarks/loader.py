@@ -122,8 +122,8 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
     dataset = dataset_of(cache, label_set, views)
     source, order = dataset.cache.source, dataset.order
     # Which views there are, and in which order, is known beforehand.
-    places = [order.places(n)[0] for n in range(rounds * order.samples_per_round)]
-    names = [dataset.reader.read(place).name for place in places]
+    addresses = [order.addresses(n)[0] for n in range(rounds * order.samples_per_round)]
+    names = [dataset.reader.read(address).name for address in addresses]
     pictures: dict[int, Rows] = {}
     rows: dict[str, Rows] = {}
     for shard in range(source.plan.shards):

@@ -37,7 +37,7 @@ class CropSizes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """What is to be done to a picture, in this order: resize and cut (or not), resize, mirror (or not).
+    """Steps from a picture to what is shown of it: resize and cut (or not), resize, mirror (or not).
 
     Attributes:
         picture_hw: of the picture that it was drawn for.
@@ -55,7 +55,7 @@ class Crop:
 
     @property
     def source_xyxy_px(self) -> tuple[float, float, float, float]:
-        """What is shown of the picture, in its own pixels, not mirrored."""
+        """The part of the picture that is shown, in its own pixels, not mirrored."""
         left, top, right, bottom = self.cut_xyxy
         y, x = self.picture_hw[0] / self.first_hw[0], self.picture_hw[1] / self.first_hw[1]
         return left * x, top * y, right * x, bottom * y

@@ -28,7 +28,7 @@ PICTURES_PER_MOSAIC = len(QUADRANTS)
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPicture:
-    """What views need to know of a picture.
+    """A picture by its size and labels, which is all that views need to know.
 
     Attributes:
         sample: position in the shard.

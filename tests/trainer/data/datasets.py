@@ -1,8 +1,11 @@
 """Datasets of small caches, and what tests compare their samples with."""
 
+import json
+
 import numpy as np
 import torch
 
+from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.pictures.decode import decode_picture
@@ -54,6 +57,15 @@ def stored_of(cache, data, *, epoch_list=None, epoch_length=None, on_damage="sto
 
 
 OF_WINDOWS = {"fresh": fresh_of, "stored": stored_of}
+
+
+def rewritten(folder, tmp_path, change, **options):
+    """The split's annotations after a change."""
+    content = json.loads((folder / "train.json").read_text())
+    change(content)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(content))
+    return read_annotations(path, folder / "train", **options)
 
 
 def one_round(dataset, round_=0):

@@ -43,23 +43,10 @@ def epoch_indices(epoch):
     return np.random.default_rng(epoch).permutation(PICTURES)
 
 
-def loaders(
-    cache=None,
-    *,
-    rank=0,
-    world_size=1,
-    pictures_a_draw=1,
-    workers=0,
-    on_damage="stop",
-    broken=(),
-    views="mosaics",
-    **options,
-):
-    extra = None if cache is None else extra_of(cache, views=views, on_damage=on_damage)
+def loaders(cache=None, *, workers=0, broken=(), on_damage="stop", **share):
+    extra = None if cache is None else extra_of(cache, on_damage=on_damage)
     feed = DetectionFeed(FakeDetection(broken), epoch_indices, PICTURES // GLOBAL_BATCH)
-    return TrainingLoaders(
-        feed, extra, share=RankShare(GLOBAL_BATCH, rank, world_size, pictures_a_draw), workers=workers, **options
-    )
+    return TrainingLoaders(feed, extra, share=RankShare(GLOBAL_BATCH, **share), workers=workers)
 
 
 def read(steps):
@@ -100,25 +87,14 @@ def test_the_extra_counter_runs_across_epochs(sequence, finished_cache):
     assert shown == [dataset[n].name for n in range(len(shown))]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(("world_size", "pictures_a_draw"), [(2, 1), (4, 1), (2, 2)])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ranks_together_read_what_one_rank_reads(finished_cache, sequence, world_size, workers):
-    shares = [
-        read(loaders(finished_cache, rank=rank, world_size=world_size, workers=workers).batches(0, STEPS))
-        for rank in range(world_size)
-    ]
-    for key, whole in sequence.items():
-        assert [shares[j % world_size][key][j // world_size] for j in range(GLOBAL_BATCH)] == whole
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_ranks_read_whole_draws(finished_cache, sequence, workers):
-    shares = [
-        read(loaders(finished_cache, rank=rank, world_size=2, pictures_a_draw=2, workers=workers).batches(0, STEPS))
-        for rank in range(2)
-    ]
-    for key, whole in sequence.items():
-        assert [*shares[0][key], *shares[1][key]] == whole
+def test_ranks_together_read_what_one_rank_reads(finished_cache, sequence, world_size, pictures_a_draw, workers):
+    for rank in range(world_size):
+        options = {"rank": rank, "world_size": world_size, "pictures_a_draw": pictures_a_draw}
+        shared = read(loaders(finished_cache, workers=workers, **options).batches(0, STEPS))
+        own = RankShare(GLOBAL_BATCH, **options).counters(0)
+        assert shared == {key: [whole[position] for position in own] for key, whole in sequence.items()}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -126,15 +102,10 @@ def test_the_number_of_workers_changes_nothing(finished_cache, sequence, workers
     assert read(loaders(finished_cache, workers=workers).batches(0, STEPS)) == sequence
 
 
-@pytest.mark.parametrize("start", range(STEPS))
-def test_a_run_goes_on_from_any_step(finished_cache, sequence, start):
-    rest = read(loaders(finished_cache).batches(start, STEPS))
+@pytest.mark.parametrize(("start", "workers"), [*((start, 0) for start in range(STEPS)), (7, 2)])
+def test_a_run_goes_on_from_any_step(finished_cache, sequence, start, workers):
+    rest = read(loaders(finished_cache, workers=workers).batches(start, STEPS))
     assert rest == {key: batch for key, batch in sequence.items() if key[0] >= start}
-
-
-def test_a_run_goes_on_in_workers_as_well(finished_cache, sequence):
-    rest = read(loaders(finished_cache, workers=2).batches(7, STEPS))
-    assert rest == {key: batch for key, batch in sequence.items() if key[0] >= 7}
 
 
 def test_without_extra_data_all_steps_are_detection():

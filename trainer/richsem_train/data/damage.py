@@ -1,4 +1,4 @@
-"""What is done about pictures and views that can't be read: the same for all kinds of data."""
+"""Pictures and views that can't be read: training stops or takes others, in one way for all kinds of data."""
 
 from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
@@ -9,20 +9,20 @@ MAX_DAMAGED_IN_A_ROW = 16
 """So many damaged pictures beside each other are no accident; training stops even when told to skip."""
 
 OnDamage = Literal["stop", "skip"]
-"""What to do about a picture or view that is missing or broken: stop, or take another one and tell."""
+"""At a picture or view that is missing or broken: stop, or take another one and tell."""
 
 
 class DamagedViewError(CorruptCacheError):
     """A view can't be read; names its shard, the reason and the remedy."""
 
 
-_Place = TypeVar("_Place")
+_Candidate = TypeVar("_Candidate")
 _Read = TypeVar("_Read")
 
 
 def first_whole(
-    candidates: Iterable[_Place], read: Callable[[_Place], _Read], *, on_damage: OnDamage
-) -> tuple[_Place, _Read, tuple[str, ...]]:
+    candidates: Iterable[_Candidate], read: Callable[[_Candidate], _Read], *, on_damage: OnDamage
+) -> tuple[_Candidate, _Read, tuple[str, ...]]:
     """Read a picture or a view, or one that takes its place.
 
     Args:
@@ -31,7 +31,7 @@ def first_whole(
         on_damage: "stop" reads none but the first.
 
     Returns:
-        Which one was read; what was read; a message for each damaged one before it.
+        The one that was read; its content as `read` gives it; a message for each damaged one before it.
 
     Raises:
         PictureError, DamagedViewError: as `read` raises it; nor can those be read that may take its place.

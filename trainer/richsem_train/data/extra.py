@@ -13,7 +13,7 @@ from richsem_train.data.cache.free_mosaics import (
     require_whole_crops,
     with_nearest_labels,
 )
-from richsem_train.data.cache.lanes import LaneOrder, ViewPlace
+from richsem_train.data.cache.lanes import LaneOrder, ViewAddress
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.collate import Sample
@@ -81,8 +81,8 @@ class ExtraDataset(Dataset[Sample]):
         """
         views: list[ReadView] = []
         damage: list[str] = []
-        for place in self.order.places(counter):
-            _, view, messages = first_whole(self.order.candidates(place), self._read, on_damage=self._on_damage)
+        for address in self.order.addresses(counter):
+            _, view, messages = first_whole(self.order.candidates(address), self._read, on_damage=self._on_damage)
             views.append(view)
             # A view that was replaced counts once, however many of its shard were tried.
             damage += messages[:1]
@@ -96,15 +96,15 @@ class ExtraDataset(Dataset[Sample]):
         mosaic, pictures = free_mosaic(views, geometry=spec.views.geometry, rng=rng)
         return with_nearest_labels(mosaic, views, teacher_size=spec.region_encoder.teacher_size), pictures
 
-    def _read(self, place: ViewPlace) -> ReadView:
-        view = self.reader.read(place)
+    def _read(self, address: ViewAddress) -> ReadView:
+        view = self.reader.read(address)
         if self._is_free:
             require_whole_crops(view)
         return view
 
 
 def sharing_notes(dataset: ExtraDataset, *, world_size: int, pictures_a_draw: int, workers: int) -> tuple[str, ...]:
-    """What a user should know about how ranks and workers share the blocks; usually nothing.
+    """Notes for the user on how ranks and workers share the blocks; usually none.
 
     Args:
         dataset: the extra data.

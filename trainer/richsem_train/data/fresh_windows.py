@@ -17,7 +17,6 @@ from richsem_schemas.cache.view import View
 from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.nearest import borrowed, joined, nearest, sights_of
 from richsem_train.data.cache.views import ReadView
-from richsem_train.data.cache.windows import INDEX_BYTES
 from richsem_train.data.damage import OnDamage
 from richsem_train.data.detection import DetectionKey, draw_window
 from richsem_train.data.soft_labels import soft_labels, target_of
@@ -39,7 +38,6 @@ class FreshWindowDataset(CachedPictures):
         augmentation: what is done to the pictures.
         seed: of the run.
         on_damage: what to do about pictures that were left out of the cache, or can't be read.
-        index_bytes: most bytes of indexes that a worker keeps.
     """
 
     def __init__(
@@ -50,9 +48,8 @@ class FreshWindowDataset(CachedPictures):
         *,
         seed: int,
         on_damage: OnDamage = "stop",
-        index_bytes: int = INDEX_BYTES,
     ) -> None:
-        super().__init__(data, windows, on_damage=on_damage, index_bytes=index_bytes)
+        super().__init__(data, windows, on_damage=on_damage)
         self.augmentation = augmentation
         self.seed = seed
 

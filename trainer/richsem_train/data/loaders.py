@@ -72,7 +72,7 @@ class DetectionFeed:
 
 @dataclass(frozen=True, eq=False)
 class LoadedStep:
-    """What a step trains on.
+    """The batch of a step, and how it came.
 
     Attributes:
         step: counted over the whole run.
@@ -97,7 +97,6 @@ class TrainingLoaders:
         extra: the extra data; None leaves all steps to detection.
         share: this rank's part of each batch.
         workers: processes for each kind of data; 0 loads in this process.
-        prefetch: batches that each worker has ready.
         pin_memory: page-lock batches for copies to a GPU.
     """
 
@@ -108,7 +107,6 @@ class TrainingLoaders:
         *,
         share: RankShare,
         workers: int,
-        prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
         self._feeds: dict[DataKind, Feed] = {"detection": detection}
@@ -122,7 +120,6 @@ class TrainingLoaders:
             context = "fork" if sys.platform == "linux" else "spawn"
             self._in_processes = {
                 "num_workers": workers,
-                "prefetch_factor": prefetch,
                 "multiprocessing_context": context,
                 "worker_init_fn": _begin_worker,
             }

@@ -10,7 +10,7 @@ DataKind = Literal["detection", "extra"]
 
 @dataclass(frozen=True)
 class BatchOfStep:
-    """What one training step reads.
+    """The batch of a training step.
 
     Attributes:
         kind: of the data.

@@ -1,4 +1,4 @@
-"""What is done to the pixels of pictures before the model sees them; where things then are says `cache.geometry`."""
+"""Pixels of pictures as the model sees them: augmented, or rendered as views; boxes follow by `cache.geometry`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from richsem_schemas.errors import CorruptCacheError
 from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.views import ReadView
-from richsem_train.data.cache.windows import INDEX_BYTES, WindowReader
+from richsem_train.data.cache.windows import WindowReader
 from richsem_train.data.damage import DamagedViewError, OnDamage
 from richsem_train.data.detection import DetectionKey, TrainingPictures
 from richsem_train.data.showings import Showings
@@ -30,13 +30,12 @@ class CachedPictures(TrainingPictures):
         data: the annotations.
         windows: the cache that was aligned with them.
         on_damage: what to do about pictures that were left out of the cache, or can't be read.
-        index_bytes: most bytes of indexes that a worker keeps.
     """
 
-    def __init__(self, data: DetectionData, windows: WindowCache, *, on_damage: OnDamage, index_bytes: int) -> None:
+    def __init__(self, data: DetectionData, windows: WindowCache, *, on_damage: OnDamage) -> None:
         super().__init__(data, on_damage=on_damage)
         self.windows = windows
-        self.reader = WindowReader(windows.cache.source, index_bytes=index_bytes)
+        self.reader = WindowReader(windows.cache.source)
 
     def _read(self, index: int, passes: Sequence[int]) -> list[ReadView]:
         """Some windows of a picture.
@@ -79,19 +78,12 @@ class WindowDataset(CachedPictures):
         windows: the cache that was aligned with them.
         showings: counts how often a picture was shown before.
         on_damage: what to do about pictures that were left out of the cache, or can't be read.
-        index_bytes: most bytes of indexes that a worker keeps.
     """
 
     def __init__(
-        self,
-        data: DetectionData,
-        windows: WindowCache,
-        showings: Showings,
-        *,
-        on_damage: OnDamage = "stop",
-        index_bytes: int = INDEX_BYTES,
+        self, data: DetectionData, windows: WindowCache, showings: Showings, *, on_damage: OnDamage = "stop"
     ) -> None:
-        super().__init__(data, windows, on_damage=on_damage, index_bytes=index_bytes)
+        super().__init__(data, windows, on_damage=on_damage)
         self.showings = showings
 
     def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:

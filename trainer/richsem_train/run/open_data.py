@@ -238,7 +238,6 @@ class _RunText:
         """The same of label sets that are learnt with this bank."""
         return replace(
             wanted,
-            class_names=self.bank.class_names,
             text=self.bank,
             is_other_text=self.is_other,
             teacher_weights=None if self.teacher is None else self.teacher.weights_sha256,

@@ -1,4 +1,3 @@
-import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from richsem_schemas.annotations import DetectionData, read_annotations
+from richsem_schemas.annotations import DetectionData
 from richsem_schemas.cache.listed_boxes import ListedBoxes
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.pictures.boxes import xywh_to_xyxy
 from richsem_train.data.cache.alignment import joined_by_name, require_same_boxes
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.source import DETECTION
-from tests.trainer.data.datasets import aligned, opened, stored_of
+from tests.trainer.data.datasets import aligned, opened, rewritten, stored_of
 from tests.trainer.windows import WindowsCache
 
 
@@ -94,21 +93,11 @@ def test_boxes_in_another_order_are_found_where_they_are_listed():
     assert order.tolist() != sorted(order)
 
 
-def test_folders_on_the_way_to_a_picture_may_differ(windows, folder):
-    data = read_annotations(folder / "train.json", folder / "train")
+def test_folders_on_the_way_to_a_picture_may_differ(windows, folder, data):
     above = replace(data, root=folder, files=tuple(f"train/{name}" for name in data.files))
     one, other = stored_of(windows, data), stored_of(windows, above)
     np.testing.assert_array_equal(one.windows.positions, other.windows.positions)
     assert other[0, 0, 5].name == f"train/{data.files[5]}"
-
-
-def rewritten(folder, tmp_path, change, **options):
-    """The split's annotations after a change."""
-    content = json.loads((folder / "train.json").read_text())
-    change(content)
-    path = tmp_path / "changed.json"
-    path.write_text(json.dumps(content))
-    return read_annotations(path, folder / "train", **options)
 
 
 def move_a_box(content):

@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from richsem_schemas.cache import recipes
@@ -92,41 +90,14 @@ def test_what_is_cut_of_a_mirrored_tile_is_the_other_side_of_its_picture(monkeyp
     assert view.tiles["flip"].tolist() == [1, 1, 1, 1]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31))
-def test_each_tile_shows_its_picture_undistorted_within_the_canvas(seed):
-    view, pictures = free_mosaic(four(), geometry=GEOMETRY, rng=np.random.default_rng(seed))
-    pastes, sources = view.tiles["paste_xyxy_px"], view.tiles["source_xyxy_px"].astype(float)
-    assert (pastes[:, :2] >= 0).all()
-    assert (pastes[:, 2:] <= 2 * SIDE).all()
-    assert (pastes[:, 2:] > pastes[:, :2]).all()
-    inner = np.array([pastes[0, 2:], pastes[1, [0, 3]], pastes[2, [2, 1]], pastes[3, :2]])
-    assert (inner == inner[0]).all()
-    assert ((inner[0] >= SIDE // 2) & (inner[0] <= SIDE * 3 // 2)).all()
-    assert ((pastes[:, 2:] - pastes[:, :2]) <= SIDE).all()
-    assert (sources[:, :2] >= -1e-4).all()
-    assert (sources[:, 2:] <= np.array([70, 50]) + 1e-4).all()
-    scales = (pastes[:, 2:] - pastes[:, :2]) / (sources[:, 2:] - sources[:, :2])
-    # A side loses less than a pixel of some thirty to rounding, twice.
-    np.testing.assert_allclose(scales[:, 0] / scales[:, 1], 1, atol=0.08)
-    covered = np.zeros(view.canvas_hw, int)
-    for left, top, right, bottom in pastes.tolist():
-        covered[top:bottom, left:right] += 1
-    assert covered.max() == 1
-    canvas = np.asarray(render_view(view, pictures))
-    assert (canvas[covered == 0] == PAD_VALUE).all()
-
-
-def test_some_tiles_are_cut_and_each_picture_is_drawn_anew():
-    views = [free_mosaic(four(), geometry=GEOMETRY, rng=np.random.default_rng(seed))[0] for seed in range(40)]
-    inside = [
-        (paste[0] > 0) & (paste[1] > 0) & (paste[2] < 2 * SIDE) & (paste[3] < 2 * SIDE)
-        for view in views
-        for paste in view.tiles["paste_xyxy_px"]
-    ]
-    assert 0.2 < np.mean(inside) < 0.9
-    assert len({tuple(tile["source_xyxy_px"].tolist()) for view in views for tile in view.tiles}) > 100
-    assert {tile["flip"] for view in views for tile in view.tiles} == {0, 1}
+def test_a_mosaic_is_drawn_of_its_four_pictures_anew():
+    views = [free_mosaic(four(), geometry=GEOMETRY, rng=np.random.default_rng(seed)) for seed in range(40)]
+    for view, pictures in views:
+        assert view.tiles["sample"].tolist() == [0, 1, 2, 3]
+        assert view.regions["category_id"].tolist() == [1, 2, 3, 4]
+        assert render_view(view, pictures).shape == (2 * SIDE, 2 * SIDE, 3)
+    assert len({tuple(tile["source_xyxy_px"].tolist()) for view, _ in views for tile in view.tiles}) > 100
+    assert {tile["flip"] for view, _ in views for tile in view.tiles} == {0, 1}
 
 
 def test_a_tile_has_the_label_of_the_crop_of_its_picture_that_is_nearest_to_what_is_left_of_it(monkeypatch):

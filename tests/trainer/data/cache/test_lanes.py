@@ -24,9 +24,9 @@ def lane_of(order, counter):
 def spots(order, round_):
     """(shard, position) of every view that a round's samples show, in the order of the counter."""
     first = round_ * order.samples_per_round
-    places = [place for n in range(first, first + order.samples_per_round) for place in order.places(n)]
-    assert {place.round for place in places} == {round_}
-    return [(place.shard, place.position) for place in places]
+    addresses = [address for n in range(first, first + order.samples_per_round) for address in order.addresses(n)]
+    assert {address.round for address in addresses} == {round_}
+    return [(address.shard, address.position) for address in addresses]
 
 
 @settings(max_examples=25, deadline=None)
@@ -51,9 +51,9 @@ def test_a_lane_reads_on_from_view_to_view(counts, lanes):
     order = order_of(counts, lanes=lanes)
     by_lane = defaultdict(list)
     for n in range(order.samples_per_round):
-        by_lane[lane_of(order, n)].append(order.places(n)[0])
-    for places in by_lane.values():
-        for before, after in itertools.pairwise(places):
+        by_lane[lane_of(order, n)].append(order.addresses(n)[0])
+    for addresses in by_lane.values():
+        for before, after in itertools.pairwise(addresses):
             assert (after.shard == before.shard and after.position == before.position + 1) or after.position == 0
 
 
@@ -64,8 +64,8 @@ def test_each_block_is_read_by_one_lane_but_at_the_cuts(blocks_of_shards, lanes)
     order = order_of([blocks * in_block for blocks in blocks_of_shards], lanes=lanes)
     readers = defaultdict(set)
     for n in range(order.samples_per_round):
-        place = order.places(n)[0]
-        readers[place.shard, place.position // in_block].add(lane_of(order, n))
+        address = order.addresses(n)[0]
+        readers[address.shard, address.position // in_block].add(lane_of(order, n))
     extra_readers = sum(len(lanes_of_block) - 1 for lanes_of_block in readers.values())
     assert extra_readers <= lanes - 1
 
@@ -89,7 +89,7 @@ def test_ranks_own_whole_lanes_within_a_round(world_size, pictures_a_draw, round
 def test_rounds_show_the_stored_passes_in_turn_and_in_other_orders():
     order = order_of([5] * 12, passes=2)
     rounds = [spots(order, round_) for round_ in range(3)]
-    passes = [order.places(round_ * order.samples_per_round)[0].pass_index for round_ in range(3)]
+    passes = [order.addresses(round_ * order.samples_per_round)[0].pass_index for round_ in range(3)]
     assert passes == [0, 1, 0]
     assert len({tuple(shown) for shown in rounds}) == 3
 
@@ -110,16 +110,16 @@ def test_blocks_and_views_are_permuted_anew_each_round():
 @given(COUNTS, st.integers(0, 1000))
 def test_substitutes_are_other_views_of_the_round_and_end(counts, n):
     order = order_of(counts)
-    place, *others = order.candidates(order.places(n)[0])
-    assert place == order.places(n)[0]
+    address, *others = order.candidates(order.addresses(n)[0])
+    assert address == order.addresses(n)[0]
     for other in others:
-        assert (other.shard, other.position) != (place.shard, place.position)
-        assert other.round == place.round
+        assert (other.shard, other.position) != (address.shard, address.position)
+        assert other.round == address.round
         assert other.position < counts[other.shard]
     assert 2 ** len(others) >= order.views_per_round
 
 
 def test_substitutes_leave_a_damaged_shard_within_a_few_steps():
     order = order_of([256] * 50)
-    place, *others = itertools.islice(order.candidates(order.places(123)[0]), 10)
-    assert {other.shard for other in others} != {place.shard}
+    address, *others = itertools.islice(order.candidates(order.addresses(123)[0]), 10)
+    assert {other.shard for other in others} != {address.shard}

@@ -9,8 +9,9 @@ from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.layout import BLOCK_SAMPLES
 from richsem_schemas.cache.span import Span
+from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_train.data.cache.lanes import ViewPlace, block_order, view_order
+from richsem_train.data.cache.lanes import ViewAddress, block_order, view_order
 from richsem_train.data.cache.lru import LruCache
 from richsem_train.data.cache.views import ReadView, ShardIndex, ViewSource
 
@@ -44,7 +45,7 @@ class _Block:
 
 
 class BlockReader:
-    """Reads views by their place; keeps the blocks and indexes that lanes are in the middle of.
+    """Reads views by their address; keeps the blocks and indexes that lanes are in the middle of.
 
     Opens nothing before the first view is asked for, so it may be handed to worker processes.
 
@@ -77,53 +78,55 @@ class BlockReader:
         self._blocks: LruCache[_Block] = LruCache(block_bytes, lambda block: block.bytes)
         self.blocks_read = 0
 
-    def read(self, place: ViewPlace) -> ReadView:
+    def read(self, address: ViewAddress) -> ReadView:
         """Read one view and decode its pictures.
 
         Raises:
             DamagedViewError: it can't be read, or is not what was written.
         """
         try:
-            return self._read(place)
+            return self._read(address)
         except (RichSemError, OSError) as error:
-            raise self.source.damaged(place.shard, error) from error
+            raise self.source.damaged(address.shard, error) from error
 
-    def _read(self, place: ViewPlace) -> ReadView:
-        shard, key = place.shard, (place.round, place.shard)
+    def _read(self, address: ViewAddress) -> ReadView:
+        shard, key = address.shard, (address.round, address.shard)
         index = self._indexes.get(shard, lambda: self.source.read_index(shard, check_labels=True))
-        order = self._orders.get(key, lambda: self._block_order(place, index))
-        slot = int(np.searchsorted(order.starts, place.position, side="right")) - 1
+        order = self._orders.get(key, lambda: self._block_order(address, index))
+        slot = int(np.searchsorted(order.starts, address.position, side="right")) - 1
         number = int(order.blocks[slot])
-        block = self._blocks.get((*key, number), lambda: self._read_block(place, index, number))
-        position = place.position - int(order.starts[slot])
+        block = self._blocks.get((*key, number), lambda: self._read_block(address, index, number))
+        position = address.position - int(order.starts[slot])
         views = [views[position] for views in block.passes]
-        labelled = views[place.pass_index if self._all_passes else 0]
+        labelled = views[address.pass_index if self._all_passes else 0]
         shown = block.pictures[np.isin(block.pictures["sample"], labelled.view.tiles["sample"])]
         pictures = self.source.decode(shard, shown, span=block.span)
         return ReadView(block.names[position], labelled, pictures, tuple(views) if self._all_passes else ())
 
-    def _block_order(self, place: ViewPlace, index: ShardIndex) -> _BlockOrder:
-        blocks, counts = np.unique(index.views[place.pass_index]["sample"] // BLOCK_SAMPLES, return_counts=True)
-        order = block_order(len(blocks), seed=self._seed, round_=place.round, shard=place.shard)
+    def _block_order(self, address: ViewAddress, index: ShardIndex) -> _BlockOrder:
+        blocks, counts = np.unique(index.views[address.pass_index]["sample"] // BLOCK_SAMPLES, return_counts=True)
+        order = block_order(len(blocks), seed=self._seed, round_=address.round, shard=address.shard)
         return _BlockOrder(blocks[order], np.cumsum(counts[order]) - counts[order])
 
-    def _read_block(self, place: ViewPlace, index: ShardIndex, number: int) -> _Block:
+    def _read_block(self, address: ViewAddress, index: ShardIndex, number: int) -> _Block:
         self.blocks_read += 1
-        source, shard = self.source, place.shard
-        shown = index.views if self._all_passes else index.views[[place.pass_index]]
+        source, shard = self.source, address.shard
+        pictures, labels = source.picture_shard(shard), source.label_shard(shard)
+        shown = index.views if self._all_passes else index.views[[address.pass_index]]
         by_pass = [_of_block(rows, number) for rows in shown]
         if any(not np.array_equal(rows["sample"], by_pass[0]["sample"]) for rows in by_pass):
             raise CorruptCacheError(f"its index has other samples in one pass than in another, in block {number}")
-        order = view_order(len(by_pass[0]), seed=self._seed, round_=place.round, shard=shard, block=number)
+        order = view_order(len(by_pass[0]), seed=self._seed, round_=address.round, shard=shard, block=number)
         rows = np.concatenate([each[order] for each in by_pass])
-        pictures = _of_block(index.pictures, number)
-        views = source.read_views(shard, rows, pictures, span=source.label_shard(shard).span(rows))
+        picture_rows = _of_block(index.pictures, number)
+        known = ShardPictures.of_rows(picture_rows, source.plan)
+        views = labels.sound_views(rows, known, source.spec, span=labels.span(rows))
         is_copied = self._whole_blocks and source.plan.pictures == "copy"
         return _Block(
-            view_names(by_pass[place.pass_index if self._all_passes else 0][order]),
+            view_names(by_pass[address.pass_index if self._all_passes else 0][order]),
             [views[first : first + len(order)] for first in range(0, len(views), len(order))],
-            pictures,
-            source.picture_shard(shard).span(pictures) if is_copied else None,
+            picture_rows,
+            pictures.span(picture_rows) if is_copied else None,
         )
 
 

@@ -22,7 +22,7 @@ VIEW_STREAM = 113
 
 
 @dataclass(frozen=True)
-class ViewPlace:
+class ViewAddress:
     """Where a view lies.
 
     Attributes:
@@ -66,13 +66,13 @@ class LaneOrder:
         """How many samples show all of them; the last one borrows what it lacks from the round's beginning."""
         return -(-self.views_per_round // self.views_per_sample)
 
-    def places(self, counter: int) -> tuple[ViewPlace, ...]:
+    def addresses(self, counter: int) -> tuple[ViewAddress, ...]:
         """The views of a sample.
 
         Args:
             counter: of the sample, over the whole run.
         """
-        return tuple(self.place(round_, position) for round_, position in self._positions(counter))
+        return tuple(self.address(round_, position) for round_, position in self._positions(counter))
 
     def _positions(self, counter: int) -> list[tuple[int, int]]:
         """Rounds and positions of a sample's views in the row of all views of a round."""
@@ -82,24 +82,24 @@ class LaneOrder:
         first = (lane * shorter + min(lane, longer) + offset) * self.views_per_sample
         return [(round_, (first + view) % self.views_per_round) for view in range(self.views_per_sample)]
 
-    def candidates(self, place: ViewPlace) -> Iterator[ViewPlace]:
+    def candidates(self, address: ViewAddress) -> Iterator[ViewAddress]:
         """A view, then those to take where it is damaged: 1, 2, 4, 8.. positions on in the same round, and round it.
 
         Near ones first, since a lane has them at hand; doubling, so that a damaged block or shard is left soon.
         """
-        yield place
-        shards, starts = self._shard_order(place.round)
-        position = int(starts[np.flatnonzero(shards == place.shard)[0]]) + place.position
+        yield address
+        shards, starts = self._shard_order(address.round)
+        position = int(starts[np.flatnonzero(shards == address.shard)[0]]) + address.position
         step = 1
         while step < self.views_per_round:
-            yield self.place(place.round, (position + step) % self.views_per_round)
+            yield self.address(address.round, (position + step) % self.views_per_round)
             step *= 2
 
-    def place(self, round_: int, position: int) -> ViewPlace:
+    def address(self, round_: int, position: int) -> ViewAddress:
         """The view at a position of the row of all views of a round."""
         shards, starts = self._shard_order(round_)
         slot = int(np.searchsorted(starts, position, side="right")) - 1
-        return ViewPlace(round_, round_ % self.passes, int(shards[slot]), position - int(starts[slot]))
+        return ViewAddress(round_, round_ % self.passes, int(shards[slot]), position - int(starts[slot]))
 
     def _shard_order(self, round_: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return _shard_order(self, round_)

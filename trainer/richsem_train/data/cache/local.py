@@ -23,7 +23,7 @@ ATTEMPTS = 3
 """Times that something is asked of a network before it counts as failed; clients have retries of their own as well."""
 
 KEPT_SHARE = 0.875
-"""What is left of the bound after a clearing, so that not each new file needs one."""
+"""Of the bound, left by a clearing, so that not each new file needs one."""
 
 WHOLE = "whole"
 """The part of a file that is all of it."""
@@ -35,7 +35,7 @@ _USAGE_BYTES = 8
 
 
 def default_folder() -> Path:
-    """Where what was read from URLs is kept."""
+    """The folder for parts of files at URLs, among the user's other caches."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "remote"
 
 
@@ -72,7 +72,7 @@ class Store:
     limit: int
 
     def get(self, key: str, part: str = WHOLE) -> bytes | None:
-        """What is kept under a key; None where it isn't, or not as it was put there."""
+        """The part that is kept under a key; None where there is none, or not as it was put there."""
         path = self._path(key, part)
         try:
             data = path.read_bytes()
@@ -145,7 +145,7 @@ class Store:
             os.close(descriptor)
 
     def _clear(self, keep: int) -> int:
-        """Remove what was used longest ago until at most `keep` bytes are left; returns how many are."""
+        """Remove the least recently used until at most `keep` bytes are left; returns how many are."""
         files = []
         for path in self.folder.glob("??/*"):
             with suppress(OSError):
@@ -205,7 +205,7 @@ class KeptPath(RemotePath):
 
     @property
     def key(self) -> str:
-        """What its parts are kept under."""
+        """Names the file in the store."""
         return f"{self.version} {self.url}"
 
 

@@ -16,7 +16,7 @@ from richsem_schemas.cache.view import View
 from richsem_schemas.pictures.boxes import iou
 
 WEIGHTS = (0.25, 1.0, 0.1)
-"""What a doubling of the scale, a part without overlap and a mirror cost, beside each other."""
+"""Costs of a doubling of the scale, of a part without overlap and of a mirror, beside each other."""
 
 ABSENT = -1
 """Index of what isn't there: no stored view shows the thing, no listed picture has the name."""

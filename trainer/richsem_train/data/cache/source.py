@@ -24,7 +24,7 @@ from richsem_train.data.cache.views import ViewSource, packed_summaries
 ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
 
 LabelForm = Literal["topk", "embedding", "hard"]
-"""What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
+"""The semantic branch learns the stored classes, the whole distribution, or the label as if it were soft."""
 
 DETECTION = "detection"
 """The section of the config whose cache has the windows of the detection pictures."""
@@ -34,36 +34,30 @@ _KINDS: dict[ViewForm, ViewKind] = {"mosaics": "mosaic", "crops": "crop", "windo
 
 @dataclass(frozen=True)
 class ExpectedCache:
-    """What a run needs a label set to be; None is anything.
+    """The label set that a run needs; None is anything.
 
     Attributes:
         section: of the config that names the cache, for messages.
         views: which ones are shown.
         labels: what is learnt of them.
         supervision: of their classes.
-        class_names: rows of the detection vocabulary.
-        text: the bank that the model's classifier has.
+        text: the bank that the model's classifier has; its names are the detection vocabulary.
         is_other_text: `text` is no label set's own (text.folder): embeddings are scored with it, whatever bank they
             came with.
         teacher: its name.
         teacher_weights: their SHA-256.
-        top_k: classes kept in a label.
         temperature: that the teacher's logits are divided by; stored labels have theirs built in.
-        fingerprint: of the whole label set, such as a checkpoint remembers it.
     """
 
     section: str = "extra"
     views: ViewForm = "mosaics"
     labels: LabelForm = "embedding"
     supervision: Supervision = "labelled"
-    class_names: tuple[str, ...] | None = None
     text: TextBank | None = None
     is_other_text: bool = False
     teacher: str | None = None
     teacher_weights: str | None = None
-    top_k: int | None = None
     temperature: float = 1.0
-    fingerprint: str | None = None
 
     @property
     def labels_key(self) -> str:
@@ -99,7 +93,6 @@ class TrainingCache:
         text: the bank that its labels are learnt with.
         rows: int64 [P], row of `text` of each class of the plan; 0 for those that it has not.
         fingerprint: of the label set.
-        quarantined: pictures that were left out.
     """
 
     source: ViewSource
@@ -107,7 +100,6 @@ class TrainingCache:
     text: TextBank
     rows: NDArray[np.int64]
     fingerprint: str
-    quarantined: int
 
     @property
     def views_per_pass(self) -> int:
@@ -180,7 +172,7 @@ def open_training_cache(
         raise RichSemError(f"{out}: holds no pictures, all were left out; see its quarantine folder")
     used_text = expected.text if expected.is_other_text and expected.text is not None else text
     rows = _rows_by_name(plan.vocabulary.class_names, used_text.class_names)
-    return TrainingCache(source, expected, used_text, rows, labels.fingerprint, cache.manifest.quarantined)
+    return TrainingCache(source, expected, used_text, rows, labels.fingerprint)
 
 
 def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None = None) -> TrainingCache:
@@ -249,8 +241,6 @@ def _mismatches(plan: Plan, labels: LabelManifest, text: TextBank, expected: Exp
     for field, found, wanted in (
         ("teacher.name", spec.teacher.name, expected.teacher),
         ("teacher.weights_sha256", spec.teacher.weights_sha256, expected.teacher_weights),
-        ("top_k", spec.top_k, expected.top_k),
-        ("fingerprint", labels.fingerprint, expected.fingerprint),
     ):
         if wanted is not None and found != wanted:
             yield f"{field} is {found!r} there, {wanted!r} here"
@@ -273,15 +263,12 @@ def _mismatches(plan: Plan, labels: LabelManifest, text: TextBank, expected: Exp
 
 
 def _own_text_mismatches(plan: Plan, text: TextBank, expected: ExpectedCache) -> Iterator[str]:
-    if expected.class_names is not None:
-        yield from _name_mismatch("text.class_names", text.class_names, expected.class_names)
+    wanted = text if expected.text is None else expected.text
+    yield from _name_mismatch("text.class_names", text.class_names, wanted.class_names)
     # The boxes of detection pictures are compared category by category, once the annotations are read.
     if expected.supervision == "labelled" and expected.section != DETECTION:
-        yield from _name_mismatch(
-            "plan.vocabulary.class_names", plan.vocabulary.class_names, expected.class_names or text.class_names
-        )
-    if expected.text is not None:
-        yield from _text_mismatches(text, expected.text)
+        yield from _name_mismatch("plan.vocabulary.class_names", plan.vocabulary.class_names, wanted.class_names)
+    yield from _text_mismatches(text, wanted)
 
 
 def _nothing_in_common(names: tuple[str, ...], expected: ExpectedCache) -> Iterator[str]:

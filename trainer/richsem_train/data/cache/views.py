@@ -19,7 +19,6 @@ from richsem_schemas.cache.manifest import LabelSpec, Plan, ShardSummary
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.span import Span
 from richsem_schemas.cache.view import ViewKind
-from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place
@@ -175,22 +174,6 @@ class ViewSource:
         strangers = views["key"][~np.isin(views["sample"], pictures["sample"])]
         if len(strangers):
             raise CorruptCacheError(f"it has labels of {strangers[0]} but no picture")
-
-    def read_views(self, shard: int, rows: Rows, pictures: Rows, *, span: Span | None) -> list[LabelledView]:
-        """Read views of a shard, checked by its index and the spec.
-
-        Args:
-            shard: its number.
-            rows: of the views.
-            pictures: rows of all pictures that they may show.
-            span: the part of the labels that holds the views, where it has been read already.
-
-        Raises:
-            CorruptCacheError: bytes are missing, or a view breaks a rule of views, or is another than they say.
-        """
-        return self.label_shard(shard).sound_views(
-            rows, ShardPictures.of_rows(pictures, self.plan), self.spec, span=span
-        )
 
     def decode(self, shard: int, rows: Rows, *, span: Span | None) -> dict[int, Image.Image]:
         """Read and decode pictures of a shard, by sample.

@@ -9,6 +9,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, view_names
 from richsem_schemas.cache.layout import sample_key
+from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_train.data.cache.lru import LruCache
 from richsem_train.data.cache.views import ReadView, ShardIndex, ViewSource
@@ -104,10 +105,11 @@ class WindowReader:
         source = self.source
         index = self._indexes.get(shard, lambda: _CompactIndex.of(source.read_index(shard, check_labels=False)))
         picture, windows = index.rows(shard, sample, passes)
-        labels_span = source.label_shard(shard).span(windows) if _are_near(windows) else None
-        views = source.read_views(shard, windows, picture, span=labels_span)
-        span = source.picture_shard(shard).span(picture) if picture["offset"][0] >= 0 else None
-        pictures = source.decode(shard, picture, span=span)
+        labels = source.label_shard(shard)
+        span = labels.span(windows) if _are_near(windows) else None
+        views = labels.sound_views(windows, ShardPictures.of_rows(picture, source.plan), source.spec, span=span)
+        is_copied = source.plan.pictures == "copy"
+        pictures = source.decode(shard, picture, span=source.picture_shard(shard).span(picture) if is_copied else None)
         return [ReadView(name, view, pictures) for name, view in zip(view_names(windows), views, strict=True)]
 
 
