@@ -14,7 +14,6 @@ from richsem_train.config import (
     parse_config,
     with_changes,
 )
-from richsem_train.losses.soft_labels import Tail
 from tests.trainer.tiny import VALUES
 
 
@@ -189,9 +188,14 @@ def test_a_config_written_and_read_is_the_same(name, tmp_path):
     assert load_config(str(path)) == config
 
 
-def test_the_tails_of_the_config_are_those_of_the_loss(base):
-    for tail in Tail.__args__:
-        assert with_changes(base, [f"loss.tail={tail}"], source="here").loss.tail == tail
+@pytest.mark.parametrize("key", known_keys())
+def test_every_key_says_what_it_is(key):
+    assert known_keys()[key].description.endswith(".")
+
+
+def test_an_old_key_is_refused_with_the_new_one():
+    assert "unknown key text.labels; it is text.label_set now" in refusal("text={cache: c, labels: x}")
+    assert load_config("demo", ["text={cache: c, label_set: x}"]).text.label_set == "x"
 
 
 def test_the_tiny_config_of_the_tests_is_valid():

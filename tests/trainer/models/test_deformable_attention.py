@@ -1,5 +1,6 @@
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ def sampler(backend):
     return lambda *tensors: deformable_attention(*tensors, backend=backend)
 
 
+def sampled(case, backend="torch"):
+    return sampler(backend)(case.value_BSHD, case.shapes, case.locations_BQHLP2, case.weights_BQHLP)
+
+
 def transformers_sample(value, shapes, locations, weights):
     return MultiScaleDeformableAttention()(value, None, list(shapes), None, locations, weights, 64)
 
@@ -47,15 +52,15 @@ def test_samples_and_gradients_equal_those_of_transformers(name, backend):
 @pytest.mark.parametrize("backend", TORCH_BACKENDS)
 def test_samples_equal_those_of_scipy(backend):
     case = make_case(SHAPES, batch=1, heads=1, channels=1, queries=20, points=2)
-    ours = sampler(backend)(case.value_BSHD, case.shapes, case.locations_BQHLP2, case.weights_BQHLP)
+    ours = sampled(case, backend)
     maps = case.value_BSHD[0, :, 0, 0].split([height * width for height, width in case.shapes])
     theirs = np.zeros(20)
     for level, (height, width) in enumerate(case.shapes):
         at = case.locations_BQHLP2[0, :, 0, level].numpy() * (width, height) - 0.5
-        sampled = map_coordinates(
+        found = map_coordinates(
             maps[level].view(height, width).numpy(), (at[..., 1], at[..., 0]), order=1, mode="grid-constant", cval=0.0
         )
-        theirs += (sampled * case.weights_BQHLP[0, :, 0, level].numpy()).sum(-1)
+        theirs += (found * case.weights_BQHLP[0, :, 0, level].numpy()).sum(-1)
     np.testing.assert_allclose(ours[0, :, 0].numpy(), theirs, atol=1e-12)
 
 
@@ -68,8 +73,8 @@ def test_gradients_equal_finite_differences(backend):
 def test_a_location_in_the_middle_of_a_cell_gives_that_cell():
     value_BSHD = torch.arange(12.0).view(1, 12, 1, 1)
     location = torch.tensor([(2 + 0.5) / 4, (1 + 0.5) / 3]).view(1, 1, 1, 1, 1, 2)
-    sampled = deformable_attention(value_BSHD, ((3, 4),), location, torch.ones(1, 1, 1, 1, 1), backend="torch")
-    assert sampled.item() == 1 * 4 + 2
+    found = deformable_attention(value_BSHD, ((3, 4),), location, torch.ones(1, 1, 1, 1, 1), backend="torch")
+    assert found.item() == 1 * 4 + 2
 
 
 @pytest.mark.parametrize("backend", TORCH_BACKENDS)
@@ -84,9 +89,8 @@ def test_every_case_has_an_output_of_the_values_type(name, backend):
 
 def test_half_types_are_summed_in_float32():
     case = make_case(SHAPES, channels=16, dtype=torch.bfloat16, points=8)
-    half = sampler("torch")(case.value_BSHD, case.shapes, case.locations_BQHLP2, case.weights_BQHLP)
-    exact = sampler("torch")(case.value_BSHD.float(), case.shapes, case.locations_BQHLP2, case.weights_BQHLP)
-    assert torch.equal(half, exact.bfloat16())
+    exact = sampled(replace(case, value_BSHD=case.value_BSHD.float()))
+    assert torch.equal(sampled(case), exact.bfloat16())
 
 
 def test_checkpointing_keeps_a_fraction_for_the_backward_pass():
@@ -112,11 +116,9 @@ def test_checkpointing_keeps_a_fraction_for_the_backward_pass():
 
 def test_batched_equals_single():
     case = make_case(SHAPES, batch=3)
-    together = sampler("torch")(case.value_BSHD, case.shapes, case.locations_BQHLP2, case.weights_BQHLP)
-    for index in range(3):
-        one = slice(index, index + 1)
-        alone = sampler("torch")(case.value_BSHD[one], case.shapes, case.locations_BQHLP2[one], case.weights_BQHLP[one])
-        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-14)
+    for index, together in enumerate(sampled(case)):
+        of_one = {name: value[[index]] for name, value in vars(case).items() if torch.is_tensor(value)}
+        torch.testing.assert_close(together, sampled(replace(case, **of_one))[0], rtol=0, atol=1e-14)
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -222,6 +224,22 @@ def fresh_trials():
     backends.kernel_fault.cache_clear()
 
 
+@pytest.fixture
+def fault_of(monkeypatch, fresh_trials):
+    """What is wrong with a kernel, on the CPU."""
+    pytest.importorskip("triton")
+
+    def fault_of(sample, sizes=LayerSizes()):  # noqa: B008 - frozen
+        monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", sample)
+        return backends.kernel_fault(torch.device("cpu"), sizes)
+
+    return fault_of
+
+
+def right_sums(value, shapes, locations, weights):
+    return torch_backend.sample(value.float(), shapes, locations, weights).to(value.dtype)
+
+
 def test_auto_on_cuda_is_triton_where_the_kernel_works(monkeypatch):
     monkeypatch.setattr(f"{BACKENDS}.kernel_fault", lambda *_: None)
     assert choose_backend("auto", CUDA) == "triton"
@@ -245,55 +263,37 @@ def test_auto_on_cuda_recomputes_without_triton(monkeypatch, fresh_trials):
     assert "the package triton is not installed" in fallback_note("auto", CUDA)
 
 
-def test_a_kernel_that_raises_is_a_fault_in_a_line_and_its_compiler_is_not_heard(monkeypatch, fresh_trials, capfd):
-    pytest.importorskip("triton")
-
+def test_a_kernel_that_raises_is_a_fault_in_a_line_and_its_compiler_is_not_heard(fault_of, capfd):
     def fails(*_):
         os.write(2, b"thousands of lines\n")
         raise RuntimeError("PassManager::run failed\nand so on")
 
-    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", fails)
-    assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) == "RuntimeError: PassManager::run failed"
+    assert fault_of(fails) == "RuntimeError: PassManager::run failed"
     assert "thousands" not in capfd.readouterr().err
     os.write(2, b"others are heard")
     assert capfd.readouterr().err == "others are heard"
 
 
-def test_a_kernel_with_wrong_sums_is_a_fault(monkeypatch, fresh_trials):
-    pytest.importorskip("triton")
-    monkeypatch.setattr(
-        "richsem_train.models.deformable_attention.triton_backend.sample",
-        lambda *tensors: (
-            1.1 * torch_backend.sample(*(each.float() if torch.is_tensor(each) else each for each in tensors))
-        ),
-    )
-    assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) == "its sums are wrong"
+def test_a_kernel_with_wrong_sums_is_a_fault(fault_of):
+    assert fault_of(lambda *tensors: 1.1 * right_sums(*tensors)) == "its sums are wrong"
 
 
-def test_a_kernel_that_works_is_tried_once_for_sizes(monkeypatch, fresh_trials):
-    pytest.importorskip("triton")
+def test_a_kernel_that_works_is_tried_once_for_sizes(fault_of):
     tried = []
 
     def sample(value, shapes, locations, weights):
         tried.append((value.dtype, tuple(value.shape[2:]), len(shapes), weights.shape[-1]))
-        return torch_backend.sample(value.float(), shapes, locations, weights).to(value.dtype)
+        return right_sums(value, shapes, locations, weights)
 
-    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", sample)
     for _ in range(3):
-        assert backends.kernel_fault(torch.device("cpu"), LayerSizes(4, 24, 2, 3)) is None
+        assert fault_of(sample, LayerSizes(4, 24, 2, 3)) is None
     assert tried == [(torch.float32, (4, 24), 2, 3), (torch.bfloat16, (4, 24), 2, 3)]
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_kernel_works_whatever_the_grad_mode_of_who_asks(monkeypatch, fresh_trials, mode):
-    pytest.importorskip("triton")
-
-    def sample(value, shapes, locations, weights):
-        return torch_backend.sample(value.float(), shapes, locations, weights).to(value.dtype)
-
-    monkeypatch.setattr("richsem_train.models.deformable_attention.triton_backend.sample", sample)
+def test_a_kernel_works_whatever_the_grad_mode_of_who_asks(fault_of, mode):
     with mode():
-        assert backends.kernel_fault(torch.device("cpu"), LayerSizes()) is None
+        assert fault_of(right_sums) is None
 
 
 def test_triton_asked_for_by_name_is_refused_where_its_kernel_does_not_work(monkeypatch):

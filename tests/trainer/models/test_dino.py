@@ -64,6 +64,35 @@ def test_shapes_of_outputs():
     }
 
 
+def small_dino(backbone, **changes) -> Dino:
+    """Without `changes`: a plain detector of one layer each."""
+    arguments = {
+        "hidden_dim": 32,
+        "feature_levels": 3,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "heads": 4,
+        "points": 1,
+        "ffn_dim": 32,
+        "queries": 5,
+        "num_classes": 4,
+        "classifier": "linear",
+        "encoder_classifier": "linear",
+        "semantic_branch": False,
+    }
+    return Dino(backbone, **(arguments | changes))
+
+
+def decoder_inputs(model: Dino, *batch):
+    """Contents and boxes that the decoder begins with, and the outputs."""
+    seen = []
+    hook = model.transformer.decoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs))
+    outputs = model(*batch)
+    hook.remove()
+    ((contents, boxes, *_),) = seen
+    return contents, boxes, outputs
+
+
 def moved(drawn, *, group):
     """The same with the boxes of one group elsewhere."""
     boxes = drawn.boxes.clone()
@@ -177,12 +206,9 @@ def test_padded_query_positions_are_another_model_where_there_is_padding():
 
 def test_anchors_are_the_best_proposals_and_enter_the_decoder_without_gradient():
     model = shaken(tiny_dino())
-    images, mask = pictures(1)
-    anchors = []
-    model.transformer.decoder.register_forward_pre_hook(lambda _module, inputs: anchors.append(inputs[1]))
-    outputs = model(images, mask)
-    assert not anchors[0].requires_grad
-    assert_close(anchors[0], outputs.encoder_boxes)
+    _, anchors, outputs = decoder_inputs(model, *pictures(1))
+    assert not anchors.requires_grad
+    assert_close(anchors, outputs.encoder_boxes)
     assert outputs.encoder_boxes.requires_grad
     best = outputs.encoder_logits.amax(dim=-1)[0]
     assert (best.diff() <= 1e-5).all()
@@ -190,11 +216,9 @@ def test_anchors_are_the_best_proposals_and_enter_the_decoder_without_gradient()
 
 def test_contents_of_matching_queries_belong_to_no_picture():
     model = shaken(tiny_dino())
-    contents = []
-    model.transformer.decoder.register_forward_pre_hook(lambda _module, inputs: contents.append(inputs[0]))
-    model(*pictures(2))
-    assert_close(contents[0][0], model.transformer.tgt_embed.weight)
-    assert_close(contents[0][1], model.transformer.tgt_embed.weight)
+    contents, _, _ = decoder_inputs(model, *pictures(2))
+    for of_picture in contents:
+        assert_close(of_picture, model.transformer.tgt_embed.weight)
 
 
 def test_boxes_move_the_references_by_the_normed_output():
@@ -229,31 +253,17 @@ def test_semantic_logits_come_from_a_projection_of_their_own():
 
 def test_denoising_without_noise_is_told_its_labels_by_their_names():
     model, drawn = shaken(tiny_dino()), denoising(3, 1)
-    contents = []
-    model.transformer.decoder.register_forward_pre_hook(lambda _module, inputs: contents.append(inputs[0]))
-    model(*pictures(2), drawn)
+    contents, _, _ = decoder_inputs(model, *pictures(2), drawn)
     expected = model.class_embed.label_embeddings(drawn.labels, model.text_bank())
     expected[drawn.padding] = 0
-    assert_close(contents[0][:, : drawn.count], expected)
+    assert_close(contents[:, : drawn.count], expected)
 
 
 def test_four_levels_and_a_real_backbone():
     backbone = make_backbone("resnet18", weights=None, out_strides=(8, 16, 32), frozen_stages=2, frozen_norm=True)
-    template = tiny_dino()
-    model = Dino(
-        backbone,
-        hidden_dim=32,
-        feature_levels=4,
-        encoder_layers=1,
-        decoder_layers=2,
-        heads=4,
-        points=2,
-        ffn_dim=32,
-        queries=50,
-        num_classes=CLASSES,
-        text_features_CD=template.text_features,
-        logit_scale=100.0,
-    )
+    names = {"text_features_CD": tiny_dino().text_features, "logit_scale": 100.0, "num_classes": CLASSES}
+    text = {"classifier": "text", "encoder_classifier": "text", "semantic_branch": True}
+    model = small_dino(backbone, feature_levels=4, decoder_layers=2, points=2, queries=50, **names, **text)
     outputs = model(*pictures(1, 128, 128), denoising(2))
     assert outputs.pred_boxes.shape == (2, 1, 50, 4)
     assert all(value.isfinite().all() for value in tensors(outputs).values())
@@ -301,21 +311,7 @@ def test_a_backbone_that_pads_tells_the_mask_so(side):
         "clip-resnet", weights=None, out_strides=(8, 16, 32), clip_layers=(1, 1, 1, 1), clip_width=8
     )
     assert backbone.size_divisor == 32
-    detector = Dino(
-        backbone,
-        hidden_dim=32,
-        feature_levels=3,
-        encoder_layers=1,
-        decoder_layers=1,
-        heads=4,
-        points=1,
-        ffn_dim=32,
-        queries=5,
-        num_classes=4,
-        classifier="linear",
-        encoder_classifier="linear",
-        semantic_branch=False,
-    ).eval()
+    detector = small_dino(backbone).eval()
     levels = []
     detector.input_proj.register_forward_hook(lambda _module, _args, output: levels.extend(output))
     detector(torch.zeros(1, 3, side, side), torch.zeros(1, side, side, dtype=torch.bool))
@@ -340,22 +336,8 @@ def test_a_batch_is_padded_to_multiples_with_its_mask(size_divisor, padded_hw):
 def test_padding_serves_the_backbone_as_well(size_divisor):
     model = tiny_dino(size_divisor=size_divisor)
     model.backbone[0].size_divisor = 48
-    assert Dino(
-        model.backbone[0],
-        hidden_dim=32,
-        feature_levels=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        heads=4,
-        points=1,
-        ffn_dim=32,
-        queries=5,
-        num_classes=4,
-        classifier="linear",
-        encoder_classifier="linear",
-        semantic_branch=False,
-        size_divisor=size_divisor,
-    ).size_divisor == {1: 48, 16: 48, 32: 96}[size_divisor]  # fmt: skip
+    detector = small_dino(model.backbone[0], feature_levels=2, size_divisor=size_divisor)
+    assert detector.size_divisor == {1: 48, 16: 48, 32: 96}[size_divisor]
 
 
 @pytest.mark.parametrize(("positions", "is_padded"), [("padded", True), ("picture", False)])

@@ -200,10 +200,16 @@ def saved(path, state, **more):
     return path
 
 
+@pytest.fixture
+def load(tmp_path):
+    """Gives a detector the weights of a state dict, by a file."""
+    return lambda model, state, **options: load_published(model, saved(tmp_path / "checkpoint.pth", state), **options)
+
+
 @pytest.mark.parametrize("kind", SHAPES)
-def test_every_weight_comes_from_the_checkpoint(kind, tmp_path):
+def test_every_weight_comes_from_the_checkpoint(kind, load):
     model = detector(kind)
-    report = load_published(model, saved(tmp_path / "checkpoint.pth", state_dict(kind)))
+    report = load(model, state_dict(kind))
     assert report.missing == ()
     for name, weight in model.state_dict().items():
         if name in ("text_features", "logit_scale"):
@@ -212,12 +218,12 @@ def test_every_weight_comes_from_the_checkpoint(kind, tmp_path):
         assert (weight == value_of(name)).all(), name
 
 
-def test_the_report_says_what_was_left_out(tmp_path):
+def test_the_report_says_what_was_left_out(load):
     state = state_dict("richsem") | {
         "mask_head.lay1.weight": torch.zeros(2),
         "bbox_attention.q_linear.weight": torch.zeros(2),
     }
-    report = load_published(detector("richsem"), saved(tmp_path / "checkpoint.pth", state))
+    report = load(detector("richsem"), state)
     teacher = clip_teacher("class_embed") | clip_teacher("transformer.enc_out_class_embed")
     assert set(report.skipped["the CLIP teacher"]) == set(teacher)
     assert set(report.skipped["segmentation"]) == {"mask_head.lay1.weight", "bbox_attention.q_linear.weight"}
@@ -226,21 +232,21 @@ def test_the_report_says_what_was_left_out(tmp_path):
     assert "12 skipped (the CLIP teacher)" in report.summary()
 
 
-def test_the_vocabulary_stays_the_detectors_own(tmp_path):
+def test_the_vocabulary_stays_the_detectors_own(load):
     model = detector("richsem")
-    load_published(model, saved(tmp_path / "checkpoint.pth", state_dict("richsem")))
+    load(model, state_dict("richsem"))
     assert (model.text_features == 1).all()
     assert model.logit_scale == 100
 
 
-def test_names_of_wrapped_models_are_unwrapped(tmp_path):
+def test_names_of_wrapped_models_are_unwrapped(load):
     state = {f"module.{name}": weight for name, weight in state_dict("richsem").items()}
-    report = load_published(detector("richsem"), saved(tmp_path / "checkpoint.pth", state))
+    report = load(detector("richsem"), state)
     assert report.missing == ()
 
 
-def test_a_plain_checkpoint_starts_a_text_classifier_and_says_which_heads_are_new(tmp_path):
-    report = load_published(detector("richsem"), saved(tmp_path / "checkpoint.pth", state_dict("dino")))
+def test_a_plain_checkpoint_starts_a_text_classifier_and_says_which_heads_are_new(load):
+    report = load(detector("richsem"), state_dict("dino"))
     assert set(report.missing) == {
         "class_embed.clip_visual_proj.weight",
         "class_embed.dino_visual_proj.weight",
@@ -310,10 +316,8 @@ def test_another_number_of_classes_is_left_out_but_not_another_width(tmp_path):
         load_published(detector("dino"), saved(tmp_path / "narrow.pth", narrow), fresh_heads=True)
 
 
-def test_without_semantic_branch_its_projection_is_left_out(tmp_path):
-    report = load_published(
-        detector("richsem", semantic_branch=False), saved(tmp_path / "checkpoint.pth", state_dict("richsem"))
-    )
+def test_without_semantic_branch_its_projection_is_left_out(load):
+    report = load(detector("richsem", semantic_branch=False), state_dict("richsem"))
     assert report.skipped["heads that this detector has not"] == ("class_embed.clip_visual_proj.weight",)
 
 
@@ -332,19 +336,19 @@ def test_without_semantic_branch_its_projection_is_left_out(tmp_path):
         ("richsem", {"logit_scale": 50.0}, r"logit scale 100, the text bank's is 50"),
     ],
 )
-def test_another_architecture_is_refused_by_name_and_the_detector_stays_as_it_was(kind, changes, message, tmp_path):
+def test_another_architecture_is_refused_by_name_and_the_detector_stays_as_it_was(kind, changes, message, load):
     model = detector(kind, **changes)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(RichSemError, match=message):
-        load_published(model, saved(tmp_path / "checkpoint.pth", state_dict(kind)))
+        load(model, state_dict(kind))
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_heads_that_differ_from_layer_to_layer_are_refused(tmp_path):
+def test_heads_that_differ_from_layer_to_layer_are_refused(load):
     state = state_dict("richsem")
     state["bbox_embed.3.layers.2.bias"] = torch.ones(4)
     with pytest.raises(RichSemError, match=r"bbox_embed\.3\.layers\.2\.bias differs from that of layer 0"):
-        load_published(detector("richsem"), saved(tmp_path / "checkpoint.pth", state))
+        load(detector("richsem"), state)
 
 
 class RunsCode:
@@ -362,16 +366,14 @@ def small():
     return detector("richsem", encoder_layers=1, decoder_layers=1)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(small, tmp_path):
-    path = saved(tmp_path / "checkpoint.pth", {}, optimizer=RunsCode(tmp_path / "trace"))
-    with pytest.raises(RichSemError, match=r"checkpoint\.pth"):
-        load_published(small, path)
-    assert not (tmp_path / "trace").exists()
+def save_pickled(content, path):
+    path.write_bytes(pickle.dumps(content, protocol=2))
 
 
-def test_a_bare_pickle_that_would_run_code_is_refused_and_runs_none(small, tmp_path):
+@pytest.mark.parametrize("save", [torch.save, save_pickled])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(small, tmp_path, save):
     path = tmp_path / "checkpoint.pth"
-    path.write_bytes(pickle.dumps(RunsCode(tmp_path / "trace"), protocol=2))
+    save({"model": {}, "optimizer": RunsCode(tmp_path / "trace")}, path)
     with pytest.raises(RichSemError, match=r"checkpoint\.pth"):
         load_published(small, path)
     assert not (tmp_path / "trace").exists()

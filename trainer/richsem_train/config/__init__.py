@@ -7,6 +7,7 @@ from richsem_train.config.data import (
     SplitConfig,
     TextConfig,
 )
+from richsem_train.config.keys import known_keys
 from richsem_train.config.model import (
     BackboneConfig,
     DenoisingConfig,
@@ -14,7 +15,6 @@ from richsem_train.config.model import (
     MatcherConfig,
     ModelConfig,
 )
-from richsem_train.config.problems import known_keys
 from richsem_train.config.read import (
     DEFAULT_CONFIG,
     as_config,

@@ -1,12 +1,13 @@
 """What is wrong with a config, in words: the key, the rule, the value, and the nearest key that there is."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from richsem_train.config.run import ONE, SEVERAL, TrainConfig
+from richsem_train.config.keys import known_keys
+from richsem_train.config.run import ONE, SEVERAL
 from richsem_train.config.yaml_text import SHOWN
 
 _RENAMED = {"text.labels": "text.label_set"}
@@ -36,24 +37,6 @@ def _shown(value: Any) -> str:
         return repr(value)
     except ValueError:
         return "a number that is too long to show"
-
-
-def known_keys() -> list[str]:
-    """Every key of a config, with dots."""
-    return list(dict.fromkeys(_keys("", TrainConfig)))
-
-
-def _keys(prefix: str, section: type[BaseModel]) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        for inner in _sections(field.annotation):
-            yield from _keys(f"{prefix}{name}.", inner)
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
