@@ -25,7 +25,7 @@ def table_rows():
 
 
 def test_every_command_of_the_readme_shows_its_output():
-    assert len(SNIPPETS) == README.count("```sh\n") == README.count("```text\n") == 8
+    assert len(SNIPPETS) == README.count("```sh\n") == README.count("```text\n") == 9
 
 
 @pytest.mark.parametrize(("command", "printed"), SNIPPETS)
