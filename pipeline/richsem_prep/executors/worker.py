@@ -72,13 +72,13 @@ class Worker:
         finally:
             torch.set_num_threads(TORCH_THREADS)
 
-    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> None:
+    def open(self, layout: CacheLayout, name: str, root: Place | None) -> None:
         """Get ready for the shards of one label set.
 
         Raises:
             TeacherError: this machine's weights are not those that the label set was begun with.
         """
-        label_set = layout.label_set(labels)
+        label_set = layout.label_set(name)
         spec = LabelSpec.read(label_set.spec)
         if spec.teacher != self._teacher.identity:
             raise TeacherError(
@@ -88,7 +88,7 @@ class Worker:
             )
         self._inputs = ShardInputs(
             layout=layout,
-            label_set=labels,
+            label_set=name,
             plan=Plan.read(layout.plan),
             spec=spec,
             text=read_text_bank(label_set),

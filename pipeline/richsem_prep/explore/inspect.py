@@ -45,7 +45,7 @@ class CacheStatistics:
     """Figures of one label set and its pictures.
 
     Attributes:
-        labels: name of the label set.
+        label_set: its name.
         plan: of the cache.
         spec: of the label set.
         samples: good pictures.
@@ -66,7 +66,7 @@ class CacheStatistics:
         last_audit: of the set as it is; None where there was none.
     """
 
-    labels: str
+    label_set: str
     plan: Plan
     spec: LabelSpec
     samples: int
@@ -129,7 +129,7 @@ def inspect_label_set(
     regions = max(sum(counts.regions.values()), 1)
     pictures = cache.manifest.shards
     return CacheStatistics(
-        labels=name,
+        label_set=name,
         plan=plan,
         spec=manifest.spec,
         samples=cache.manifest.samples,
@@ -237,8 +237,7 @@ def _bytes_below(folder: Place) -> int:
 
 
 def statistics_table(statistics: CacheStatistics) -> Table:
-    """For people."""
-    table = Table(title=f"label set {statistics.labels}", show_header=False, title_justify="left")
+    table = Table(title=f"label set {statistics.label_set}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for section in (_identity_rows, _size_rows, _label_rows, _class_rows, _trouble_rows):

@@ -37,7 +37,7 @@ _Reader = Callable[[int, int], bytes]
 
 
 class Shard(Generic[_Receipt]):
-    """What shards of pictures and shards of labels have in common: three files, of which the receipt is the done-mark.
+    """Three files, of which the receipt is the done-mark: so much shards of pictures and of labels have in common.
 
     Attributes:
         number: of the shard.
@@ -74,7 +74,7 @@ class Shard(Generic[_Receipt]):
 
     @property
     def remedy(self) -> str:
-        """What to do about a damaged shard."""
+        """Mends a damaged shard."""
         return f"delete {self.receipt} and run the same {self._made_by} again, which makes the shard anew"
 
     def is_done(self, fingerprint: str) -> bool:
