@@ -93,8 +93,8 @@ def shard(
         str | None,
         typer.Option(
             help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
-            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
-            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]",
+            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset, folder. Drawn by code: demo, "
+            "demo-detection. \\[required without --from-cache]",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -369,7 +369,7 @@ def shard(
 def shard_config(**options: Any) -> Any:
     """Fill in the defaults of the dataset and of the environment, and validate."""
     from richsem_prep.shard.config import ShardConfig
-    from richsem_prep.sources.datasets import preset
+    from richsem_prep.sources.datasets import find_dataset
     from richsem_schemas.io.places import open_place
 
     if options.get("from_cache") is not None:
@@ -383,7 +383,7 @@ def shard_config(**options: Any) -> Any:
         )
     if options.get("from_cache") is not None and options["out"] is None:
         raise RichSemError("--from-cache needs --out, the folder for the labels")
-    chosen = preset(options["dataset"])
+    chosen = find_dataset(options["dataset"])
     data = open_place(os.environ.get("RICHSEM_DATA") or "data")
     options["root"] = open_place(options["root"] or data / (chosen.folder or options["dataset"])).absolute()
     options["out"] = open_place(options["out"] or Path("caches") / options["dataset"]).absolute()

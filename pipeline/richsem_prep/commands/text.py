@@ -42,8 +42,8 @@ def text(
     """
     from richsem_prep.console import ConsoleReporter
     from richsem_prep.executors.progress import Progress
-    from richsem_prep.sources.class_names import alike_warning
     from richsem_prep.teacher.make_text import make_text
+    from richsem_prep.teacher.names import alike_warning
     from richsem_schemas.io.places import open_place
 
     if name_policy not in {"raw", "clean"}:

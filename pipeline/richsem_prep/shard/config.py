@@ -5,31 +5,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
+from richsem_prep.sources.datasets import find_dataset
 from richsem_schemas.cache.codec import Embeddings
 from richsem_schemas.cache.layout import check_set_name
 from richsem_schemas.cache.manifest import MAX_SAMPLES_PER_SHARD, NoiseScale, ScaleJitter
 from richsem_schemas.io.canonical_json import MAX_WHOLE_NUMBER
 from richsem_schemas.io.places import PlaceField
 from richsem_schemas.pictures.decode import MAX_PICTURE_SIDE
-
-DatasetChoice = Literal[
-    "lvis",
-    "coco",
-    "objects365",
-    "objects365-boxes",
-    "openimages",
-    "visual-genome",
-    "inet-lvis",
-    "inet-21k",
-    "inet-unlabeled",
-    "cc3m",
-    "cc3m-unlabeled",
-    "webdataset",
-    "folder",
-    "demo",
-    "demo-detection",
-]
-
 
 MAX_COPIES = 100
 """Noised copies of one box, at all scales together; a picture may have thousands of boxes, and they share a record."""
@@ -38,7 +20,7 @@ MAX_COPIES = 100
 class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     """Options of `richsem-prep shard`, defaults of the dataset filled in."""
 
-    dataset: DatasetChoice
+    dataset: Annotated[str, AfterValidator(lambda name: find_dataset(name).name)]
     root: PlaceField
     out: PlaceField
     teacher: str

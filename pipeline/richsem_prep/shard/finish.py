@@ -15,7 +15,7 @@ from richsem_schemas.cache.manifest import (
 from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file
-from richsem_schemas.io.places import Place, each_of
+from richsem_schemas.io.places import Place, map_small_files
 
 _SHOWN_KERNELS, _SHOWN_CHARACTERS = 4, 40
 
@@ -115,7 +115,7 @@ def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]
             )
         return receipt
 
-    return each_of(layout.out, read, range(plan.shards))
+    return map_small_files(layout.out, read, range(plan.shards))
 
 
 def finished_sets(layout: CacheLayout) -> list[str]:
@@ -140,7 +140,7 @@ def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest
             )
         return receipt
 
-    receipts = each_of(layout.out, read, range(plan.shards))
+    receipts = map_small_files(layout.out, read, range(plan.shards))
     environments: list[Environment] = []
     for receipt in receipts:
         if receipt.environment not in environments:
@@ -168,7 +168,7 @@ def _require_whole(path: Place, expected: FileHash) -> None:
 
 
 def _missing(layout: CacheLayout, receipt: Callable[[int], Place], plan: Plan) -> list[int]:
-    there = each_of(layout.out, lambda shard: receipt(shard).is_file(), range(plan.shards))
+    there = map_small_files(layout.out, lambda shard: receipt(shard).is_file(), range(plan.shards))
     return [shard for shard, is_there in enumerate(there) if not is_there]
 
 

@@ -15,11 +15,9 @@ from richsem_prep.shard.finish import finish_cache, pictures_are_done, shard_is_
 from richsem_prep.shard.from_cache import adopt_plan, require_pictures_of_its_own
 from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.shard.retry import drop_mended_shards
-from richsem_prep.sources.class_names import alike_warning
-from richsem_prep.sources.datasets import find_pictures, open_source, preset
-from richsem_prep.sources.detection_datasets import other_annotations
-from richsem_prep.sources.source import Source
-from richsem_prep.teacher.names import text_spec
+from richsem_prep.sources.dataset import Source
+from richsem_prep.sources.datasets import find_dataset, find_pictures, open_source, other_annotations
+from richsem_prep.teacher.names import alike_warning, text_spec
 from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_schemas.cache.jobs import JOBS_FOLDER, hold_job, one_at_a_time
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
@@ -28,7 +26,7 @@ from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.cache.text_bank import has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import temporaries
-from richsem_schemas.io.places import Place, RemotePath, each_of, is_local, lives_in_this_process
+from richsem_schemas.io.places import Place, RemotePath, is_local, lives_in_this_process, map_small_files
 
 if TYPE_CHECKING:
     from richsem_prep.shard.task import ShardResult
@@ -124,7 +122,7 @@ def _make_shards(
 ) -> None:
     layout, labels = summary.layout, summary.labels
     spec = LabelSpec.read(layout.label_set(labels).spec)
-    done = each_of(layout.out, lambda shard: shard_is_done(layout, labels, shard, plan, spec), shards)
+    done = map_small_files(layout.out, lambda shard: shard_is_done(layout, labels, shard, plan, spec), shards)
     missing = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
     summary.already = len(shards) - len(missing)
     if not missing:
@@ -220,7 +218,7 @@ def _prepare_plan(config: ShardConfig, layout: CacheLayout, reporter: Reporter) 
 def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> Place:
     """Where the pictures of a plan lie; raw data that may be gone is only looked for where it is needed."""
     if plan.pictures == "copy" and not config.retry_failed:
-        done = each_of(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
+        done = map_small_files(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
         if all(done):
             return config.root
     names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
@@ -299,7 +297,7 @@ def _remove(path: Place) -> None:
     if isinstance(path, RemotePath):
         path.unlink(missing_ok=True)
         written = [path / name for name in path.sizes_below() if PurePosixPath(name).suffix in _SUFFIXES]
-        each_of(path, lambda file: file.unlink(missing_ok=True), written)
+        map_small_files(path, lambda file: file.unlink(missing_ok=True), written)
         return
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
@@ -367,7 +365,7 @@ def _prepare_label_set(
             whole=config.whole,
             jitters=config.jitters,
             noise_scales=config.noise,
-            geometry=preset(config.dataset).geometry.model_copy(update={"scale_jitter": config.scale_jitter}),
+            geometry=find_dataset(config.dataset).geometry.model_copy(update={"scale_jitter": config.scale_jitter}),
         ),
         text=text_spec(plan.vocabulary, config.names, description.templates),
         embeddings=config.embeddings,

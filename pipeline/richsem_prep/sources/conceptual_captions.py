@@ -19,8 +19,9 @@ from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import WHOLE_FILE, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import WHOLE_FILE
 
 TSV_NAMES = (
     "Train_GCC-training.tsv",

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import PictureError
-from richsem_schemas.io.originals import Original, read_original
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.pictures.originals import Original, read_original
 
 
 @dataclass(frozen=True, slots=True, eq=False)

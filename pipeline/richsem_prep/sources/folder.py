@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.walk import Entry, file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 
 _LAYOUT = "pictures, or folders of pictures, one folder a class"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")

@@ -7,8 +7,8 @@ from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_files import COMPRESSED, COMPRESSED_REASON, TAR, member_name, tar_files
 from richsem_prep.sources.walk import Entry, file_entry, first_names, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 
 _LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
 

@@ -23,8 +23,9 @@ from richsem_prep.sources.walk import first_names, scan_root
 from richsem_prep.sources.webdataset import is_picture
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import read_at
-from richsem_schemas.io.originals import open_below, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import open_below
 
 TARS = "img2dataset's tars, such as 00000.tar"
 

@@ -6,8 +6,9 @@ from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
 from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import PictureError
-from richsem_schemas.io.originals import open_below, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import open_below
 
 TAR = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

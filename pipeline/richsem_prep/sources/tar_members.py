@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import OpenFile, read_at, size_of
-from richsem_schemas.io.originals import printable
+from richsem_schemas.io.words import printable
 
 _BLOCK = 512
 _END = bytes(_BLOCK)

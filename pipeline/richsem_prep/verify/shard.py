@@ -37,9 +37,9 @@ from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesRec
 from richsem_schemas.cache.view_checks import BoxRows, ShardPictures
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, open_regular, read_file
-from richsem_schemas.io.originals import WHOLE_FILE, Original
 from richsem_schemas.io.places import Place, RemotePath, name_below
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
+from richsem_schemas.pictures.originals import WHOLE_FILE, Original
 
 MAX_PROBLEMS_A_FILE = 20
 """More than that of one file tell nothing new."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import Place, each_of
+from richsem_schemas.io.places import Place, map_small_files
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
@@ -57,7 +57,7 @@ def locate_pictures(
         if len(known) < count:
             continue
         probed = [known[position] for position in positions]
-        are_there = each_of(root, lambda name: _is_file(root / name), probed)
+        are_there = map_small_files(root, lambda name: _is_file(root / name), probed)
         missing = [name for name, is_there in zip(probed, are_there, strict=True) if not is_there]
         if not missing:
             return known

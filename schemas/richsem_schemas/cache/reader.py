@@ -13,9 +13,9 @@ from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.canonical_json import parse_json
 from richsem_schemas.io.files import hash_bytes, open_regular, read_at, size_of
-from richsem_schemas.io.originals import Original, read_original
 from richsem_schemas.io.places import Place, RemotePath, open_place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+from richsem_schemas.pictures.originals import Original, read_original
 
 MAX_SIDECAR_BYTES = 2**20
 

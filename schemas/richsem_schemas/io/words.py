@@ -46,3 +46,14 @@ def os_error_parts(error: OSError) -> tuple[str | None, str]:
 def printable_text(text: str) -> str:
     r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def printable(name: bytes) -> str:
+    r"""Decode a file name for people; bytes that are no UTF-8 become `\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def one_line(text: object) -> str:
+    """Anybody's text on one line of at most 300 letters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else f"{line[:300]}…"

@@ -75,7 +75,7 @@ def forget(*places: Place) -> None:
 def _kept(place: Place, store: "Store", version: str) -> Place:
     if not isinstance(place, RemotePath):
         return place
-    return KeptPath(place.url, place.named, store=store, version=version)
+    return KeptPath(place.url, place.typed_length, store=store, version=version)
 
 
 def _version(source: "ViewSource", fingerprint: str) -> str:
