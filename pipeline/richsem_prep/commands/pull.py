@@ -29,8 +29,8 @@ def pull(
     from richsem_schemas.io.words import readable_bytes
 
     with bytes_bar(Console(stderr=True)) as on_progress:
-        done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=labels, on_progress=on_progress)
+        done = pull_labels(HubRepo(repo), open_place(out).absolute(), label_set=labels, on_progress=on_progress)
     there = f", {done.already:,} of them there already" if done.already else ""
-    typer.echo(f"{out}: label set {done.labels}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
+    typer.echo(f"{out}: label set {done.label_set}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
     if not done.has_pictures:
         typer.echo("its pictures are elsewhere: train with `labels_from` beside a cache of the same plan")

@@ -35,8 +35,8 @@ def push(
     from richsem_schemas.io.words import readable_bytes
 
     done = push_labels(
-        open_place(out).absolute(), HubRepo(repo), labels=labels, with_pictures=with_pictures, private=private
+        open_place(out).absolute(), HubRepo(repo), label_set=labels, with_pictures=with_pictures, private=private
     )
     there = f", {done.already:,} of them there already" if done.already else ""
-    typer.echo(f"{repo}: label set {done.labels}, {done.files:,} files{there}, {readable_bytes(done.bytes)}")
-    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --labels {done.labels}")
+    typer.echo(f"{repo}: label set {done.label_set}, {done.files:,} files{there}, {readable_bytes(done.bytes)}")
+    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --labels {done.label_set}")

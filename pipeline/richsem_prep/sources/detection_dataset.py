@@ -17,7 +17,7 @@ from richsem_prep.sources.remote_annotations import local_annotations
 from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations_below
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.files import FileHash, file_sha256
+from richsem_schemas.io.files import hash_file
 from richsem_schemas.io.places import Place, map_small_files, name_below
 from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
@@ -58,7 +58,7 @@ class DetectionDataset(Dataset):
         folders = self._image_folders(root, path.name, images)
         with local_annotations(path) as local:
             data = read_annotations_below(local, folders, file_format=self.file_format, may_miss=True)
-            annotations_file = _hash_of(local)
+            annotations_file = hash_file(local)
         vocabulary, row_of = self._rows(data, path)
         return Source(
             vocabulary=vocabulary,
@@ -103,7 +103,7 @@ class DetectionDataset(Dataset):
             if annotations is None or _may_be(annotations, plan.annotations):
                 return {}
             return {"annotations": str(annotations)}
-        found = _hash_of(path)
+        found = hash_file(path)
         if found == plan.annotations_file:
             return {}
         return {"annotations": _name_of(path, root), "annotations_file": found}
@@ -171,10 +171,6 @@ def _name_of(annotations: Place, root: Place) -> str:
 def _may_be(asked: Path, planned: str | None) -> bool:
     pairs = zip(asked.parts[::-1], Path(planned or "").parts[::-1], strict=False)
     return planned is not None and all(part == other for part, other in pairs)
-
-
-def _hash_of(path: Place) -> FileHash:
-    return FileHash(bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def _below(root: Place, pattern: str) -> Place:
