@@ -10,6 +10,7 @@ from richsem_prep.demo import views, world
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import Teacher
 from richsem_prep.teacher.text import text_means
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 _HELD_OUT_STREAM = 0x7E57
 """Keeps the measured pictures apart from those of training and of the dataset."""
@@ -26,7 +27,7 @@ class Accuracy(NamedTuple):
 
 def classifier(teacher: Teacher, names: Sequence[str]) -> NDArray[np.float32]:
     """[C, D] unit-norm zero-shot classifier over "none" and `names`: row 0 is "none", prompts as in every text bank."""
-    means = text_means(teacher, (views.NONE_NAME, *names), on_progress=lambda _done, _all: None)
+    means = text_means(teacher, (NONE_NAME, *names), on_progress=lambda _done, _all: None)
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
@@ -50,7 +51,7 @@ def top_1(
         teacher_size: longer side of a view as the teacher sees it, pixels; None leaves views as they are.
     """
     encoder = make_region_encoder(teacher, kind=region_encoder, teacher_size=teacher_size, precision="fp32")
-    rows = {name: row for row, name in enumerate((views.NONE_NAME, *names))}
+    rows = {name: row for row, name in enumerate((NONE_NAME, *names))}
     # Equal sizes side by side: the encoder batches consecutive views of one size.
     kept = sorted((view for view in named_views if view.names), key=lambda view: view.picture.size)
     prepared = (encoder.prepare(np.asarray(view.picture), view.boxes_xyxy_px) for view in kept)
@@ -92,7 +93,7 @@ def measure(teacher: Teacher, *, teacher_size: int, regions: int, seed: int = 0)
         return views.whole_picture(rng, names[number % len(names)], jpeg=True)
 
     def background(rng: np.random.Generator, _number: int) -> views.NamedView:
-        return views.whole_picture(rng, views.NONE_NAME, jpeg=True)
+        return views.whole_picture(rng, NONE_NAME, jpeg=True)
 
     def crop(rng: np.random.Generator, number: int) -> views.NamedView:
         return views.crop(rng, names[number % len(names)], jpeg=True)

@@ -1,4 +1,4 @@
-"""What the demo teacher is trained and measured on: views of fresh pictures, made by the code that makes caches.
+"""Views of fresh pictures, made by the code that makes caches: the demo teacher is trained and measured on them.
 
 Every view here is drawn anew from the world, with the names of its regions beside it.
 """
@@ -16,6 +16,7 @@ from richsem_schemas.cache.geometry import draw_crop
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import View
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 from . import world
 
@@ -30,9 +31,6 @@ GEOMETRY = ViewGeometry(
 )
 """The reference's scales divided by five, as pictures of the demo are smaller than COCO's. Mosaics by a little more, so
 that their canvas has just the size at which the teacher sees it."""
-
-NONE_NAME = "none"
-"""What a picture of nothing but background is called; row 0 of every text bank."""
 
 SCENE_GEOMETRY = GEOMETRY.model_copy(update={"short_sides": (128,), "first_short_sides": ()})
 """Detection scenes as the demo's training shows them: at their own size and whole."""

@@ -6,14 +6,13 @@ take patterns, and with them whatever else a repository has that matches. So, to
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -42,9 +41,7 @@ _PLAN = "plan/plan.json"
 _SHARDS_AT_ONCE = 8
 
 _ELSEWHERE = "a cache of the same plan"
-"""What stands for the place of the pictures where a pull brings none: only their owner knows it."""
-
-_Fetched = TypeVar("_Fetched")
+"""In the place of the pictures' folder where a pull brings none: only their owner knows it."""
 
 OnBytes = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
@@ -166,11 +163,7 @@ def _require_usable(out: Place) -> None:
 
 
 def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> None:
-    """Check that OUT has the same plan, if any, and the same label set, if any.
-
-    Raises:
-        ManifestMismatchError: names the fields that differ.
-    """
+    """Check that OUT has the same plan, if any, and the same label set, if any."""
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
         if own.fingerprint != plan.fingerprint:
@@ -259,42 +252,51 @@ class _Fetch:
             # Until all are there nobody takes the set, nor an older one whose shards give way.
             layout.manifest.unlink(missing_ok=True)
         done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
-
-        def fetch(summary: ShardSummary) -> int:
-            receipt = self.there.record(LabelsReceipt, self._name(layout.receipt(summary.shard)))
-            if receipt.summary != summary or receipt.spec_fingerprint != manifest.fingerprint:
-                raise self._strange(layout.receipt(summary.shard), f"the manifest of {manifest.name}")
-            self._take(layout.tar(summary.shard), summary.tar)
-            self._take(layout.index(summary.shard), summary.index)
-            receipt.write(layout.receipt(summary.shard))
-            return summary.tar.bytes
-
-        for fetched in _several_at_once(fetch, missing):
-            done += fetched
+        for summary in self._several(lambda summary: self._labels(manifest, summary), missing):
+            done += summary.tar.bytes
             on_progress(done, manifest.bytes)
         return len(manifest.shards) - len(missing)
 
     def pictures(self) -> None:
-        """Every shard of pictures that OUT lacks; none for labels alone."""
-        layout = self.layout
-        if not self.has_pictures or layout.pictures_elsewhere.is_file():
+        """The shards of pictures that OUT lacks; none for labels alone."""
+        if not self.has_pictures or self.layout.pictures_elsewhere.is_file():
             return
-
-        def fetch(summary: ShardSummary) -> None:
-            shard = summary.shard
-            receipt = self.there.record(PicturesReceipt, self._name(layout.pictures_receipt(shard)))
-            if receipt.summary != summary or receipt.plan_fingerprint != self.plan.fingerprint:
-                raise self._strange(layout.pictures_receipt(shard), "its manifest.json")
-            self._take(layout.pictures_tar(shard), summary.tar)
-            self._take(layout.pictures_index(shard), summary.index)
-            self._take(layout.quarantine(shard), receipt.quarantine)
-            receipt.write(layout.pictures_receipt(shard))
-
         shards = self._manifest().shards
-        for _ in _several_at_once(
-            fetch, [item for item in shards if not layout.pictures_receipt(item.shard).is_file()]
-        ):
+        missing = [summary for summary in shards if not self.layout.pictures_receipt(summary.shard).is_file()]
+        for _ in self._several(self._pictures, missing):
             pass
+
+    def _several(self, fetch: Callable[[ShardSummary], None], missing: list[ShardSummary]) -> Iterator[ShardSummary]:
+        """Fetch shards, several at a time; those that are there, in order."""
+        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            for summary, _ in zip(missing, ordered_map(pool, fetch, missing, ahead=_SHARDS_AT_ONCE), strict=True):
+                yield summary
+
+    def _labels(self, manifest: LabelManifest, summary: ShardSummary) -> None:
+        layout, shard = self.layout.label_set(manifest.name), summary.shard
+        path = layout.receipt(shard)
+        receipt = self.there.record(LabelsReceipt, self._name(path))
+        self._require(receipt.summary == summary and receipt.spec_fingerprint == manifest.fingerprint, path)
+        self._take(layout.tar(shard), summary.tar)
+        self._take(layout.index(shard), summary.index)
+        # Last: it says that the others are there.
+        receipt.write(path)
+
+    def _pictures(self, summary: ShardSummary) -> None:
+        layout, shard = self.layout, summary.shard
+        path = layout.pictures_receipt(shard)
+        receipt = self.there.record(PicturesReceipt, self._name(path))
+        self._require(receipt.summary == summary and receipt.plan_fingerprint == self.plan.fingerprint, path)
+        self._take(layout.pictures_tar(shard), summary.tar)
+        self._take(layout.pictures_index(shard), summary.index)
+        self._take(layout.quarantine(shard), receipt.quarantine)
+        receipt.write(path)
+
+    def _require(self, is_as_its_manifest_says: bool, receipt: Place) -> None:
+        if not is_as_its_manifest_says:
+            raise HubError(
+                f"{self.there.repo.name}: {self._name(receipt)} is not what its manifest says; push it again"
+            )
 
     def _manifest(self) -> CacheManifest:
         name = self._name(self.layout.manifest)
@@ -309,11 +311,3 @@ class _Fetch:
     def _take(self, path: Place, expected: FileHash | None) -> None:
         if expected is not None:
             self.there.take(self._name(path), path, expected, self.folder)
-
-    def _strange(self, receipt: Place, owner: str) -> HubError:
-        return HubError(f"{self.there.repo.name}: {self._name(receipt)} is not what {owner} says; push it again")
-
-
-def _several_at_once(fetch: Callable[[ShardSummary], _Fetched], missing: Sequence[ShardSummary]) -> Iterator[_Fetched]:
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        yield from ordered_map(pool, fetch, missing, ahead=_SHARDS_AT_ONCE)

@@ -91,11 +91,7 @@ def _require_pictures(cache: Cache, licence: str | None) -> None:
 
 
 def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) -> None:
-    """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same.
-
-    Raises:
-        ManifestMismatchError: names the fields that differ.
-    """
+    """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same."""
     names = CacheLayout(Path(), plan.dataset)
     if str(names.plan) in there.files:
         found = there.record(Plan, str(names.plan))

@@ -1,4 +1,4 @@
-"""What any source may call a class."""
+"""The rules for names of classes."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -30,7 +30,7 @@ TSV_NAMES = (
     "GCC-training.tsv",
     "cc3m.tsv",
 )
-"""What people call the file of the training captions; the first that is there counts."""
+"""Names that the file of the training captions has; the first that is there counts."""
 
 PICTURES = "training"
 DOWNLOADS = f"{TSV_NAMES[0]} beside {PICTURES}/ with pictures called CRC or LINE_CRC"

@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What all datasets have: names, and the defaults that suit them.
+    """The part of a record that all datasets have: names, and the defaults that suit them.
 
     Attributes:
         name: as `--dataset` takes it.

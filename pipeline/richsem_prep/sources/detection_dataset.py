@@ -14,7 +14,7 @@ from richsem_prep.sources.class_names import checked_names
 from richsem_prep.sources.dataset import Dataset, Source
 from richsem_prep.sources.detection import list_detection
 from richsem_prep.sources.remote_annotations import local_annotations
-from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations_below
+from richsem_schemas.annotations import AnnotationFormat, DetectionData, check_vocabulary, read_annotations
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import hash_file
@@ -57,7 +57,7 @@ class DetectionDataset(Dataset):
         path = self._annotations_path(root, annotations)
         folders = self._image_folders(root, path.name, images)
         with local_annotations(path) as local:
-            data = read_annotations_below(local, folders, file_format=self.file_format, may_miss=True)
+            data = read_annotations(local, folders, file_format=self.file_format, may_miss=True)
             annotations_file = hash_file(local)
         vocabulary, row_of = self._rows(data, path)
         return Source(

@@ -71,8 +71,13 @@ def tar_files(root: Place, tar: bytes) -> tuple[dict[bytes, TarMember], list[Rej
 
 
 def member_name(tar: bytes, path: bytes) -> str:
-    """What people read for a member of a tar."""
+    """The name of a member of a tar in messages and in KEY.json."""
     return printable(tar + b"/" + path)
+
+
+def member_entry(tar: bytes, path: bytes, member: TarMember, category_id: int) -> SourceEntry:
+    """The picture that a member of a tar is."""
+    return SourceEntry(member_name(tar, path), tar, member.offset, member.size, category_id)
 
 
 def _add_member(members: dict[bytes, TarMember], tar: bytes, member: TarMember) -> Iterator[Rejected]:

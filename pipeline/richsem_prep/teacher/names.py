@@ -13,7 +13,7 @@ NamePolicy = Literal["raw", "clean"]
 
 
 def prompted_name(name: str, policy: NamePolicy) -> str:
-    """What stands in the templates for a class name.
+    """The text that stands in templates for a class name.
 
     `raw` leaves it as the dataset writes it, underscores and brackets included, as the reference does. `clean` (ours)
     writes "bow_(decorative_ribbons)" as "bow decorative ribbons".
@@ -24,7 +24,7 @@ def prompted_name(name: str, policy: NamePolicy) -> str:
 
 
 def text_spec(vocabulary: Vocabulary, policy: NamePolicy, templates: tuple[str, ...]) -> TextSpec:
-    """What identifies the text of a label set."""
+    """The identity of a label set's text: vocabulary, policy and a hash of all prompts."""
     names = [prompted_name(name, policy) for name in vocabulary.class_names]
     return TextSpec(
         vocabulary=vocabulary.name,
@@ -48,7 +48,7 @@ def alike_names(bank: TextBank) -> list[tuple[str, ...]]:
 
 
 def alike_warning(bank: TextBank) -> str | None:
-    """What to tell of classes that the teacher can't tell apart by their names; None where there are none."""
+    """A warning of classes that the teacher can't tell apart by their names; None where there are none."""
     groups = alike_names(bank)
     if not groups:
         return None

@@ -33,7 +33,7 @@ _GELU = "-gelu"
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What `--teacher` says.
+    """The teacher that `--teacher` names.
 
     Attributes:
         model: open_clip's name of the architecture, or `hf-hub:...`, or `local-dir:...`.

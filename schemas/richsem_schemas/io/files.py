@@ -164,7 +164,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def temporaries(folder: Place) -> list[Path]:
-    """What processes write in a folder, or left when they were killed; none at a URL, where files appear whole."""
+    """Files that processes are writing in a folder, or left when they were killed; none at a URL."""
     return sorted(folder.glob(".*.tmp")) if isinstance(folder, Path) and folder.is_dir() else []
 
 

@@ -18,7 +18,7 @@ import fsspec
 from richsem_schemas.io.words import one_line
 
 READ_AHEAD_BYTES = 4 * 2**20
-"""What one request fetches where a file is read from start to end."""
+"""Bytes a request, where a file is read from start to end."""
 
 _ERRNO = {PermissionError: errno.EACCES, TimeoutError: errno.ETIMEDOUT}
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "memory"})
@@ -26,7 +26,7 @@ _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "memory"})
 
 @dataclass(frozen=True)
 class RemoteStatus:
-    """What there is to know of a remote file or folder, named as in `os.stat_result`."""
+    """Size and kind of a remote file or folder, named as in `os.stat_result`."""
 
     st_size: int
     st_mode: int
@@ -175,7 +175,7 @@ class RemotePath:
                 raise
 
     def scan(self) -> list[tuple[Self, RemoteStatus]]:
-        """What lies in the folder, sorted by name."""
+        """The files and folders in the folder, sorted by name, with size and kind."""
         with self._file_system() as (files, path):
             # Some stores list a folder in itself.
             found = {info["name"].rstrip("/"): info for info in files.ls(path, detail=True)}
@@ -183,7 +183,7 @@ class RemotePath:
         return [(self / posixpath.basename(name), _status(found[name])) for name in sorted(found)]
 
     def iterdir(self) -> Iterator[Self]:
-        """What lies in the folder, sorted by name."""
+        """The files and folders in the folder, sorted by name."""
         return (path for path, _ in self.scan())
 
     def sizes_below(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ def readable_bytes(count: float) -> str:
 
 
 def told_in_one_line(error: Exception) -> str:
-    """What to tell the user of an error: of the system's by file and reason, without its number."""
+    """An error as the user reads it: one of the system's by file and reason, without its number."""
     if not isinstance(error, OSError):
         return str(error)
     told = os_error_text(error)
@@ -28,13 +28,13 @@ def told_in_one_line(error: Exception) -> str:
 
 
 def os_error_text(error: OSError) -> str:
-    """The same on one line: `FILE: REASON`."""
+    """A system's error on one line: `FILE: REASON`."""
     name, reason = os_error_parts(error)
     return reason if name is None else f"{name}: {reason}"
 
 
 def os_error_parts(error: OSError) -> tuple[str | None, str]:
-    r"""What the system says, for people: the files if any, bytes that are no UTF-8 as `\xff`; and the reason."""
+    r"""The files of a system's error, if any, bytes that are no UTF-8 as `\xff`; and the reason."""
     names = [
         os.fsencode(name).decode("utf-8", "backslashreplace")
         for name in (error.filename, error.filename2)
