@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
+from pipeline.demo_teacher import views
 from pipeline.demo_teacher.measure import measure
-from richsem_prep.demo import TEACHER_SIZE, views, world
+from richsem_prep.demo import TEACHER_SIZE, world
 from richsem_prep.teacher.region_encoder import TRUNK_STRIDE, scaled_to, size_ratio, trunk, whole_pixels
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME
@@ -142,8 +143,8 @@ def draw_pool(rng: np.random.Generator, recipe: TrainingRecipe) -> Pool:
     shown = [names[index] for index in rng.integers(0, len(names), recipe.pool_pictures).tolist()]
     for index in np.flatnonzero(rng.random(recipe.pool_pictures) < recipe.none_share).tolist():
         shown[index] = NONE_NAME
-    pictures = [views.whole_picture(rng, name, jpeg=True) for name in shown]
-    scenes = [views.scene(rng, _scene_names(rng, names), jpeg=True) for _ in range(recipe.pool_scenes)]
+    pictures = [views.whole_picture(rng, name) for name in shown]
+    scenes = [views.scene(rng, _scene_names(rng, names)) for _ in range(recipe.pool_scenes)]
     return Pool(pictures, scenes)
 
 

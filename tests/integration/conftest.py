@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.demo.geometry import GEOMETRY
 from richsem_prep.sources import datasets
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 

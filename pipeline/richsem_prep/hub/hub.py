@@ -58,8 +58,8 @@ class Upload:
     expected: FileHash | None = None
 
     @property
-    def bytes(self) -> int:
-        """Its size."""
+    def size(self) -> int:
+        """Its bytes."""
         if self.expected is not None:
             return self.expected.bytes
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size

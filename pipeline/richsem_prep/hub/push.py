@@ -72,7 +72,7 @@ def push(out: Place, repo: HubRepo, *, label_set: str | None, with_pictures: str
         card = Upload("README.md", _card(there, cache, manifest, with_pictures).encode())
         last = _file(cache.labels_layout.label_set(manifest.name).manifest, cache.labels_layout.out)
         repo.upload([last, card], f"Label set {manifest.name}, whole")
-        total = sum(upload.bytes for upload in uploads)
+        total = sum(upload.size for upload in uploads)
     return Pushed(manifest.name, len(uploads), len(uploads) - len(missing), total)
 
 

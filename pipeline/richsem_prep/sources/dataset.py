@@ -1,7 +1,7 @@
 """The record of a dataset, and a dataset opened at its root."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
@@ -40,7 +40,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Dataset:
     """The part of a record that all datasets have: names, and the defaults that suit them.
 
@@ -60,6 +60,7 @@ class Dataset:
 
     name: str
     about: str
+    _: KW_ONLY
     folder: str | None = None
     draw: Callable[[Place], None] | None = None
     crops: int = 0
@@ -72,7 +73,7 @@ class Dataset:
     has_boxes: ClassVar[bool]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PictureDataset(Dataset):
     """Pictures without boxes: each of one class, or of none.
 
@@ -80,6 +81,7 @@ class PictureDataset(Dataset):
         open: looks at the dataset's root, without listing it.
     """
 
+    _: KW_ONLY
     open: Callable[[Place], Source]
     crops: int = 1
     mosaics: int = 4

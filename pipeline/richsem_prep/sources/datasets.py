@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from richsem_prep.demo import TEACHER_SIZE
-from richsem_prep.demo.views import GEOMETRY, SCENE_GEOMETRY
+from richsem_prep.demo.geometry import GEOMETRY, SCENE_GEOMETRY
 from richsem_prep.sources.cc3m import list_cc3m
 from richsem_prep.sources.class_names import checked_names
 from richsem_prep.sources.dataset import PictureDataset, Source
@@ -79,29 +79,29 @@ _OPENIMAGES = ("oidv6-train-annotations-bbox.csv", "train-annotations-bbox.csv")
 
 _RECORDS: tuple[PictureDataset | DetectionDataset, ...] = (
     DetectionDataset(
-        name="lvis",
-        about="LVIS v1 boxes on the pictures of COCO",
+        "lvis",
+        "LVIS v1 boxes on the pictures of COCO",
         file_format="lvis",
         annotations=("annotations/lvis_v1_train.json", "lvis_v1_train.json"),
         images=(".", "images", "../coco", "../coco/images"),
     ),
     DetectionDataset(
-        name="coco",
-        about="COCO 2017 boxes",
+        "coco",
+        "COCO 2017 boxes",
         file_format="coco",
         annotations=("annotations/instances_train2017.json", "annotations/instances_train2014.json"),
         images=("{split}", "images/{split}", ".", "images"),
     ),
     DetectionDataset(
-        name="objects365",
-        about="Objects365 v1 or v2 boxes",
+        "objects365",
+        "Objects365 v1 or v2 boxes",
         file_format="objects365",
         annotations=_OBJECTS365,
         images=("{split}", "images/{split}", "images", "."),
     ),
     DetectionDataset(
-        name="objects365-boxes",
-        about="Objects365 boxes without their classes",
+        "objects365-boxes",
+        "Objects365 boxes without their classes",
         folder="objects365",
         file_format="objects365",
         annotations=_OBJECTS365,
@@ -109,51 +109,45 @@ _RECORDS: tuple[PictureDataset | DetectionDataset, ...] = (
         has_classes=False,
     ),
     DetectionDataset(
-        name="openimages",
-        about="OpenImages V4 and later: the CSV of boxes",
+        "openimages",
+        "OpenImages V4 and later: the CSV of boxes",
         file_format="openimages",
         annotations=tuple(f"{folder}{name}" for folder in ("", "annotations/", "metadata/") for name in _OPENIMAGES),
         images=(".", "images", "OpenImages"),
     ),
     DetectionDataset(
-        name="visual-genome",
-        about="Visual Genome's objects of frequent names",
+        "visual-genome",
+        "Visual Genome's objects of frequent names",
         file_format="visual-genome",
         annotations=("objects.json", "annotations/objects.json"),
         images=(".", "images"),
     ),
     PictureDataset(
-        name="inet-lvis",
-        about="ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid",
-        open=_open_inet_lvis,
+        "inet-lvis", "ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid", open=_open_inet_lvis
     ),
+    PictureDataset("inet-21k", "all 21,841 classes of ImageNet-21k; a folder or tar a wnid", open=_open_inet_21k),
     PictureDataset(
-        name="inet-21k",
-        about="all 21,841 classes of ImageNet-21k; a folder or tar a wnid",
-        open=_open_inet_21k,
-    ),
-    PictureDataset(
-        name="inet-unlabeled",
-        about="the pictures of inet-21k without labels",
+        "inet-unlabeled",
+        "the pictures of inet-21k without labels",
         folder="inet-21k",
         open=_open_inet_unlabeled,
     ),
     PictureDataset(
-        name="cc3m",
-        about="Conceptual Captions: its TSV beside the pictures, or img2dataset's tars",
+        "cc3m",
+        "Conceptual Captions: its TSV beside the pictures, or img2dataset's tars",
         open=partial(_open_cc3m, with_captions=True),
     ),
     PictureDataset(
-        name="cc3m-unlabeled",
-        about="the pictures of cc3m without captions",
+        "cc3m-unlabeled",
+        "the pictures of cc3m without captions",
         folder="cc3m",
         open=partial(_open_cc3m, with_captions=False),
     ),
-    PictureDataset(name="webdataset", about="any tars of pictures, without labels", open=_open_tars),
-    PictureDataset(name="folder", about="any folder of pictures; a class is a folder's name", open=_open_folder),
+    PictureDataset("webdataset", "any tars of pictures, without labels", open=_open_tars),
+    PictureDataset("folder", "any folder of pictures; a class is a folder's name", open=_open_folder),
     PictureDataset(
-        name="demo",
-        about="drawn by code, nothing to download",
+        "demo",
+        "drawn by code, nothing to download",
         draw=draw_demo,
         open=open_demo,
         teacher="demo",
@@ -161,8 +155,8 @@ _RECORDS: tuple[PictureDataset | DetectionDataset, ...] = (
         geometry=GEOMETRY,
     ),
     DetectionDataset(
-        name="demo-detection",
-        about="the demo's scenes and their boxes",
+        "demo-detection",
+        "the demo's scenes and their boxes",
         folder="demo",
         draw=draw_demo,
         file_format="lvis",
@@ -205,8 +199,8 @@ def open_source(dataset: str, root: Place, *, annotations: Path | None = None, i
     Args:
         dataset: its name.
         root: its folder.
-        annotations: of detection data, as `--annotations` takes it.
-        images: of detection data, as `--images` takes it.
+        annotations: of detection data, a file to take instead of the training split's, from here or below `root`.
+        images: of detection data, the folder of the pictures, from here or below `root`; None finds it.
 
     Raises:
         SourceError: it isn't there, or not in the expected layout, or a class can't have its name.
@@ -227,7 +221,7 @@ def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *
         root: its folder.
         plan: of the cache.
         names: of some pictures of it.
-        images: of detection data, as `--images` takes it.
+        images: as `open_source` takes it.
 
     Raises:
         SourceError: they aren't there.
@@ -246,6 +240,9 @@ def _drawn(dataset: str, root: Place) -> PictureDataset | DetectionDataset:
 
 
 def other_annotations(plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-    """The fields of a plan that would be others with the annotations which a run asks for; see `DetectionDataset`."""
+    """The fields of a plan that would be others with the annotations which a run asks for.
+
+    They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
+    """
     record = find_dataset(plan.dataset)
     return record.other_annotations(plan, root, annotations) if isinstance(record, DetectionDataset) else {}

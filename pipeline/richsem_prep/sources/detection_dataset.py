@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -23,7 +23,7 @@ from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class DetectionDataset(Dataset):
     """Pictures with boxes. They stay where they are; 4 passes cost a sixth of what the teacher costs online.
 
@@ -35,6 +35,7 @@ class DetectionDataset(Dataset):
         has_classes: whether boxes keep their classes.
     """
 
+    _: KW_ONLY
     file_format: AnnotationFormat
     annotations: tuple[str, ...]
     images: tuple[str, ...]
@@ -44,16 +45,7 @@ class DetectionDataset(Dataset):
     has_boxes: ClassVar[bool] = True
 
     def open(self, root: Place, *, annotations: Path | None = None, images: Path | None = None) -> Source:
-        """Read the annotations and find the pictures.
-
-        Args:
-            root: the dataset's folder.
-            annotations: file to take instead of that of the training split, from here or below `root`.
-            images: folder of the pictures, from here or below `root`; None looks where the record has them.
-
-        Raises:
-            SourceError: something isn't there, or not in the expected layout.
-        """
+        """Read the annotations and find the pictures; see `datasets.open_source`."""
         path = self._annotations_path(root, annotations)
         folders = self._image_folders(root, path.name, images)
         with local_annotations(path) as local:
@@ -72,11 +64,7 @@ class DetectionDataset(Dataset):
         )
 
     def find_pictures(self, root: Place, plan: Plan, names: Sequence[str], *, images: Path | None = None) -> Place:
-        """The folder that has most of some pictures of an existing plan, without reading annotations again.
-
-        Raises:
-            SourceError: none has any.
-        """
+        """The folder that has most of some pictures; see `datasets.find_pictures`."""
         folders = self._image_folders(root, plan.annotations or "", images)
         counts = {folder: _count_there(folder, names) for folder in folders}
         best = max(counts, key=counts.__getitem__)
@@ -88,15 +76,7 @@ class DetectionDataset(Dataset):
         return best
 
     def other_annotations(self, plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-        """The fields of a plan that would be others with the annotations which a run asks for.
-
-        They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
-
-        Args:
-            plan: of the cache.
-            root: as `open` takes it.
-            annotations: as `open` takes it.
-        """
+        """See `datasets.other_annotations`."""
         try:
             path = self._annotations_path(root, annotations)
         except SourceError:

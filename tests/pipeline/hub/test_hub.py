@@ -1,5 +1,6 @@
 """Label sets to and from a dataset repository, with the real client and a stand-in for the hub."""
 
+import errno
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import huggingface_hub.utils._http
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from richsem_prep.hub.hub import HubError, HubRepo
 from richsem_prep.hub.pull import pull
@@ -26,6 +27,7 @@ from richsem_schemas.cache.manifest import LabelManifest, Plan
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.files import write_atomically
+from richsem_schemas.io.output_files import FullDiskError
 from richsem_schemas.io.places import open_place
 from tests.pipeline.hub_server import LARGE, HubServer
 
@@ -361,6 +363,19 @@ def test_a_cache_at_a_url_is_pushed_and_pulled_like_a_local_one(finished_cache, 
     pull_set(repo, out)
     pulled = {name: (out / name).read_bytes() for name in out.sizes_below()}
     assert pulled == content(finished_cache.layout.out, "[!.]*", "[!.]*/**/*")
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_no_set(pushed, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    download = HfApi.hf_hub_download
+    monkeypatch.setattr(HfApi, "hf_hub_download", lambda self, repo, name, **options: (
+        full if name.endswith("000001.tar") else download)(self, repo, name, **options))  # fmt: skip
+    with pytest.raises(FullDiskError, match=r"No space left on device \(.* bytes are free\)") as error:
+        pull_set(pushed, tmp_path / "out")
+    assert error.value.filename.endswith("000001.tar")
+    assert not list((tmp_path / "out").glob("**/manifest.json"))
 
 
 def test_other_bytes_than_the_manifest_names_are_refused(pushed, hub, tmp_path):
