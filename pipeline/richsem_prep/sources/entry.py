@@ -44,7 +44,7 @@ class SourceEntry:
     r"""One picture of a source: where its bytes lie, which class it has, and what else is annotated.
 
     Attributes:
-        name: for people and for KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
+        name: in messages and in KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
             `n01440764.tar/n01440764_10.JPEG`; bytes that are no UTF-8 are shown as `\xff`.
         file: as in `Original`.
         offset: as in `Original`.

@@ -95,7 +95,7 @@ class DetectionData:
         return counts
 
     def problem_lines(self) -> list[str]:
-        """One line a kind of problem, for people; empty where there was none."""
+        """One line of text a kind of problem; empty where there was none."""
         return [f"{count:,} {problem}" for problem, count in self.problems.items() if count]
 
 

@@ -20,6 +20,7 @@ from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import open_regular
 from richsem_schemas.io.places import RemotePath
+from richsem_schemas.io.words import printable
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)
@@ -207,7 +208,7 @@ class _Table:
 def _numbered(column: pa.Array, number_of: Callable[[str], int]) -> NDArray[np.int64]:
     """The number of each text, int64 [N]."""
     encoded = column.dictionary_encode()
-    numbers = [number_of(text.decode("utf-8", "backslashreplace")) for text in encoded.dictionary.to_pylist()]
+    numbers = [number_of(printable(text)) for text in encoded.dictionary.to_pylist()]
     return np.array(numbers, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 

@@ -17,6 +17,7 @@ from richsem_schemas.errors import CorruptCacheError, IrregularFileError
 from richsem_schemas.io.canonical_json import canonical_json
 from richsem_schemas.io.output_files import full_disk_named, require_replaceable
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemoteFile, RemotePath
+from richsem_schemas.io.words import printable
 
 OpenFile = int | RemoteFile
 """A file open for reading: a descriptor, or a file at a URL."""
@@ -47,7 +48,7 @@ def open_regular(path: str | bytes | os.PathLike[str], *, buffering: int = io.DE
 
 
 def _regular_descriptor(path: str | bytes, flags: int) -> int:
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    shown = printable(os.fsencode(path))
     message = f"{shown}: not a regular file, and only those are read; put the file itself there, or make it anew"
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -36,7 +36,7 @@ def os_error_text(error: OSError) -> str:
 def os_error_parts(error: OSError) -> tuple[str | None, str]:
     r"""The files of a system's error, if any, bytes that are no UTF-8 as `\xff`; and the reason."""
     names = [
-        os.fsencode(name).decode("utf-8", "backslashreplace")
+        printable(os.fsencode(name))
         for name in (error.filename, error.filename2)
         if isinstance(name, str | bytes | os.PathLike)
     ]
@@ -49,7 +49,7 @@ def printable_text(text: str) -> str:
 
 
 def printable(name: bytes) -> str:
-    r"""Decode a file name for people; bytes that are no UTF-8 become `\xff`."""
+    r"""A file name, or other bytes, as text; bytes that are no UTF-8 become `\xff`."""
     return name.decode("utf-8", "backslashreplace")
 
 
