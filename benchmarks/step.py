@@ -46,9 +46,10 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_config
 from richsem_train.models.denoising import DenoisingQueries, draw_denoising
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.run.engine import DetectorLosses, Trainer
 from richsem_train.run.optimiser import make_optimiser
 from richsem_train.targets import Batch, SoftLabels, Target
 

@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import typer
 from common import report
 from teachers import random_rn50
-from trial import Silent, trial_config
+from trial import run_trial, trial_config
 
-from richsem_prep.shard import run as driver
 from richsem_prep.shard.task import STAGES
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
@@ -49,7 +48,7 @@ def main(
         runs, floors, regions, last = [], [], 0, None
         for number in range(repeats):
             out = folder / f"cache-{number}"
-            last = driver.shard(config(root, out, options), Silent())
+            last = run_trial(config(root, out, options))
             runs.append(last.work_seconds)
             seconds, regions = bare_forward(out, options)
             floors.append(seconds)
@@ -78,7 +77,7 @@ def main(
 
 def config(root: Path, out: Path, options: dict[str, Any]) -> Any:
     """A run in this process, pictures and labels, with everything else as it is by default."""
-    return trial_config(root, out, labels="bench", **options)
+    return trial_config(root, out, label_set="bench", **options)
 
 
 def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.finish import finish_cache
 from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from richsem_schemas.cache.reader import find_layout, picture_rows
 from richsem_schemas.errors import IrregularFileError
 from richsem_schemas.io import canonical_json, sealed_json
 from tests.integration.conftest import jpeg, run, write_pictures
+from tests.integration.programs import call as run_program
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cache"
 SECONDS = 60
@@ -42,20 +42,16 @@ def command(capsys, monkeypatch, out):
 
     def call(name):
         arguments = {
-            "inspect": ["inspect", out, "--labels", LABELS],
-            "view": ["view", out, "--labels", LABELS, "--html", out.parent / "views.html"],
-            "diff": ["diff", out, "--labels", LABELS, "none"],
-            "rescore": ["rescore", out, "--from", LABELS, "--labels", "again", "--temperature", "2"],
+            "inspect": ["inspect", out, "--label-set", LABELS],
+            "view": ["view", out, "--label-set", LABELS, "--html", out.parent / "views.html"],
+            "diff": ["diff", out, "--label-set", LABELS, "none"],
+            "rescore": ["rescore", out, "--from", LABELS, "--label-set", "again", "--temperature", "2"],
             "verify": ["verify", out, "--threads", "1"],
             "finish": ["finish", out],
         }[name]
-        monkeypatch.setattr(sys, "argv", ["richsem-prep", *map(str, arguments)])
         signal.alarm(SECONDS)
         try:
-            cli.run()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
+            code = run_program(cli, "richsem-prep", *arguments)
         finally:
             signal.alarm(0)
         printed = capsys.readouterr()

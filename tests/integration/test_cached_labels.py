@@ -21,8 +21,9 @@ from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import unit_rows
 from richsem_train.data.windows import WindowDataset, align_windows
 from richsem_train.models.denoising import draw_denoising
+from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
-from richsem_train.run.engine import DetectorLosses, Normalise
+from richsem_train.run.engine import DetectorLosses
 from richsem_train.targets import SoftLabels
 from tests.integration.conftest import write_pictures
 from tests.integration.test_shard_inline import shard

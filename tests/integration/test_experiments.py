@@ -7,28 +7,27 @@ import pytest
 import torch
 import typer
 
-from richsem_prep.cli import shard_config as make_config
 from richsem_prep.explore.diff import diff_label_sets
 from richsem_prep.explore.inspect import inspect_label_set
 from richsem_prep.explore.page import write_page
 from richsem_prep.rescore.rescore import rescore
-from richsem_prep.shard import run as driver
 from richsem_prep.shard.finish import finish_cache
 from richsem_prep.teacher.make_text import make_text
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from tests.integration import test_shard_inline as inline
 from tests.integration.conftest import tar_hashes, write_pictures
-from tests.integration.test_shard_inline import DEFAULTS, Quiet
 
 pytestmark = pytest.mark.usefixtures("small_views")
 
-OPTIONS = DEFAULTS | {"samples_per_shard": 8, "mosaics": 1, "names": "raw"}
+OPTIONS = {"root": None, "samples_per_shard": 8, "mosaics": 1}
 
 
 def shard(out, teacher, **options):
-    return driver.shard(make_config(out=out, teacher=teacher, **(OPTIONS | {"root": None} | options)), Quiet())
+    options = OPTIONS | options
+    return inline.shard(options.pop("root"), out, teacher, **options)[0]
 
 
 @pytest.fixture(scope="module")

@@ -115,9 +115,9 @@ def test_labels_are_added_overwritten_and_mended_at_a_url(folder, few, resnet, t
         open_cache(folder)
     finish_cache(CacheLayout(folder, "folder"), ["resnet"])
     before = {name: data for name, data in contents(folder).items() if name.startswith("pictures/")}
-    shard(root, str(folder), resnet, **(OPTIONS | {"mosaics": 0}), labels="crops")
+    shard(root, str(folder), resnet, **(OPTIONS | {"mosaics": 0}), label_set="crops")
     assert set(open_cache(folder).label_sets) == {"resnet", "crops"}
-    shard(root, str(folder), resnet, **OPTIONS, labels="crops", overwrite=True)
+    shard(root, str(folder), resnet, **OPTIONS, label_set="crops", overwrite=True)
     assert open_cache(folder).label_sets["crops"].spec.views.mosaics == 1
     assert {name: data for name, data in contents(folder).items() if name.startswith("pictures/")} == before
     (folder / "notes.md").write_bytes(b"mine")

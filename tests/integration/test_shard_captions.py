@@ -54,11 +54,10 @@ def test_captions_are_kept_beside_real_pictures(tars, resnet, tmp_path):
 
 
 def test_the_cli_knows_the_datasets():
-    from richsem_prep.cli import shard_config
-    from tests.integration.test_shard_inline import DEFAULTS
+    from richsem_prep.shard.config import ShardConfig
 
     for dataset in ("inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset"):
-        config = shard_config(**DEFAULTS | {"dataset": dataset, "root": None, "out": None, "teacher": None})
+        config = ShardConfig(dataset=dataset)
         assert config.root.name == dataset.replace("-unlabeled", "-21k" if dataset.startswith("inet") else "")
         assert config.out.name == dataset
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from richsem_prep.console import summary_table
+from richsem_prep.commands.shard import summary_table
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.hub import dataset_card
 from richsem_prep.shard.plan import planned_entries
@@ -140,7 +140,7 @@ def test_a_second_label_set_on_copied_pictures_needs_no_annotations(resnet, tmp_
     for path in root.iterdir():
         if path.is_file():
             path.unlink()
-    summary, _ = shard("openimages", root, tmp_path / "out", resnet, pictures="copy", labels="again")
+    summary, _ = shard("openimages", root, tmp_path / "out", resnet, pictures="copy", label_set="again")
     assert summary.complete
     again = {name.replace("/again/", "/resnet/"): data for name, data in tar_hashes(tmp_path / "out").items()}
     assert again == first
@@ -278,11 +278,11 @@ def test_pictures_that_have_moved_are_found_or_asked_for(resnet, tmp_path):
     moved = root / "images" / "train2017"
     moved.parent.mkdir()
     (root / "train2017").rename(moved)
-    assert shard("coco", root, tmp_path / "out", resnet, labels="found")[0].complete
+    assert shard("coco", root, tmp_path / "out", resnet, label_set="found")[0].complete
     moved.rename(root / "elsewhere")
     with pytest.raises(SourceError, match=r"no picture of the plan is there.*--images"):
-        shard("coco", root, tmp_path / "out", resnet, labels="asked")
-    assert shard("coco", root, tmp_path / "out", resnet, labels="asked", images=root / "elsewhere")[0].complete
+        shard("coco", root, tmp_path / "out", resnet, label_set="asked")
+    assert shard("coco", root, tmp_path / "out", resnet, label_set="asked", images=root / "elsewhere")[0].complete
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every
 def test_wholes_change_neither_windows_nor_their_labels(resnet, tmp_path):
     root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
     shard("coco", root, out, resnet, jitters=1)
-    shard("coco", root, out, resnet, jitters=1, whole=True, labels="more")
+    shard("coco", root, out, resnet, jitters=1, whole=True, label_set="more")
     before, after = views_by_member(out), views_by_member(out, "more")
     assert {member for _, member in after.keys() - before.keys()} == {"whole-0.npy", "whole-jitter-0.npy"}
     for name, one in before.items():
@@ -380,19 +380,19 @@ def test_wholes_are_seen_by_every_command_that_reads_a_cache(resnet, tmp_path):
     code, told = run("view", out, "--html", tmp_path / "views.html", "--views", 8)
     assert code == 0, told
     assert "Whole-jitter views" in (tmp_path / "views.html").read_text()
-    code, told = run("rescore", out, "--labels", "soft", "--temperature", "2")
+    code, told = run("rescore", out, "--label-set", "soft", "--temperature", "2")
     assert code == 0, told
     code, told = run("verify", out)
     assert code == 0, told
-    code, told = run("diff", out, "--labels", "resnet", "soft")
+    code, told = run("diff", out, "--label-set", "resnet", "soft")
     assert code == 0, told
-    code, told = run("audit", out, "--labels", "resnet", "--teacher", resnet, "--device", "cpu")
+    code, told = run("audit", out, "--label-set", "resnet", "--teacher", resnet, "--device", "cpu")
     assert code == 0, told
     cache = open_cache(out)
     card = dataset_card.dataset_card("me/x", cache.manifest, [cache.label_set("resnet")], licence=None)
     assert "1 pass of whole views, 1 pass of whole-jitter views" in card
     again = tmp_path / "again"
-    of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "labels": "x", "from_cache": out}
+    of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "label_set": "x", "from_cache": out}
     inline.shard(None, again, resnet, **of_it)
     assert {member for _, member in views_by_member(again, "x")} == {"whole-0.npy"}
 

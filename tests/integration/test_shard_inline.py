@@ -9,13 +9,15 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep.cli import default_label_set
-from richsem_prep.cli import shard_config as make_config
+from richsem_prep.executors.settings import make_executor
 from richsem_prep.shard import run as driver
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.defaults import default_label_set
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.options import from_options
 from richsem_schemas.pictures.decode import decode_picture
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
 
@@ -23,27 +25,12 @@ pytestmark = pytest.mark.usefixtures("small_views")
 
 DEFAULTS = {
     "dataset": "folder",
-    "region_encoder": None,
     "teacher_size": 128,
-    "crops": 1,
     "mosaics": 2,
-    "top_k": 64,
-    "embeddings": "float16",
-    "labels": None,
-    "pictures": "copy",
-    "max_side": None,
     "samples_per_shard": 40,
     "seed": 3,
-    "workers": None,
     "executor": "inline",
-    "ray_address": None,
-    "shard_range": None,
     "device": "cpu",
-    "precision": None,
-    "names": "raw",
-    "limit": None,
-    "overwrite": False,
-    "retry_failed": False,
 }
 
 
@@ -63,7 +50,8 @@ class Quiet:
 
 def shard(root, out, teacher, **options):
     reporter = Quiet()
-    summary = driver.shard(make_config(root=root, out=out, teacher=teacher, **(DEFAULTS | options)), reporter)
+    config = from_options(ShardConfig, {"root": root, "out": out, "teacher": teacher, **DEFAULTS, **options})
+    summary = driver.shard(config, reporter, make_executor)
     return summary, reporter.said
 
 
@@ -170,7 +158,7 @@ def test_another_teacher_adds_a_label_set_and_touches_no_picture(made, pictures,
 def test_labels_made_from_cached_pictures_equal_those_made_from_originals(made, pictures, resnet, tmp_path):
     out, _ = made
     copy = shutil.copytree(out, tmp_path / "cache")
-    shard(pictures, copy, resnet, labels="again")
+    shard(pictures, copy, resnet, label_set="again")
     for number in range(3):
         name = f"folder-{number:06d}.tar"
         assert (copy / "labels/again" / name).read_bytes() == (copy / "labels/resnet" / name).read_bytes()
@@ -183,7 +171,7 @@ def test_labels_made_from_cached_pictures_equal_those_made_from_originals(made, 
         ({"samples_per_shard": 50, "max_side": 300}, ["samples_per_shard", "max_side"]),
         ({"limit": 5}, ["limit"]),
         ({"dataset": "demo"}, ["dataset"]),
-        ({"mosaics": 3}, ["views.mosaics is 2 there, 3 here", "--labels"]),
+        ({"mosaics": 3}, ["views.mosaics is 2 there, 3 here", "--label-set"]),
         ({"top_k": 2}, ["top_k"]),
         ({"teacher_size": 96, "region_encoder": "crop"}, ["region_encoder.kind", "region_encoder.teacher_size"]),
         ({"names": "clean"}, ["text.names"]),
@@ -214,7 +202,7 @@ def test_overwrite_begins_the_label_set_anew_and_keeps_the_pictures(made, pictur
 def test_smaller_embeddings_keep_the_labels(made, pictures, resnet, tmp_path, embeddings):
     out, _ = made
     copy = shutil.copytree(out, tmp_path / "cache")
-    shard(pictures, copy, resnet, labels=embeddings, embeddings=embeddings)
+    shard(pictures, copy, resnet, label_set=embeddings, embeddings=embeddings)
     cache = open_cache(copy)
     for full, small in zip(
         read_views(cache.layout, "resnet", 0, view_rows(cache.layout, "resnet", 0)),
@@ -270,7 +258,7 @@ def test_a_changed_original_is_noticed(resnet, tmp_path):
     shard(root, tmp_path / "c", resnet, pictures="reference")
     (root / "class_0" / "00000.jpg").write_bytes(jpeg(77))
     with pytest.raises(RichSemError, match="not the one that was cached"):
-        shard(root, tmp_path / "c", resnet, pictures="reference", labels="more")
+        shard(root, tmp_path / "c", resnet, pictures="reference", label_set="more")
 
 
 def test_max_side_re_encodes_larger_pictures_only(resnet, tmp_path):

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView

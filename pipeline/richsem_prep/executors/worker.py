@@ -9,7 +9,7 @@ import PIL.features
 import torch
 import torchvision
 
-from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
 from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder

@@ -125,4 +125,4 @@ def _require_intact(labels: LabelSetLayout, data: bytes, expected: FileHash, pat
 
 
 def _remedy(labels: LabelSetLayout) -> str:
-    return f"run `richsem-prep verify {labels.cache.out} --labels {labels.name}`, which says what to do"
+    return f"run `richsem-prep verify {labels.cache.out} --label-set {labels.name}`, which says what to do"

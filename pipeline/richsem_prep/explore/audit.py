@@ -12,7 +12,7 @@ from richsem_prep.executors.worker import Worker
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.teacher.settings import Precision, WorkerSettings
-from richsem_schemas.cache.codec import Embeddings, LabelledView
+from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import ViewRow
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread, require_same
@@ -20,6 +20,7 @@ from richsem_schemas.cache.reader import Cache, picture_rows, read_pictures, rea
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, view_problems
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place, open_place

@@ -138,7 +138,7 @@ def diff_label_sets(
     """
     cache = open_cache(out)
     if a == b:
-        raise RichSemError(f"--labels {a} {b}: that is one label set; name two")
+        raise RichSemError(f"--label-set {a} {b}: that is one label set; name two")
     sides = _side(cache, a), _side(cache, b)
     _require_same_classes(*sides)
     shards = [summary.shard for summary in sides[0].manifest.shards]

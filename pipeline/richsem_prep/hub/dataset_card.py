@@ -108,7 +108,7 @@ def _use(repo: str, manifest: LabelManifest) -> str:
     return f"""## Train with it
 
 ```
-richsem-prep pull {repo} caches/mine --labels {manifest.name}
+richsem-prep pull {repo} caches/mine --label-set {manifest.name}
 ```
 
 fetches the set into a cache of the same plan (`richsem-prep shard` with the same pictures, options and seed makes it),

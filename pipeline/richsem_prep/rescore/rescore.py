@@ -110,8 +110,10 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
     if name is None and len(rich) > 1:
         raise RichSemError(f"{out} has several label sets with embeddings: {', '.join(rich)}; choose one with --from")
     if name == target:
-        raise RichSemError(f"--from {name} and --labels {target} are the same label set; give the new one another name")
-    again = "`richsem-prep shard` with the same options, --embeddings float16 and a --labels name of its own"
+        raise RichSemError(
+            f"--from {name} and --label-set {target} are the same label set; give the new one another name"
+        )
+    again = "`richsem-prep shard` with the same options, --embeddings float16 and a --label-set name of its own"
     if name is None:
         known = ", ".join(cache.label_sets) or "none"
         raise RichSemError(
@@ -160,7 +162,7 @@ def _spec(
 def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
     """Write text and spec, or check that they are what is asked for."""
     if target.spec.is_file():
-        remedy = "Name another set with --labels, or ask for the same"
+        remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
     for path in (target.tar(0), target.index(0), target.receipt(0)):
         for leftover in temporaries(path.parent):

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.plan import planned_entries
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.writer import ShardTar, open_tar, write_index
 from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder

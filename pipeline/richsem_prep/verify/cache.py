@@ -9,7 +9,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from richsem_prep.shard.finish import resizers_note
 from richsem_prep.verify.elsewhere import columns_elsewhere, pictures_note
@@ -385,7 +382,7 @@ class _Verifier:
     def _check_label_set(self, name: str) -> LabelSetUnderTest | None:
         """Check a label set's own files; None where nothing says what it should be."""
         cache, labels = self.cache, self.cache.layout.label_set(name)
-        finish = f"run `richsem-prep finish {cache.layout.out} --labels {name}`"
+        finish = f"run `richsem-prep finish {cache.layout.out} --label-set {name}`"
         receipts = labels.receipt(0).parent
         if not cache.has(labels.manifest) and self._shards_done(receipts) < cache.plan.shards:
             finish = "run the same `richsem-prep shard` again, or `richsem-prep finish` after runs with --shard-range"
@@ -396,7 +393,7 @@ class _Verifier:
         spec = spec or (manifest.spec if manifest else None)
         if spec is None:
             return None
-        remedy = f"begin the set anew: the same `richsem-prep shard` with --labels {name} --overwrite"
+        remedy = f"begin the set anew: the same `richsem-prep shard` with --label-set {name} --overwrite"
         for message in _spec_problems(spec, cache.plan):
             self._add(labels.spec, message, remedy)
         if manifest is not None:
@@ -555,12 +552,3 @@ def success_line(out: Place, verification: Verification, *, seconds: float) -> s
     counts = f"{v.files:,} files, {v.pictures:,} pictures, {v.views:,} views and {v.regions:,} regions"
     rate = f"{readable_bytes(v.bytes)} in {seconds:.1f} s, {v.bytes / 1e6 / max(seconds, 1e-9):,.0f} MB/s"
     return f"{out} is whole: {counts} in {sets} label set{'s' * (sets != 1)}; {rate}"
-
-
-@contextmanager
-def bytes_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes; a log gets none."""
-    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

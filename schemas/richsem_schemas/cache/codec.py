@@ -12,16 +12,14 @@ import functools
 import io
 import tokenize
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
+from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View, parse_member
 from richsem_schemas.errors import CorruptCacheError
-
-Embeddings = Literal["float16", "int8", "none"]
 
 MAX_TILES = 64
 MAX_HEADER_BYTES = 8192

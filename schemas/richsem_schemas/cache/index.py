@@ -16,7 +16,8 @@ from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import read_file
 from richsem_schemas.io.places import Place, RemotePath
-from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, MAX_PICTURE_SIDE
+from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
 MAX_INDEX_BYTES = 2**28
 """Largest index that is read; that of a hundred thousand views has some megabytes."""

@@ -19,8 +19,16 @@ from pydantic import (
     model_validator,
 )
 
-from richsem_schemas.cache.codec import Embeddings, RecordLayout
-from richsem_schemas.cache.layout import FORMAT_VERSION, check_dataset_name, check_set_name
+from richsem_schemas.cache.codec import RecordLayout
+from richsem_schemas.cache.layout import FORMAT_VERSION, check_dataset_name
+from richsem_schemas.cache.values import (
+    MAX_SAMPLES_PER_SHARD,
+    Embeddings,
+    NoiseScale,
+    ScaleJitter,
+    SetName,
+    Temperature,
+)
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import FileHash, Sha256
@@ -28,19 +36,10 @@ from richsem_schemas.io.places import Place
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
-MAX_SAMPLES_PER_SHARD = 100_000
-"""As many as a key's five digits can count."""
-
 MIN_LISTING_BYTES = 28
 """Bytes that a picture takes in a listing at least; a forged plan must not keep a reader busy."""
 
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
-SetName = Annotated[str, AfterValidator(check_set_name)]
-Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
-NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]
-"""Above 1 the corners of a box could change places."""
-
-_Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class _Record(BaseModel):
@@ -215,27 +214,6 @@ class RegionEncoderSpec(BaseModel, frozen=True, extra="forbid"):
     kind: Literal["roi-align", "crop"]
     teacher_size: PositiveInt | None
     pooled_hw: tuple[PositiveInt, PositiveInt] | None
-
-
-class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
-    """Windows on a square canvas: a picture is fitted into it, resized by a factor, then cropped, or padded.
-
-    Attributes:
-        side: of the canvas, pixels.
-        factors: smallest and largest factor.
-
-    Source:
-        Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.
-    """
-
-    side: Annotated[int, Field(ge=1, le=2**13)]
-    factors: tuple[_Factor, _Factor]
-
-    @model_validator(mode="after")
-    def _ascends(self) -> Self:
-        if self.factors[0] > self.factors[1]:
-            raise ValueError(f"the smallest factor, {self.factors[0]:g}, is above the largest, {self.factors[1]:g}")
-        return self
 
 
 class ViewGeometry(BaseModel, frozen=True, extra="forbid"):

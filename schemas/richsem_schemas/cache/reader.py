@@ -102,8 +102,8 @@ class Cache:
         known = ", ".join(self.label_sets) or "none"
         what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
         raise RichSemError(
-            f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --labels, or as label_set in a "
-            "config"
+            f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --label-set, or as label_set "
+            "in a config"
         )
 
     def text_bank(self, labels: str) -> TextBank:

@@ -15,7 +15,8 @@ from richsem_schemas.cache.geometry import (
     uncut,
     visible_boxes,
 )
-from richsem_schemas.cache.manifest import ScaleJitter, ViewGeometry, ViewsSpec
+from richsem_schemas.cache.manifest import ViewGeometry, ViewsSpec
+from richsem_schemas.cache.values import ScaleJitter
 from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
 
 

@@ -152,11 +152,11 @@ def test_a_damaged_shard_is_refused_by_its_file(cache, out):
 def test_the_command_prints_tables_or_json(cache, out):
     rescore(out, labels="soft", temperature=2.0)
     runner = CliRunner()
-    shown = runner.invoke(app, ["diff", str(out), "--labels", LABELS, "soft", "--classes", "2"])
+    shown = runner.invoke(app, ["diff", str(out), "--label-set", LABELS, "soft", "--classes", "2"])
     assert shown.exit_code == 0, shown.output
     assert "temperature" in shown.output
     assert "mean KL" in shown.output
-    printed = runner.invoke(app, ["diff", str(out), "--labels", LABELS, "soft", "--json"])
+    printed = runner.invoke(app, ["diff", str(out), "--label-set", LABELS, "soft", "--json"])
     value = json.loads(printed.stdout)
     assert value["labels"] == [LABELS, "soft"]
     assert value["mean_kl"] > 0

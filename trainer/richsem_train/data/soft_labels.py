@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, unit_rows
 from richsem_schemas.errors import RichSemError
-from richsem_train.config import Supervision
+from richsem_train.choices import Supervision
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.transforms import xyxy_px_to_cxcywh_norm
 from richsem_train.targets import SoftLabels, Target

@@ -54,6 +54,14 @@ class PictureDetections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __getitem__(self, chosen: NDArray[Any]) -> "PictureDetections":
+        """Those of a mask or of indexes."""
+        return PictureDetections(self.category_ids[chosen], self.boxes_xyxy_px[chosen], self.scores[chosen])
+
+    def require_finite(self, picture: str) -> None:
+        """Check that they are numbers, see `require_finite`; the message names the picture so."""
+        require_finite(self.scores, self.boxes_xyxy_px, lambda _: picture)
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:

@@ -2,11 +2,13 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import font_manager, rc_context
@@ -18,7 +20,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from richsem_schemas.io.files import write_atomically
 from richsem_train.results.lettering import font_files, one_line
 from richsem_train.results.tables import STEPS, Arms, Metrics, is_defined, spread
-from richsem_train.run.log import RunLog
+
+Record = Mapping[str, Any]
+"""A record of a run's log."""
 
 _INK = "#222222"
 _QUIET = "#8a8a8a"
@@ -35,34 +39,30 @@ _PART_OF_A_LAYER = re.compile(r"_(\d+|enc|dn(_\d+)?)$")
 _DOTS_A_INCH = 130
 
 
-def plot_run(log: RunLog, out: Path, *, title: str) -> None:
+def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, *, title: str) -> None:
     """Draw a run's loss, its parts, average precisions and learning rates into one PNG.
 
     Args:
-        log: of `run_log.read_log`; may be empty.
+        steps: records of training: `step`, `loss`, and if there are any `losses` by name and `lr`.
+        evaluations: `step` and `metrics` by name.
         out: the file, written whole or not at all.
         title: above the panels.
     """
     with _fonts_for([title]):
-        _plot_run(log, out, _as_it_is(title))
-
-
-def _plot_run(log: RunLog, out: Path, title: str) -> None:
-    figure = Figure(figsize=(11, 7), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
-    panels = figure.subplots(2, 2, sharex=True)
-    last = max((line["step"] for line in (*log.steps, *log.evaluations)), default=1)
-    _draw_loss(panels[0, 0], log)
-    _draw_metrics(panels[0, 1], log)
-    _draw_parts(panels[1, 0], log)
-    _draw_rates(panels[1, 1], log)
-    for panel in panels.flat:
-        _tidy(panel)
-        panel.set_xlim(0, last * 1.02)
-        panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    for panel in panels[1]:
-        panel.set_xlabel("step", color=_INK)
-    _write(figure, out)
+        figure = _titled_figure(title, 11, 7)
+        panels = figure.subplots(2, 2, sharex=True)
+        _draw_loss(panels[0, 0], steps)
+        _draw_metrics(panels[0, 1], evaluations)
+        _draw_parts(panels[1, 0], steps)
+        _draw_rates(panels[1, 1], steps)
+        last = max((record["step"] for record in (*steps, *evaluations)), default=1)
+        for panel in panels.flat:
+            _tidy(panel)
+            panel.set_xlim(0, last * 1.02)
+            panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        for panel in panels[1]:
+            panel.set_xlabel("step", color=_INK)
+        _write(figure, out)
 
 
 def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str] = ("AP", "APr")) -> None:
@@ -75,27 +75,28 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
         metrics: a panel each.
     """
     with _fonts_for([title, *arms]):
-        _plot_comparison(arms, out, _as_it_is(title), metrics)
+        figure = _titled_figure(title, 2.4 + 3.9 * len(metrics), 1.5 + 0.62 * len(arms))
+        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for panel, metric in zip(panels, metrics, strict=True):
+            _draw_arms(panel, arms, metric)
+            _tidy(panel)
+            panel.grid(visible=False, axis="y")
+        labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
+        panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
+        panels[0].set_ylim(len(arms) - 0.4, -0.6)
+        seeds = max((len(runs) for runs in arms.values()), default=0)
+        figure.supxlabel(
+            f"small points: single seeds (up to {seeds}); diamond and bar: mean ± standard deviation",
+            fontsize=8.5,
+            color=_QUIET,
+        )
+        _write(figure, out)
 
 
-def _plot_comparison(arms: Arms, out: Path, title: str, metrics: Sequence[str]) -> None:
-    figure = Figure(figsize=(2.4 + 3.9 * len(metrics), 1.5 + 0.62 * len(arms)), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for panel, metric in zip(panels, metrics, strict=True):
-        _draw_arms(panel, arms, metric)
-        _tidy(panel)
-        panel.grid(visible=False, axis="y")
-    labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
-    panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
-    panels[0].set_ylim(len(arms) - 0.4, -0.6)
-    seeds = max((len(runs) for runs in arms.values()), default=0)
-    figure.supxlabel(
-        f"small points: single seeds (up to {seeds}); diamond and bar: mean ± standard deviation",
-        fontsize=8.5,
-        color=_QUIET,
-    )
-    _write(figure, out)
+def _titled_figure(title: str, width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DOTS_A_INCH, layout="constrained")
+    figure.suptitle(_as_it_is(title), fontsize=13, color=_INK, x=0.01, ha="left")
+    return figure
 
 
 def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
@@ -131,64 +132,69 @@ def _families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in fonts.ttflist[before:]))
 
 
-def _draw_loss(panel: Axes, log: RunLog) -> None:
-    panel.set_title("loss", loc="left", fontsize=10.5, color=_INK)
-    steps = [line["step"] for line in log.steps]
-    losses = [float(line["loss"]) for line in log.steps]
-    panel.plot(steps, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
-    panel.plot(steps, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
+def _draw_loss(panel: Axes, steps: Sequence[Record]) -> None:
+    _panel_title(panel, "loss")
+    places, losses = _curve((record["step"], record["loss"]) for record in steps)
+    panel.plot(places, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
+    panel.plot(places, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
     _fit_losses(panel, [losses])
 
 
-def _draw_parts(panel: Axes, log: RunLog) -> None:
-    panel.set_title("losses of the final layer", loc="left", fontsize=10.5, color=_INK)
-    parts = _parts(log)
-    for index, (name, (steps, losses)) in enumerate(parts.items()):
-        colour = _LINE_COLOURS[index % len(_LINE_COLOURS)]
-        panel.plot(steps, _smoothed(losses), color=colour, linewidth=1.6, label=name)
-    _fit_losses(panel, [_smoothed(losses) for _, losses in parts.values()])
+def _draw_parts(panel: Axes, steps: Sequence[Record]) -> None:
+    _panel_title(panel, "losses of the final layer")
+    names = list(dict.fromkeys(name for record in steps for name in record.get("losses", {})))
+    chosen = [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]
+    drawn = []
+    for name, colour in zip(chosen, cycle(_LINE_COLOURS), strict=False):
+        places, losses = _curve((record["step"], record.get("losses", {}).get(name)) for record in steps)
+        drawn.append(_smoothed(losses))
+        panel.plot(places, drawn[-1], color=colour, linewidth=1.6, label=name.removeprefix("loss_"))
+    _fit_losses(panel, drawn)
     _legend(panel)
 
 
-def _draw_metrics(panel: Axes, log: RunLog) -> None:
-    panel.set_title("average precision", loc="left", fontsize=10.5, color=_INK)
+def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
+    _panel_title(panel, "average precision")
     highest = 0.0
     for name, colour in _METRIC_COLOURS.items():
-        points = [
-            (line["step"], float(line["metrics"][name]))
-            for line in log.evaluations
-            if line["metrics"].get(name) is not None and is_defined(float(line["metrics"][name]))
-        ]
-        if not points:
+        places, values = _curve((record["step"], _defined(record["metrics"].get(name))) for record in evaluations)
+        if not values:
             continue
-        steps, values = zip(*points, strict=True)
         highest = max(highest, *values)
         wide = 2.4 if name == "AP" else 1.5
-        panel.plot(
-            steps, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=f"{name}  {values[-1]:.3f}"
-        )
+        label = f"{name}  {values[-1]:.3f}"
+        panel.plot(places, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=label)
     panel.set_ylim(0, max(highest * 1.1, 0.05))
     _legend(panel)
 
 
-def _draw_rates(panel: Axes, log: RunLog) -> None:
-    panel.set_title("learning rate", loc="left", fontsize=10.5, color=_INK)
-    lines = [(line["step"], _named_rates(line["lr"])) for line in log.steps if "lr" in line]
-    names = list(dict.fromkeys(name for _, rates in lines for name in rates))
+def _draw_rates(panel: Axes, steps: Sequence[Record]) -> None:
+    _panel_title(panel, "learning rate")
+    points = [(record["step"], _named_rates(record["lr"])) for record in steps if "lr" in record]
+    names = list(dict.fromkeys(name for _, rates in points for name in rates))
     highest = 0.0
-    for index, name in enumerate(names):
-        points = [(step, rates[name]) for step, rates in lines if name in rates]
-        steps, values = zip(*points, strict=True)
+    for name, colour in zip(names, cycle(_LINE_COLOURS), strict=False):
+        places, values = _curve((step, rates.get(name)) for step, rates in points)
         highest = max(highest, *values)
-        panel.plot(steps, values, color=_LINE_COLOURS[index % len(_LINE_COLOURS)], linewidth=1.6, label=name)
+        panel.plot(places, values, color=colour, linewidth=1.6, label=name)
     panel.set_ylim(0, highest * 1.08 or 1)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if len(names) > 1:
         _legend(panel)
 
 
+def _curve(points: Iterable[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
+    """Steps and values of the points that have one."""
+    known = [(step, float(value)) for step, value in points if value is not None]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def _defined(value: float | None) -> float | None:
+    return value if value is not None and is_defined(float(value)) else None
+
+
 def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
-    panel.set_title(metric, loc="left", fontsize=10.5, color=_INK)
+    _panel_title(panel, metric)
     colour = _METRIC_COLOURS.get(metric, _LINE_COLOURS[0])
     for row, runs in enumerate(arms.values()):
         values = spread([run.get(metric) for run in runs])
@@ -205,18 +211,6 @@ def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
         panel.text(values.mean, row - 0.2, text, ha="center", va="bottom", fontsize=8.5, color=_INK)
     panel.margins(x=0.18)
     panel.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _parts(log: RunLog) -> dict[str, tuple[list[int], list[float]]]:
-    """The final layer's losses by short name; all of them where none is the final layer's."""
-    names = list(dict.fromkeys(name for line in log.steps for name in line.get("losses", {})))
-    chosen = [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]
-    parts = {}
-    for name in chosen:
-        points = [(line["step"], float(line["losses"][name])) for line in log.steps if name in line.get("losses", {})]
-        steps, losses = zip(*points, strict=True)
-        parts[name.removeprefix("loss_")] = (list(steps), list(losses))
-    return parts
 
 
 def _named_rates(rates: float | Sequence[float] | Mapping[str, float]) -> dict[str, float]:
@@ -253,6 +247,10 @@ def _fit_losses(panel: Axes, curves: Sequence[Sequence[float]]) -> None:
 def _legend(panel: Axes) -> None:
     if panel.get_legend_handles_labels()[0]:
         panel.legend(frameon=False, fontsize=9, labelcolor=_INK)
+
+
+def _panel_title(panel: Axes, title: str) -> None:
+    panel.set_title(title, loc="left", fontsize=10.5, color=_INK)
 
 
 def _tidy(panel: Axes) -> None:

@@ -162,9 +162,9 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
     for extra in config.extras.values():
-        return TextConfig(cache=extra.labels_from or extra.cache, labels=extra.label_set)
+        return TextConfig(cache=extra.labels_from or extra.cache, label_set=extra.label_set)
     detection = config.detection
-    return TextConfig(cache=detection.labels_from or detection.cache, labels=detection.label_set)
+    return TextConfig(cache=detection.labels_from or detection.cache, label_set=detection.label_set)
 
 
 def read_split(
@@ -286,7 +286,7 @@ def _read_text(text: TextConfig) -> _Text:
         return _Text(folder.bank, folder.teacher)
     assert text.cache is not None, "the config was checked for it"
     cache = open_cache(text.cache)
-    return _Text(cache.text_bank(cache.label_set(text.labels).name))
+    return _Text(cache.text_bank(cache.label_set(text.label_set).name))
 
 
 def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:

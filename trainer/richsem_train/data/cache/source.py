@@ -15,7 +15,7 @@ from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, open_place
-from richsem_train.config import Supervision
+from richsem_train.choices import Supervision
 from richsem_train.data.cache.free_mosaics import CROPS_PER_MOSAIC
 from richsem_train.data.cache.views import ShardFiles, ViewSource
 from richsem_train.data.soft_labels import LabelForm

@@ -5,40 +5,46 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import RenderableType
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
-from richsem_train.config import builtin_configs, load_config, with_changes
+from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
-from richsem_train.data.category_rows import scored_split
-from richsem_train.models.dino import Dino
-from richsem_train.models.published import load_published
+from richsem_train.data.category_rows import ScoredSplit, scored_split
+from richsem_train.detector import Detector, open_detector
 from richsem_train.results.detections import rank_file
-from richsem_train.results.evaluation import truth_of
-from richsem_train.results.inference import Detector
+from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
-from richsem_train.results.scoring import Scorer, detect_split, score_split
-from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
-from richsem_train.run.build import attention_note, build_detector, text_tensor
-from richsem_train.run.checkpoint import ModelInfo, export_weights, load_checkpoint
+from richsem_train.results.scoring import Scorer
+from richsem_train.run.build import attention_note
+from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
-from richsem_train.run.engine import Normalise
-from richsem_train.run.open_data import data_folder, open_vocabulary, read_split
+from richsem_train.run.evaluate import evaluate_split
+from richsem_train.run.open_data import data_folder, read_split
 from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import rebuilt_detector
 
-_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
-"""Weights that only denoising uses."""
+
+@dataclass(frozen=True)
+class Scores:
+    """A checkpoint's score on the val split of its config.
+
+    Attributes:
+        annotations: file of the split, as the config names it.
+        metrics: by name, such as `AP` and `APr`, 0 to 1; -1 where a metric is undefined.
+    """
+
+    annotations: Path
+    metrics: dict[str, float]
 
 
-def evaluate(
+def score_checkpoint(
     checkpoint: Path,
     *,
     config: str | None,
@@ -47,7 +53,7 @@ def evaluate(
     device: str | None,
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
-) -> RenderableType | None:
+) -> Scores | None:
     """Score a checkpoint on the val split of its config.
 
     Args:
@@ -60,26 +66,20 @@ def evaluate(
         scorer: what computes the figures.
 
     Returns:
-        A table; None on all ranks but the first.
+        None on all ranks but the first.
     """
     with join_ranks(device) as ranks:
         if not ranks.is_first:
             reporter = SilentReporter()
-        detector, info = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
-        settings = info.config
+        detector = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
+        settings = detector.info.config
         if note := attention_note(settings.model, ranks.device):
             reporter.say(note)
-        data = data_folder(settings)
-        detection = settings.detection
-        val = scored_split(
-            read_split(detection, detection.val, data, class_names=info.class_names, is_scored=True), info.class_names
-        )
-        truth = truth_of(val.data, detection.format)
-        for line in val.data.problem_lines():
-            reporter.say(f"annotations: {line}")
+        val, truth = _val_split(detector, reporter)
+        annotations = settings.detection.val.annotations
         if out is not None:
             require_folder(out)
-            inputs = [*_files_of(checkpoint, config), data / detection.val.annotations]
+            inputs = [*_files_of(checkpoint, config), data_folder(settings) / annotations]
             require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
         require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
         if scorer == "lvis":
@@ -87,23 +87,28 @@ def evaluate(
             cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
-            detect_split(
-                detector,
+            metrics = evaluate_split(
+                detector.batches,
                 val,
-                settings.evaluation,
+                truth,
                 folder,
+                config=settings.evaluation,
                 workers=settings.workers,
                 ranks=ranks,
                 reporter=reporter,
+                scorer=scorer,
             )
-            if not ranks.is_first:
-                return None
-            metrics = score_split(
-                truth, val.data, folder, ranks=ranks, detections=settings.evaluation.detections, scorer=scorer
-            )
-        if not is_defined(metrics["AP"]):
-            reporter.say(AP_UNDEFINED)
-        return results_table({"": metrics}, title=f"{checkpoint} on {settings.detection.val.annotations}")
+        return None if metrics is None else Scores(annotations, metrics)
+
+
+def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:
+    info, detection = detector.info, detector.info.config.detection
+    data = read_split(detection, detection.val, data_folder(info.config), class_names=info.class_names, is_scored=True)
+    val = scored_split(data, info.class_names)
+    truth = truth_of(val.data, detection.format)
+    for line in val.data.problem_lines():
+        reporter.say(f"annotations: {line}")
+    return val, truth
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
     return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
 
 
-def predict(
+def show_pictures(
     checkpoint: Path,
     images: Sequence[Path],
     out: Path,
@@ -153,8 +158,8 @@ def predict(
         remedy="name another --out than the folder of the pictures",
     )
     chosen = choose_device(device)
-    detector, info = open_detector(checkpoint, config=config, changes=changes, device=chosen)
-    if note := attention_note(info.config.model, chosen):
+    detector = open_detector(checkpoint, config=config, changes=changes, device=chosen)
+    if note := attention_note(detector.info.config.model, chosen):
         reporter.say(note)
     done = 0
 
@@ -168,11 +173,9 @@ def predict(
     reporter.begin("detecting", len(images))
     outcome = predict_pictures(
         images,
-        detector.detect_picture,
+        detector.batches.detect_picture,
         out,
-        names=dict(enumerate(info.class_names)),
-        frequencies={row: frequency for row, frequency in enumerate(info.frequencies) if frequency},
-        category_ids=dict(enumerate(info.category_ids)),
+        classes=detector.classes,
         score_threshold=threshold,
         on_picture=on_picture,
     )
@@ -182,13 +185,13 @@ def predict(
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote."""
+    """How many tensors were exported, and numbers in them."""
 
     tensors: int
     parameters: int
 
 
-def export(checkpoint: Path, out: Path) -> Exported:
+def export_checkpoint(checkpoint: Path, out: Path) -> Exported:
     """Write inference weights: averaged ones where there are any, without the semantic branch.
 
     Raises:
@@ -202,63 +205,3 @@ def export(checkpoint: Path, out: Path) -> Exported:
     weights = detector.inference_state_dict()
     export_weights(out, saved.info, weights)
     return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))
-
-
-def open_detector(
-    checkpoint: Path, *, config: str | None, changes: Sequence[str], device: torch.device
-) -> tuple[Detector, ModelInfo]:
-    """A detector from a checkpoint, ready to be shown pictures.
-
-    Args:
-        checkpoint: of a run, exported, or published (then with `config`).
-        config: what to build a published one from.
-        changes: `--set`.
-        device: to put it on.
-    """
-    if config is None:
-        saved = load_checkpoint(checkpoint)
-        info = replace(saved.info, config=with_changes(saved.info.config, changes, source=str(checkpoint)))
-        model = rebuilt_detector(replace(saved, info=info), checkpoint, device)
-    else:
-        model, info = _published(checkpoint, config, changes, device)
-    backbone, evaluation = info.config.model.backbone, info.config.evaluation
-    detector = Detector(
-        model=model,
-        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
-        precision=info.config.schedule.precision,
-        class_names=info.class_names,
-        keep=evaluation.detections,
-        short_side=evaluation.short_side,
-        longest_side=evaluation.longest_side,
-    )
-    return detector, info
-
-
-def _published(checkpoint: Path, config: str, changes: Sequence[str], device: torch.device) -> tuple[Dino, ModelInfo]:
-    settings = load_config(config, changes)
-    vocabulary = open_vocabulary(settings)
-    text = vocabulary.text
-    info = ModelInfo(
-        config=settings,
-        class_names=vocabulary.class_names,
-        frequencies=vocabulary.frequencies,
-        text_dim=0 if text is None else text.features.shape[1],
-        logit_scale=0.0 if text is None else text.logit_scale,
-        category_ids=tuple(vocabulary.category_ids.tolist()),
-    )
-    model = build_detector(
-        settings.model,
-        num_classes=len(info.class_names),
-        text_features_CD=None if text is None else text_tensor(text),
-        logit_scale=None if text is None else text.logit_scale,
-        weights=None,
-        device=device,
-        semantic_branch=False,
-    )
-    report = load_published(model, checkpoint)
-    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
-        raise RichSemError(
-            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {config}; choose the "
-            "config that it was trained with"
-        )
-    return model.eval(), info
