@@ -15,7 +15,6 @@ PAGES = [
             "README.md",
             "CONTRIBUTING.md",
             "docker/README.md",
-            "schemas/README.md",
             "benchmarks/gpu/README.md",
         )
     ),

@@ -26,7 +26,7 @@ def table_rows():
 
 def test_every_command_of_the_page_shows_its_output():
     # The tree of a cache is text as well.
-    assert len(SNIPPETS) == PAGE.count("```sh\n") == PAGE.count("```text\n") - 1 == 8
+    assert len(SNIPPETS) == PAGE.count("```sh\n") == PAGE.count("```text\n") - 1 > 0
 
 
 @pytest.mark.parametrize(("command", "printed"), SNIPPETS)
