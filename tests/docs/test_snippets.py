@@ -66,12 +66,10 @@ def options_of(app):
 KNOWN = options_of(prep) | options_of(train)
 
 
-def wait_for_what_is_being_made(text):
-    """To be removed, with its calls and the `--label-set` of the prose, once these are there."""
-    if "--label-set" in text and "--label-set" not in KNOWN:
-        pytest.xfail("the command line still says --labels")
-    if "import open_cache" in text and not hasattr(richsem_schemas, "open_cache"):
-        pytest.xfail("the Python interface is not there")
+def wait_for_the_python_interface():
+    """To be removed, with its one call, once it is there."""
+    if not hasattr(richsem_schemas, "open_cache"):
+        pytest.xfail("richsem_schemas.open_cache is not there")
 
 
 def test_every_block_says_what_it_is():
@@ -93,7 +91,6 @@ def test_scripts_are_shell(block):
     "block", [each for each in blocks_in("sh", "console") if [*program_calls(each.script)]], ids=str
 )
 def test_our_programs_take_the_command_lines_that_are_shown(block, tmp_path, monkeypatch):
-    wait_for_what_is_being_made(block.text)
     write_configs(block.page, tmp_path)
     for program, arguments in program_calls(block.script):
         for values in taken(program, arguments, monkeypatch):
@@ -145,7 +142,7 @@ def test_options_that_the_prose_names_exist(page):
     named = {
         option for code in re.findall(r"`([^`]+)`", prose) for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", code)
     }
-    assert named - KNOWN - OF_OTHER_PROGRAMS <= {"--label-set"}
+    assert named - KNOWN - OF_OTHER_PROGRAMS == set()
 
 
 def test_targets_that_are_shown_are_made():
@@ -197,7 +194,6 @@ def run(program, arguments):
 @pytest.mark.parametrize("page", RUN)
 def test_commands_on_the_demo_run_in_the_order_of_their_page(page, place, capsys):
     scripts = [block.script for block in blocks_of(ROOT / page) if block.language == "sh" and "demo" in block.script]
-    wait_for_what_is_being_made("".join(scripts))
     for script in scripts:
         for program, arguments in program_calls(script):
             run(program, arguments)
@@ -207,7 +203,8 @@ def test_commands_on_the_demo_run_in_the_order_of_their_page(page, place, capsys
 @pytest.mark.parametrize("page", sorted({block.page for block in blocks_in("python")}), ids=name_of)
 def test_python_runs(page, place):
     script = "\n".join(block.text for block in blocks_of(page) if block.language == "python")
-    wait_for_what_is_being_made(script)
+    if "import open_cache" in script:
+        wait_for_the_python_interface()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hub")}
     subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, check=True)
 
@@ -219,7 +216,6 @@ def test_the_tour_runs(tmp_path):
     scripts = [
         block.script for block in blocks_of(ROOT / TOUR) if block.language == "sh" and "make" not in block.script
     ]
-    wait_for_what_is_being_made("".join(scripts))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("RICHSEM_DATA", None)
     for script in scripts:
