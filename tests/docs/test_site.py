@@ -10,6 +10,9 @@ import pytest
 
 from tests.docs.blocks import DOCS, PAGES, ROOT, name_of
 
+OF_USERS = {"config.yaml"}
+"""Files that a run writes or a user has."""
+
 FETCHING = {"audio", "embed", "iframe", "img", "input", "link", "object", "script", "source", "track", "video"}
 
 
@@ -76,3 +79,14 @@ def test_pages_of_the_site_link_to_pages_of_the_site_alone():
     for page in DOCS.rglob("*.md"):
         for name in re.findall(r"\]\(([^)#\s:]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / name).resolve().is_relative_to(Path(DOCS)), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_of_the_project_that_the_prose_names_exist(page):
+    named = re.findall(r"`([\w/.-]+\.(?:py|yaml|yml|toml))`", page.read_text(encoding="utf-8"))
+    folders = ("schemas", "pipeline", "trainer", "tests", "benchmarks", "docs", "docker")
+    files = [path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.*")] + [
+        *map(str, ROOT.iterdir())
+    ]
+    missing = [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+    assert set(missing) <= OF_USERS
