@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from PIL import Image
 
 import richsem_schemas
 from richsem_prep.cli import app as prep
@@ -159,22 +161,18 @@ def test_targets_that_are_shown_are_made():
 def demo(tmp_path_factory):
     """A folder with a small cache of the demo in `caches/demo`; for reading only."""
     folder = tmp_path_factory.mktemp("demo")
-    with contextlib.chdir(folder):
-        script = (
-            "richsem-prep shard --dataset demo --root data/demo --limit 64 --samples-per-shard 32 --executor inline"
-        )
-        for program, arguments in program_calls(script):
-            run(program, arguments)
+    script = "richsem-prep shard --dataset demo --root data/demo --limit 64 --samples-per-shard 32 --executor inline"
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        run_all(script)
     return folder
 
 
 @pytest.fixture
 def place(demo, tmp_path, monkeypatch, world):
     """A folder where the snippets find what they name."""
-    from PIL import Image
-
     (tmp_path / "data").symlink_to(demo / "data")
-    subprocess.run(["cp", "-r", demo / "caches", tmp_path], check=True)
+    shutil.copytree(demo / "caches", tmp_path / "caches")
     # The demo's labels under the names of another page's cache.
     (tmp_path / "caches/inet-lvis/labels").mkdir(parents=True)
     (tmp_path / "caches/inet-lvis/labels/RN50-openai").symlink_to(demo / "caches/demo/labels/demo")
@@ -182,21 +180,22 @@ def place(demo, tmp_path, monkeypatch, world):
     world.write_config(tmp_path / "mine.yaml", name="mine", schedule__epochs=1)
     Image.new("RGB", (90, 60), "teal").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
+    # What text the teacher has read is remembered there.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(demo / "cache"))
     return tmp_path
 
 
-def run(program, arguments):
-    """Run a command line in this process; it ends as it should."""
-    with contextlib.suppress(typer.Exit):
-        typer.main.get_command(APPS[program]).main(arguments, standalone_mode=False)
+def run_all(script):
+    """Run the command lines of a script in this process, where mistakes are errors."""
+    for program, arguments in program_calls(script):
+        assert not typer.main.get_command(APPS[program]).main(arguments, standalone_mode=False)
 
 
 @pytest.mark.parametrize("page", RUN)
 def test_commands_on_the_demo_run_in_the_order_of_their_page(page, place, capsys):
     scripts = [block.script for block in blocks_of(ROOT / page) if block.language == "sh" and "demo" in block.script]
     for script in scripts:
-        for program, arguments in program_calls(script):
-            run(program, arguments)
+        run_all(script)
     assert capsys.readouterr().out
 
 
