@@ -14,7 +14,6 @@ import typer
 import yaml
 from PIL import Image
 
-import richsem_schemas
 from richsem_prep.cli import app as prep
 from richsem_train.cli import app as train
 from richsem_train.config import DEFAULT_CONFIG, builtin_configs, load_config
@@ -66,12 +65,6 @@ def options_of(app):
 
 
 KNOWN = options_of(prep) | options_of(train)
-
-
-def wait_for_the_python_interface():
-    """To be removed, with its one call, once it is there."""
-    if not hasattr(richsem_schemas, "open_cache"):
-        pytest.xfail("richsem_schemas.open_cache is not there")
 
 
 def test_every_block_says_what_it_is():
@@ -202,8 +195,6 @@ def test_commands_on_the_demo_run_in_the_order_of_their_page(page, place, capsys
 @pytest.mark.parametrize("page", sorted({block.page for block in blocks_in("python")}), ids=name_of)
 def test_python_runs(page, place):
     script = "\n".join(block.text for block in blocks_of(page) if block.language == "python")
-    if "import open_cache" in script:
-        wait_for_the_python_interface()
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place / "hub")}
     subprocess.run([sys.executable, "-c", script], cwd=place, env=environment, check=True)
 
