@@ -19,8 +19,8 @@ from common import report
 from teachers import random_rn50
 from trial import run_trial, trial_config
 
-from richsem_prep.shard.task import STAGES
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_prep.shard.stage_clock import STAGES
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.pictures.decode import decode_picture
 
@@ -90,16 +90,16 @@ def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:
     cache = open_cache(out)
     prepared = []
     for shard in range(cache.manifest.plan.shards):
-        rows = picture_rows(cache.layout, shard)
-        stored = read_pictures(cache.layout, shard, rows, root=None)
-        pictures = {item.row.sample: decode_picture(item.data) for item in stored}
-        views = [v.view for v in read_views(cache.layout, "bench", shard, view_rows(cache.layout, "bench", shard))]
+        kept, labels = cache.picture_shard(shard), cache.label_shard("bench", shard)
+        stored = kept.pictures(kept.rows(), root=None)
+        pictures = {int(item.row["sample"]): decode_picture(item.data) for item in stored}
+        views = [v.view for v in labels.views(labels.rows())]
         # In the order of the run, so that batches are the same: by block, crops first, then mosaics by pass.
         views.sort(key=lambda view: (view.tiles["sample"][0] // 64, view.kind, view.pass_index))
         encoder = worker.encoder
         prepared += [encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"]) for view in views]
     start = time.perf_counter()
-    regions = sum(len(features) for features in worker.encoder.encode(iter(prepared)))
+    regions = sum(len(features) for _, features in worker.encoder.encode(enumerate(prepared)))
     return time.perf_counter() - start, regions
 
 

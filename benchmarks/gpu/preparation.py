@@ -18,7 +18,7 @@ from teachers import random_teacher
 from throughput import bare_forward, config
 from trial import run_trial
 
-from richsem_prep.shard.task import STAGES
+from richsem_prep.shard.stage_clock import STAGES
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.pictures.decode import decode_picture
 

@@ -1,4 +1,4 @@
-"""What commands show while they work: a live bar on a terminal, a line now and then in a log."""
+"""Progress on standard error: a live bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Callable, Iterator

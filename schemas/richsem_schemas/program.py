@@ -1,4 +1,4 @@
-"""What the programs `richsem-prep` and `richsem-train` have in common."""
+"""The frame of the programs `richsem-prep` and `richsem-train`: errors in one line, versions, figures as JSON."""
 
 import importlib.util
 import io

@@ -160,10 +160,10 @@ class ColourEncoder:
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
         return PreparedView(np.array(small).reshape(-1, 4, 4, 3), boxes_xyxy_px)
 
-    def encode(self, views: Iterable[PreparedView]) -> Iterator[np.ndarray]:
-        """[R, D] unit rows of each view."""
-        for view in views:
-            yield unit(project(view.images))
+    def encode(self, views: Iterable[tuple[Any, PreparedView]]) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each item with the [R, D] unit rows of its view."""
+        for item, view in views:
+            yield item, unit(project(view.images))
 
 
 def project(images_R443: np.ndarray) -> np.ndarray:

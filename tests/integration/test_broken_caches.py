@@ -6,12 +6,11 @@ import signal
 import socket
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from richsem_prep import cli
 from richsem_prep.hub import hub
-from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS, index_bytes
+from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.reader import find_layout, picture_rows
 from richsem_schemas.errors import IrregularFileError
@@ -133,10 +132,10 @@ def test_a_pipe_is_not_uploaded(tmp_path):
 # Cells of an index
 
 
-def with_cell(path, columns, name, value):
-    rows = [list(row) for row in zip(*pq.read_table(path).to_pydict().values(), strict=True)]
-    rows[1][columns.names.index(name)] = value
-    path.write_bytes(index_bytes([tuple(row) for row in rows], columns))
+def with_cell(path, row_dtype, name, value):
+    rows = read_raw_index(path, row_dtype)
+    rows[name][1] = value
+    path.write_bytes(index_bytes(rows))
 
 
 VIEW_CELLS = [
@@ -154,7 +153,7 @@ PICTURE_CELLS = [
 
 @pytest.mark.parametrize(("name", "value"), VIEW_CELLS)
 def test_a_cell_of_a_view_index_that_cant_be_right_is_said_with_the_file(out, command, name, value):
-    with_cell(out / "index" / "labels" / LABELS / "golden-000000.parquet", VIEW_COLUMNS, name, value)
+    with_cell(out / "index" / "labels" / LABELS / "golden-000000.parquet", VIEW_ROW, name, value)
     for reader in ("inspect", "view", "diff", "rescore"):
         code, line = command(reader)
         assert code == 1
@@ -165,7 +164,7 @@ def test_a_cell_of_a_view_index_that_cant_be_right_is_said_with_the_file(out, co
 
 @pytest.mark.parametrize(("name", "value"), PICTURE_CELLS)
 def test_a_cell_of_a_picture_index_that_cant_be_right_is_said_with_the_file(out, command, name, value):
-    with_cell(out / "index" / "pictures" / "golden-000000.parquet", PICTURE_COLUMNS, name, value)
+    with_cell(out / "index" / "pictures" / "golden-000000.parquet", PICTURE_ROW, name, value)
     code, line = command("view")
     assert code == 1
     assert "golden-000000" in line

@@ -124,7 +124,7 @@ def test_rescoring_refuses_a_set_that_holds_such_embeddings(resnet, tmp_path):
     root, out = write_pictures(tmp_path / "pictures", 3), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         # As if the check had not been there.
-        patch.setattr("richsem_prep.shard.task._ShardTask._require_finite", lambda *_: None)
+        patch.setattr("richsem_prep.shard.task.LabelTask.require_finite", lambda *_: None)
         forward = region_encoder._Forward.__call__
         patch.setattr(region_encoder._Forward, "__call__", lambda *each: forward(*each) * np.float32(np.nan))
         shard(root, out, resnet, label_set="clip", mosaics=0)

@@ -130,7 +130,7 @@ def test_embeddings_are_the_teachers_of_the_rendered_views(made, resnet):
     pictures = {item.row.sample: decode_picture(item.data) for item in stored}
     for view in list(read_views(cache.layout, "resnet", 1, view_rows(cache.layout, "resnet", 1)))[:12]:
         prepared = encoder.prepare(render_view(view.view, pictures), view.view.regions["box_xyxy_px"])
-        (features,) = encoder.encode(iter([prepared]))
+        ((_, features),) = encoder.encode([(None, prepared)])
         cosine = (features * view.embeddings).sum(axis=1) / np.linalg.norm(view.embeddings, axis=1)
         assert (cosine > 0.9999).all()
 

@@ -51,11 +51,11 @@ class HashingEncoder:
         return PreparedView(np.asarray(picture)[None], boxes_xyxy_px)
 
     def encode(self, views):
-        for view in views:
+        for item, view in views:
             digest = hashlib.sha256(view.images.tobytes()).digest()
             rng = np.random.default_rng(list(digest))
             features = rng.standard_normal((len(view.boxes_xyxy_px), DIM))
-            yield (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+            yield item, (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
 
 def draw_pictures(root, pictures=PICTURES):

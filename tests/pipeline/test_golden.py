@@ -9,7 +9,7 @@ from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.writer import open_tar
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.reader import open_cache, picture_rows, read_views, view_rows
-from richsem_schemas.cache.recipes import Sample, block_views
+from richsem_schemas.cache.recipes import AnnotatedPicture, block_views
 
 CACHE = Path(__file__).parents[1] / "golden" / "cache"
 
@@ -44,7 +44,7 @@ def test_the_same_seed_still_draws_the_golden_views(golden, labels, shard):
     }
     boxes = [entry.boxes for entry in planned_entries(golden.layout, golden.manifest.plan, shard)]
     samples = [
-        Sample(
+        AnnotatedPicture(
             row.sample, (row.height, row.width), row.category_id, boxes[row.sample].boxes_xyxy, boxes[row.sample].rows
         )
         for row in picture_rows(golden.layout, shard)

@@ -1,5 +1,6 @@
 """Options of commands made of a model's fields: how they parse, what they default to, what is said of wrong ones."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,13 +115,15 @@ def test_what_cannot_be_parsed_is_refused_by_typer(arguments):
 
 def test_help_has_each_option_with_its_default():
     app, _ = program()
-    help_text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    # How a type is written differs between versions of typer.
+    shown = " ".join(re.sub(r"<\w+>|TEXT|INTEGER", "", help_text).split())
     for words in (
-        "--name <str> Required. [required]", "--kind <str> One of. [default: fast]", "--span A:B Parsed.",
-        "--public / --private", "--count <int> Of things. [default: 3]", "--from <str> Named otherwise.",
+        "--name Required. [required]", "--kind One of. [default: fast]", "--span A:B Parsed.", "--public / --private",
+        "--count Of things. [default: 3]", "--from Named otherwise.",
     ):  # fmt: skip
-        assert words in help_text, help_text
-    assert "--out <str> Filled in. [" not in help_text
+        assert words in shown, shown
+    assert "--out Filled in. [" not in shown
 
 
 def test_a_field_that_a_command_leaves_out_is_no_option_of_it():

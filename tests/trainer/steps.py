@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig, Supervision
+from richsem_train.choices import Supervision
+from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
 from richsem_train.models.inputs import Normalise

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from richsem_train.detector import Detector
-    from richsem_train.run.training import TrainedRun, train
+    from richsem_train.run.outcome import TrainedRun
+    from richsem_train.run.training import train
 
 _HOMES = {
     "Detector": "richsem_train.detector",
-    "TrainedRun": "richsem_train.run.training",
+    "TrainedRun": "richsem_train.run.outcome",
     "train": "richsem_train.run.training",
 }
 """The Python interface, imported when it is asked for: torch takes seconds."""

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live bar on a terminal, a line now and then in a log; imports no other room."""
+"""Progress of a run: a live bar on a terminal, a line now and then in a log; imports no other room."""
 
 import time
 from collections.abc import Mapping

@@ -77,7 +77,7 @@ class Detector:
     def predict(
         self, images: Picture | Iterable[Picture], *, score_threshold: float = 0.0, top_k: int | None = None
     ) -> Prediction | list[Prediction]:
-        """Find the objects of pictures. What is found in one doesn't depend on the others.
+        """Find the objects of pictures; those of one don't depend on the others.
 
         Args:
             images: one picture or several: paths, PIL pictures, or arrays uint8 [height, width, 3], RGB.
@@ -97,25 +97,22 @@ class Detector:
             raise RichSemError(f"top_k is {top_k}; give a whole number from 1 on, or None")
         find = partial(self._predictions, score_threshold=score_threshold, top_k=top_k)
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable):
-            return find([images], ["images"])[0]
-        numbered = enumerate(images)
+            return find([("images", images)])[0]
+        named = ((f"images[{index}]", image) for index, image in enumerate(images))
         predictions: list[Prediction] = []
-        while ahead := list(islice(numbered, _READ_AHEAD)):
-            predictions += find([image for _, image in ahead], [f"images[{index}]" for index, _ in ahead])
+        while ahead := list(islice(named, _READ_AHEAD)):
+            predictions += find(ahead)
         return predictions
 
     def _predictions(
-        self, images: Sequence[Picture], names: Sequence[str], *, score_threshold: float, top_k: int | None
+        self, images: Sequence[tuple[str, Picture]], *, score_threshold: float, top_k: int | None
     ) -> list[Prediction]:
-        pictures = [to_rgb(image, name) for image, name in zip(images, names, strict=True)]
+        pictures = [to_rgb(image, name) for name, image in images]
         batch_size = self.info.config.evaluation.batch_size
-        predictions = []
-        for name, found in zip(
-            names, self.batches.detect_pictures(pictures, batch_size=batch_size, keep=top_k), strict=True
-        ):
+        found_in_all = self.batches.detect_pictures(pictures, batch_size=batch_size, keep=top_k)
+        for (name, _), found in zip(images, found_in_all, strict=True):
             found.require_finite(name)
-            predictions.append(Prediction.of(found[found.scores >= score_threshold], self.classes))
-        return predictions
+        return [Prediction.of(found[found.scores >= score_threshold], self.classes) for found in found_in_all]
 
 
 def _checkpoint_in(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What is done with a trained detector: score it, show it pictures, export it."""
+"""A trained detector is scored, shown pictures, or exported."""
 
 import os
 import shutil
@@ -131,7 +131,7 @@ def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iter
 
 
 def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
-    """What a detector is made from, by `open_detector`."""
+    """The files that `open_detector` reads."""
     return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
 
 

@@ -81,7 +81,7 @@ def shard(config: ShardConfig, as_json: AsJson = False) -> None:
 
 
 def summary_figures(summary: "RunSummary") -> dict[str, Any]:
-    """What a run made, in bytes and seconds; of the shards of this run, but for `left_out` and `already`."""
+    """The figures of a run, in bytes and seconds: all but `left_out` and `already` of the shards that it made."""
     receipts, results = summary.receipts, summary.results.values()
     return {
         "out": str(summary.layout.out),
@@ -105,7 +105,7 @@ def summary_figures(summary: "RunSummary") -> dict[str, Any]:
 
 
 def summary_table(summary: "RunSummary") -> Table:
-    """The same in words, with rates."""
+    """The figures in words, with rates."""
     made = summary_figures(summary)
     pictures, regions, work = made["pictures"], made["regions"], summary.work_seconds
     whole = summary.start_seconds + work

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 
 from richsem_prep.commands.options import Device
 from richsem_schemas.io.places import PlaceField
@@ -48,19 +47,11 @@ def text(options: TextOptions, device: Device = None, as_json: AsJson = False) -
       richsem-prep text --teacher demo --names val.json --out text/val
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
-    from richsem_prep.console import ConsoleReporter, warn
-    from richsem_prep.shard.progress import Progress
+    from richsem_prep.console import counting_bar, warn
     from richsem_prep.sources.class_names import alike_warning
     from richsem_prep.teacher.make_text import make_text
 
-    with ConsoleReporter(Console(stderr=True)) as reporter:
-        move = None
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal move
-            move = move or reporter.stage("text", total, "classes")
-            move(Progress(text_classes=done))
-
+    with counting_bar("text", "classes") as on_progress:
         made = make_text(
             options.teacher,
             names=options.names,

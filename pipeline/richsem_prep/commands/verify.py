@@ -40,7 +40,7 @@ def verify(
 
     start, place = time.monotonic(), open_place(out)
     with bytes_bar("verify") as on_progress:
-        found = verify_cache(place, labels=label_set, threads=threads, thorough=thorough, on_progress=on_progress)
+        found = verify_cache(place, label_set=label_set, threads=threads, thorough=thorough, on_progress=on_progress)
     seconds = time.monotonic() - start
     if as_json:
         print_json(figures(found) | {"seconds": seconds})

@@ -1,4 +1,4 @@
-"""What executors have in common: failures come back as values, never as tracebacks."""
+"""Failures of workers as values, never as tracebacks; and how often a shard is tried."""
 
 from richsem_prep.shard.progress import Failure
 from richsem_schemas.errors import EmbeddingError, RichSemError
@@ -12,7 +12,7 @@ POLL_SECONDS = 0.5
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception in a worker means for the run."""
+    """An exception in a worker, with whether it ends the run, or the shard."""
     if isinstance(error, EmbeddingError):
         return Failure(str(error), fatal=False, lasting=True)
     if isinstance(error, RichSemError):

@@ -106,7 +106,7 @@ def _default_token() -> Path:
 
 
 class RayWorker:
-    """What runs in an actor: a `Worker` whose mistakes come back as values."""
+    """The object of an actor: a `Worker` whose mistakes come back as values."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -159,7 +159,7 @@ class RayExecutor:
         settings: of each worker.
         workers: how many; None is one a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
-        max_workers: never more than this; shards to be made, say.
+        max_workers: never more than this, such as the shards to be made.
 
     Raises:
         RichSemError: the cluster can't be reached or started.
@@ -235,8 +235,9 @@ class RayExecutor:
     def text_bank(self, vocabulary: Vocabulary, names: str, on_progress: OnProgress) -> TextBank:
         """Have the first worker make the text bank."""
         bank = self._actors[0].text_bank.remote(vocabulary, names)
+        counters = _Counters(self._ray, on_progress)
         while not self._ray.wait([bank], timeout=POLL_SECONDS)[0]:
-            _report(self._ray, [self._actors[0].progress.options(concurrency_group=_COUNTERS).remote()], on_progress)
+            counters.poll(self._actors[:1])
         return self._value(bank)
 
     def run(
@@ -344,13 +345,6 @@ def _sum(counters: Sequence[Progress]) -> Progress:
         total.views += other.views
         total.quarantined += other.quarantined
     return total
-
-
-def _report(ray: Any, references: list[Any], on_progress: OnProgress) -> None:
-    ready, _ = ray.wait(references, timeout=POLL_SECONDS)
-    for reference in ready:
-        if (counters := ray.get(reference)) is not None:
-            on_progress(counters)
 
 
 def _first_line(error: Exception) -> str:

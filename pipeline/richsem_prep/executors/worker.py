@@ -88,7 +88,7 @@ class Worker:
             )
         self._inputs = ShardInputs(
             layout=layout,
-            labels=labels,
+            label_set=labels,
             plan=Plan.read(layout.plan),
             spec=spec,
             text=read_text_bank(label_set),

@@ -9,12 +9,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.explore.alike_views import ShardOfViews, read_shard_of_views
+from richsem_schemas.cache.alike_views import ShardViews
 from richsem_schemas.cache.codec import embeddings_of
-from richsem_schemas.cache.index import ViewRow
+from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import LabelManifest, differing_fields
+from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.record import differing_fields
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -194,29 +196,28 @@ def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
     return _Regions(kl_R, top_a_R, top_b_R, regions_a["category_id"].astype(np.int64)[taken_a], unmatched)
 
 
-def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardOfViews:
-    return read_shard_of_views(layout, shard, manifest.spec)
+def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardViews:
+    return LabelShard(layout, shard).views_alike(manifest.spec)
 
 
-def _matched_regions(rows_a: list[ViewRow], rows_b: list[ViewRow]) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+def _matched_regions(rows_a: Rows, rows_b: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
     """Positions, among all regions of A and of B, of those of the views that both have; and how many views don't."""
-    starts_b = {}
-    position = 0
-    for row in rows_b:
-        starts_b[row.key, row.member] = position, row.regions
-        position += row.regions
-    taken_a, taken_b, position, matched = [], [], 0, 0
-    for row in rows_a:
-        start, regions = starts_b.get((row.key, row.member), (0, -1))
-        if regions >= 0:
-            matched += 1
-            taken_a.append(np.arange(position, position + row.regions))
-            # Other counts of one view show in the comparison of its boxes.
-            taken_b.append(np.arange(start, start + regions))
-        position += row.regions
-    empty = [np.zeros(0, np.int64)]
-    unmatched = len(rows_a) + len(rows_b) - 2 * matched
-    return np.concatenate(taken_a or empty), np.concatenate(taken_b or empty), unmatched
+    places_b = dict(zip(view_names(rows_b), _region_places(rows_b), strict=True))
+    both = [
+        (here, places_b[name])
+        for name, here in zip(view_names(rows_a), _region_places(rows_a), strict=True)
+        if name in places_b
+    ]
+    # Other counts of one view show in the comparison of its boxes.
+    taken_a, taken_b = ([np.zeros(0, np.int64), *(pair[side] for pair in both)] for side in (0, 1))
+    unmatched = len(rows_a) + len(rows_b) - 2 * len(both)
+    return np.concatenate(taken_a), np.concatenate(taken_b), unmatched
+
+
+def _region_places(rows: Rows) -> list[NDArray[np.int64]]:
+    """Of each view the positions of its regions among all of the shard."""
+    ends = np.cumsum(rows["regions"], dtype=np.int64)
+    return [np.arange(end - count, end) for end, count in zip(ends, rows["regions"], strict=True)]
 
 
 def _require_same_regions(
@@ -233,7 +234,7 @@ def _require_same_regions(
         )
 
 
-def _embedded_regions(side: Side, own: ShardOfViews, shard: int) -> NDArray[np.void]:
+def _embedded_regions(side: Side, own: ShardViews, shard: int) -> NDArray[np.void]:
     """The regions with the embeddings behind a set's labels, in the order of its own index."""
     if side.rich is None:
         return np.zeros(0)  # type: ignore[return-value]
@@ -241,7 +242,7 @@ def _embedded_regions(side: Side, own: ShardOfViews, shard: int) -> NDArray[np.v
     if manifest.name == side.manifest.name:
         return own.regions()
     holder = _read(manifest, layout, shard)
-    if [(row.key, row.member) for row in holder.rows] != [(row.key, row.member) for row in own.rows]:
+    if view_names(holder.rows) != view_names(own.rows):
         raise CorruptCacheError(f"shard {shard}: {manifest.name} and {side.manifest.name} don't hold the same views")
     return holder.regions()
 

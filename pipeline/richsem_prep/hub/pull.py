@@ -22,9 +22,9 @@ from richsem_schemas.cache.manifest import (
     Plan,
     ShardSummary,
     TextManifest,
-    require_same,
 )
 from richsem_schemas.cache.reader import read_plan, require_same_pictures
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash, hash_bytes, write_atomically
 from richsem_schemas.io.places import Place

@@ -14,9 +14,9 @@ from richsem_schemas.cache.manifest import (
     PicturesReceipt,
     Plan,
     TextManifest,
-    require_same,
 )
 from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, name_below

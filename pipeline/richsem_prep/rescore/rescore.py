@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
-from richsem_prep.shard.finish import finish_cache, labels_are_done
+from richsem_prep.shard.finish import finish_cache
 from richsem_prep.sources.class_names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity, require_same
+from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
 from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
@@ -164,7 +166,8 @@ def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
     if target.spec.is_file():
         remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
-    for path in (target.tar(0), target.index(0), target.receipt(0)):
+    shard = LabelShard(target, 0)
+    for path in (shard.tar, shard.index, shard.receipt):
         for leftover in temporaries(path.parent):
             leftover.unlink(missing_ok=True)
     if not has_text_bank(target, spec.text):
@@ -179,8 +182,9 @@ def _make_shards(
     receipts = []
 
     def make(shard: int) -> tuple[LabelsReceipt, bool]:
-        if labels_are_done(rescoring.target, shard, rescoring.spec):
-            return LabelsReceipt.read(rescoring.target.receipt(shard)), True
+        target = LabelShard(rescoring.target, shard)
+        if target.is_done(rescoring.spec.fingerprint):
+            return target.read_receipt(), True
         return rescore_shard(shard, rescoring), False
 
     with ThreadPoolExecutor(threads) as pool:

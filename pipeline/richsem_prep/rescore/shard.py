@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.explore.alike_views import AlikeViews, ShardOfViews, read_shard_of_views
-from richsem_prep.shard.writer import open_tar, write_index
+from richsem_schemas.cache.alike_views import AlikeViews, ShardViews
 from richsem_schemas.cache.codec import npy_header
-from richsem_schemas.cache.index import VIEW_COLUMNS
+from richsem_schemas.cache.index import member_names, view_names
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt
+from richsem_schemas.cache.manifest import Environment, LabelSpec, LabelsReceipt, ShardSummary
+from richsem_schemas.cache.shard import LabelShard
+from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import REGION_DTYPE
@@ -47,17 +48,25 @@ def rescore_shard(shard: int, rescoring: Rescoring) -> LabelsReceipt:
         CorruptCacheError: the source's shard is damaged.
         EmbeddingError: it holds embeddings that are not finite.
     """
-    start = time.perf_counter()
-    source = read_shard_of_views(rescoring.source, shard, rescoring.source_spec)
+    began = time.perf_counter()
+    source = LabelShard(rescoring.source, shard).views_alike(rescoring.source_spec)
     read = time.perf_counter()
     packed = rescored_views(source, rescoring.spec, rescoring.text)
     scored = time.perf_counter()
-    receipt = _write_shard(shard, source, packed, rescoring, seconds={"read": read - start, "score": scored - read})
-    receipt.write(rescoring.target.receipt(shard))
+    target = LabelShard(rescoring.target, shard)
+    summary = _write_shard(target, source, packed)
+    seconds = {"read": read - began, "score": scored - read, "write": time.perf_counter() - scored}
+    receipt = LabelsReceipt(
+        spec_fingerprint=rescoring.spec.fingerprint,
+        summary=summary,
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        environment=Environment(device="cpu", torch_threads=1, versions={"numpy": np.__version__}),
+    )
+    receipt.write(target.receipt)
     return receipt
 
 
-def rescored_views(source: ShardOfViews, spec: LabelSpec, text: TextBank) -> list[bytes]:
+def rescored_views(source: ShardViews, spec: LabelSpec, text: TextBank) -> list[bytes]:
     """The packed views of a shard, in the order of its index, with labels alone.
 
     Args:
@@ -76,15 +85,14 @@ def rescored_views(source: ShardOfViews, spec: LabelSpec, text: TextBank) -> lis
     return packed
 
 
-def _require_finite(embeddings_RD: NDArray[np.float32], views: AlikeViews, source: ShardOfViews) -> None:
+def _require_finite(embeddings_RD: NDArray[np.float32], views: AlikeViews, source: ShardViews) -> None:
     is_finite_V = np.isfinite(embeddings_RD).reshape(len(views.numbers), -1).all(axis=1)
     if is_finite_V.all():
         return
-    row = source.rows[int(views.numbers[~is_finite_V][0])]
+    (bad,) = view_names(source.rows[views.numbers[~is_finite_V][:1]])
     raise EmbeddingError(
-        f"shard {source.receipt.summary.shard}: the embeddings of {row.key}.{row.member} are not finite; make the set "
-        f"that they come from anew with `richsem-prep shard --overwrite` and another --precision than "
-        f"{source.spec.precision}"
+        f"shard {source.receipt.summary.shard}: the embeddings of {bad} are not finite; make the set that they come "
+        f"from anew with `richsem-prep shard --overwrite` and another --precision than {source.spec.precision}"
     )
 
 
@@ -107,24 +115,15 @@ def _pack(views: AlikeViews, labels: TopKSoftLabels, spec: LabelSpec) -> list[by
     return [header + record.tobytes() for record in records]
 
 
-def _write_shard(
-    shard: int, source: ShardOfViews, packed: list[bytes], rescoring: Rescoring, *, seconds: dict[str, float]
-) -> LabelsReceipt:
-    start = time.perf_counter()
-    rows: list[tuple] = []
+def _write_shard(target: LabelShard, source: ShardViews, packed: list[bytes]) -> ShardSummary:
+    rows = source.rows.copy()
     members: dict[str, dict[str, bytes]] = {}
-    for row, data in zip(source.rows, packed, strict=True):
-        members.setdefault(row.key, {})[row.member] = data
-    with open_tar(rescoring.target.tar(shard)) as (tar, file):
-        offsets = {key: tar.add(key, views) for key, views in members.items()}
-    for row, data in zip(source.rows, packed, strict=True):
-        offset = offsets[row.key][row.member]
-        rows.append((row.key, row.sample, row.kind, row.pass_index, row.tiles, row.regions, offset, len(data)))
-    index = write_index(rescoring.target.index(shard), rows, VIEW_COLUMNS)
-    seconds = seconds | {"write": time.perf_counter() - start}
-    return LabelsReceipt(
-        spec_fingerprint=rescoring.spec.fingerprint,
-        summary=source.receipt.summary.model_copy(update={"tar": file.hash(), "index": index}),
-        seconds={stage: round(value, 3) for stage, value in seconds.items()},
-        environment=Environment(device="cpu", torch_threads=1, versions={"numpy": np.__version__}),
-    )
+    for key, member, data in zip(rows["key"].tolist(), member_names(rows), packed, strict=True):
+        members.setdefault(key, {})[member] = data
+    with ShardWriter(target) as writer:
+        offsets = {key: writer.add(key, views) for key, views in members.items()}
+        rows["offset"] = [
+            offsets[key][member] for key, member in zip(rows["key"].tolist(), member_names(rows), strict=True)
+        ]
+        rows["size"] = [len(data) for data in packed]
+        return writer.finish(rows, samples=source.receipt.summary.samples)

@@ -1,5 +1,6 @@
 """The options of `richsem-prep shard`, validated once; quick to import, since every `--help` does."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -36,11 +37,11 @@ MAX_COPIES = 100
 OF_THE_DATASET: Any = object()
 """Default of a field that is filled in before it is validated."""
 
-_RUN = "What to do"
-_TEACHER = "Teacher"
-_VIEWS = "Views and labels"
-_CACHE = "Cache"
-_WORK = "Where the work happens"
+_what_to_do = partial(typer.Option, rich_help_panel="What to do")
+_teacher = partial(typer.Option, rich_help_panel="Teacher")
+_views = partial(typer.Option, rich_help_panel="Views and labels")
+_cache = partial(typer.Option, rich_help_panel="Cache")
+_work = partial(typer.Option, rich_help_panel="Where the work happens")
 
 _Passes = Annotated[int, Field(ge=0, le=1000)]
 
@@ -81,199 +82,145 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
 
     dataset: Annotated[
         DatasetChoice,
-        typer.Option(
+        _what_to_do(
             help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
             "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
-            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]",
-            rich_help_panel=_RUN,
+            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]"
         ),
     ] = OF_THE_DATASET
-    root: Annotated[
-        PlaceField,
-        typer.Option(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]", rich_help_panel=_RUN),
-    ] = OF_THE_DATASET
+    root: Annotated[PlaceField, _what_to_do(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]")] = (
+        OF_THE_DATASET
+    )
     out: Annotated[
         PlaceField,
-        typer.Option(
-            help="Folder of the cache, or a URL such as s3://BUCKET/NAME. \\[default: caches/DATASET]",
-            rich_help_panel=_RUN,
-        ),
+        _what_to_do(help="Folder of the cache, or a URL such as s3://BUCKET/NAME. \\[default: caches/DATASET]"),
     ] = OF_THE_DATASET
     annotations: Annotated[
         Path | None,
-        typer.Option(
+        _what_to_do(
             metavar="PATH",
             help="Of detection data: another file than that of the training split, from here or below ROOT.",
-            rich_help_panel=_RUN,
         ),
     ] = None
     images: Annotated[
         Path | None,
-        typer.Option(
+        _what_to_do(
             metavar="PATH",
             help="Of detection data: folder of the pictures, from here or below ROOT. \\[default: found]",
-            rich_help_panel=_RUN,
         ),
     ] = None
     limit: Annotated[
         Annotated[int, Field(ge=1, le=MAX_WHOLE_NUMBER)] | None,
-        typer.Option(help="Take only so many pictures, drawn at random.", rich_help_panel=_RUN),
+        _what_to_do(help="Take only so many pictures, drawn at random."),
     ] = None
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Begin the label set anew; the whole cache if its plan differs.", rich_help_panel=_RUN
-        ),
+        bool, _what_to_do("--overwrite", help="Begin the label set anew; the whole cache if its plan differs.")
     ] = False
     retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed", help="Rebuild shards whose quarantined pictures are readable now.", rich_help_panel=_RUN
-        ),
+        bool, _what_to_do("--retry-failed", help="Rebuild shards whose quarantined pictures are readable now.")
     ] = False
     teacher: Annotated[
         str,
-        typer.Option(
+        _teacher(
             help="MODEL:PRETRAINED with open_clip's names, MODEL:FILE, hf-hub:ORG/NAME, or demo. "
-            "\\[default: RN50:openai; demo for the demo]",
-            rich_help_panel=_TEACHER,
+            "\\[default: RN50:openai; demo for the demo]"
         ),
     ] = OF_THE_DATASET
     region_encoder: Annotated[
         Literal["roi-align", "crop"] | None,
-        typer.Option(
-            help="roi-align (the paper's; CLIP ResNets) or crop (any model). \\[default: roi-align where it can]",
-            rich_help_panel=_TEACHER,
-        ),
+        _teacher(help="roi-align (the paper's; CLIP ResNets) or crop (any model). \\[default: roi-align where it can]"),
     ] = None
     teacher_size: Annotated[
         Annotated[int, Field(ge=32, le=4096)] | None,
-        typer.Option(
-            help="Longer side of a view as the teacher sees it, pixels. \\[default: the view's own, as in the paper]",
-            rich_help_panel=_TEACHER,
+        _teacher(
+            help="Longer side of a view as the teacher sees it, pixels. \\[default: the view's own, as in the paper]"
         ),
     ] = None
     names: Annotated[
-        Literal["raw", "clean"],
-        typer.Option(help="Class names in prompts: raw (as LVIS writes them) or clean.", rich_help_panel=_TEACHER),
+        Literal["raw", "clean"], _teacher(help="Class names in prompts: raw (as LVIS writes them) or clean.")
     ] = "raw"
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"] | None,
-        typer.Option(help="fp32, fp16 or bf16. \\[default: fp16 on CUDA, else fp32]", rich_help_panel=_TEACHER),
+        _teacher(help="fp32, fp16 or bf16. \\[default: fp16 on CUDA, else fp32]"),
     ] = None
-    crops: Annotated[
-        _Passes,
-        typer.Option(help="Passes of crop views. \\[default: 1; detection data has none]", rich_help_panel=_VIEWS),
-    ] = OF_THE_DATASET
-    mosaics: Annotated[
-        _Passes,
-        typer.Option(help="Passes of mosaic views. \\[default: 4; detection data has none]", rich_help_panel=_VIEWS),
-    ] = OF_THE_DATASET
+    crops: Annotated[_Passes, _views(help="Passes of crop views. \\[default: 1; detection data has none]")] = (
+        OF_THE_DATASET
+    )
+    mosaics: Annotated[_Passes, _views(help="Passes of mosaic views. \\[default: 4; detection data has none]")] = (
+        OF_THE_DATASET
+    )
     windows: Annotated[
         _Passes,
-        typer.Option(
+        _views(
             help="Of detection data: passes of the trainer's own augmentation, each with all boxes that are seen. "
-            "\\[default: 4]",
-            rich_help_panel=_VIEWS,
+            "\\[default: 4]"
         ),
     ] = OF_THE_DATASET
     whole: Annotated[
         bool,
-        typer.Option(
+        _views(
             "--whole",
             help="Of detection data: one more pass, each picture as evaluation shows it, with all of its boxes.",
-            rich_help_panel=_VIEWS,
         ),
     ] = False
     jitters: Annotated[
         Annotated[int, Field(ge=0, le=MAX_COPIES)],
-        typer.Option(
-            help="Of windows and --whole: noised copies of each box at each scale of --noise, for analyses.",
-            rich_help_panel=_VIEWS,
-        ),
+        _views(help="Of windows and --whole: noised copies of each box at each scale of --noise, for analyses."),
     ] = 0
     noise: Annotated[
         tuple[NoiseScale, ...],
         Field(min_length=1),
         BeforeValidator(_noise_scales),
-        typer.Option(
-            metavar="S,S,…",
-            help="How far a jitter's corners move at most, in half sides of the box. \\[default: 1]",
-            rich_help_panel=_VIEWS,
+        _views(
+            metavar="S,S,…", help="How far a jitter's corners move at most, in half sides of the box. \\[default: 1]"
         ),
     ] = (1.0,)
     scale_jitter: Annotated[
         ScaleJitter | None,
         BeforeValidator(_side_and_factors),
-        typer.Option(
+        _views(
             metavar="SIDE,LOW,HIGH",
             help="Windows on a square canvas instead: fitted into SIDE pixels, times a factor of LOW to HIGH, then cut "
             "or padded.",
-            rich_help_panel=_VIEWS,
         ),
     ] = None
-    top_k: Annotated[PositiveInt, typer.Option(help="Classes kept in each soft label.", rich_help_panel=_VIEWS)] = 64
+    top_k: Annotated[PositiveInt, _views(help="Classes kept in each soft label.")] = 64
     embeddings: Annotated[
         Embeddings,
-        typer.Option(
-            help="float16, int8 or none. Without them the cache can't take another vocabulary or temperature.",
-            rich_help_panel=_VIEWS,
-        ),
+        _views(help="float16, int8 or none. Without them the cache can't take another vocabulary or temperature."),
     ] = "float16"
-    label_set: Annotated[
-        SetName, typer.Option(help="Name of the label set. \\[default: from the teacher]", rich_help_panel=_VIEWS)
-    ] = OF_THE_DATASET
+    label_set: Annotated[SetName, _views(help="Name of the label set. \\[default: from the teacher]")] = OF_THE_DATASET
     pictures: Annotated[
         Literal["copy", "reference"],
-        typer.Option(
+        _cache(
             help="copy them into the cache, or reference them where they lie. "
-            "\\[default: copy; reference for detection data]",
-            rich_help_panel=_CACHE,
+            "\\[default: copy; reference for detection data]"
         ),
     ] = OF_THE_DATASET
     max_side: Annotated[
         Annotated[int, Field(ge=16, le=MAX_PICTURE_SIDE)] | None,
-        typer.Option(help="Re-encode larger pictures to this longer side, pixels.", rich_help_panel=_CACHE),
+        _cache(help="Re-encode larger pictures to this longer side, pixels."),
     ] = None
     samples_per_shard: Annotated[
         Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)] | None,
-        typer.Option(
-            help="Pictures in a shard. \\[default: as many of 64, 128, … 1024 as leave 16 shards, at least 64]",
-            rich_help_panel=_CACHE,
-        ),
+        _cache(help="Pictures in a shard. \\[default: as many of 64, 128, … 1024 as leave 16 shards, at least 64]"),
     ] = None
-    seed: Annotated[
-        Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)],
-        typer.Option(help="Of the order and the views.", rich_help_panel=_CACHE),
-    ] = 0
-    workers: Annotated[
-        PositiveInt | None,
-        typer.Option(help="\\[default: one a GPU, or one a core without]", rich_help_panel=_WORK),
-    ] = None
-    executor: Annotated[
-        Literal["ray", "inline"],
-        typer.Option(help="ray, or inline: one worker in this process.", rich_help_panel=_WORK),
-    ] = "ray"
-    ray_address: Annotated[
-        str | None, typer.Option(help="Join a Ray cluster, such as HOST:6379 or auto.", rich_help_panel=_WORK)
-    ] = None
+    seed: Annotated[Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)], _cache(help="Of the order and the views.")] = 0
+    workers: Annotated[PositiveInt | None, _work(help="\\[default: one a GPU, or one a core without]")] = None
+    executor: Annotated[Literal["ray", "inline"], _work(help="ray, or inline: one worker in this process.")] = "ray"
+    ray_address: Annotated[str | None, _work(help="Join a Ray cluster, such as HOST:6379 or auto.")] = None
     shard_range: Annotated[
         tuple[NonNegativeInt, PositiveInt] | None,
         BeforeValidator(_first_and_last),
-        typer.Option(
-            metavar="A:B", help="Make shards A to B-1 only; then `richsem-prep finish`.", rich_help_panel=_WORK
-        ),
+        _work(metavar="A:B", help="Make shards A to B-1 only; then `richsem-prep finish`."),
     ] = None
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]", rich_help_panel=_WORK)
-    ] = None
+    device: Annotated[str | None, _work(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")] = None
     from_cache: Annotated[
         PlaceField | None,
-        typer.Option(
+        _what_to_do(
             metavar="OUT1",
             help="Make labels alone, for the pictures of this cache: where the raw data is gone, or OUT1 must not "
             "grow. Plan and dataset are taken over.",
-            rich_help_panel=_RUN,
         ),
     ] = None
 

@@ -30,7 +30,7 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a whole run takes, scaled up from a sample.
+    """The cost of a whole run, scaled up from a sample.
 
     Attributes:
         pictures: of the whole run.

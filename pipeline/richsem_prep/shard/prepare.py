@@ -14,8 +14,9 @@ from richsem_prep.sources.source import Source
 from richsem_prep.teacher.names import text_spec
 from richsem_prep.teacher.settings import WorkerDescription
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
-from richsem_schemas.cache.manifest import LabelSpec, Plan, ViewsSpec, require_same
+from richsem_schemas.cache.manifest import LabelSpec, Plan, ViewsSpec
 from richsem_schemas.cache.reader import read_plan
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.text_bank import has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import Place, each_of

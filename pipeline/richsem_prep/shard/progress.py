@@ -1,4 +1,4 @@
-"""What a run reports, and to whom; needs neither torch nor Ray."""
+"""Counters and outcomes of a run, and who is told of them; needs neither torch nor Ray."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,9 +4,10 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 
-from richsem_schemas.cache.index import index_bytes
+from richsem_schemas.cache.index import PICTURE_COLUMNS, PICTURE_ROW, VIEW_ROW, index_bytes
 from richsem_schemas.io.files import FileHash, HashedFile, hash_bytes, hashed_file, write_atomically
 from richsem_schemas.io.places import Place
 
@@ -71,6 +72,6 @@ def open_tar(path: Place) -> Iterator[tuple[ShardTar, HashedFile]]:
 
 def write_index(path: Place, rows: list[tuple], schema: pa.Schema) -> FileHash:
     """Write a shard's index."""
-    data = index_bytes(rows, schema)
+    data = index_bytes(np.array(rows, PICTURE_ROW if schema == PICTURE_COLUMNS else VIEW_ROW))
     write_atomically(path, data)
     return hash_bytes(data)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from richsem_prep.verify.views import LabelSetUnderTest
+from richsem_prep.verify.records import LabelSetUnderTest
 from richsem_schemas.cache.codec import LabelledView
-from richsem_schemas.cache.reader import read_views, view_rows
-from richsem_schemas.cache.soft_labels import TopKSoftLabels
+from richsem_schemas.cache.index import view_names
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.view_checks import mismatched_labels
 from richsem_schemas.errors import CorruptCacheError
 
@@ -33,27 +33,28 @@ def rescored_problems(labels: LabelSetUnderTest, source: LabelSetUnderTest, shar
     """
     if labels.text is None:
         return
+    own, rich = (LabelShard(one.layout, shard) for one in (labels, source))
     try:
-        rows, rich_rows = (view_rows(one.layout.cache, one.layout.name, shard) for one in (labels, source))
-        if [(row.key, row.member) for row in rows] != [(row.key, row.member) for row in rich_rows]:
+        rows, rich_rows = own.rows(), rich.rows()
+        names = view_names(rows)
+        if names != view_names(rich_rows):
             yield f"it doesn't hold the views of {source.layout.name}, from which it was rescored"
             return
         count = min(len(rows), SAMPLED_VIEWS)
-        taken = np.sort(np.random.default_rng([seed, shard]).choice(len(rows), count, replace=False)).tolist()
-        views = list(read_views(labels.layout.cache, labels.layout.name, shard, [rows[at] for at in taken]))
-        rich = list(read_views(source.layout.cache, source.layout.name, shard, [rich_rows[at] for at in taken]))
+        taken = np.sort(np.random.default_rng([seed, shard]).choice(len(rows), count, replace=False))
+        pairs = list(zip(own.views(rows[taken]), rich.views(rich_rows[taken]), strict=True))
     except (OSError, CorruptCacheError):
         return  # What is broken by itself is reported as such.
     # The temperature lies in the scale.
     text = replace(labels.text, logit_scale=labels.text.logit_scale / labels.spec.temperature)
-    for at, view, embedded in zip(taken, views, rich, strict=True):
+    for number, (view, embedded) in zip(taken.tolist(), pairs, strict=True):
         assert embedded.embeddings is not None
         if not _show_the_same(view, embedded):
-            yield f"{rows[at].key}.{rows[at].member}: it shows other regions than {source.layout.name}"
-        elif mismatched_labels(_plain(view.labels), embedded.embeddings, text).any():
+            yield f"{names[number]}: it shows other regions than {source.layout.name}"
+        elif mismatched_labels(view.labels, embedded.embeddings, text).any():
             yield (
-                f"{rows[at].key}.{rows[at].member}: a soft label is not the one that the embeddings of "
-                f"{source.layout.name} and the text bank give"
+                f"{names[number]}: a soft label is not the one that the embeddings of {source.layout.name} and the "
+                "text bank give"
             )
 
 
@@ -62,12 +63,4 @@ def _show_the_same(view: LabelledView, other: LabelledView) -> bool:
         view.view.canvas_hw == other.view.canvas_hw
         and np.array_equal(view.view.tiles, other.view.tiles)
         and np.array_equal(view.view.regions, other.view.regions)
-    )
-
-
-def _plain(labels: TopKSoftLabels) -> TopKSoftLabels:
-    return TopKSoftLabels(
-        np.ascontiguousarray(labels.class_ids),
-        np.ascontiguousarray(labels.log_probs),
-        np.ascontiguousarray(labels.log_rest),
     )

@@ -1,10 +1,10 @@
-"""Where each sample and view lies in its shard: one parquet file a shard, read lazily."""
+"""Where each sample and view lies in its shard: one parquet file a shard, in memory one structured array of rows."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.layout import sample_key
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.files import read_file
+from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
@@ -22,37 +22,51 @@ from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 MAX_INDEX_BYTES = 2**28
 """Largest index that is read; that of a hundred thousand views has some megabytes."""
 
-PICTURE_COLUMNS = pa.schema(
-    [
-        ("key", pa.string()),
-        ("sample", pa.int32()),
-        ("category_id", pa.int32()),
-        ("name", pa.string()),
-        ("extension", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("json_offset", pa.int64()),
-        ("json_size", pa.int64()),
-    ]
-)
-"""A row a picture. Offsets count bytes from the start of the tar to the member's data; where the cache refers to
-originals, `offset` is -1 and KEY.json says where the picture lies. Sizes in bytes, sides in pixels after rotation."""
+Rows: TypeAlias = NDArray[np.void]
+"""A structured array of `PICTURE_ROW` or `VIEW_ROW`, in the order of the shard's tar; fields are parquet's columns."""
 
-VIEW_COLUMNS = pa.schema(
+PICTURE_ROW = np.dtype(
     [
-        ("key", pa.string()),
-        ("sample", pa.int32()),
-        ("kind", pa.string()),
-        ("pass", pa.int32()),
-        ("tiles", pa.int32()),
-        ("regions", pa.int32()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
+        ("key", object),
+        ("sample", "<i4"),
+        ("category_id", "<i4"),
+        ("name", object),
+        ("extension", object),
+        ("height", "<i4"),
+        ("width", "<i4"),
+        ("offset", "<i8"),
+        ("size", "<i8"),
+        ("json_offset", "<i8"),
+        ("json_size", "<i8"),
     ]
 )
-"""A row a view, in the order of the tar."""
+"""A row a picture; objects are strings. Offsets count bytes from the start of the tar to the member's data; where the
+cache refers to originals, `offset` is -1 and KEY.json says where the picture lies. Sizes in bytes, sides in pixels
+after rotation."""
+
+VIEW_ROW = np.dtype(
+    [
+        ("key", object),
+        ("sample", "<i4"),
+        ("kind", object),
+        ("pass", "<i4"),
+        ("tiles", "<i4"),
+        ("regions", "<i4"),
+        ("offset", "<i8"),
+        ("size", "<i8"),
+    ]
+)
+"""A row a view; `key` and `sample` are those of its first tile."""
+
+
+def index_schema(row_dtype: np.dtype) -> pa.Schema:
+    """The parquet columns of an index."""
+    return pa.schema(
+        [
+            (name, pa.string() if row_dtype[name].hasobject else pa.from_numpy_dtype(row_dtype[name]))
+            for name in row_dtype.names or ()
+        ]
+    )
 
 
 _REMEDY = "`richsem-prep verify` says how to make the shard anew"
@@ -64,24 +78,161 @@ _PLACES = (0, 2**60)
 """Of anything in a tar, bytes: far from where sums overflow."""
 
 _MOST = 2**31 - 1
-_PICTURE_BOUNDS = {
-    "sample": _SAMPLES,
-    "category_id": (0, _MOST),
-    "height": (1, MAX_PICTURE_SIDE),
-    "width": (1, MAX_PICTURE_SIDE),
-    "offset": (-1, 2**60),
-    "size": (0, MAX_PICTURE_BYTES),
-    "json_offset": _PLACES,
-    "json_size": _PLACES,
+_BOUNDS: dict[np.dtype, dict[str, tuple[int, int]]] = {
+    PICTURE_ROW: {
+        "sample": _SAMPLES,
+        "category_id": (0, _MOST),
+        "height": (1, MAX_PICTURE_SIDE),
+        "width": (1, MAX_PICTURE_SIDE),
+        "offset": (-1, 2**60),
+        "size": (0, MAX_PICTURE_BYTES),
+        "json_offset": _PLACES,
+        "json_size": _PLACES,
+    },
+    VIEW_ROW: {
+        "sample": _SAMPLES,
+        "pass": (0, _MOST),
+        "tiles": (0, _MOST),
+        "regions": (0, _MOST),
+        "offset": _PLACES,
+        "size": _PLACES,
+    },
 }
-_VIEW_BOUNDS = {
-    "sample": _SAMPLES,
-    "pass": (0, _MOST),
-    "tiles": (0, _MOST),
-    "regions": (0, _MOST),
-    "offset": _PLACES,
-    "size": _PLACES,
-}
+
+
+def index_bytes(rows: Rows) -> bytes:
+    """The content of an index file."""
+    schema = index_schema(rows.dtype)
+    arrays = [pa.array(rows[field.name].tolist(), field.type) for field in schema]
+    sink = BytesIO()
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
+def read_index(path: Place, row_dtype: np.dtype, expected: FileHash | None = None) -> Rows:
+    """The rows of a shard's index, checked: numbers in their bounds, keys of one shard, no row twice.
+
+    Args:
+        path: the index.
+        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
+        expected: size and hash of the file, where they are known.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        CorruptCacheError: it is no such index, not the expected one, or a cell of it can't be right.
+    """
+    with _readable(path):
+        rows = _read_rows(path, row_dtype, expected)
+        _require_sound(rows)
+        return rows
+
+
+def read_raw_index(path: Place, row_dtype: np.dtype) -> Rows:
+    """The rows of a shard's index as they are, for a reader that names each cell that is wrong.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+        CorruptCacheError: it is no such index.
+    """
+    with _readable(path):
+        return _read_rows(path, row_dtype, None)
+
+
+def member_names(rows: Rows) -> list[str]:
+    """The extension in the tar of each of some views, such as `mosaic-0.npy`."""
+    return [f"{kind}-{number}.npy" for kind, number in zip(rows["kind"].tolist(), rows["pass"].tolist(), strict=True)]
+
+
+def view_names(rows: Rows) -> list[str]:
+    """The member in the tar of each of some views, such as `000000-00012.mosaic-0.npy`."""
+    return [f"{key}.{member}" for key, member in zip(rows["key"].tolist(), member_names(rows), strict=True)]
+
+
+def parquet_source(path: Place) -> BytesIO:
+    """What pyarrow reads an index from.
+
+    Raises:
+        CorruptCacheError: it is no regular file, or larger than any index.
+    """
+    # At a URL by the one call that the trainer's local copy answers.
+    return BytesIO(read_file(path, limit=None if isinstance(path, RemotePath) else MAX_INDEX_BYTES))
+
+
+def _require_sound(rows: Rows) -> None:
+    """Check the cells of an index.
+
+    Raises:
+        ValueError: names the first row that is wrong.
+    """
+    for name, (least, most) in _BOUNDS[rows.dtype].items():
+        values = rows[name]
+        wrong = np.flatnonzero((values < least) | (values > most))
+        if len(wrong):
+            raise ValueError(f"row {wrong[0]}: {name} is {values[wrong[0]]}; it must lie in {least}..{most}")
+    if not len(rows):
+        return
+    _require_keys(rows)
+    is_view = rows.dtype == VIEW_ROW
+    if is_view and (unknown := sorted(set(rows["kind"].tolist()).difference(VIEW_KINDS))):
+        raise ValueError(f"{unknown[0]!r} is no kind of view")
+    _require_distinct(view_names(rows) if is_view else rows["key"].tolist())
+
+
+def _require_keys(rows: Rows) -> None:
+    """Check that keys are those of one shard and of their samples."""
+    keys, samples = rows["key"].tolist(), rows["sample"].tolist()
+    shard = keys[0].partition("-")[0]
+    if not (shard.isascii() and shard.isdigit() and len(shard) < 10):
+        raise ValueError(f"row 0: {keys[0]!r} is no key")
+    for row, (key, sample) in enumerate(zip(keys, samples, strict=True)):
+        if key != sample_key(int(shard), sample):
+            raise ValueError(f"row {row}: {key!r} is not the key of sample {sample} of its shard")
+
+
+def _require_distinct(names: list[str]) -> None:
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, int] = {}
+    for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            raise ValueError(f"row {row} repeats an earlier one: {name}")
+
+
+@contextmanager
+def _readable(path: Place) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(path, RemotePath) and isinstance(error, OSError):
+            raise  # The network failed, which says nothing about the file.
+        reason = " ".join(str(error).split())[:200]
+        raise CorruptCacheError(f"{path}: not a readable index ({reason}); {_REMEDY}") from None
+
+
+def _read_rows(path: Place, row_dtype: np.dtype, expected: FileHash | None) -> Rows:
+    source = parquet_source(path)
+    if expected is not None and hash_bytes(source.getvalue()) != expected:
+        raise CorruptCacheError(f"{path}: its bytes don't match its receipt; {_REMEDY}")
+    # `read_table` loads Arrow's datasets, two seconds for a process that reads nothing else.
+    with pq.ParquetFile(source) as file:
+        table = file.read()
+    schema = index_schema(row_dtype)
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise ValueError("its columns are not those of a version 1 index")
+    if any(column.null_count for column in table.columns):
+        raise ValueError("it has empty cells")
+    rows: Rows = np.empty(len(table), row_dtype)
+    for name in schema.names:
+        rows[name] = table[name].to_numpy()
+    return rows
+
+
+# Until verify and the trainer read shards as objects: rows as dataclasses, and columns as lists.
+
+PICTURE_COLUMNS = index_schema(PICTURE_ROW)
+VIEW_COLUMNS = index_schema(VIEW_ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,127 +308,26 @@ class ViewColumns:
         return len(self.key)
 
 
-def index_bytes(rows: list[tuple], schema: pa.Schema) -> bytes:
-    """An index file for rows in the order of the schema's columns."""
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    sink = BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink, compression="zstd", store_schema=False)
-    return sink.getvalue()
-
-
 def read_picture_index(path: Place) -> list[PictureRow]:
-    """Rows of a shard's picture index, in the order of its tar.
-
-    Raises:
-        FileNotFoundError: it isn't there.
-        CorruptCacheError: it is no such index, or a cell of it can't be right.
-    """
-    with _readable(path):
-        table = _read_table(path, PICTURE_COLUMNS)
-        _require_sound(table, _PICTURE_BOUNDS)
-        _require_distinct(table["key"].to_pylist())
-        return [PictureRow(*row) for row in _rows(table)]
+    """Rows of a shard's picture index."""
+    return [PictureRow(*row) for row in read_index(path, PICTURE_ROW).tolist()]
 
 
 def read_view_index(path: Place) -> list[ViewRow]:
-    """Rows of a shard's view index, in the order of its tar.
-
-    Raises:
-        FileNotFoundError: it isn't there.
-        CorruptCacheError: it is no such index, or a cell of it can't be right.
-    """
-    with _readable(path):
-        table = _read_table(path, VIEW_COLUMNS)
-        _require_sound(table, _VIEW_BOUNDS)
-        rows = [ViewRow(*row) for row in _rows(table)]
-        if wrong := sorted({row.kind for row in rows}.difference(VIEW_KINDS)):
-            raise ValueError(f"{wrong[0]!r} is no kind of view")
-        _require_distinct([(row.key, row.kind, row.pass_index) for row in rows])
-        return rows
+    """Rows of a shard's view index."""
+    return [ViewRow(*row) for row in read_index(path, VIEW_ROW).tolist()]
 
 
 def read_picture_columns(path: Place) -> PictureColumns:
-    """The columns of a shard's picture index, as they are: for `verify`, which names each cell that is wrong."""
-    return PictureColumns(*_read_columns(path, PICTURE_COLUMNS))
+    """The columns of a shard's picture index, as they are."""
+    return PictureColumns(*_columns(read_raw_index(path, PICTURE_ROW)))
 
 
 def read_view_columns(path: Place) -> ViewColumns:
-    """The columns of a shard's view index, likewise."""
-    return ViewColumns(*_read_columns(path, VIEW_COLUMNS))
+    """The columns of a shard's view index, as they are."""
+    return ViewColumns(*_columns(read_raw_index(path, VIEW_ROW)))
 
 
-def parquet_source(path: Place) -> BytesIO:
-    """What pyarrow reads an index from.
-
-    Raises:
-        CorruptCacheError: it is no regular file, or larger than any index.
-    """
-    # At a URL by the one call that the trainer's local copy answers.
-    return BytesIO(read_file(path, limit=None if isinstance(path, RemotePath) else MAX_INDEX_BYTES))
-
-
-def _rows(table: pa.Table) -> Iterator[tuple]:
-    return zip(*(column.to_pylist() for column in table.columns), strict=True)
-
-
-def _require_sound(table: pa.Table, bounds: Mapping[str, tuple[int, int]]) -> None:
-    """Check that numbers lie in their bounds, and that keys are those of one shard and of their samples.
-
-    Raises:
-        ValueError: names the first row that is wrong.
-    """
-    for name, (least, most) in bounds.items():
-        values = table[name].to_numpy()
-        wrong = np.flatnonzero((values < least) | (values > most))
-        if len(wrong):
-            raise ValueError(f"row {wrong[0]}: {name} is {values[wrong[0]]}; it must lie in {least}..{most}")
-    keys = table["key"].to_pylist()
-    shard = keys[0].partition("-")[0] if keys else ""
-    if not (shard.isascii() and shard.isdigit() and len(shard) < 10) and keys:
-        raise ValueError(f"row 0: {keys[0]!r} is no key")
-    for row, (key, sample) in enumerate(zip(keys, table["sample"].to_pylist(), strict=True)):
-        if key != sample_key(int(shard), sample):
-            raise ValueError(f"row {row}: {key!r} is not the key of sample {sample} of its shard")
-
-
-def _require_distinct(rows: list[Any]) -> None:
-    seen = set()
-    for number, row in enumerate(rows):
-        if row in seen:
-            raise ValueError(f"row {number} repeats an earlier one: {row}")
-        seen.add(row)
-
-
-def _read_columns(path: Place, schema: pa.Schema) -> list[Any]:
-    """Strings as lists, numbers as arrays."""
-    with _readable(path):
-        columns = _read_table(path, schema).columns
-        return [column.to_pylist() if pa.types.is_string(column.type) else column.to_numpy() for column in columns]
-
-
-@contextmanager
-def _readable(path: Place) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(path, RemotePath) and isinstance(error, OSError):
-            raise  # The network failed, which says nothing about the file.
-        raise CorruptCacheError(f"{path}: not a readable index ({_one_line(error)}); {_REMEDY}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _read_table(path: Place, schema: pa.Schema) -> pa.Table:
-    # `read_table` loads Arrow's datasets, two seconds for a process that reads nothing else.
-    with pq.ParquetFile(parquet_source(path)) as file:
-        table = file.read()
-    if table.schema.names != schema.names or table.schema.types != schema.types:
-        raise ValueError("its columns are not those of a version 1 index")
-    if any(column.null_count for column in table.columns):
-        raise ValueError("it has empty cells")
-    return table
+def _columns(rows: Rows) -> list[Any]:
+    names = rows.dtype.names or ()
+    return [rows[name].tolist() if rows.dtype[name].hasobject else rows[name] for name in names]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
+from richsem_schemas.cache.view_batch import BoxRows
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import file_sha256, open_regular
 from richsem_schemas.io.places import Place, RemotePath
@@ -76,6 +77,42 @@ def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
         np.stack(sizes, axis=1).astype(np.int32),
         _positions(plan),
     )
+
+
+def read_box_rows(layout: CacheLayout, plan: Plan) -> BoxRows:
+    """Read the classes alone of the boxes of all pictures that a plan lists, in the order of the source.
+
+    A batch of the listing is in memory at a time; whether the listing is intact is left to the caller.
+
+    Raises:
+        RichSemError: the cache is of a source without boxes.
+        CorruptCacheError: it is no such listing.
+    """
+    counts, rows = [np.zeros(1, np.int64)], [np.zeros(0, np.int32)]
+    try:
+        with _opened(layout.listing) as file, pa.ipc.open_file(pa.PythonFile(file, "r")) as reader:
+            _require_boxes(reader.schema, layout)
+            for number in range(reader.num_record_batches):
+                column = reader.get_batch(number)["rows"]
+                counts.append(pc.list_value_length(column).fill_null(0).to_numpy())
+                # Copied, since a view keeps the whole batch.
+                rows.append(np.array(column.flatten().to_numpy(zero_copy_only=False), np.int32))
+    except pa.ArrowException as error:
+        raise CorruptCacheError(f"{layout.listing}: not a readable listing ({error})") from None
+    offsets = np.concatenate(counts).cumsum(dtype=np.int64)
+    if len(offsets) != plan.listed + 1:
+        raise CorruptCacheError(f"{layout.listing}: not the listing of {plan.listed} pictures with their boxes")
+    return BoxRows(offsets, np.concatenate(rows))
+
+
+def boxes_of_samples(listed: BoxRows, plan: Plan, shard: int, samples: NDArray[np.integer]) -> BoxRows:
+    """The boxes of some samples of a shard, in their order, from those of the whole listing."""
+    positions = shard * plan.samples_per_shard + samples.astype(np.int64)
+    pictures = permuted(positions, size=plan.listed, seed=plan.seed)
+    counts = np.diff(listed.offsets)[pictures]
+    offsets = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+    first_box = np.repeat(listed.offsets[pictures] - offsets[:-1], counts)
+    return BoxRows(offsets, listed.rows[first_box + np.arange(len(first_box))])
 
 
 def _opened(listing: Place) -> BinaryIO:

@@ -4,23 +4,21 @@ Every model is validated on reading, since a cache is untrusted input. Plans and
 hold what identifies it; manifests are written last and add what came of it.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
 from richsem_schemas.cache.codec import RecordLayout
-from richsem_schemas.cache.layout import FORMAT_VERSION, check_dataset_name
+from richsem_schemas.cache.layout import check_dataset_name
+from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.cache.values import (
     MAX_SAMPLES_PER_SHARD,
     Embeddings,
@@ -29,11 +27,8 @@ from richsem_schemas.cache.values import (
     SetName,
     Temperature,
 )
-from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import FileHash, Sha256
-from richsem_schemas.io.places import Place
-from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 MIN_LISTING_BYTES = 28
@@ -42,40 +37,7 @@ MIN_LISTING_BYTES = 28
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
 
 
-class _Record(BaseModel):
-    """A sealed JSON file of the cache."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def read(cls, path: Place) -> Self:
-        """Read and validate.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            CorruptCacheError: it isn't what was written, or not of this version.
-        """
-        value = read_sealed_json(path)
-        version = value.get("format_version", FORMAT_VERSION)
-        if version != FORMAT_VERSION:
-            raise CorruptCacheError(
-                f"{path}: its format version is {version!r}, this program reads {FORMAT_VERSION}; "
-                "use the version of richsem that wrote it, or make the cache anew"
-            )
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise CorruptCacheError(f"{path}: {where + ': ' if where else ''}{reason}") from None
-
-    def write(self, path: Place) -> None:
-        """Write, whole or not at all."""
-        write_sealed_json(path, self.model_dump(mode="json"))
-
-
-class Plan(_Record):
+class Plan(SealedRecord):
     """Which pictures a cache holds, and in which order; frozen before the first of them is read.
 
     Attributes:
@@ -154,7 +116,7 @@ class ShardSummary(BaseModel, frozen=True, extra="forbid"):
     index: FileHash
 
 
-class PicturesReceipt(_Record):
+class PicturesReceipt(SealedRecord):
     """The done-mark of a shard of pictures."""
 
     format_version: Literal[1] = 1
@@ -163,8 +125,13 @@ class PicturesReceipt(_Record):
     quarantine: FileHash | None
     seconds: dict[str, float]
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the plan that the shard was made by."""
+        return self.plan_fingerprint
 
-class LabelsReceipt(_Record):
+
+class LabelsReceipt(SealedRecord):
     """The done-mark of a shard of labels."""
 
     format_version: Literal[1] = 1
@@ -172,6 +139,11 @@ class LabelsReceipt(_Record):
     summary: ShardSummary
     seconds: dict[str, float]
     environment: Environment
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the spec that the shard was made by."""
+        return self.spec_fingerprint
 
 
 class TeacherIdentity(BaseModel, frozen=True, extra="forbid"):
@@ -293,7 +265,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
     prompts_sha256: Sha256
 
 
-class LabelSpec(_Record):
+class LabelSpec(SealedRecord):
     """What identifies a label set; the fingerprint is over all of it.
 
     Attributes:
@@ -325,7 +297,7 @@ class LabelSpec(_Record):
         return RecordLayout(self.embeddings, self.teacher.embed_dim, self.top_k)
 
 
-class TextManifest(_Record):
+class TextManifest(SealedRecord):
     """The text bank on disk; its features lie beside it, raw float32 means [C, D]."""
 
     format_version: Literal[1] = 1
@@ -336,7 +308,7 @@ class TextManifest(_Record):
     features: FileHash
 
 
-class CacheManifest(_Record):
+class CacheManifest(SealedRecord):
     """A whole cache of pictures.
 
     Attributes:
@@ -354,7 +326,7 @@ class CacheManifest(_Record):
     pictures_in: str | None = None
 
 
-class LabelManifest(_Record):
+class LabelManifest(SealedRecord):
     """A whole label set."""
 
     format_version: Literal[1] = 1
@@ -380,7 +352,7 @@ class Spread(BaseModel, frozen=True, extra="forbid"):
     highest: float
 
 
-class AuditRecord(_Record):
+class AuditRecord(SealedRecord):
     """What `richsem-prep audit` found when it showed regions of a label set to the live teacher again.
 
     Attributes:
@@ -409,50 +381,3 @@ class AuditRecord(_Record):
     min_cosine: float
     max_kl: float
     passed: bool
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def require_same(
-    path: Place, found: _Model, wanted: _Model, *, ignore: frozenset[str] = frozenset(), remedy: str
-) -> None:
-    """Check that what stands at `path` is what a run asks for.
-
-    Raises:
-        ManifestMismatchError: names each field that differs, with both values.
-    """
-    differences = [
-        f"{field} is {here!r} there, {asked!r} here"
-        for field, here, asked in differing_fields(found, wanted)
-        if not {field, field.partition(".")[0]} & ignore
-    ]
-    if differences:
-        raise ManifestMismatchError(f"{path} holds something else: {'; '.join(differences)}. {remedy}")
-
-
-def differing_fields(found: _Model, wanted: _Model) -> Iterator[tuple[str, Any, Any]]:
-    """Dotted names of the fields in which two records differ, and both values, long ones cut."""
-    return _differences("", *(model.model_dump(mode="json") for model in (found, wanted)))
-
-
-def _differences(prefix: str, found: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            yield from _differences(f"{prefix}.{key}" if prefix else key, found.get(key), wanted.get(key))
-    elif found != wanted:
-        yield prefix, *_brief(found, wanted)
-
-
-_SHOWN = 40
-
-
-def _brief(here: Any, there: Any) -> tuple[Any, Any]:
-    """Both values, long ones cut to where they begin to differ."""
-    texts = str(here), str(there)
-    if max(map(len, texts)) <= _SHOWN:
-        return here, there
-    same = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-    start = max(same - _SHOWN // 4, 0)
-    cut = [("…" if start else "") + text[start : start + _SHOWN] + "…" * (len(text) > start + _SHOWN) for text in texts]
-    return cut[0], cut[1]

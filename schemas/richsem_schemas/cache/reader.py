@@ -1,28 +1,30 @@
-"""Reading a cache: its manifests once, its shards lazily, one ranged read a block."""
+"""Reading a cache: its manifests once, its shards lazily."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from richsem_schemas.cache.codec import LabelledView, unpack_view
-from richsem_schemas.cache.index import PictureRow, ViewRow, read_picture_index, read_view_index
+import numpy as np
+
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.index import (
+    PICTURE_ROW,
+    VIEW_ROW,
+    PictureRow,
+    Rows,
+    ViewRow,
+    read_picture_index,
+    read_view_index,
+)
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan, require_same
+from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan
+from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.rendered_views import RenderedView, rendered_views
+from richsem_schemas.cache.shard import LabelShard, PictureShard
+from richsem_schemas.cache.span import Span
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.io.canonical_json import parse_json
-from richsem_schemas.io.files import hash_bytes, open_regular, read_at, size_of
-from richsem_schemas.io.originals import Original, read_original
-from richsem_schemas.io.places import Place, RemotePath, open_place
-from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
-
-MAX_SIDECAR_BYTES = 2**20
-
-_REMEDY = "`richsem-prep verify` says how to mend it"
-
-MAX_VIEWS_SPAN_BYTES = 2**30
-"""Most bytes that the views of one block may take; a forged index must not fill the memory."""
+from richsem_schemas.io.places import Place, open_place
 
 
 def find_layout(out: Place) -> CacheLayout:
@@ -110,12 +112,49 @@ class Cache:
         """The text bank of a label set."""
         return read_text_bank(self.labels_layout.label_set(labels))
 
+    @property
+    def originals_root(self) -> Place | None:
+        """Where the originals lie that the cache refers to, as its plan says; None where the pictures are its own."""
+        root = self.manifest.plan.root
+        return open_place(root) if root else None
 
-def open_cache(out: Place, *, only: str | None = None, labels_from: Place | None = None) -> Cache:
+    def picture_shard(self, number: int) -> PictureShard:
+        """A shard of pictures."""
+        return PictureShard(self.layout, number)
+
+    def label_shard(self, label_set: str, number: int) -> LabelShard:
+        """A shard of the views of a label set."""
+        return LabelShard(self.labels_layout.label_set(label_set), number)
+
+    def views(self, label_set: str | None = None, *, root: Place | None = None) -> Iterator[RenderedView]:
+        """All views of a label set, in the order of the shards, keys and members; a block of pictures in memory.
+
+        Args:
+            label_set: its name; None is the only one.
+            root: where originals lie, for caches that refer to them; None is where the plan says.
+
+        Raises:
+            RichSemError: there is no such label set, or originals are not where they were.
+            CorruptCacheError: a file is damaged.
+        """
+        manifest = self.label_set(label_set)
+        for shard in manifest.shards:
+            yield from rendered_views(
+                self.picture_shard(shard.shard),
+                self.label_shard(manifest.name, shard.shard),
+                self.manifest.plan,
+                manifest.spec,
+                root=root or self.originals_root,
+            )
+
+
+def open_cache(
+    out: Place | str | os.PathLike[str], *, only: str | None = None, labels_from: Place | None = None
+) -> Cache:
     """Open a finished cache.
 
     Args:
-        out: its folder; one of labels alone leads to the cache that holds the pictures.
+        out: its folder or URL; one of labels alone leads to the cache that holds the pictures.
         only: leaves out the manifests of all label sets but this one; those of many shards take time and memory.
         labels_from: another folder that holds label sets for the same pictures; they are joined by key.
 
@@ -124,7 +163,7 @@ def open_cache(out: Place, *, only: str | None = None, labels_from: Place | None
         ManifestMismatchError: the labels were made for another plan, or for other pictures of it; names the fields.
         CorruptCacheError: a manifest is damaged.
     """
-    layout = find_layout(out)
+    layout = find_layout(open_place(out))
     manifest = _finished(layout)
     if labels_from is not None:
         labels = _labels_elsewhere(layout, manifest, find_layout(labels_from))
@@ -187,179 +226,39 @@ def require_same_pictures(path: Place, found: CacheManifest, wanted: CacheManife
             )
 
 
-def read_span(path: Place, offset: int, size: int) -> bytes:
-    """Read bytes from the middle of a file; at a URL, by one request.
-
-    Raises:
-        CorruptCacheError: the file ends before, or is none.
-    """
-    if isinstance(path, RemotePath):
-        data = path.read_range(offset, size)
-    else:
-        with open_regular(path) as file:
-            # Reading first makes room for what is asked for, and a damaged index may ask for an exabyte.
-            is_there = 0 <= offset <= offset + size <= size_of(file.fileno())
-            data = read_at(file.fileno(), offset, size) if is_there else b""
-    if len(data) != size or offset < 0:
-        raise CorruptCacheError(f"{path}: cut short; bytes {offset}..{offset + size} are not all there; {_REMEDY}")
-    return data
-
-
-ReadRange = Callable[[int, int], bytes]
-"""Reads `size` bytes from `offset` of a shard; raises `CorruptCacheError` where they aren't all there."""
-
-
-@dataclass(frozen=True, eq=False)
-class Span:
-    """A part of a shard in memory, read at once.
-
-    Attributes:
-        path: the shard.
-        start: offset of the first byte.
-        data: the bytes.
-    """
-
-    path: Place
-    start: int
-    data: bytes
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Bytes of the shard, by their offset in it.
-
-        Raises:
-            CorruptCacheError: they lie outside of the span.
-        """
-        first = offset - self.start
-        if not 0 <= first <= first + size <= len(self.data):
-            raise CorruptCacheError(f"{self.path}: bytes {offset}..{offset + size} lie outside of their block")
-        return self.data[first : first + size]
+# Until verify and the trainer read shards as objects.
 
 
 def read_pictures_span(layout: CacheLayout, shard: int, rows: Sequence[PictureRow]) -> Span:
-    """Read what lies between the first and the last of some samples of a shard, in one read.
-
-    Raises:
-        CorruptCacheError: bytes are missing, or their number is implausible.
-    """
-    members = [(row.json_offset, row.json_size) for row in rows]
-    members += [(row.offset, row.size) for row in rows if row.offset >= 0]
-    return _read_hull(layout.pictures_tar(shard), members, limit=len(rows) * (MAX_PICTURE_BYTES + MAX_SIDECAR_BYTES))
+    """See `PictureShard.span`."""
+    return PictureShard(layout, shard).span(_array(rows))
 
 
 def read_views_span(layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow]) -> Span:
-    """Read what lies between the first and the last of some views of a shard, in one read.
-
-    Raises:
-        CorruptCacheError: bytes are missing, or their number is implausible.
-    """
-    members = [(row.offset, row.size) for row in rows]
-    return _read_hull(layout.label_set(labels).tar(shard), members, limit=MAX_VIEWS_SPAN_BYTES)
-
-
-def _read_hull(path: Place, members: list[tuple[int, int]], *, limit: int) -> Span:
-    """Read the smallest range that covers all (offset, size)."""
-    start = min((offset for offset, _ in members), default=0)
-    end = max((offset + size for offset, size in members), default=0)
-    if not (0 <= start <= end <= start + limit) or any(size < 0 for _, size in members):
-        raise CorruptCacheError(f"{path}: its index claims bytes {start}..{end} for one block; make the shard anew")
-    return Span(path, start, read_span(path, start, end - start))
+    """See `LabelShard.span`."""
+    return LabelShard(layout.label_set(labels), shard).span(_array(rows))
 
 
 @dataclass(frozen=True)
-class StoredPicture:
-    """A sample as it stands in a picture shard.
-
-    Attributes:
-        row: where it lies.
-        sidecar: the content of KEY.json.
-        data: the picture's bytes.
-    """
-
+class _StoredPicture:
     row: PictureRow
-    sidecar: dict[str, Any]
+    sidecar: dict
     data: bytes
 
 
 def read_pictures(
     layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Place | None, span: Span | None = None
-) -> Iterator[StoredPicture]:
-    """Read samples of one shard, in the order of `rows`, each checked against its hash.
-
-    Args:
-        layout: the cache.
-        shard: number of the shard.
-        rows: of the shard's index.
-        root: where originals lie, for caches that refer to them.
-        span: the part of the shard that holds the rows, where it has been read already.
-
-    Raises:
-        CorruptCacheError: bytes are missing or changed.
-    """
-    path = layout.pictures_tar(shard)
-    read = functools.partial(read_span, path) if span is None else span.read
-    for row in rows:
-        sidecar = _read_sidecar(path, row, read)
-        if row.offset >= 0:
-            if not 0 <= row.size <= MAX_PICTURE_BYTES:
-                raise CorruptCacheError(f"{path}: {row.key} claims {row.size} bytes, over the limit; {_REMEDY}")
-            data = read(row.offset, row.size)
-        else:
-            data = _read_referenced(path, row, sidecar, root)
-        if hash_bytes(data).sha256 != sidecar.get("sha256"):
-            raise CorruptCacheError(
-                f"{path}: the picture of {row.key} ({row.name}) is not the one that was cached; delete "
-                f"{layout.pictures_receipt(shard)} and run `richsem-prep shard` again to make the shard anew"
-            )
-        yield StoredPicture(row, sidecar, data)
-
-
-def _read_sidecar(path: Place, row: PictureRow, read: ReadRange) -> dict[str, Any]:
-    if not 0 <= row.json_size <= MAX_SIDECAR_BYTES:
-        raise CorruptCacheError(f"{path}: {row.key}.json claims {row.json_size} bytes, over the limit; {_REMEDY}")
-    try:
-        sidecar = parse_json(read(row.json_offset, row.json_size))
-    except ValueError as error:
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON ({error}); {_REMEDY}") from None
-    if not isinstance(sidecar, dict):
-        raise CorruptCacheError(f"{path}: {row.key}.json is no JSON object; {_REMEDY}")
-    return sidecar
-
-
-def _read_referenced(path: Place, row: PictureRow, sidecar: dict[str, Any], root: Place | None) -> bytes:
-    if root is None:
-        raise RichSemError(f"{path}: its pictures lie outside the cache; say where with --root")
-    try:
-        return read_original(root, Original.from_json(sidecar["original"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCacheError(
-            f"{path}: {row.key}.json doesn't say where its picture lies ({error}); {_REMEDY}"
-        ) from None
+) -> Iterator[_StoredPicture]:
+    """See `PictureShard.pictures`."""
+    for stored in PictureShard(layout, shard).pictures(_array(rows), root=root, span=span):
+        yield _StoredPicture(PictureRow(*stored.row.item()), stored.sidecar, stored.data)
 
 
 def read_views(
     layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow], *, span: Span | None = None
 ) -> Iterator[LabelledView]:
-    """Read views of one shard, in the order of `rows`.
-
-    Args:
-        layout: the cache.
-        labels: name of the label set.
-        shard: number of the shard.
-        rows: of the shard's index.
-        span: the part of the shard that holds the rows, where it has been read already.
-
-    Raises:
-        CorruptCacheError: bytes are missing or not a view.
-    """
-    path = layout.label_set(labels).tar(shard)
-    read = functools.partial(read_span, path) if span is None else span.read
-    for row in rows:
-        data = read(row.offset, row.size)
-        try:
-            view = unpack_view(data, row.member)
-        except CorruptCacheError as error:
-            raise CorruptCacheError(f"{path}: {row.key}.{error}; {_REMEDY}") from None
-        yield view
+    """See `LabelShard.views`."""
+    return LabelShard(layout.label_set(labels), shard).views(_array(rows), span=span)
 
 
 def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:
@@ -370,3 +269,10 @@ def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:
 def view_rows(layout: CacheLayout, labels: str, shard: int) -> list[ViewRow]:
     """The view index of a shard."""
     return read_view_index(layout.label_set(labels).index(shard))
+
+
+def _array(rows: Sequence[PictureRow] | Sequence[ViewRow]) -> Rows:
+    if not len(rows):
+        return np.empty(0, PICTURE_ROW)
+    fields = [tuple(getattr(row, name) for name in row.__slots__) for row in rows]
+    return np.array(fields, PICTURE_ROW if isinstance(rows[0], PictureRow) else VIEW_ROW)

@@ -3,6 +3,7 @@
 NumPy in float64, so that the same embedding gives the same label on every machine and number of threads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,19 @@ class TopKSoftLabels:
     class_ids: NDArray[np.int32]
     log_probs: NDArray[np.float16]
     log_rest: NDArray[np.float32]
+
+    def __getitem__(self, regions: NDArray[np.integer] | NDArray[np.bool_]) -> "TopKSoftLabels":
+        """Those of some regions."""
+        return TopKSoftLabels(self.class_ids[regions], self.log_probs[regions], self.log_rest[regions])
+
+    @classmethod
+    def joined(cls, parts: Sequence["TopKSoftLabels"]) -> "TopKSoftLabels":
+        """One or more of the same K, one after the other."""
+        return cls(
+            np.concatenate([part.class_ids for part in parts]),
+            np.concatenate([part.log_probs for part in parts]),
+            np.concatenate([part.log_rest for part in parts]),
+        )
 
 
 def unit_rows(features: NDArray[np.floating]) -> NDArray[np.float64]:

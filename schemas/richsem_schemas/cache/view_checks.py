@@ -1,19 +1,20 @@
 """Whether the values of packed views make sense: geometry, soft labels, embeddings. Pure functions over batches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.codec import LabelledView, embeddings_of
-from richsem_schemas.cache.index import PictureColumns, PictureRow
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.layout import BLOCK_SAMPLES
-from richsem_schemas.cache.manifest import LabelSpec, Plan
+from richsem_schemas.cache.manifest import LabelSpec
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, VIEW_KINDS, ViewKind
+from richsem_schemas.cache.view_batch import BoxRows, ShardPictures, ViewBatch
+from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.pictures.decode import MAX_PICTURE_PIXELS
 
 MAX_CANVAS_SIDE = 2**16
@@ -44,168 +45,6 @@ _TILES = [4 if kind == "mosaic" else 1 for kind in VIEW_KINDS]
 _MOST_REGIONS: dict[ViewKind, int] = {"crop": 1, "mosaic": 4}
 
 
-@dataclass(frozen=True, eq=False)
-class BoxRows:
-    """The classes of the annotated boxes of S pictures, M in all.
-
-    Attributes:
-        offsets: [S + 1]; picture i has the boxes from `offsets[i]` up to `offsets[i + 1]`.
-        rows: [M], of the vocabulary.
-    """
-
-    offsets: NDArray[np.int64]
-    rows: NDArray[np.int32]
-
-
-@dataclass(frozen=True, eq=False)
-class ShardPictures:
-    """What views may show: the good pictures of one shard, by ascending sample.
-
-    Attributes:
-        samples: [S] positions in the shard.
-        hw: [S, 2] height and width, pixels.
-        category_ids: [S] image-level labels.
-        classes: rows of the vocabulary that `category_id` counts.
-        boxes: rows of the vocabulary of their annotated boxes; None where they aren't known.
-    """
-
-    samples: NDArray[np.int64]
-    hw: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
-    classes: int
-    boxes: BoxRows | None = None
-
-    @classmethod
-    def of(cls, rows: Sequence[PictureRow], plan: Plan) -> "ShardPictures":
-        """From a shard's picture index."""
-        return cls(
-            np.array([row.sample for row in rows], np.int64),
-            np.array([(row.height, row.width) for row in rows], np.int64).reshape(-1, 2),
-            np.array([row.category_id for row in rows], np.int64),
-            len(plan.vocabulary.class_names),
-        )
-
-    @classmethod
-    def of_columns(cls, columns: PictureColumns, plan: Plan) -> "ShardPictures":
-        """The same from the index by column."""
-        hw = np.stack([columns.height, columns.width], axis=1).astype(np.int64)
-        samples, category_ids = columns.sample.astype(np.int64), columns.category_id.astype(np.int64)
-        return cls(samples, hw, category_ids, len(plan.vocabulary.class_names))
-
-
-@dataclass(frozen=True, eq=False)
-class ViewBatch:
-    """Views side by side, for checks of many at once: V views, T tiles, R regions.
-
-    Attributes:
-        names: V members, for messages.
-        kinds: [V] positions in `VIEW_KINDS`.
-        canvas_hw: [V, 2] pixels.
-        first_tile: [V] where each view's tiles begin.
-        tiles: [T] of `TILE_DTYPE`.
-        tile_owner: [T] the view of each tile.
-        boxes_xyxy_px: [R, 4] on the canvas.
-        region_tiles: [R] position of each region's tile among its view's.
-        category_ids: [R] hard labels.
-        annotations: [R] which of its picture's boxes each region is, `NO_ANNOTATION` for none.
-        noise_scales: [R] how far that box was noised, half sides.
-        region_owner: [R] the view of each region.
-        labels: of the R regions.
-        embeddings: [R, D] float32, or float16 as stored; None where none are stored.
-    """
-
-    names: Sequence[str]
-    kinds: NDArray[np.int64]
-    canvas_hw: NDArray[np.int64]
-    first_tile: NDArray[np.int64]
-    tiles: NDArray[np.void]
-    tile_owner: NDArray[np.int64]
-    boxes_xyxy_px: NDArray[np.float32]
-    region_tiles: NDArray[np.int32]
-    category_ids: NDArray[np.int32]
-    annotations: NDArray[np.int32]
-    noise_scales: NDArray[np.float32]
-    region_owner: NDArray[np.int64]
-    labels: TopKSoftLabels
-    embeddings: NDArray[np.floating] | None
-
-    @classmethod
-    def of(cls, named: Sequence[tuple[str, LabelledView]]) -> "ViewBatch":
-        """From one or more views with the names of their members."""
-        views = [labelled.view for _, labelled in named]
-        kept = [labelled.labels for _, labelled in named]
-        embeddings = [labelled.embeddings for _, labelled in named if labelled.embeddings is not None]
-        tiles_V = np.array([len(view.tiles) for view in views])
-        return cls(
-            [name for name, _ in named],
-            np.array([VIEW_KINDS.index(view.kind) for view in views]),
-            np.array([view.canvas_hw for view in views], np.int64),
-            np.cumsum(tiles_V) - tiles_V,
-            np.concatenate([view.tiles for view in views]),
-            np.repeat(np.arange(len(views)), tiles_V),
-            np.concatenate([view.regions["box_xyxy_px"] for view in views]),
-            np.concatenate([view.regions["tile"] for view in views]),
-            np.concatenate([view.regions["category_id"] for view in views]),
-            np.concatenate([view.regions["annotation"] for view in views]),
-            np.concatenate([view.regions["noise_scale"] for view in views]),
-            np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
-            TopKSoftLabels(
-                np.concatenate([labels.class_ids for labels in kept]),
-                np.concatenate([labels.log_probs for labels in kept]),
-                np.concatenate([labels.log_rest for labels in kept]),
-            ),
-            np.concatenate(embeddings) if len(embeddings) == len(named) else None,
-        )
-
-    @classmethod
-    def of_records(cls, names: Sequence[str], kinds: NDArray[np.int64], records_V: NDArray[np.void]) -> "ViewBatch":
-        """From records of one shape, as `unpack_alike` gives them."""
-        regions = records_V["regions"]
-        views, most_regions = regions.shape
-        tiles = records_V["tiles"].shape[1]
-        top_k = regions.dtype["class_ids"].shape[0]
-        is_float16 = "embedding" in (regions.dtype.names or ()) and regions.dtype["embedding"].base == np.float16
-        embeddings = regions["embedding"] if is_float16 else embeddings_of(regions)
-        return cls(
-            names,
-            kinds,
-            records_V["canvas_hw"].astype(np.int64),
-            np.arange(views) * tiles,
-            records_V["tiles"].reshape(-1),
-            np.repeat(np.arange(views), tiles),
-            regions["box_xyxy_px"].reshape(-1, 4),
-            regions["tile"].reshape(-1),
-            regions["category_id"].reshape(-1),
-            regions["annotation"].reshape(-1),
-            regions["noise_scale"].reshape(-1),
-            np.repeat(np.arange(views), most_regions),
-            TopKSoftLabels(
-                regions["class_ids"].reshape(-1, top_k),
-                regions["log_probs"].reshape(-1, top_k),
-                regions["log_rest"].reshape(-1),
-            ),
-            None if embeddings is None else embeddings.reshape(-1, embeddings.shape[-1]),
-        )
-
-    def bad_views(self, bad_V: NDArray[np.bool_], what: str) -> Iterator[str]:
-        """A message where a view breaks a rule; it names the first that does."""
-        yield from _told(bad_V, np.arange(len(self.names)), self.names, what)
-
-    def bad_tiles(self, bad_T: NDArray[np.bool_], what: str) -> Iterator[str]:
-        """The same of tiles."""
-        yield from _told(bad_T, self.tile_owner, self.names, what)
-
-    def bad_regions(self, bad_R: NDArray[np.bool_], what: str) -> Iterator[str]:
-        """The same of regions."""
-        yield from _told(bad_R, self.region_owner, self.names, what)
-
-
-def _told(bad: NDArray[np.bool_], owner: NDArray[np.int64], names: Sequence[str], what: str) -> Iterator[str]:
-    if bad.any():
-        more = int(bad.sum()) - 1
-        yield f"{names[owner[np.argmax(bad)]]}: {what}" + (f" ({more} more such)" if more else "")
-
-
 def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) -> Iterator[str]:
     """Say what is wrong with views; one message a rule, naming the first view that breaks it.
 
@@ -229,6 +68,32 @@ def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) ->
     yield from _probability_problems(batch)
     if batch.embeddings is not None:
         yield from batch.bad_regions(~_have_unit_norm(batch.embeddings), "an embedding has not the norm 1")
+
+
+def require_sound_views(rows: Rows, views: Sequence[LabelledView], pictures: ShardPictures, spec: LabelSpec) -> None:
+    """Check views that were read of a shard by what its index and the spec say of them.
+
+    Args:
+        rows: of the shard's index, one a view.
+        views: as unpacked.
+        pictures: of the shard, at least those that the views may show.
+        spec: of the label set.
+
+    Raises:
+        CorruptCacheError: a view breaks a rule of views, or is another than they say; names the first.
+    """
+    names, top_k = view_names(rows), spec.record_layout.region_dtype()["class_ids"].shape[0]
+    for name, view, tiles, regions in zip(names, views, rows["tiles"], rows["regions"], strict=True):
+        if (len(view.view.tiles), len(view.view.regions)) != (tiles, regions):
+            raise CorruptCacheError(f"{name}: has other tiles or regions than its index says")
+        if (view.embeddings is None) != (spec.embeddings == "none"):
+            raise CorruptCacheError(f"{name}: its embeddings are not those of the spec, {spec.embeddings}")
+        if view.embeddings is not None and view.embeddings.shape[1] != spec.teacher.embed_dim:
+            raise CorruptCacheError(f"{name}: its embeddings have another width than the spec says")
+        if view.labels.class_ids.shape[1] != top_k:
+            raise CorruptCacheError(f"{name}: has another number of classes than the spec's top_k, {top_k}")
+    for problem in view_problems(ViewBatch.of(list(zip(names, views, strict=True))), pictures, spec) if views else ():
+        raise CorruptCacheError(problem)
 
 
 def geometry_problems(batch: ViewBatch, pictures: ShardPictures) -> Iterator[str]:

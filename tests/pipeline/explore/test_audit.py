@@ -1,7 +1,6 @@
 import json
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from synthetic_cache import DIM, LABELS, HashingEncoder, SyntheticCache
@@ -14,7 +13,7 @@ from richsem_prep.explore.audit_records import audit_line, last_audit
 from richsem_prep.explore.inspect import inspect_label_set
 from richsem_prep.teacher.settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
-from richsem_schemas.cache.index import VIEW_COLUMNS, index_bytes
+from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import AuditRecord, Environment, LabelSpec
 from richsem_schemas.cache.reader import open_cache, picture_rows
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
@@ -36,9 +35,9 @@ class NoisyEncoder(HashingEncoder):
 
     def encode(self, views):
         rng = np.random.default_rng(0)
-        for features in super().encode(views):
+        for item, features in super().encode(views):
             noisy = features + self.noise * rng.standard_normal(features.shape)
-            yield (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+            yield item, (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
@@ -153,7 +152,7 @@ def test_no_picture_of_the_sample_may_be_damaged(cache, live):
     data = bytearray(path.read_bytes())
     data[picture_rows(cache.layout, 1)[3].offset + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptCacheError, match="make the shard anew"):
+    with pytest.raises(CorruptCacheError, match="makes the shard anew"):
         run(cache)
 
 
@@ -236,8 +235,8 @@ def test_spread_is_that_of_numpy():
 def test_a_cell_of_an_index_that_cant_be_right_is_refused(cache, live, column, value):
     for shard in range(3):
         path = cache.label_set.index(shard)
-        columns = pq.read_table(path).to_pydict()
-        columns[column][0] = value
-        path.write_bytes(index_bytes(list(zip(*columns.values(), strict=True)), VIEW_COLUMNS))
+        rows = read_raw_index(path, VIEW_ROW)
+        rows[column][0] = value
+        path.write_bytes(index_bytes(rows))
     with pytest.raises(CorruptCacheError, match=r"\.parquet: not a readable index \(.*richsem-prep verify"):
         run(cache)

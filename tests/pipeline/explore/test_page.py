@@ -12,7 +12,9 @@ from synthetic_cache import LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
-from richsem_prep.explore.page import choose_views, write_page
+from richsem_prep.explore import page as page_module
+from richsem_prep.explore.page import page_html, write_page
+from richsem_prep.explore.shown_views import choose_views
 from richsem_schemas.cache.manifest import LabelSpec
 from richsem_schemas.cache.reader import open_cache, read_views, view_rows
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -97,6 +99,14 @@ def test_names_from_the_cache_are_escaped(text, page):
     assert "c &lt;script&gt;alert(1)&lt;script&gt;" in text
     assert "c <script>alert(1)<script>" in "".join(page.texts)
     assert not [attributes for _, attributes in page.elements if any(key.startswith("on") for key in attributes)]
+
+
+def test_letters_that_steer_a_browser_are_replaced(finished_cache, monkeypatch):
+    monkeypatch.setattr(page_module, "_facts", lambda *_: {"Seed": "a\u202eb\x1b[2J\0<b>'\""})
+    cache = open_cache(finished_cache.layout.out)
+    text = page_html(cache, cache.label_sets[LABELS], [])
+    assert "<dd>a\ufffdb\ufffd[2J\ufffd&lt;b&gt;&#39;&#34;</dd>" in text
+    assert not re.search(r"[\0\x1b\u202e]", text)
 
 
 def test_file_names_are_escaped(finished_cache, tmp_path):

@@ -217,7 +217,7 @@ def test_a_damaged_source_is_refused_by_its_file_and_sends_to_verify(cache, out,
 
 def test_a_missing_shard_of_the_source_is_named(cache, out):
     cache.label_set.tar(1).unlink()
-    with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar is missing.*verify"):
+    with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar is missing.*receipts.*anew"):
         rescore(out, labels="x")
 
 

@@ -20,7 +20,8 @@ from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, LabelSp
 from richsem_schemas.cache.reader import picture_rows, read_pictures, view_rows
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
-from richsem_schemas.cache.view_checks import ShardPictures, ViewBatch, are_unsorted, geometry_problems
+from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
+from richsem_schemas.cache.view_checks import are_unsorted, geometry_problems
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import canonical_json
 

@@ -15,8 +15,8 @@ from richsem_schemas.cache.manifest import (
     TextSpec,
     ViewGeometry,
     ViewsSpec,
-    require_same,
 )
+from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.io.canonical_json import json_sha256

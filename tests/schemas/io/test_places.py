@@ -11,9 +11,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from richsem_schemas.cache.index import VIEW_COLUMNS, index_bytes, read_view_index
+from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_index
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.reader import find_layout, read_span
+from richsem_schemas.cache.reader import find_layout
+from richsem_schemas.cache.span import read_span
 from richsem_schemas.errors import CorruptCacheError, IrregularFileError, PictureError, RichSemError, SourceError
 from richsem_schemas.io import places
 from richsem_schemas.io.files import (
@@ -147,14 +148,14 @@ def test_sealed_files_and_indexes_are_those_of_local_caches(place, tmp_path):
     for folder in (place, tmp_path):
         write_sealed_json(folder / "plan" / "x.json", {"a": 1, "b": [1, 2]})
         row = ("000000-00000", 0, "crop", 0, 1, 1, 512, 100)
-        write_atomically(folder / "x.parquet", index_bytes([row], VIEW_COLUMNS))
+        write_atomically(folder / "x.parquet", index_bytes(np.array([row], VIEW_ROW)))
     assert (place / "plan" / "x.json").read_bytes() == (tmp_path / "plan" / "x.json").read_bytes()
     assert read_sealed_json(place / "plan" / "x.json") == {"a": 1, "b": [1, 2]}
-    assert read_view_index(place / "x.parquet") == read_view_index(tmp_path / "x.parquet")
+    assert read_index(place / "x.parquet", VIEW_ROW).tolist() == read_index(tmp_path / "x.parquet", VIEW_ROW).tolist()
     assert file_sha256(place / "x.parquet") == file_sha256(tmp_path / "x.parquet")
     write_atomically(place / "x.parquet", b"nonsense")
     with pytest.raises(CorruptCacheError, match="not a readable index"):
-        read_view_index(place / "x.parquet")
+        read_index(place / "x.parquet", VIEW_ROW)
     write_atomically(place / "plan" / "x.json", b"")
     with pytest.raises(CorruptCacheError, match="damaged"):
         read_sealed_json(place / "plan" / "x.json")

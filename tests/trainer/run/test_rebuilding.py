@@ -60,9 +60,9 @@ def setting(key, value):
 
 
 def refuses(command, *arguments, seconds=5):
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert command(*arguments) == 1
-    assert time.perf_counter() - start < seconds
+    assert time.process_time() - start < seconds
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
     assert len(command.error) < 1000
     return command.error

@@ -42,9 +42,9 @@ class GroundTruth:
     Attributes:
         annotations: as they were read.
         metric: the protocol they were made ready for.
-        image_ids: int64 [N], ascending; number n is `image_ids[n - 1]`.
-        category_ids: int64 [K], ascending; likewise.
-        coco: what is compared with.
+        image_ids: int64 [N], ascending; picture n has `image_ids[n - 1]`.
+        category_ids: int64 [K], ascending; category n has `category_ids[n - 1]`.
+        coco: the same by our numbers.
     """
 
     annotations: ScoredAnnotations

@@ -41,7 +41,7 @@ class BatchDetector:
 
     @torch.inference_mode()
     def detect(self, batch: Batch, *, keep: int | None = None) -> list[PictureDetections]:
-        """What is in each picture of a batch, best first, boxes in pixels of the picture as decoded.
+        """Detect the objects of each picture of a batch: best first, boxes in pixels of the picture as decoded.
 
         Args:
             batch: of pictures.
@@ -70,7 +70,7 @@ class BatchDetector:
     def detect_pictures(
         self, pictures: Sequence[Image.Image], *, batch_size: int, keep: int | None = None
     ) -> list[PictureDetections]:
-        """What is in each of some decoded RGB pictures.
+        """Detect the objects of decoded RGB pictures.
 
         Only pictures that are shown at one size share a batch: padding would let what is found in one depend on the
         sizes of the others.
@@ -93,7 +93,7 @@ class BatchDetector:
         return [found[index] for index in range(len(pictures))]
 
     def detect_picture(self, picture: Image.Image) -> PictureDetections:
-        """What is in one decoded RGB picture."""
+        """Detect the objects of one decoded RGB picture."""
         return self.detect_pictures([picture], batch_size=1)[0]
 
     def _sample(self, picture: Image.Image) -> Sample:

@@ -13,7 +13,7 @@ _SMALL_BOX = 6
 """Boxes below so many times a label's area are kept clear of labels where there is room."""
 
 _SMALL_BOX_COST = 0.3
-"""What covering them counts, against covering another label."""
+"""Cost of covering them, against covering another label."""
 
 _MOST_OVERLAP = 0.2
 """Share of a label that others may cover; a label that would be covered further is left out, its box is not."""

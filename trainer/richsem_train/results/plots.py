@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cycler import cycler
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,12 +30,39 @@ _METRIC_COLOURS = {"AP": _INK, "APr": "#cc3300", "APc": "#2b8cc4", "APf": "#a88f
 """Frequencies as in the pictures, dark enough for white paper."""
 
 _LINE_COLOURS = ("#2b8cc4", "#cc3300", "#009e73", "#a88f00", "#9a5b8c", "#555555", "#e69f00")
+
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#bbbbbb",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.prop_cycle": cycler(color=_LINE_COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "grid.color": "#e6e6e6",
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.6,
+    "text.parse_math": False,
+    "xtick.color": _QUIET,
+    "xtick.labelsize": 8.5,
+    "xtick.major.size": 3,
+    "ytick.color": _QUIET,
+    "ytick.labelsize": 8.5,
+    "ytick.major.size": 3,
+}
+
 _SMOOTHED_OVER = 50
 """Points of the log that the thick line of a loss averages over; fewer for short logs."""
 
 _PART_OF_A_LAYER = re.compile(r"_(\d+|enc|dn(_\d+)?)$")
 """Ends of the names of losses that repeat those of the final layer."""
 
+_COMPARED = ("AP", "APr")
 _DOTS_A_INCH = 130
 
 
@@ -48,7 +75,7 @@ def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, 
         out: the file, written whole or not at all.
         title: above the panels.
     """
-    with _fonts_for([title]):
+    with _style_for([title]):
         figure = _titled_figure(title, 11, 7)
         panels = figure.subplots(2, 2, sharex=True)
         _draw_loss(panels[0, 0], steps)
@@ -57,29 +84,26 @@ def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, 
         _draw_rates(panels[1, 1], steps)
         last = max((record["step"] for record in (*steps, *evaluations)), default=1)
         for panel in panels.flat:
-            _tidy(panel)
             panel.set_xlim(0, last * 1.02)
             panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         for panel in panels[1]:
-            panel.set_xlabel("step", color=_INK)
+            panel.set_xlabel("step")
         _write(figure, out)
 
 
-def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str] = ("AP", "APr")) -> None:
+def plot_comparison(arms: Arms, out: Path, *, title: str) -> None:
     """Draw a point a seed, and mean and standard deviation an arm, a panel a metric.
 
     Args:
         arms: runs by arm, the first at the top.
         out: the file, written whole or not at all.
         title: above the panels.
-        metrics: a panel each.
     """
-    with _fonts_for([title, *arms]):
-        figure = _titled_figure(title, 2.4 + 3.9 * len(metrics), 1.5 + 0.62 * len(arms))
-        panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for panel, metric in zip(panels, metrics, strict=True):
+    with _style_for([title, *arms]):
+        figure = _titled_figure(title, 2.4 + 3.9 * len(_COMPARED), 1.5 + 0.62 * len(arms))
+        panels = figure.subplots(1, len(_COMPARED), sharey=True, squeeze=False)[0]
+        for panel, metric in zip(panels, _COMPARED, strict=True):
             _draw_arms(panel, arms, metric)
-            _tidy(panel)
             panel.grid(visible=False, axis="y")
         labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
         panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
@@ -95,28 +119,21 @@ def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str]
 
 def _titled_figure(title: str, width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(_as_it_is(title), fontsize=13, color=_INK, x=0.01, ha="left")
+    figure.suptitle(one_line(title), fontsize=13, color=_INK, x=0.01, ha="left")
     return figure
 
 
 def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
     steps = spread([run.get(STEPS) for run in runs])
-    name = _as_it_is(arm)
+    name = one_line(arm)
     return name if steps is None else f"{name}\n{steps.mean:,.0f} steps"
 
 
-def _as_it_is(text: str) -> str:
-    """A text of anybody's that matplotlib takes for no formula."""
-    return one_line(text).replace("$", r"\$")
-
-
 @contextmanager
-def _fonts_for(texts: Sequence[str]) -> Iterator[None]:
-    """Draw with fonts that have the letters of all scripts, where they are needed."""
-    if all(text.isascii() for text in texts):
-        yield
-        return
-    with rc_context({"font.family": ["DejaVu Sans", *_families()]}):
+def _style_for(texts: Sequence[str]) -> Iterator[None]:
+    """Draw in our style, with fonts that have the letters of all scripts where they are needed."""
+    families = () if all(text.isascii() for text in texts) else _families()
+    with rc_context({**_STYLE, "font.family": ["DejaVu Sans", *families]}):
         yield
 
 
@@ -133,7 +150,7 @@ def _families() -> tuple[str, ...]:
 
 
 def _draw_loss(panel: Axes, steps: Sequence[Record]) -> None:
-    _panel_title(panel, "loss")
+    panel.set_title("loss")
     places, losses = _curve((record["step"], record["loss"]) for record in steps)
     panel.plot(places, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
     panel.plot(places, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
@@ -141,20 +158,19 @@ def _draw_loss(panel: Axes, steps: Sequence[Record]) -> None:
 
 
 def _draw_parts(panel: Axes, steps: Sequence[Record]) -> None:
-    _panel_title(panel, "losses of the final layer")
+    panel.set_title("losses of the final layer")
     names = list(dict.fromkeys(name for record in steps for name in record.get("losses", {})))
-    chosen = [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]
     drawn = []
-    for name, colour in zip(chosen, cycle(_LINE_COLOURS), strict=False):
+    for name in [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]:
         places, losses = _curve((record["step"], record.get("losses", {}).get(name)) for record in steps)
         drawn.append(_smoothed(losses))
-        panel.plot(places, drawn[-1], color=colour, linewidth=1.6, label=name.removeprefix("loss_"))
+        panel.plot(places, drawn[-1], label=name.removeprefix("loss_"))
     _fit_losses(panel, drawn)
-    _legend(panel)
+    _add_legend(panel)
 
 
 def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
-    _panel_title(panel, "average precision")
+    panel.set_title("average precision")
     highest = 0.0
     for name, colour in _METRIC_COLOURS.items():
         places, values = _curve((record["step"], _defined(record["metrics"].get(name))) for record in evaluations)
@@ -165,22 +181,15 @@ def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
         label = f"{name}  {values[-1]:.3f}"
         panel.plot(places, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=label)
     panel.set_ylim(0, max(highest * 1.1, 0.05))
-    _legend(panel)
+    _add_legend(panel)
 
 
 def _draw_rates(panel: Axes, steps: Sequence[Record]) -> None:
-    _panel_title(panel, "learning rate")
-    points = [(record["step"], _named_rates(record["lr"])) for record in steps if "lr" in record]
-    names = list(dict.fromkeys(name for _, rates in points for name in rates))
-    highest = 0.0
-    for name, colour in zip(names, cycle(_LINE_COLOURS), strict=False):
-        places, values = _curve((step, rates.get(name)) for step, rates in points)
-        highest = max(highest, *values)
-        panel.plot(places, values, color=colour, linewidth=1.6, label=name)
-    panel.set_ylim(0, highest * 1.08 or 1)
+    panel.set_title("learning rate")
+    places, rates = _curve((record["step"], record.get("lr")) for record in steps)
+    panel.plot(places, rates)
+    panel.set_ylim(0, max(rates, default=0.0) * 1.08 or 1)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if len(names) > 1:
-        _legend(panel)
 
 
 def _curve(points: Iterable[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
@@ -194,7 +203,7 @@ def _defined(value: float | None) -> float | None:
 
 
 def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
-    _panel_title(panel, metric)
+    panel.set_title(metric)
     colour = _METRIC_COLOURS.get(metric, _LINE_COLOURS[0])
     for row, runs in enumerate(arms.values()):
         values = spread([run.get(metric) for run in runs])
@@ -211,14 +220,6 @@ def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
         panel.text(values.mean, row - 0.2, text, ha="center", va="bottom", fontsize=8.5, color=_INK)
     panel.margins(x=0.18)
     panel.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _named_rates(rates: float | Sequence[float] | Mapping[str, float]) -> dict[str, float]:
-    if isinstance(rates, Mapping):
-        return {name: float(rate) for name, rate in rates.items()}
-    if isinstance(rates, Sequence):
-        return {f"group {index}": float(rate) for index, rate in enumerate(rates)}
-    return {"lr": float(rates)}
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -244,23 +245,9 @@ def _fit_losses(panel: Axes, curves: Sequence[Sequence[float]]) -> None:
         panel.set_ylim(0, max(float(np.quantile(values, 0.99)) * 1.1, 1e-6))
 
 
-def _legend(panel: Axes) -> None:
+def _add_legend(panel: Axes) -> None:
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(frameon=False, fontsize=9, labelcolor=_INK)
-
-
-def _panel_title(panel: Axes, title: str) -> None:
-    panel.set_title(title, loc="left", fontsize=10.5, color=_INK)
-
-
-def _tidy(panel: Axes) -> None:
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        panel.spines[side].set_color("#bbbbbb")
-    panel.grid(visible=True, color="#e6e6e6", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(colors=_QUIET, labelsize=8.5, length=3)
+        panel.legend()
 
 
 def _write(figure: Figure, out: Path) -> None:

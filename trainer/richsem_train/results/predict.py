@@ -32,7 +32,7 @@ _LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 
 @dataclass
 class Predicted:
-    """What came of some pictures.
+    """The outcome of `predict`.
 
     Attributes:
         pictures: files written, in the order of the paths, without `predictions.json`.

@@ -1,4 +1,4 @@
-"""What a trained detector says of one picture, in the user's terms: names and category ids in the place of rows."""
+"""Detections in the user's terms: names and category ids in the place of rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from richsem_train.results.detections import PictureDetections, join_pictures
 
 @dataclass(frozen=True)
 class ClassTable:
-    """What is known of each row of a detector's vocabulary.
+    """The rows of a detector's vocabulary.
 
     Attributes:
         names: empty for rows that are no class.
@@ -36,7 +36,7 @@ class ClassTable:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in one picture, best first.
+    """The objects that were found in one picture, best first.
 
     Attributes:
         boxes_xyxy_px: float32 [D, 4], in pixels of the picture, upright.

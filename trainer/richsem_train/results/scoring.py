@@ -1,6 +1,6 @@
 """A detector's score on a split: each rank detects its share, and all of it is scored once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset
 from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.results.detections import DetectionWriter, PictureDetections, merge_detections, rank_file
+from richsem_train.results.detections import PictureDetections, merge_detections, rank_file, write_detections
 from richsem_train.results.evaluation import GroundTruth, score
 from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.results.official_lvis import official_score
@@ -41,12 +41,14 @@ def detect_share(
         on_picture: is told after each how many are done.
     """
     batches = _batches(detector, split, pictures, batch_size, workers)
-    with DetectionWriter(path) as writer:
-        for done, (image_id, found) in enumerate(
-            detect_all(detector, batches, are_relative=split.data.are_relative), start=1
-        ):
-            writer.add(image_id, _in_ids(found, split))
+
+    def found_in_all() -> Iterator[tuple[int, PictureDetections]]:
+        found = detect_all(detector, batches, are_relative=split.data.are_relative)
+        for done, (image_id, detections) in enumerate(found, start=1):
+            yield image_id, _in_ids(detections, split)
             on_picture(done)
+
+    write_detections(path, found_in_all())
 
 
 def _batches(

@@ -6,9 +6,9 @@ import numpy as np
 
 from richsem_schemas.annotations import DetectionData
 from richsem_train.config import AugmentationConfig, DetectionConfig
+from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.extra import sharing_notes
-from richsem_train.data.windows import WindowCache
 from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.build import attention_backend, attention_note
@@ -68,7 +68,7 @@ def _crowded_note(data: DetectionData, queries: int) -> str | None:
 
 def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
     source = windows.cache.source
-    labels = f"({source.labels}, {windows.cache.expected.labels})"
+    labels = f"({source.label_set}, {windows.cache.expected.labels})"
     otherwise = _drawn_otherwise(detection.augmentation, windows)
     if detection.views == "stored":
         yield (

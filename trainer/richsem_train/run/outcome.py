@@ -1,7 +1,8 @@
-"""The results of a run that is through: a file, curves, and the figures themselves."""
+"""What a run leaves when it ends: a file of results, curves, and the figures themselves."""
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,21 +29,25 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class RunResults:
-    """What a run reached.
+class TrainedRun:
+    """A run, through or stopped.
 
     Attributes:
-        last: its last evaluation.
-        best: the one of the highest AP; None where AP is undefined.
+        out: its folder; `checkpoints/best.pt` is the detector of the highest AP, `results.json` has the figures.
+        stopped_by: the signal that asked it to stop, such as `SIGINT`; None where it is through.
+        last: its last evaluation; this and what follows is None where it was stopped, and on all ranks but the first.
+        best: the evaluation of the highest AP; None where AP is undefined, too.
         table: both, to print.
     """
 
-    last: Scored
-    best: Scored | None
-    table: RenderableType
+    out: Path
+    stopped_by: str | None = None
+    last: Scored | None = None
+    best: Scored | None = None
+    table: RenderableType | None = None
 
 
-def write_results(folder: RunFolder, name: str, reporter: Reporter) -> RunResults:
+def write_results(folder: RunFolder, name: str, reporter: Reporter) -> TrainedRun:
     """Write results and curves of a run from its log, and say where they are.
 
     Args:
@@ -63,7 +68,7 @@ def write_results(folder: RunFolder, name: str, reporter: Reporter) -> RunResult
     if best is not None and best.step != last.step:
         rows["best"] = best.metrics
         title += f"; best at step {best.step}"
-    return RunResults(last, best, results_table(rows, title=title))
+    return TrainedRun(folder.out, last=last, best=best, table=results_table(rows, title=title))
 
 
 def _last_and_best(log: RunLog) -> tuple[Scored, Scored | None]:

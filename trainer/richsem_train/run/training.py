@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import FullDiskError
@@ -20,30 +19,11 @@ from richsem_train.run.log import RunLogWriter, forget_after
 from richsem_train.run.loop import TrainingLoop
 from richsem_train.run.notes import opening_notes
 from richsem_train.run.open_data import RunData, open_data
-from richsem_train.run.outcome import Scored, write_results
+from richsem_train.run.outcome import TrainedRun, write_results
 from richsem_train.run.picture_check import Pictures, require_pictures
 from richsem_train.run.signals import StopRequest, stop_requests
 from richsem_train.run.state import restore
 from richsem_train.run.step_log import StepLog
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run, through or stopped.
-
-    Attributes:
-        out: its folder; `checkpoints/best.pt` is the detector of the highest AP, `results.json` has the figures.
-        stopped_by: the signal that asked it to stop, such as `SIGINT`; None where it is through.
-        last: its last evaluation; this and what follows is None where it was stopped, and on all ranks but the first.
-        best: the evaluation of the highest AP; None where AP is undefined, too.
-        table: both, to print.
-    """
-
-    out: Path
-    stopped_by: str | None = None
-    last: Scored | None = None
-    best: Scored | None = None
-    table: RenderableType | None = None
 
 
 def train(
@@ -149,8 +129,7 @@ def _train_assembled(
         return TrainedRun(folder.out, stop.signal)
     if not run.ranks.is_first:
         return TrainedRun(folder.out)
-    results = write_results(folder, run.config.name, reporter)
-    return TrainedRun(folder.out, last=results.last, best=results.best, table=results.table)
+    return write_results(folder, run.config.name, reporter)
 
 
 def _open_log(run: AssembledRun, folder: RunFolder) -> AbstractContextManager[RunLogWriter | None]:

@@ -1,23 +1,22 @@
 import numpy as np
 import pytest
 
-from richsem_prep.explore.alike_views import read_shard_of_views
 from richsem_prep.rescore.shard import rescored_views
-from richsem_prep.shard.writer import open_tar, write_index
 from richsem_schemas.cache.codec import pack_view, unpack_view
-from richsem_schemas.cache.index import VIEW_COLUMNS
+from richsem_schemas.cache.index import VIEW_ROW
 from richsem_schemas.cache.layout import CacheLayout, sample_key
 from richsem_schemas.cache.manifest import (
     Environment,
     LabelSpec,
     LabelsReceipt,
     RegionEncoderSpec,
-    ShardSummary,
     TeacherIdentity,
     TextSpec,
     ViewGeometry,
     ViewsSpec,
 )
+from richsem_schemas.cache.shard import LabelShard
+from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
@@ -44,11 +43,11 @@ SPEC = LabelSpec(
 
 
 def write_windows(out, *, spec=SPEC):
-    """A shard of window views with as many regions as `REGIONS` says; returns its label set and embeddings."""
-    labels = CacheLayout(out, "windows").label_set("set")
+    """A shard of window views with as many regions as `REGIONS` says; returns it and its embeddings."""
+    shard = LabelShard(CacheLayout(out, "windows").label_set("set"), 0)
     rng = np.random.default_rng(0)
     rows, features = [], []
-    with open_tar(labels.tar(0)) as (tar, file):
+    with ShardWriter(shard) as writer:
         for sample, count in enumerate(REGIONS):
             tiles = np.array([(sample, (0, 0, 9, 9), (0, 0, 9, 9), 0)], TILE_DTYPE)
             regions = np.array([((0, 0, 1 + at, 1 + at), 0, at, -1, 0) for at in range(count)], REGION_DTYPE)
@@ -57,31 +56,31 @@ def write_windows(out, *, spec=SPEC):
             features.append(unit)
             kept = top_k_soft_labels(class_log_probs(unit, TEXT.features, logit_scale=10.0), top_k=2)
             packed = pack_view(View("window", 0, (9, 9), tiles, regions), unit, kept, spec.record_layout)
-            offsets = tar.add(sample_key(0, sample), {"window-0.npy": packed})
+            offsets = writer.add(sample_key(0, sample), {"window-0.npy": packed})
             rows.append((sample_key(0, sample), sample, "window", 0, 1, count, offsets["window-0.npy"], len(packed)))
-    index = write_index(labels.index(0), rows, VIEW_COLUMNS)
+        summary = writer.finish(np.array(rows, VIEW_ROW), samples=len(REGIONS))
     LabelsReceipt(
         spec_fingerprint=SPEC.fingerprint,
-        summary=ShardSummary(shard=0, samples=5, views=5, regions=sum(REGIONS), tar=file.hash(), index=index),
+        summary=summary,
         seconds={},
         environment=Environment(device="none", torch_threads=1, versions={}),
-    ).write(labels.receipt(0))
-    return labels, features
+    ).write(shard.receipt)
+    return shard, features
 
 
 def test_regions_come_in_the_order_of_the_index_whatever_their_number(tmp_path):
-    labels, features = write_windows(tmp_path)
-    shard = read_shard_of_views(labels, 0, SPEC)
-    assert sorted(group.regions for group in shard.groups) == [0, 1, 3]
-    regions = shard.regions()
+    shard, features = write_windows(tmp_path)
+    views = shard.views_alike(SPEC)
+    assert sorted(group.regions for group in views.groups) == [0, 1, 3]
+    regions = views.regions()
     np.testing.assert_array_equal(regions["embedding"], np.concatenate(features).astype(np.float16))
     assert regions["category_id"].tolist() == [0, 1, 2, 0, 0, 1, 2]
 
 
 def test_windows_without_boxes_are_rescored_too(tmp_path):
-    labels, features = write_windows(tmp_path)
+    shard, features = write_windows(tmp_path)
     spec = SPEC.model_copy(update={"embeddings": "none", "temperature": 2.0})
-    packed = rescored_views(read_shard_of_views(labels, 0, SPEC), spec, TEXT)
+    packed = rescored_views(shard.views_alike(SPEC), spec, TEXT)
     for data, unit in zip(packed, features, strict=True):
         found = unpack_view(data, "window-0.npy")
         expected = top_k_soft_labels(class_log_probs(unit, TEXT.features, logit_scale=5.0), top_k=2)
@@ -91,6 +90,6 @@ def test_windows_without_boxes_are_rescored_too(tmp_path):
 
 
 def test_records_of_another_layout_than_the_spec_says_are_refused(tmp_path):
-    labels, _ = write_windows(tmp_path, spec=SPEC.model_copy(update={"embeddings": "int8"}))
+    shard, _ = write_windows(tmp_path, spec=SPEC.model_copy(update={"embeddings": "int8"}))
     with pytest.raises(CorruptCacheError, match=r"windows-000000\.tar.*index and spec"):
-        read_shard_of_views(labels, 0, SPEC)
+        shard.views_alike(SPEC)

@@ -1,0 +1,359 @@
+"""A shard: its tar, its index and its receipt, and all that is read of them.
+
+A shard of pictures and a shard of labels differ in their rows and in what stands in their tars. Readers check what
+they read: an index cell by cell, a picture against its hash; whole files where they are asked to.
+"""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from richsem_schemas.cache.alike_views import ShardViews, alike_views
+from richsem_schemas.cache.codec import LabelledView, unpack_view
+from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, member_names, read_index, read_raw_index
+from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardSummary
+from richsem_schemas.cache.span import Span, read_hull, read_span
+from richsem_schemas.cache.view_batch import ShardPictures
+from richsem_schemas.cache.view_checks import require_sound_views
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_schemas.io.canonical_json import parse_json
+from richsem_schemas.io.files import FileHash, file_sha256, hash_bytes, read_file
+from richsem_schemas.io.originals import Original, read_original
+from richsem_schemas.io.places import Place
+from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+
+MAX_SIDECAR_BYTES = 2**20
+
+MAX_VIEWS_SPAN_BYTES = 2**30
+"""Most bytes that the views of one block may take; a forged index must not fill the memory."""
+
+_Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
+_Reader = Callable[[int, int], bytes]
+
+
+class Shard(Generic[_Receipt]):
+    """What shards of pictures and shards of labels have in common: three files, of which the receipt is the done-mark.
+
+    Attributes:
+        number: of the shard.
+        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
+    """
+
+    number: int
+    row_dtype: ClassVar[np.dtype]
+    _made_by: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def tar(self) -> Place:
+        """Pictures, or packed views."""
+
+    @property
+    @abstractmethod
+    def index(self) -> Place:
+        """Where each of them lies in the tar."""
+
+    @property
+    @abstractmethod
+    def receipt(self) -> Place:
+        """Counts and hashes of a finished shard; its done-mark."""
+
+    @abstractmethod
+    def read_receipt(self) -> _Receipt:
+        """Counts and hashes of the finished shard.
+
+        Raises:
+            FileNotFoundError: it isn't finished.
+            CorruptCacheError: the receipt is damaged.
+        """
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a damaged shard."""
+        return f"delete {self.receipt} and run the same {self._made_by} again, which makes the shard anew"
+
+    def is_done(self, fingerprint: str) -> bool:
+        """Whether the receipt is valid, of the plan or spec with this fingerprint, and the files as long as it says."""
+        try:
+            receipt = self.read_receipt()
+            self.require_sizes(receipt.summary)
+        except (FileNotFoundError, CorruptCacheError):
+            return False
+        return receipt.fingerprint == fingerprint
+
+    def require_sizes(self, summary: ShardSummary) -> None:
+        """Check that tar and index are as long as a receipt or a manifest says.
+
+        Raises:
+            CorruptCacheError: one isn't, or is missing.
+        """
+        for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
+            self._require_size(path, path.stat().st_size if path.is_file() else 0, expected)
+
+    def check_bytes(self, summary: ShardSummary) -> None:
+        """Check tar and index byte by byte against what a receipt or a manifest says.
+
+        Raises:
+            CorruptCacheError: one is another.
+        """
+        self.require_sizes(summary)
+        for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
+            if file_sha256(path) != expected.sha256:
+                raise CorruptCacheError(self._differs(path))
+
+    def read_intact(self, path: Place, expected: FileHash) -> bytes:
+        """The content of one of the shard's files.
+
+        Raises:
+            FileNotFoundError: it is missing.
+            CorruptCacheError: it is another than the expected one.
+        """
+        data = read_file(path)
+        self._require_size(path, len(data), expected)
+        if hash_bytes(data) != expected:
+            raise CorruptCacheError(self._differs(path))
+        return data
+
+    def _require_size(self, path: Place, size: int, expected: FileHash) -> None:
+        if size != expected.bytes:
+            raise CorruptCacheError(f"{path}: has {size} bytes, its receipt says {expected.bytes}; {self.remedy}")
+
+    def _differs(self, path: Place) -> str:
+        return f"{path}: its bytes don't match its receipt; {self.remedy}"
+
+    def rows(self, expected: FileHash | None = None) -> Rows:
+        """The index, every cell checked; see `read_index`.
+
+        Args:
+            expected: size and hash of the index, where they are to be checked, too.
+        """
+        return read_index(self.index, self.row_dtype, expected)
+
+    def raw_rows(self) -> Rows:
+        """The index as it is, for a reader that names each wrong cell."""
+        return read_raw_index(self.index, self.row_dtype)
+
+    def revoke(self) -> None:
+        """Take back the receipt: the shard counts as not made, its files stay until it is made again."""
+        self.receipt.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A sample as it stands in a picture shard.
+
+    Attributes:
+        row: of `PICTURE_ROW`, where it lies.
+        sidecar: the content of KEY.json.
+        data: the picture's bytes.
+    """
+
+    row: np.void
+    sidecar: dict[str, Any]
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PictureShard(Shard[PicturesReceipt]):
+    """A shard of pictures."""
+
+    layout: CacheLayout
+    number: int
+
+    row_dtype = PICTURE_ROW
+    _made_by = "`richsem-prep shard`"
+
+    @property
+    def tar(self) -> Place:
+        """Pictures with their sidecars."""
+        return self.layout.pictures_tar(self.number)
+
+    @property
+    def index(self) -> Place:
+        """Where each picture lies in the tar."""
+        return self.layout.pictures_index(self.number)
+
+    @property
+    def receipt(self) -> Place:
+        """Counts and hashes; the done-mark."""
+        return self.layout.pictures_receipt(self.number)
+
+    @property
+    def quarantine(self) -> Place:
+        """The samples that were left out, and why; missing where there are none."""
+        return self.layout.quarantine(self.number)
+
+    def read_receipt(self) -> PicturesReceipt:
+        """See `Shard.read_receipt`."""
+        return PicturesReceipt.read(self.receipt)
+
+    def span(self, rows: Rows) -> Span:
+        """Read what lies between the first and the last of some samples, in one read; at a URL by one request.
+
+        Raises:
+            CorruptCacheError: bytes are missing, or their number is implausible.
+        """
+        copied = rows[rows["offset"] >= 0]
+        offsets = np.concatenate([rows["json_offset"], copied["offset"]])
+        sizes = np.concatenate([rows["json_size"], copied["size"]])
+        return read_hull(self.tar, offsets, sizes, limit=len(rows) * (MAX_PICTURE_BYTES + MAX_SIDECAR_BYTES))
+
+    def pictures(self, rows: Rows, *, root: Place | None, span: Span | None = None) -> Iterator[StoredPicture]:
+        """Read samples, in the order of `rows`, each checked against its hash.
+
+        Args:
+            rows: of the shard's index.
+            root: where originals lie, for caches that refer to them.
+            span: the part of the tar that holds the rows, where it has been read already.
+
+        Raises:
+            CorruptCacheError: bytes are missing or changed.
+            PictureError: an original can't be read.
+        """
+        read = functools.partial(read_span, self.tar) if span is None else span.read
+        for row in rows:
+            sidecar = self._sidecar(row, read)
+            if row["offset"] >= 0:
+                self._require_plausible(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
+                data = read(int(row["offset"]), int(row["size"]))
+            else:
+                data = self._original(row["key"], sidecar, root)
+            if hash_bytes(data).sha256 != sidecar.get("sha256"):
+                raise CorruptCacheError(
+                    f"{self.tar}: the picture of {row['key']} ({row['name']}) is not the one that was cached; "
+                    f"{self.remedy}"
+                )
+            yield StoredPicture(row, sidecar, data)
+
+    def _sidecar(self, row: np.void, read: _Reader) -> dict[str, Any]:
+        name = f"{row['key']}.json"
+        self._require_plausible(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
+        try:
+            sidecar = parse_json(read(int(row["json_offset"]), int(row["json_size"])))
+        except ValueError as error:
+            raise CorruptCacheError(f"{self.tar}: {name} is no JSON ({error}); {self.remedy}") from None
+        if not isinstance(sidecar, dict):
+            raise CorruptCacheError(f"{self.tar}: {name} is no JSON object; {self.remedy}")
+        return sidecar
+
+    def _require_plausible(self, name: str, size: int, limit: int) -> None:
+        if not 0 <= size <= limit:
+            raise CorruptCacheError(f"{self.tar}: {name} claims {size} bytes, over the limit; {self.remedy}")
+
+    def _original(self, key: str, sidecar: dict[str, Any], root: Place | None) -> bytes:
+        if root is None:
+            raise RichSemError(f"{self.tar}: its pictures lie outside the cache; say where with --root")
+        try:
+            return read_original(root, Original.from_json(sidecar["original"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptCacheError(
+                f"{self.tar}: {key}.json doesn't say where its picture lies ({error}); {self.remedy}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class LabelShard(Shard[LabelsReceipt]):
+    """A shard of labelled views."""
+
+    label_set: LabelSetLayout
+    number: int
+
+    row_dtype = VIEW_ROW
+    _made_by = "`richsem-prep shard` or `rescore`"
+
+    @property
+    def tar(self) -> Place:
+        """Packed views."""
+        return self.label_set.tar(self.number)
+
+    @property
+    def index(self) -> Place:
+        """Where each view lies in the tar."""
+        return self.label_set.index(self.number)
+
+    @property
+    def receipt(self) -> Place:
+        """Counts and hashes; the done-mark."""
+        return self.label_set.receipt(self.number)
+
+    def read_receipt(self) -> LabelsReceipt:
+        """See `Shard.read_receipt`."""
+        return LabelsReceipt.read(self.receipt)
+
+    def span(self, rows: Rows) -> Span:
+        """Read what lies between the first and the last of some views, in one read; at a URL by one request.
+
+        Raises:
+            CorruptCacheError: bytes are missing, or their number is implausible.
+        """
+        return read_hull(self.tar, rows["offset"], rows["size"], limit=MAX_VIEWS_SPAN_BYTES)
+
+    def views(self, rows: Rows, *, span: Span | None = None) -> Iterator[LabelledView]:
+        """Read views, in the order of `rows`.
+
+        Args:
+            rows: of the shard's index.
+            span: the part of the tar that holds the rows, where it has been read already.
+
+        Raises:
+            CorruptCacheError: bytes are missing or not a view.
+        """
+        read = functools.partial(read_span, self.tar) if span is None else span.read
+        members = zip(
+            rows["key"].tolist(), member_names(rows), rows["offset"].tolist(), rows["size"].tolist(), strict=True
+        )
+        for key, member, offset, size in members:
+            data = read(offset, size)
+            try:
+                view = unpack_view(data, member)
+            except CorruptCacheError as error:
+                raise CorruptCacheError(f"{self.tar}: {key}.{error}; {self.remedy}") from None
+            yield view
+
+    def sound_views(
+        self, rows: Rows, pictures: ShardPictures, spec: LabelSpec, *, span: Span | None = None
+    ) -> list[LabelledView]:
+        """Read views and check them by index, spec and the pictures that they may show: then they can be rendered.
+
+        Args:
+            rows: of the shard's index.
+            pictures: of the shard, at least those that the views may show.
+            spec: of the label set.
+            span: the part of the tar that holds the rows, where it has been read already.
+
+        Raises:
+            CorruptCacheError: bytes are missing, not a view, or not one that can be right.
+        """
+        views = list(self.views(rows, span=span))
+        try:
+            require_sound_views(rows, views, pictures, spec)
+        except CorruptCacheError as error:
+            raise CorruptCacheError(f"{self.tar}: {error}; {self.remedy}") from None
+        return views
+
+    def views_alike(self, spec: LabelSpec) -> ShardViews:
+        """Read the whole shard, its bytes checked against the receipt: the fast way to work on all views.
+
+        Args:
+            spec: of the label set.
+
+        Raises:
+            CorruptCacheError: a file is missing, changed, or not what index and spec describe.
+        """
+        try:
+            receipt = self.read_receipt()
+            rows = self.rows(receipt.summary.index)
+            tar = self.read_intact(self.tar, receipt.summary.tar)
+        except FileNotFoundError as error:
+            raise CorruptCacheError(f"{error.filename} is missing; {self.remedy}") from None
+        if receipt.fingerprint != spec.fingerprint:
+            raise CorruptCacheError(f"{self.receipt} belongs to another spec; {self.remedy}")
+        try:
+            return ShardViews(spec, receipt, rows, list(alike_views(tar, rows, spec.record_layout)))
+        except CorruptCacheError as error:
+            raise CorruptCacheError(f"{self.tar}: {error}; {self.remedy}") from None
