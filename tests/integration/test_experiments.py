@@ -15,7 +15,7 @@ from richsem_prep.shard.finish import finish_cache
 from richsem_prep.teacher.make_text import make_text
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.manifest import CacheManifest, Plan
-from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import find_layout, open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from tests.integration import test_shard_inline as inline
 from tests.integration.conftest import tar_hashes, write_pictures
@@ -89,11 +89,11 @@ def test_readers_join_both_folders_by_key(original, apart):
         assert list(cache.label_sets) == ["vit"]
         assert (cache.layout.out, cache.labels_layout.out) == (original, apart)
         assert cache.text_bank("vit").class_names[0] == "none"
-        keys = {row.key for row in picture_rows(cache.layout, 0)}
-        rows = view_rows(cache.labels_layout, "vit", 0)
-        assert {row.key for row in rows if row.kind == "crop"} == keys
-        assert len(list(read_views(cache.labels_layout, "vit", 0, rows))) == len(rows)
-        assert list(read_pictures(cache.layout, 0, picture_rows(cache.layout, 0), root=None))
+        shard, labels = cache.picture_shard(0), cache.label_shard("vit", 0)
+        keys, rows = set(shard.rows()["key"]), labels.rows()
+        assert set(rows["key"][rows["kind"] == "crop"]) == keys
+        assert len(list(labels.views())) == len(rows)
+        assert list(shard.pictures(root=None))
 
 
 def test_verify_inspect_view_and_finish_know_labels_alone(original, apart, tmp_path):

@@ -15,7 +15,7 @@ from richsem_prep.shard.plan import planned_entries
 from richsem_prep.sources import datasets, source
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache import recipes
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
 from richsem_schemas.io.places import open_place
 from richsem_schemas.pictures.decode import decode_picture
@@ -51,9 +51,8 @@ def shard(dataset, root, out, teacher, **options):
 
 def stored_pictures(cache):
     for number in range(cache.manifest.plan.shards):
-        rows = picture_rows(cache.layout, number)
-        root = cache.manifest.plan.root
-        yield from ((number, stored) for stored in read_pictures(cache.layout, number, rows, root=root))
+        pictures = cache.picture_shard(number).pictures(root=cache.originals_root)
+        yield from ((number, stored) for stored in pictures)
 
 
 @pytest.mark.parametrize("dataset", TREES)
@@ -79,11 +78,7 @@ def test_a_dataset_in_its_layout_becomes_a_verified_cache_of_windows(dataset, re
     assert names[:4] == expected_names.get(dataset, names[:4])
     assert len(names) == len(expected_names.get(dataset, names[:4]))
     assert any("names on fewer than" in line for line in said) == (dataset == "visual-genome")
-    views = [
-        view
-        for number in range(plan.shards)
-        for view in read_views(cache.layout, "resnet", number, view_rows(cache.layout, "resnet", number))
-    ]
+    views = [view for number in range(plan.shards) for view in cache.label_shard("resnet", number).views()]
     assert {view.view.kind for view in views} == {"window"}
     assert len(views) == 2 * cache.manifest.samples
     rows = {int(row) for view in views for row in view.view.regions["category_id"]}
@@ -123,13 +118,13 @@ def test_boxes_stand_in_the_listing_and_in_key_json(resnet, tmp_path):
         expected = [
             [x, y, x + w, y + h, row_of[record["category_id"]]]
             for record in annotations["annotations"]
-            if record["image_id"] == images[stored.row.name]
+            if record["image_id"] == images[stored.row["name"]]
             for x, y, w, h in [record["bbox"]]
         ]
         assert stored.sidecar["boxes"] == expected
         assert stored.sidecar["boxes_hw"] == list(trees.HW)
-        assert stored.data == (root / "train2017" / stored.row.name).read_bytes()
-        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
+        assert stored.data == (root / "train2017" / stored.row["name"]).read_bytes()
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row["sample"]]
         assert entry.boxes.boxes_xyxy.tolist() == [box[:4] for box in expected]
 
 
@@ -152,8 +147,7 @@ def test_windows_of_shrunk_pictures_show_the_same_boxes(resnet, tmp_path):
     for name, side in (("whole", None), ("shrunk", 32)):
         shard("coco", root, tmp_path / name, resnet, pictures="copy", max_side=side)
         cache = open_cache(tmp_path / name)
-        rows = view_rows(cache.layout, "resnet", 0)
-        views.append([item.view for item in read_views(cache.layout, "resnet", 0, rows)])
+        views.append([item.view for item in cache.label_shard("resnet", 0).views()])
         assert verify_cache(tmp_path / name).problems == ()
     for whole, small in zip(*views, strict=True):
         if whole.tiles["source_xyxy_px"][0].tolist() == [0, 0, 64, 48]:
@@ -166,12 +160,12 @@ def test_jitters_lie_beside_their_windows_and_verify(resnet, tmp_path):
     shard("coco", root, tmp_path / "out", resnet, jitters=3)
     assert verify_cache(tmp_path / "out").problems == ()
     cache = open_cache(tmp_path / "out")
-    rows = view_rows(cache.layout, "resnet", 0)
-    by_member = {(row.key, row.kind, row.pass_index): row for row in rows}
+    rows = cache.label_shard("resnet", 0).rows()
+    by_member = {(row["key"], row["kind"], int(row["pass"])): row["regions"] for row in rows}
     assert len(by_member) == 2 * 2 * 3
-    for (key, kind, number), row in by_member.items():
+    for (key, kind, number), regions in by_member.items():
         if kind == "jitter":
-            assert row.regions == 3 * by_member[key, "window", number].regions
+            assert regions == 3 * by_member[key, "window", number]
 
 
 def test_any_teacher_takes_windows_of_no_boxes(vit, tmp_path):
@@ -324,12 +318,7 @@ def test_rotated_pictures_are_judged_upright(resnet, tmp_path):
 
 def views_by_member(out, labels="resnet"):
     cache = open_cache(out)
-    return {
-        (row.key, row.member): item
-        for number in range(cache.manifest.plan.shards)
-        for rows in [view_rows(cache.labels_layout, labels, number)]
-        for row, item in zip(rows, read_views(cache.labels_layout, labels, number, rows), strict=True)
-    }
+    return {tuple(view.name.split(".", 1)): view.labelled for view in cache.views(labels)}
 
 
 def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every_noise_scale(resnet, tmp_path):
@@ -342,8 +331,8 @@ def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every
     assert (spec.windows, spec.whole, spec.jitters, spec.noise_scales) == (0, True, 2, (0.1, 0.5))
     boxes = 0
     for number, stored in stored_pictures(cache):
-        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
-        whole, jitter = (views[stored.row.key, f"{kind}-0.npy"].view for kind in ("whole", "whole-jitter"))
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row["sample"]]
+        whole, jitter = (views[stored.row["key"], f"{kind}-0.npy"].view for kind in ("whole", "whole-jitter"))
         # 48 x 64 pixels at a short side of 128.
         assert whole.canvas_hw == (128, 170)
         scale = np.array([170 / 64, 128 / 48] * 2)

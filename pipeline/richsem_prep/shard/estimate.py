@@ -14,7 +14,7 @@ from richsem_prep.shard.progress import OnProgress, Reporter, ShardOutcome
 from richsem_prep.shard.task import ShardResult
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan
-from richsem_schemas.cache.reader import picture_rows, view_rows
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import RichSemError
 
 SHOWS_OF_EXTRA, SHOWS_OF_DETECTION = 10, 24
@@ -213,14 +213,14 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Measurement, star
 def _picture_bytes(layout: CacheLayout, sample: _Measurement) -> Iterator[int]:
     """Of each member: tars of so few pictures are padded too much to be scaled up."""
     for shard in sample.results:
-        for row in picture_rows(layout, shard):
-            yield _in_tar(row.json_size) + (_in_tar(row.size) if row.offset >= 0 else 0)
+        rows = PictureShard(layout, shard).rows()
+        yield from map(_in_tar, rows["json_size"].tolist())
+        yield from map(_in_tar, rows["size"][rows["offset"] >= 0].tolist())
 
 
 def _label_bytes(layout: CacheLayout, label_set: str, sample: _Measurement) -> Iterator[int]:
     for shard in sample.results:
-        for row in view_rows(layout, label_set, shard):
-            yield _in_tar(row.size)
+        yield from map(_in_tar, LabelShard(layout.label_set(label_set), shard).rows()["size"].tolist())
 
 
 def _in_tar(size: int) -> int:

@@ -203,11 +203,13 @@ class PictureShard(Shard[PicturesReceipt]):
         sizes = np.concatenate([rows["json_size"], copied["size"]])
         return read_hull(self.tar, offsets, sizes, limit=len(rows) * (MAX_PICTURE_BYTES + MAX_SIDECAR_BYTES))
 
-    def pictures(self, rows: Rows, *, root: Place | None, span: Span | None = None) -> Iterator[StoredPicture]:
+    def pictures(
+        self, rows: Rows | None = None, *, root: Place | None, span: Span | None = None
+    ) -> Iterator[StoredPicture]:
         """Read samples, in the order of `rows`, each checked against its hash.
 
         Args:
-            rows: of the shard's index.
+            rows: of the shard's index; None is all.
             root: where originals lie, for caches that refer to them.
             span: the part of the tar that holds the rows, where it has been read already.
 
@@ -216,7 +218,7 @@ class PictureShard(Shard[PicturesReceipt]):
             PictureError: an original can't be read.
         """
         read = functools.partial(read_span, self.tar) if span is None else span.read
-        for row in rows:
+        for row in self.rows() if rows is None else rows:
             sidecar = self._sidecar(row, read)
             if row["offset"] >= 0:
                 self._require_plausible(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
@@ -293,16 +295,17 @@ class LabelShard(Shard[LabelsReceipt]):
         """
         return read_hull(self.tar, rows["offset"], rows["size"], limit=MAX_VIEWS_SPAN_BYTES)
 
-    def views(self, rows: Rows, *, span: Span | None = None) -> Iterator[LabelledView]:
+    def views(self, rows: Rows | None = None, *, span: Span | None = None) -> Iterator[LabelledView]:
         """Read views, in the order of `rows`.
 
         Args:
-            rows: of the shard's index.
+            rows: of the shard's index; None is all.
             span: the part of the tar that holds the rows, where it has been read already.
 
         Raises:
             CorruptCacheError: bytes are missing or not a view.
         """
+        rows = self.rows() if rows is None else rows
         read = functools.partial(read_span, self.tar) if span is None else span.read
         members = zip(
             rows["key"].tolist(), member_names(rows), rows["offset"].tolist(), rows["size"].tolist(), strict=True

@@ -15,7 +15,8 @@ from richsem_prep.teacher.settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import AuditRecord, Environment, LabelSpec
-from richsem_schemas.cache.reader import open_cache, picture_rows
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 
@@ -150,7 +151,7 @@ def test_the_seed_chooses_the_regions(cache, live):
 def test_no_picture_of_the_sample_may_be_damaged(cache, live):
     path = cache.layout.pictures_tar(1)
     data = bytearray(path.read_bytes())
-    data[picture_rows(cache.layout, 1)[3].offset + 5] ^= 1
+    data[PictureShard(cache.layout, 1).rows()["offset"][3] + 5] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptCacheError, match="makes the shard anew"):
         run(cache)

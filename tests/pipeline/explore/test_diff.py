@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from richsem_prep.cli import app
 from richsem_prep.explore.diff import diff_label_sets, kept_kl_divergence, kl_divergence
 from richsem_prep.rescore.rescore import rescore
-from richsem_schemas.cache.reader import open_cache, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -40,11 +40,7 @@ def distributions(out, labels, *, temperature=1.0):
     cache = open_cache(out)
     features = cache.text_bank(labels).features.astype(np.float64)
     unit_CD = features / np.linalg.norm(features, axis=1, keepdims=True)
-    views = [
-        view
-        for shard in range(3)
-        for view in read_views(cache.layout, LABELS, shard, view_rows(cache.layout, LABELS, shard))
-    ]
+    views = [view for shard in range(3) for view in cache.label_shard(LABELS, shard).views()]
     wide_RD = np.concatenate([view.embeddings for view in views]).astype(np.float64)
     wide_RD /= np.linalg.norm(wide_RD, axis=1, keepdims=True)
     categories = np.concatenate([view.view.regions["category_id"] for view in views])

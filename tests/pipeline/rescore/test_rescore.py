@@ -11,7 +11,7 @@ from richsem_prep.shard.finish import finish_cache
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt
-from richsem_schemas.cache.reader import open_cache, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
@@ -36,12 +36,8 @@ def fruit(cache, **changes):
 
 
 def views_of(out, labels):
-    layout = open_cache(out).layout
-    return [
-        view
-        for shard in range(3)
-        for view in read_views(layout, labels, shard, view_rows(layout, labels, shard))
-    ]  # fmt: skip
+    cache = open_cache(out)
+    return [view for shard in range(3) for view in cache.label_shard(labels, shard).views()]
 
 
 def files_of(layout, labels):
