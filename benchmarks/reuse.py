@@ -42,7 +42,7 @@ def main(
         options = {"teacher": named, "device": device, "teacher_size": teacher_size}
         runs = {name: run_trial(trial_config(raw, out, label_set=name, **options)) for name in ("first", "second")}
         rescored = [
-            rescore(out, labels=f"soft-{number}", source="first", temperature=2.0, threads=1).seconds
+            rescore(out, label_set=f"soft-{number}", source="first", temperature=2.0, threads=1).seconds
             for number in range(rounds)
         ]
         cache = open_cache(out)

@@ -129,5 +129,5 @@ def test_rescoring_refuses_a_set_that_holds_such_embeddings(resnet, tmp_path):
         patch.setattr(region_encoder._Forward, "__call__", lambda *each: forward(*each) * np.float32(np.nan))
         shard(root, out, resnet, label_set="clip", mosaics=0)
     with pytest.raises(EmbeddingError, match=r"shard 0: the embeddings of 000000-00000\.crop-0\.npy are not finite"):
-        rescore(out, labels="sharper", temperature=0.5)
+        rescore(out, label_set="sharper", temperature=0.5)
     assert not list((out / "labels" / "sharper").glob("*.tar"))

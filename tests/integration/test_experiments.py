@@ -140,7 +140,7 @@ def test_the_same_command_again_finds_everything_done(original, apart, vit):
 
 def test_labels_apart_can_be_rescored_and_compared(apart, tmp_path):
     shutil.copytree(apart, tmp_path / "labels")
-    rescore(tmp_path / "labels", labels="soft", temperature=2.0)
+    rescore(tmp_path / "labels", label_set="soft", temperature=2.0)
     assert verify_cache(tmp_path / "labels", threads=2).problems == ()
     found = diff_label_sets(tmp_path / "labels", "vit", "soft", threads=1)
     assert found.flips == 0
@@ -165,7 +165,7 @@ def test_another_vocabulary_reaches_the_labels_without_teacher_or_pictures(out, 
         receipt = json.loads((out / f"receipts/pictures/folder-{shard_number:06d}.json").read_text())
         (out / f"pictures/folder-{shard_number:06d}.tar").write_bytes(bytes(receipt["summary"]["tar"]["bytes"]))
     monkeypatch.setattr(torch.nn.Module, "__call__", None)
-    made = rescore(out, labels="pets", text=out.parent / "pets")
+    made = rescore(out, label_set="pets", text=out.parent / "pets")
     assert made.spec.text.vocabulary == "names.txt"
     assert open_cache(out).text_bank("pets").class_names == ("none", "cat", "dog")
 

@@ -58,7 +58,7 @@ def diff(
 
 
 def _overview(found: "Difference") -> Table:
-    a, b = found.labels
+    a, b = found.label_sets
     table = Table(title=f"{a} → {b}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

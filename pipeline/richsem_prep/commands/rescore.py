@@ -57,7 +57,7 @@ def rescore(out: Out, options: RescoreOptions, threads: Threads = None, as_json:
     with counting_bar("rescore", "regions") as on_progress:
         made = run(
             open_place(out).absolute(),
-            labels=options.label_set,
+            label_set=options.label_set,
             text=options.text,
             source=options.source,
             temperature=options.temperature,

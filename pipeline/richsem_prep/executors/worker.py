@@ -14,7 +14,7 @@ from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
 from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSettings
-from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
@@ -72,13 +72,13 @@ class Worker:
         finally:
             torch.set_num_threads(TORCH_THREADS)
 
-    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> None:
+    def open(self, layout: CacheLayout, name: str, root: Place | None) -> None:
         """Get ready for the shards of one label set.
 
         Raises:
             TeacherError: this machine's weights are not those that the label set was begun with.
         """
-        label_set = layout.label_set(labels)
+        label_set = layout.label_set(name)
         spec = LabelSpec.read(label_set.spec)
         if spec.teacher != self._teacher.identity:
             raise TeacherError(
@@ -88,7 +88,7 @@ class Worker:
             )
         self._inputs = ShardInputs(
             layout=layout,
-            label_set=labels,
+            label_set=name,
             plan=Plan.read(layout.plan),
             spec=spec,
             text=read_text_bank(label_set),
@@ -102,25 +102,6 @@ class Worker:
         """Make one shard."""
         assert self._inputs is not None
         return run_shard(shard, self._inputs, self.encoder, self.progress)
-
-
-def torch_device(name: str | None) -> torch.device:
-    """The device that `--device` names; None is the first CUDA device if there is one.
-
-    Raises:
-        TeacherError: it can't be used.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise TeacherError(f"--device {name!r} can't be used: {reason}; leave it out, or name cpu or cuda") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise TeacherError(f"--device {name!r}: only cpu and cuda are supported")
-    return device
 
 
 def _environment(device: torch.device) -> Environment:

@@ -35,14 +35,14 @@ _LEAST_LOG_PROB = -1e4
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What the user asks for.
+    """The options of an audit.
 
     Attributes:
         teacher: as `--teacher` takes it.
         regions: how many to show to the teacher again; all where the set has fewer.
         seed: of the choice.
         min_cosine: fail below; None is the default for the set's embeddings.
-        max_kl: fail above, nats; likewise.
+        max_kl: fail above, nats; None is `MAX_KL`.
         device: as torch writes it; None is the first CUDA device if there is one.
         root: where originals lie, for caches that refer to them; None is where the plan says.
     """
@@ -80,12 +80,14 @@ class _Agreement:
     names: list[str]
 
 
-def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]) -> AuditRecord:
+def audit(
+    cache: Cache, label_set: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]
+) -> AuditRecord:
     """Recompute random regions of a label set from the cached pictures, compare, and record the outcome.
 
     Args:
         cache: a finished cache.
-        labels: name of a finished label set.
+        label_set: name of a finished label set.
         request: what to do.
         on_progress: called with regions done and regions in all.
 
@@ -93,15 +95,15 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
         ManifestMismatchError: the teacher is another one; names the fields that differ.
         CorruptCacheError: a file that is needed is damaged.
     """
-    manifest = cache.label_sets[labels]
-    spec, label_set = manifest.spec, cache.labels_layout.label_set(labels)
+    manifest = cache.label_sets[label_set]
+    spec, layout = manifest.spec, cache.labels_layout.label_set(label_set)
     if not manifest.regions:
         raise RichSemError(
-            f"label set {labels!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
+            f"label set {label_set!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
         )
-    worker = _same_teacher(label_set, spec, request)
+    worker = _same_teacher(layout, spec, request)
     chosen = _choose(manifest, request)
-    done, total, text = 0, sum(map(len, chosen.values())), cache.text_bank(labels)
+    done, total, text = 0, sum(map(len, chosen.values())), cache.text_bank(label_set)
     found: list[_Agreement] = []
     for shard, positions in chosen.items():
         try:
@@ -114,7 +116,7 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
         except OSError as error:
             raise CorruptCacheError(unreadable(cache, error)) from error
     record = _record(manifest, request, found, shards=len(chosen), worker=worker)
-    record.write(label_set.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
+    record.write(layout.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
     return record
 
 
@@ -238,7 +240,7 @@ def _record(
     names = [name for view in found for name in view.names]
     description = worker.describe()
     return AuditRecord(
-        labels=manifest.name,
+        label_set=manifest.name,
         spec_fingerprint=manifest.fingerprint,
         at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seed=request.seed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
 from richsem_prep.shard.finish import finish_cache
-from richsem_prep.sources.class_names import alike_warning
+from richsem_prep.teacher.names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
@@ -25,12 +25,12 @@ from richsem_schemas.io.places import Place
 MAX_THREADS = 16
 
 _OF_TEACHER = ("weights_sha256", "model_config_sha256", "quick_gelu", "embed_dim", "logit_scale", "logit_bias")
-"""What must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
+"""These must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         name: of the new label set.
@@ -54,7 +54,7 @@ class Rescored:
 def rescore(
     out: Place,
     *,
-    labels: str,
+    label_set: str,
     text: Place | None = None,
     source: str | None = None,
     temperature: float | None = None,
@@ -68,7 +68,7 @@ def rescore(
 
     Args:
         out: a finished cache.
-        labels: name of the new set.
+        label_set: name of the new set.
         text: a text folder of the same teacher; None takes the source's own text.
         source: the set whose embeddings are taken; None is the only one that has some.
         temperature: divides the teacher's logits; None is 1.
@@ -81,8 +81,8 @@ def rescore(
             set exists and is another.
     """
     cache = open_cache(out)
-    target = cache.labels_layout.label_set(labels)
-    manifest = _source(cache, source, labels)
+    target = cache.labels_layout.label_set(label_set)
+    manifest = _source(cache, source, label_set)
     taken = cache.labels_layout.label_set(manifest.name)
     folder = None if text is None else read_text_folder(text)
     if folder is not None:
@@ -95,8 +95,8 @@ def rescore(
         start = time.monotonic()
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
         seconds = time.monotonic() - start
-        finish_cache(cache.labels_layout, [labels])
-    return Rescored(labels, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
+        finish_cache(cache.labels_layout, [label_set])
+    return Rescored(label_set, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
 
 
 def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:

@@ -218,7 +218,7 @@ class PictureKeeper:
 
 
 def annotated_fields(entry: SourceEntry) -> dict[str, Any]:
-    """What KEY.json says beside the class: `boxes` with `boxes_hw`, and `caption`; only where the source has them."""
+    """The fields of KEY.json that follow from the annotations: `boxes` with `boxes_hw`, and `caption`; only where the source has them."""
     fields: dict[str, Any] = {} if entry.caption is None else {"caption": entry.caption}
     if entry.boxes is not None:
         fields["boxes"] = [

@@ -19,8 +19,8 @@ from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.io.files import FileHash, HashedFile, hashed_file, open_regular
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.io.words import printable
 
 LISTING_BATCH = 1_024
 """Rows of the listing that are written and read at a time: a shard's rows lie anywhere, so batches are small."""
@@ -69,7 +69,7 @@ def default_samples_per_shard(samples: int) -> int:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was listed: pictures, things rejected, and the files that say so."""
+    """Counts of a listing, pictures and things rejected, and its files."""
 
     listed: int
     rejected: int

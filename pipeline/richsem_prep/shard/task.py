@@ -46,7 +46,7 @@ _FINITE_REMEDIES = {
 
 @dataclass(frozen=True, eq=False)
 class ShardInputs:
-    """What is the same for all shards of a run.
+    """Cache, label set and teacher's text of a run, the same for all shards.
 
     Attributes:
         layout: the cache.
@@ -81,7 +81,7 @@ class ShardInputs:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What came of a shard, for the summary.
+    """Counts and seconds of a finished shard, for the summary.
 
     Attributes:
         receipt: of its labels.

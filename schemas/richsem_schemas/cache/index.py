@@ -148,7 +148,7 @@ def view_names(rows: Rows) -> list[str]:
 
 
 def parquet_source(path: Place) -> BytesIO:
-    """What pyarrow reads an index from.
+    """An index as pyarrow reads it.
 
     Raises:
         CorruptCacheError: it is no regular file, or larger than any index.

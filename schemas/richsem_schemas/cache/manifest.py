@@ -1,4 +1,4 @@
-"""What a cache is: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
+"""The records of a cache: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
 
 Every model is validated on reading, since a cache is untrusted input. Plans and specs are written before the work and
 hold what identifies it; manifests are written last and add what came of it.
@@ -97,7 +97,7 @@ class Plan(SealedRecord):
 
 
 class Environment(BaseModel, frozen=True, extra="forbid"):
-    """What computed a shard: within one environment the same plan gives the same bytes."""
+    """Machine and versions that made a shard: within one environment the same plan gives the same bytes."""
 
     device: str
     torch_threads: PositiveInt
@@ -105,7 +105,7 @@ class Environment(BaseModel, frozen=True, extra="forbid"):
 
 
 class ShardSummary(BaseModel, frozen=True, extra="forbid"):
-    """What a manifest says of one shard."""
+    """Counts and hashes of one shard."""
 
     shard: NonNegativeInt
     samples: NonNegativeInt
@@ -266,7 +266,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
 
 
 class LabelSpec(SealedRecord):
-    """What identifies a label set; the fingerprint is over all of it.
+    """Teacher, views and text of a label set; the fingerprint is over all of it.
 
     Attributes:
         temperature: divides the teacher's logits: a soft label is softmax(logit_scale / temperature x cosine).
@@ -288,7 +288,7 @@ class LabelSpec(SealedRecord):
 
     @property
     def fingerprint(self) -> str:
-        """What a trainer compares."""
+        """Over the whole spec; a trainer compares it."""
         return json_sha256(self.model_dump(mode="json"))
 
     @property
@@ -353,7 +353,7 @@ class Spread(BaseModel, frozen=True, extra="forbid"):
 
 
 class AuditRecord(SealedRecord):
-    """What `richsem-prep audit` found when it showed regions of a label set to the live teacher again.
+    """The findings of `richsem-prep audit`, which shows regions of a label set to the live teacher again.
 
     Attributes:
         at: when, in UTC, as ISO 8601 writes it.
@@ -366,7 +366,7 @@ class AuditRecord(SealedRecord):
     """
 
     format_version: Literal[1] = 1
-    labels: SetName
+    label_set: SetName
     spec_fingerprint: Sha256
     at: str
     seed: NonNegativeInt

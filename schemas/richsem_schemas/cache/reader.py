@@ -95,9 +95,9 @@ class Cache:
             "in a config"
         )
 
-    def text_bank(self, labels: str) -> TextBank:
+    def text_bank(self, label_set: str) -> TextBank:
         """The text bank of a label set."""
-        return read_text_bank(self.labels_layout.label_set(labels))
+        return read_text_bank(self.labels_layout.label_set(label_set))
 
     @property
     def originals_root(self) -> Place | None:

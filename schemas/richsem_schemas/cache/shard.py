@@ -23,9 +23,9 @@ from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.canonical_json import parse_json
 from richsem_schemas.io.files import FileHash, file_sha256, hash_bytes, read_file
-from richsem_schemas.io.originals import Original, read_original
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+from richsem_schemas.pictures.originals import Original, read_original
 
 MAX_SIDECAR_BYTES = 2**20
 
@@ -37,7 +37,7 @@ _Reader = Callable[[int, int], bytes]
 
 
 class Shard(Generic[_Receipt]):
-    """What shards of pictures and shards of labels have in common: three files, of which the receipt is the done-mark.
+    """Three files, of which the receipt is the done-mark: so much shards of pictures and of labels have in common.
 
     Attributes:
         number: of the shard.
@@ -74,7 +74,7 @@ class Shard(Generic[_Receipt]):
 
     @property
     def remedy(self) -> str:
-        """What to do about a damaged shard."""
+        """Mends a damaged shard."""
         return f"delete {self.receipt} and run the same {self._made_by} again, which makes the shard anew"
 
     def is_done(self, fingerprint: str) -> bool:

@@ -28,7 +28,7 @@ class BoxRows:
 
 @dataclass(frozen=True, eq=False)
 class ShardPictures:
-    """What views may show: the good pictures of one shard, by ascending sample.
+    """The good pictures of one shard, by ascending sample, which its views may show.
 
     Attributes:
         samples: [S] positions in the shard.

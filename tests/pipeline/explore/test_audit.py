@@ -180,7 +180,7 @@ def test_verify_looks_at_audits(cache, live):
     data[-5] ^= 1
     path.write_bytes(data)
     assert [problem.path for problem in verify_cache(cache.layout.out).problems] == [f"audits/{LABELS}/{path.name}"]
-    AuditRecord.model_validate(json.loads(data) | {"labels": "other"}, extra="ignore").write(path)
+    AuditRecord.model_validate(json.loads(data) | {"label_set": "other"}, extra="ignore").write(path)
     assert "audit of 'other'" in verify_cache(cache.layout.out).problems[0].message
     path.rename(path.with_name("mine.json"))
     assert "doesn't belong" in verify_cache(cache.layout.out).problems[0].message

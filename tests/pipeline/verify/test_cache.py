@@ -672,9 +672,7 @@ def test_the_command_names_file_fault_and_remedy_and_exits_with_1(cache):
     assert result.exit_code == 1
     first, last = result.stdout.splitlines()
     assert first.startswith(f"{cache.label_set.tar(1)}: cut short")
-    assert first.endswith(
-        f"delete {cache.label_set.receipt(1)} and run the same `richsem-prep shard` or `rescore` again, which makes the shard anew"
-    )
+    assert first.endswith(LabelShard(cache.label_set, 1).remedy)
     assert last.endswith("1 problem in 1 file")
 
 
