@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from richsem_train.run.outcome import TrainedRun
     from richsem_train.run.training import train
 
+__all__ = ["Detector", "TrainedRun", "train"]
+
+# The Python interface is imported when it is asked for: torch takes seconds.
 _HOMES = {
     "Detector": "richsem_train.detector",
     "TrainedRun": "richsem_train.run.outcome",
     "train": "richsem_train.run.training",
 }
-"""The Python interface, imported when it is asked for: torch takes seconds."""
-
-__all__ = ["Detector", "TrainedRun", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

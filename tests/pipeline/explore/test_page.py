@@ -138,12 +138,9 @@ def test_views_come_from_different_kinds_shards_and_passes(finished_cache):
     assert len({(shard, row["key"], row["kind"], int(row["pass"])) for shard, row in chosen}) == 12
 
 
-def test_few_views_and_many_are_both_fine(finished_cache):
-    cache = open_cache(finished_cache.layout.out)
-    assert len(choose_views(cache, LABELS, 1)) == 1
-    assert len(choose_views(cache, LABELS, 3)) == 3
-    assert len(choose_views(cache, LABELS, 60)) == 60
-    assert len(choose_views(cache, LABELS, 500)) == 62
+@pytest.mark.parametrize(("views", "shown"), [(1, 1), (3, 3), (60, 60), (500, 62)])
+def test_few_views_and_many_are_both_fine(finished_cache, views, shown):
+    assert len(choose_views(open_cache(finished_cache.layout.out), LABELS, views)) == shown
 
 
 def test_the_same_cache_makes_the_same_page(finished_cache, tmp_path, text):

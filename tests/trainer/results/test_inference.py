@@ -28,7 +28,7 @@ def picture(seed=0, hw=(48, 80)):
 
 def test_detections_are_the_best_first_named_and_inside(detector):
     found = detector.detect_picture(picture())
-    assert len(found.scores) == len(found.boxes_xyxy_px) == len(found.category_ids) == 20
+    assert len(found) == 20
     assert (np.diff(found.scores) <= 0).all()
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
     # Row 0 and rows without a name are no classes.

@@ -101,20 +101,20 @@ def test_lines_and_letters_grow_with_the_picture():
 
 def test_worst_and_surplus_detections_are_left_out():
     found = detections(*[[1, 10 * i, 0, 10 * i + 8, 8, 0.1 * i] for i in range(10)])
-    assert choose_drawn(found, score_threshold=0.35, most=30).tolist() == [9, 8, 7, 6, 5, 4]
-    assert choose_drawn(found, score_threshold=0.0, most=2).tolist() == [9, 8]
+    assert choose_drawn(found, score_threshold=0.35).boxes_xyxy_px[:, 0].tolist() == [90, 80, 70, 60, 50, 40]
+    assert choose_drawn(found, score_threshold=0.0, most=2).boxes_xyxy_px[:, 0].tolist() == [90, 80]
 
 
 def test_of_boxes_that_coincide_the_best_is_drawn():
     found = detections([1, 0, 0, 100, 100, 0.5], [2, 1, 0, 100, 100, 0.6], [3, 0, 0, 50, 100, 0.4])
-    assert choose_drawn(found, score_threshold=0.3, most=30).tolist() == [1, 2]
+    assert choose_drawn(found, score_threshold=0.3).category_ids.tolist() == [2, 3]
 
 
 def test_boxes_without_area_or_of_equal_scores_are_kept_in_the_models_order():
     empty = [20, 20, 20, 20, 0.7]
-    found = detections([1, *empty], [2, *empty], [3, 50, 50, 60, 60, 0.7], [1, 0, 0, 9, 9, 0.8])
-    assert choose_drawn(found, score_threshold=0.7, most=30).tolist() == [3, 0, 1, 2]
-    assert choose_drawn(detections(), score_threshold=0, most=30).tolist() == []
+    found = detections([1, *empty], [2, *empty], [3, 50, 50, 60, 60, 0.7], [4, 0, 0, 9, 9, 0.8])
+    assert choose_drawn(found, score_threshold=0.7).category_ids.tolist() == [4, 1, 2, 3]
+    assert len(choose_drawn(detections(), score_threshold=0)) == 0
 
 
 def test_boxes_outside_and_without_area_are_no_error():

@@ -34,12 +34,8 @@ def test_spread_is_mean_and_sample_deviation():
     assert found.deviation == pytest.approx(statistics.stdev(values))
 
 
-def test_spread_of_one_value_has_no_deviation():
-    assert spread([0.25]).deviation is None
-
-
-def test_values_that_are_not_defined_are_left_out_of_a_spread():
-    assert spread([0.25, -1.0, None, math.nan]).values == (0.25,)
+def test_a_spread_leaves_out_what_is_not_defined_and_of_one_value_has_no_deviation():
+    assert (spread([0.25, -1.0, None, math.nan]).values, spread([0.25]).deviation) == ((0.25,), None)
     assert spread([-1.0, None]) is None
 
 

@@ -224,17 +224,17 @@ def _check_complete(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> None
     missing = np.setdiff1d(wanted, found)
     if len(missing):
         raise RichSemError(
-            f"{_named(missing)} of {len(wanted):,} pictures were never evaluated; "
+            f"{_listed(missing)} of {len(wanted):,} pictures were never evaluated; "
             "the score would be of another set: see the ranks' logs, then evaluate again"
         )
     unknown = np.setdiff1d(found, wanted)
     if len(unknown):
         raise RichSemError(
-            f"{_named(unknown)} evaluated pictures are not in the annotations; "
+            f"{_listed(unknown)} evaluated pictures are not in the annotations; "
             "were the files written by an evaluation of another set? Delete them and evaluate again"
         )
 
 
-def _named(image_ids: NDArray[np.int64]) -> str:
+def _listed(image_ids: NDArray[np.int64]) -> str:
     names = ", ".join(str(image_id) for image_id in image_ids[:_NAMED])
     return f"{len(image_ids):,} (image ids {names}{', ...' if len(image_ids) > _NAMED else ''})"

@@ -3,6 +3,7 @@
 import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import hotcoco
@@ -33,7 +34,7 @@ _BEYOND_ALL_AREAS = 2e10
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Annotations, made ready once for many evaluations.
+    """Annotations of A boxes, made ready once for many evaluations.
 
     Pictures, categories, and boxes have numbers of our own here, from 1: a file's ids may repeat, be missing, be
     negative, or be more than a float64 tells apart, and an annotation of id 0 is lost in `lvis` and `pycocotools`.
@@ -41,17 +42,78 @@ class GroundTruth:
 
     Attributes:
         annotations: as they were read.
-        metric: the protocol they were made ready for.
-        image_ids: int64 [N], ascending; picture n has `image_ids[n - 1]`.
-        category_ids: int64 [K], ascending; category n has `category_ids[n - 1]`.
-        coco: the same by our numbers.
+        metric: the protocol to compare by.
     """
 
     annotations: ScoredAnnotations
     metric: Metric
-    image_ids: NDArray[np.int64]
-    category_ids: NDArray[np.int64]
-    coco: hotcoco.COCO
+
+    @cached_property
+    def image_ids(self) -> NDArray[np.int64]:
+        """Int64 [N], ascending; picture n has `image_ids[n - 1]`."""
+        return np.sort(self.annotations.image_ids)
+
+    @cached_property
+    def category_ids(self) -> NDArray[np.int64]:
+        """Int64 [K], ascending; category n has `category_ids[n - 1]`."""
+        return np.array([category.id for category in self.annotations.categories], np.int64)
+
+    @cached_property
+    def box_images(self) -> NDArray[np.int64]:
+        """Int64 [A]: the number of each box's picture."""
+        numbers = np.searchsorted(self.image_ids, self.annotations.image_ids) + 1
+        return numbers[self.annotations.boxes.image_index]
+
+    @cached_property
+    def box_categories(self) -> NDArray[np.int64]:
+        """Int64 [A]: the number of each box's category."""
+        return np.searchsorted(self.category_ids, self.annotations.boxes.category_ids) + 1
+
+    @cached_property
+    def coco(self) -> hotcoco.COCO:
+        """The boxes that count."""
+        boxes, areas, is_crowd = self.annotations.boxes, self.annotations.areas, self.annotations.boxes.is_crowd
+        counting = np.ones(len(boxes), np.bool_)
+        if self.metric == "lvis":
+            # `lvis` leaves out boxes without an area, and doesn't look for crowds.
+            counting = (areas > 0) & (areas < np.inf)
+            areas = np.where(self.annotations.are_ignored, _BEYOND_ALL_AREAS, areas)
+            is_crowd = np.zeros_like(is_crowd)
+        return hotcoco.COCO.from_arrays(
+            self.image_records(),
+            self.category_records(),
+            self.box_images[counting],
+            self.box_categories[counting],
+            boxes.boxes_xywh[counting].astype(np.float64),
+            ids=np.arange(1, int(counting.sum()) + 1),
+            area=areas[counting],
+            iscrowd=is_crowd[counting],
+        )
+
+    def image_records(self) -> list[dict[str, Any]]:
+        """Pictures as LVIS and COCO write them, by our numbers."""
+        annotations = self.annotations
+        order = np.argsort(annotations.image_ids, kind="stable")
+        records = [
+            {"id": number, "height": height, "width": width}
+            for number, (height, width) in enumerate(annotations.hws_px[order].tolist(), 1)
+        ]
+        number_of = {category_id: number for number, category_id in enumerate(self.category_ids.tolist(), 1)}
+        for key, lists in (
+            ("neg_category_ids", annotations.negative_ids),
+            ("not_exhaustive_category_ids", annotations.not_exhaustive_ids),
+        ):
+            if lists is not None:
+                for record, index in zip(records, order.tolist(), strict=True):
+                    record[key] = [number_of[each] for each in lists[index].tolist() if each in number_of]
+        return records
+
+    def category_records(self) -> list[dict[str, Any]]:
+        """Categories as LVIS writes them, by our numbers."""
+        return [
+            {"id": number, "name": category.name, "frequency": category.frequency or ""}
+            for number, category in enumerate(self.annotations.categories, 1)
+        ]
 
 
 def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
@@ -62,64 +124,7 @@ def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
         file_format: whose file it is.
     """
     assert data.scored is not None, "read to be scored"
-    annotations, metric = data.scored, METRIC_OF[file_format]
-    image_ids = np.sort(annotations.image_ids)
-    category_ids = np.array([category.id for category in annotations.categories], np.int64)
-    boxes, areas = annotations.boxes, annotations.areas
-    counting = np.ones(len(boxes), np.bool_)
-    is_crowd = boxes.is_crowd
-    if metric == "lvis":
-        # `lvis` leaves out boxes without an area, and doesn't look for crowds.
-        counting = (areas > 0) & (areas < np.inf)
-        areas = np.where(annotations.are_ignored, _BEYOND_ALL_AREAS, areas)
-        is_crowd = np.zeros_like(is_crowd)
-    owners = np.searchsorted(image_ids, annotations.image_ids)[boxes.image_index] + 1
-    coco = hotcoco.COCO.from_arrays(
-        image_records(annotations, image_ids, category_ids),
-        category_records(annotations),
-        owners[counting],
-        (np.searchsorted(category_ids, boxes.category_ids) + 1)[counting],
-        boxes.boxes_xywh[counting].astype(np.float64),
-        ids=np.arange(1, int(counting.sum()) + 1),
-        area=areas[counting],
-        iscrowd=is_crowd[counting],
-    )
-    return GroundTruth(annotations, metric, image_ids, category_ids, coco)
-
-
-def image_records(
-    annotations: ScoredAnnotations, image_ids: NDArray[np.int64], category_ids: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    """Pictures as LVIS and COCO write them, by our numbers.
-
-    Args:
-        annotations: of N pictures.
-        image_ids: int64 [N], ascending.
-        category_ids: int64 [K], ascending.
-    """
-    order = np.argsort(annotations.image_ids, kind="stable")
-    assert np.array_equal(annotations.image_ids[order], image_ids)
-    records = [
-        {"id": number, "height": height, "width": width}
-        for number, (height, width) in enumerate(annotations.hws_px[order].tolist(), 1)
-    ]
-    number_of = {category_id: number for number, category_id in enumerate(category_ids.tolist(), 1)}
-    for key, lists in (
-        ("neg_category_ids", annotations.negative_ids),
-        ("not_exhaustive_category_ids", annotations.not_exhaustive_ids),
-    ):
-        if lists is not None:
-            for record, index in zip(records, order.tolist(), strict=True):
-                record[key] = [number_of[each] for each in lists[index].tolist() if each in number_of]
-    return records
-
-
-def category_records(annotations: ScoredAnnotations) -> list[dict[str, Any]]:
-    """Categories as LVIS writes them, by our numbers."""
-    return [
-        {"id": number, "name": category.name, "frequency": category.frequency or ""}
-        for number, category in enumerate(annotations.categories, 1)
-    ]
+    return GroundTruth(data.scored, METRIC_OF[file_format])
 
 
 def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:

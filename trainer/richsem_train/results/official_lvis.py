@@ -14,7 +14,7 @@ import numpy as np
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import METRICS, GroundTruth, category_records, image_records, numbered
+from richsem_train.results.evaluation import METRICS, GroundTruth, numbered
 
 _BYTES_A_PAIR, _BYTES_A_DETECTION = 650, 1_230
 _SECONDS_A_PAIR, _SECONDS_A_DETECTION = 9.2e-6, 33e-6
@@ -96,18 +96,18 @@ def _imported() -> Any:
 
 def _content(truth: GroundTruth) -> dict[str, Any]:
     """The annotations as LVIS writes them, by our numbers."""
-    annotations, boxes = truth.annotations, truth.annotations.boxes
+    annotations = truth.annotations
     columns = zip(
-        (np.searchsorted(truth.image_ids, annotations.image_ids)[boxes.image_index] + 1).tolist(),
-        (np.searchsorted(truth.category_ids, boxes.category_ids) + 1).tolist(),
-        boxes.boxes_xywh.tolist(),
+        truth.box_images.tolist(),
+        truth.box_categories.tolist(),
+        annotations.boxes.boxes_xywh.tolist(),
         annotations.areas.tolist(),
         annotations.are_ignored.tolist(),
         strict=True,
     )
     return {
-        "images": image_records(annotations, truth.image_ids, truth.category_ids),
-        "categories": category_records(annotations),
+        "images": truth.image_records(),
+        "categories": truth.category_records(),
         "annotations": [
             {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "ignore": ignore}
             for number, (image, category, box, area, ignore) in enumerate(columns, 1)

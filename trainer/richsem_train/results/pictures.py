@@ -42,24 +42,22 @@ _SAME_BOX_IOU = 0.9
 """Boxes this close are one thing to the eye: only the best name is shown."""
 
 
+def choose_drawn(detections: PictureDetections, *, score_threshold: float, most: int = 30) -> PictureDetections:
+    """The detections worth drawing, best first, without boxes that nearly coincide with a better one."""
+    good = detections[detections.scores >= score_threshold]
+    return good[nms(torch.from_numpy(good.boxes_xyxy_px), torch.from_numpy(good.scores), _SAME_BOX_IOU)[:most].numpy()]
+
+
 def draw_detections(
-    image: Image.Image,
-    detections: PictureDetections,
-    classes: ClassTable,
-    *,
-    score_threshold: float = 0.3,
-    most: int = 30,
-    legend: bool = True,
+    image: Image.Image, detections: PictureDetections, classes: ClassTable, *, legend: bool = True
 ) -> Image.Image:
-    """Draw the best detections of a picture, the better above the worse.
+    """Draw detections on a picture, the better above the worse.
 
     Args:
         image: the picture as decoded, RGB.
-        detections: rows of `classes`, in pixels of `image`; of boxes that nearly coincide only the best is drawn.
+        detections: of `choose_drawn`: rows of `classes`, in pixels of `image`.
         classes: their names; a row's number stands for a name of which no font has the letters. Colours are those of
             frequencies, or without any follow the row.
-        score_threshold: worse ones are left out.
-        most: how many are drawn at most.
         legend: whether a strip below tells the colours; only where there are frequencies.
 
     Returns:
@@ -67,11 +65,10 @@ def draw_detections(
     """
     canvas, factor = _enlarged(image)
     style = Style.of(canvas.size)
-    shown = detections[choose_drawn(detections, score_threshold=score_threshold, most=most)]
-    rows = shown.category_ids.tolist()
+    rows = detections.category_ids.tolist()
     colours = [_colour(row, classes) for row in rows]
-    boxes = [_within(box * factor, canvas.size) for box in shown.boxes_xyxy_px]
-    texts = [f"{_label(row, classes)} {score:.2f}" for row, score in zip(rows, shown.scores.tolist(), strict=True)]
+    boxes = [_within(box * factor, canvas.size) for box in detections.boxes_xyxy_px]
+    texts = [f"{_label(row, classes)} {score:.2f}" for row, score in zip(rows, detections.scores.tolist(), strict=True)]
     draw = ImageDraw.Draw(canvas)
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         _draw_box(draw, box, colour, style)
@@ -79,13 +76,6 @@ def draw_detections(
         if placed is not None:
             _draw_label(draw, *placed, colour, style)
     return _with_legend(canvas, style) if legend and classes.have_frequencies else canvas
-
-
-def choose_drawn(detections: PictureDetections, *, score_threshold: float, most: int) -> NDArray[np.int64]:
-    """Indexes of those worth drawing, best first, without boxes that nearly coincide with a better one."""
-    good = np.flatnonzero(detections.scores >= score_threshold)
-    boxes, scores = (torch.from_numpy(values[good]) for values in (detections.boxes_xyxy_px, detections.scores))
-    return good[nms(boxes, scores, _SAME_BOX_IOU)[:most].numpy()]
 
 
 def contact_sheet(

@@ -24,7 +24,6 @@ _JPEG_QUALITY = 92
 _LONGEST_NAME, _LONGEST_NAME_BYTES = 120, 200
 """Of a name without what is added to it: file systems take 255 bytes, and 22 are a temporary's."""
 
-_MOST_DRAWN = 30
 _SHEET_PICTURES, _SHEET_COLUMNS, _SHEET_SIDE = 24, 4, 640
 _LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 """Such pictures are drawn as PNG, others as JPEG."""
@@ -87,14 +86,16 @@ def predict(
             continue
         found = detect(image)
         found.require_finite(str(path))
-        for row in found.category_ids[choose_drawn(found, score_threshold=score_threshold, most=_MOST_DRAWN)].tolist():
-            done.number_for_name = done.number_for_name or number_for_name(row, classes)
-        drawn = draw_detections(image, found, classes, score_threshold=score_threshold, most=_MOST_DRAWN)
-        _write_picture(drawn, out / output_name)
+        chosen = choose_drawn(found, score_threshold=score_threshold)
+        numbers = (number_for_name(row, classes) for row in chosen.category_ids.tolist())
+        done.number_for_name = done.number_for_name or next(filter(None, numbers), None)
+        _write_picture(draw_detections(image, chosen, classes), out / output_name)
         done.pictures.append(out / output_name)
         records.append({"name": output_name, "source": str(path), **_record(image, found, classes)})
         if len(cells) < _SHEET_PICTURES and len(paths) > 1:
-            cells.append(_cell(image, found, classes, score_threshold))
+            # The sheet has one legend for all.
+            cells.append(draw_detections(image, chosen, classes, legend=False))
+            cells[-1].thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         on_picture(path, None)
     _write_report(out, done, records, cells, classes)
     return done
@@ -134,13 +135,6 @@ def _write_report(
     failed = [{"source": str(path), "reason": reason} for path, reason in done.failed]
     text = json.dumps({"pictures": records, "failed": failed}, indent=1, allow_nan=False)
     write_atomically(out / PREDICTIONS, (text + "\n").encode())
-
-
-def _cell(image: Image.Image, found: PictureDetections, classes: ClassTable, score_threshold: float) -> Image.Image:
-    """A picture no larger than its place in the sheet, which has one legend for all."""
-    drawn = draw_detections(image, found, classes, score_threshold=score_threshold, most=_MOST_DRAWN, legend=False)
-    drawn.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
-    return drawn
 
 
 def _write_picture(image: Image.Image, path: Path) -> None:
