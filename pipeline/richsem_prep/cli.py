@@ -522,7 +522,9 @@ def verify(
 
     start, place = time.monotonic(), open_place(out)
     with bytes_bar(Console(stderr=True)) as on_progress:
-        verification = verify_cache(place, label_set=labels, threads=threads, thorough=thorough, on_progress=on_progress)
+        verification = verify_cache(
+            place, label_set=labels, threads=threads, thorough=thorough, on_progress=on_progress
+        )
     for note in verification.notes:
         typer.echo(f"note: {note}")
     for line in problem_lines(place, verification):

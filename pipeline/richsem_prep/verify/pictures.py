@@ -114,9 +114,7 @@ def _by_extension(json_first_N: NDArray[np.bool_], json_N: NDArray, picture_N: N
     return np.where(json_first_N, (json_N, picture_N), (picture_N, json_N)).T.reshape(-1)
 
 
-def sidecar_problems(
-    chunks: Iterator[Chunk], rows: Rows, plan: Plan, hashed: Container[int]
-) -> Iterator[str]:
+def sidecar_problems(chunks: Iterator[Chunk], rows: Rows, plan: Plan, hashed: Container[int]) -> Iterator[str]:
     """Compare each KEY.json with the index, and its hash with the picture for the rows that are `hashed`."""
     copied = plan.pictures == "copy"
     json_first = _json_comes_first(rows).tolist()

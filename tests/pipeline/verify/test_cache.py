@@ -178,9 +178,9 @@ def test_one_label_set_can_be_checked_alone(cache, pictures_root):
     assert problems_of(cache) == ()
     other.label_set.tar(0).write_bytes(b"")
     assert paths_of(problems_of(cache)) == {"labels/other/folder-000000.tar"}
-    assert problems_of(cache, labels=LABELS) == ()
+    assert problems_of(cache, label_set=LABELS) == ()
     with pytest.raises(RichSemError, match=r"no label set 'third'; it has: hashed, other"):
-        problems_of(cache, labels="third")
+        problems_of(cache, label_set="third")
 
 
 def damaged_pictures(cache):
