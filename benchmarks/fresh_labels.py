@@ -37,17 +37,13 @@ from richsem_prep.teacher.teacher import Teacher, load_teacher, parse_teacher
 from richsem_prep.teacher.text import text_means
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache import recipes
-from richsem_schemas.cache.codec import LabelledView
-from richsem_schemas.cache.geometry import draw_crop
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.cache.render import render_view
-from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
+from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.view import View
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache import nearest
-from richsem_train.data.cache.free_mosaics import free_mosaic
-from richsem_train.data.cache.views import ReadView
-from richsem_train.data.fresh_windows import MIN_OVERLAP, drawn_view
+from richsem_train.data.fresh_windows import MIN_OVERLAP
 
 STORED = 8
 COUNTS = (1, 2, 4, 8)
@@ -174,15 +170,15 @@ class Seen:
 
 def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
     """Show views to the teacher."""
-    kept: list[Shown] = []
 
     def prepared() -> Iterator[Any]:
         for shown in views:
             # Without the pixels, of which there are gigabytes.
-            kept.append(replace(shown, pixels=np.zeros((0, 0, 3), np.uint8)))
-            yield sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
+            bare = replace(shown, pixels=np.zeros((0, 0, 3), np.uint8))
+            yield bare, sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
 
-    embeddings = np.concatenate(list(sees.encoder.encode(prepared())))
+    kept, features = zip(*sees.encoder.encode(prepared()), strict=True)
+    embeddings = np.concatenate(features)
     size = sees.encoder.spec.teacher_size
     return Seen(
         [thing for shown in kept for thing in shown.things],
@@ -206,19 +202,23 @@ def measured(each: World, teacher: Teacher, fresh: int) -> dict[str, Any]:
 
 
 def stored_windows(each: World) -> Iterator[Shown]:
-    for index, (picture, boxes) in enumerate(each.scenes):
-        sample = recipes.Sample(0, (picture.height, picture.width), 0, boxes, np.ones(len(boxes), np.int32))
-        for number in range(STORED):
-            view = recipes.window_view(sample, number, each.geometry, np.random.default_rng([1, index, number]))
-            yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
+    return windows(each, STORED, stream=1)
 
 
 def fresh_windows(each: World, fresh: int) -> Iterator[Shown]:
+    return windows(each, fresh, stream=2)
+
+
+def windows(each: World, count: int, *, stream: int) -> Iterator[Shown]:
     for index, (picture, boxes) in enumerate(each.scenes):
-        for number in range(fresh):
-            rng = np.random.default_rng([2, index, number])
-            view = drawn_view(draw_crop((picture.height, picture.width), each.geometry, rng), boxes)
+        annotated = recipes.AnnotatedPicture(0, hw_of(picture), 0, boxes, np.ones(len(boxes), np.int32))
+        for number in range(count):
+            view = recipes.window_view(annotated, number, each.geometry, np.random.default_rng([stream, index, number]))
             yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
+
+
+def hw_of(picture: Image.Image) -> tuple[int, int]:
+    return picture.height, picture.width
 
 
 def boxes_of(picture: int, view: View) -> list[tuple[int, int]]:
@@ -233,24 +233,19 @@ def stored_crops(each: World) -> Iterator[Shown]:
 
 
 def crop(each: World, index: int, number: int) -> View:
-    picture = each.pictures[index]
-    sample = recipes.Sample(0, (picture.height, picture.width), 0)
-    return recipes.crop_view(sample, number, each.geometry, np.random.default_rng([3, index, number]))
+    annotated = recipes.AnnotatedPicture(0, hw_of(each.pictures[index]), 0)
+    return recipes.crop_view(annotated, number, each.geometry, np.random.default_rng([3, index, number]))
 
 
 def fresh_mosaics(each: World, fresh: int) -> Iterator[Shown]:
     """Every picture `fresh` times."""
-    no_labels = TopKSoftLabels(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float32))
     for number in range(fresh):
         order = np.random.default_rng([4, number]).permutation(len(each.pictures))
         for start in range(0, len(order), 4):
             four = np.take(order, range(start, start + 4), mode="wrap").tolist()
-            read = [
-                ReadView("", LabelledView(crop(each, index, 0), no_labels, None), {0: each.pictures[index]})
-                for index in four
-            ]
-            rng = np.random.default_rng([5, number, start])
-            view, pictures = free_mosaic(read, geometry=each.geometry, rng=rng)
+            pictures = {tile: each.pictures[index] for tile, index in enumerate(four)}
+            annotated = [recipes.AnnotatedPicture(tile, hw_of(picture), 0) for tile, picture in pictures.items()]
+            view = recipes.mosaic_view(annotated, 0, each.geometry, np.random.default_rng([5, number, start]))
             yield Shown([(index, 0) for index in four], number, view, render_view(view, pictures))
 
 

@@ -14,9 +14,7 @@ to say: in a small detector like the demo's its share is far larger.
 
 import os
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,14 +25,10 @@ from common import report
 from torch.utils.data import Dataset
 
 from richsem_train.config import TrainConfig, load_config
-from richsem_train.console import SilentReporter
 from richsem_train.data.collate import Sample
-from richsem_train.data.loaders import LoadedStep, TrainingLoaders
+from richsem_train.run.assemble import AssembledRun, assemble
 from richsem_train.run.distributed import Ranks, join_ranks
-from richsem_train.run.folder import RunFolder
 from richsem_train.run.open_data import open_data
-from richsem_train.run.signals import StopRequest, stop_requests
-from richsem_train.run.training import _Run
 
 
 def main(
@@ -51,11 +45,12 @@ def main(
     """Measure one config."""
     common = [f"data={data}", f"workers={workers}", "schedule.epochs=100", *(changes or ())]
     configs = arms(config, common, detection_cache, extra_cache)
-    with tempfile.TemporaryDirectory() as scratch, join_ranks(device) as ranks, stop_requests() as stop:
+    with join_ranks(device) as ranks:
         torch.set_num_threads(1)
-        runs = {name: make_run(arm, Path(scratch) / name, ranks, stop) for name, arm in configs.items()}
+        runs = {name: assemble(arm, open_data(arm), ranks) for name, arm in configs.items()}
         windows = runs["joined"].feed
-        runs["plain"].feed = replace(windows, dataset=HardLabels(windows.dataset))
+        hard = replace(windows, dataset=HardLabels(windows.dataset))
+        runs["plain"] = replace(runs["plain"], feed=hard)
         measured = take_turns(runs, ranks, warm_up=8, steps=steps)
     by_kind = {kind: compared(measured, kind) for kind in sorted({kind for kind, _ in measured["joined"]})}
     report(
@@ -86,10 +81,6 @@ def arms(name: str, common: list[str], windows: Path, extras: list[Path]) -> dic
     return {"joined": load_config(name, common + joined), "plain": load_config(name, common + plain)}
 
 
-def make_run(config: TrainConfig, out: Path, ranks: Ranks, stop: StopRequest) -> _Run:
-    return _Run(config, open_data(config), RunFolder(out), ranks, stop, SilentReporter())
-
-
 class HardLabels(Dataset[Sample]):
     """The same pictures, without soft labels."""
 
@@ -105,8 +96,8 @@ Step = tuple[str, dict[str, float]]
 """Kind of a step, and its seconds."""
 
 
-def take_turns(runs: dict[str, _Run], ranks: Ranks, *, warm_up: int, steps: int) -> dict[str, list[Step]]:
-    batches = {name: loaded(run, ranks, warm_up + steps) for name, run in runs.items()}
+def take_turns(runs: dict[str, AssembledRun], ranks: Ranks, *, warm_up: int, steps: int) -> dict[str, list[Step]]:
+    batches = {name: run.loaders().batches(0, warm_up + steps) for name, run in runs.items()}
     measured: dict[str, list[Step]] = {name: [] for name in runs}
     orders = (list(runs), list(runs)[::-1])
     for number in range(warm_up + steps):
@@ -128,13 +119,6 @@ def take_turns(runs: dict[str, _Run], ranks: Ranks, *, warm_up: int, steps: int)
     for stream in batches.values():
         stream.close()  # type: ignore[attr-defined]
     return measured
-
-
-def loaded(run: _Run, ranks: Ranks, steps: int) -> Iterator[LoadedStep]:
-    loaders = TrainingLoaders(
-        run.feed, run.extra, share=run.share, workers=run.config.workers, pin_memory=ranks.device.type == "cuda"
-    )
-    return loaders.batches(0, steps)
 
 
 def compared(measured: dict[str, list[Step]], kind: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import typer
 from common import median_seconds, report
 
 from richsem_schemas.cache.codec import unpack_view
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_span, view_rows
+from richsem_schemas.cache.index import member_names
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.pictures.decode import decode_picture
 
 
@@ -24,10 +25,13 @@ def main(
 ) -> None:
     """Measure all views of the first shard."""
     opened = open_cache(cache)
-    layout, name = opened.layout, opened.label_set(labels).name
-    pictures = {p.row.sample: p.data for p in read_pictures(layout, 0, picture_rows(layout, 0), root=None)}
-    tar = layout.label_set(name).tar(0)
-    packed = [(read_span(tar, row.offset, row.size), row.member) for row in view_rows(layout, name, 0)]
+    name = opened.label_set(labels).name
+    kept, labelled = opened.picture_shard(0), opened.label_shard(name, 0)
+    pictures = {int(p.row["sample"]): p.data for p in kept.pictures(kept.rows(), root=None)}
+    rows = labelled.rows()
+    span = labelled.span(rows)
+    places = zip(rows["offset"].tolist(), rows["size"].tolist(), member_names(rows), strict=True)
+    packed = [(span.read(offset, size), member) for offset, size, member in places]
     views = [unpack_view(*item).view for item in packed]
     label_seconds = median_seconds(lambda: [unpack_view(*item) for item in packed], repeats) / len(packed)
     tiles = [int(sample) for view in views for sample in view.tiles["sample"]]

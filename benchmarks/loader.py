@@ -26,14 +26,15 @@ from common import report
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from richsem_schemas.cache.index import PictureRow
-from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.index import Rows, view_names
+from richsem_schemas.cache.reader import find_layout, open_cache
 from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.io.files import hash_bytes
 from richsem_schemas.pictures.decode import decode_picture
+from richsem_train.data.cache.source import ExpectedCache, open_training_cache
 from richsem_train.data.collate import Sample
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.targets import Target
@@ -112,8 +113,8 @@ def median_ratio(ones: list[float], others: list[float]) -> float:
 
 
 def dataset_of(cache: Path, label_set: str | None, views: str) -> ExtraDataset:
-    opened = open_extra(cache, label_set=label_set, expected=ExpectedCache(views=views, labels="topk"))  # type: ignore[arg-type]
-    return ExtraDataset(opened, seed=0)
+    expected = ExpectedCache(views=views, labels="topk")  # type: ignore[arg-type]
+    return ExtraDataset(open_training_cache(cache, label_set=label_set, expected=expected), seed=0)
 
 
 def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measurement:
@@ -123,20 +124,20 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
     # Which views there are, and in which order, is known beforehand.
     places = [order.places(n)[0] for n in range(rounds * order.samples_per_round)]
     names = [dataset.reader.read(place).name for place in places]
-    shards = range(source.plan.shards)
-    pictures = {(shard, row.sample): row for shard in shards for row in picture_rows(source.layout, shard)}
-    rows = {
-        f"{row.key}.{row.member}": row for shard in shards for row in view_rows(source.layout, source.labels, shard)
-    }
+    pictures: dict[int, Rows] = {}
+    rows: dict[str, Rows] = {}
+    for shard in range(source.plan.shards):
+        pictures[shard], views_of_shard = source.picture_shard(shard).rows(), source.label_shard(shard).rows()
+        rows |= {name: views_of_shard[[row]] for row, name in enumerate(view_names(views_of_shard))}
 
     def measure() -> tuple[float, int]:
         shown, begun = 0, time.perf_counter()
         for name in names:
             shard = int(name[:6])
-            (labelled,) = read_views(source.layout, source.labels, shard, [rows[name]])
-            wanted = [pictures[shard, sample] for sample in sorted(set(labelled.view.tiles["sample"].tolist()))]
-            stored = read_pictures(source.layout, shard, wanted, root=None)
-            decoded = {item.row.sample: decode_picture(item.data) for item in stored}
+            (labelled,) = source.label_shard(shard).views(rows[name])
+            wanted = pictures[shard][np.isin(pictures[shard]["sample"], labelled.view.tiles["sample"])]
+            stored = source.picture_shard(shard).pictures(wanted, root=None)
+            decoded = {int(item.row["sample"]): decode_picture(item.data) for item in stored}
             render_view(labelled.view, decoded)
             shown += len(labelled.view.tiles)
         return shown / (time.perf_counter() - begun), shown
@@ -217,7 +218,7 @@ def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement
 
     opened = open_cache(cache)
     shards = range(opened.manifest.plan.shards)
-    samples = [(shard, row.sample) for shard in shards for row in picture_rows(opened.layout, shard)]
+    samples = [(shard, row) for shard in shards for row in range(len(opened.picture_shard(shard).rows()))]
     litdata.optimize(
         functools.partial(picture_bytes, cache),
         samples,
@@ -241,26 +242,23 @@ def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement
 
 
 def picture_bytes(cache: Path, place: tuple[int, int]) -> bytes:
-    shard, sample = place
-    layout, rows = rows_by_sample(cache, shard)
-    (stored,) = read_pictures(layout, shard, [rows[sample]], root=None)
+    number, row = place
+    shard, rows = shard_and_rows(cache, number)
+    (stored,) = shard.pictures(rows[[row]], root=None)
     return stored.data
 
 
 @functools.lru_cache(maxsize=64)
-def rows_by_sample(cache: Path, shard: int) -> tuple[CacheLayout, dict[int, PictureRow]]:
-    layout = find_layout(cache)
-    return layout, {row.sample: row for row in picture_rows(layout, shard)}
+def shard_and_rows(cache: Path, number: int) -> tuple[PictureShard, Rows]:
+    shard = PictureShard(find_layout(cache), number)
+    return shard, shard.rows()
 
 
 def hashing_share(cache: Path, floor: dict[str, Any]) -> float:
     """Processor time of hashing a picture over that of the floor for it."""
     opened = open_cache(cache)
-    stored = [
-        item.data
-        for shard in range(opened.manifest.plan.shards)
-        for item in read_pictures(opened.layout, shard, picture_rows(opened.layout, shard), root=None)
-    ]
+    shards = [opened.picture_shard(number) for number in range(opened.manifest.plan.shards)]
+    stored = [item.data for shard in shards for item in shard.pictures(shard.rows(), root=None)]
     begun = time.process_time()
     for data in stored:
         hash_bytes(data)

@@ -33,7 +33,7 @@ from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.recipes import Sample, crop_view, mosaic_view
+from richsem_schemas.cache.recipes import AnnotatedPicture, crop_view, mosaic_view
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.pictures.decode import decode_picture
@@ -79,7 +79,7 @@ def main(
 
 
 def drawn_views(pictures: Pictures, rng: np.random.Generator) -> dict[str, list[View]]:
-    samples = [Sample(index, (picture.height, picture.width), 1) for index, picture in pictures.items()]
+    samples = [AnnotatedPicture(index, (picture.height, picture.width), 1) for index, picture in pictures.items()]
     fours = [[samples[index] for index in rng.choice(len(samples), 4, replace=False)] for _ in samples]
     return {
         "crop or window": [crop_view(sample, 0, GEOMETRY, rng) for sample in samples],
@@ -89,7 +89,7 @@ def drawn_views(pictures: Pictures, rng: np.random.Generator) -> dict[str, list[
     }
 
 
-def whole_view(sample: Sample, out_hw: tuple[int, int]) -> View:
+def whole_view(sample: AnnotatedPicture, out_hw: tuple[int, int]) -> View:
     height, width = out_hw
     tiles = np.array([(sample.sample, (0, 0, *sample.hw[::-1]), (0, 0, width, height), False)], TILE_DTYPE)
     return View("crop", 0, out_hw, tiles, np.array([((0, 0, width, height), 0, 1)], REGION_DTYPE))
@@ -271,7 +271,7 @@ def embeddings(views: dict[str, list[View]], pictures: Pictures) -> Iterator[tup
             encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=size, precision="fp32")
 
             def encoded(pixels: NDArray[np.uint8], view: View, encoder: Any = encoder) -> NDArray[np.float64]:
-                (features,) = encoder.encode([encoder.prepare(pixels, view.regions["box_xyxy_px"])])
+                ((_, features),) = encoder.encode([(view, encoder.prepare(pixels, view.regions["box_xyxy_px"]))])
                 return np.asarray(features, np.float64)
 
             found: dict[str, list[float]] = defaultdict(list)

@@ -17,10 +17,9 @@ from typing import Annotated, Any
 import typer
 from common import report
 from teachers import random_rn50
-from trial import Silent, few_classes, trial_config
+from trial import few_classes, run_trial, trial_config
 
 from richsem_prep.rescore.rescore import rescore
-from richsem_prep.shard import run as driver
 from richsem_schemas.cache.reader import open_cache
 
 
@@ -41,11 +40,9 @@ def main(
         named = teacher or random_rn50(folder)
         out = folder / "cache"
         options = {"teacher": named, "device": device, "teacher_size": teacher_size}
-        runs = {
-            name: driver.shard(trial_config(raw, out, labels=name, **options), Silent()) for name in ("first", "second")
-        }
+        runs = {name: run_trial(trial_config(raw, out, label_set=name, **options)) for name in ("first", "second")}
         rescored = [
-            rescore(out, labels=f"soft-{number}", source="first", temperature=2.0, threads=1).seconds
+            rescore(out, label_set=f"soft-{number}", source="first", temperature=2.0, threads=1).seconds
             for number in range(rounds)
         ]
         cache = open_cache(out)

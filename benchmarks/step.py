@@ -44,11 +44,13 @@ from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_config
-from richsem_train.models.denoising import DenoisingQueries, draw_denoising
+from richsem_train.models.denoising import draw_denoising
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
+from richsem_train.outputs import DenoisingQueries
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.run.engine import DetectorLosses, Trainer
 from richsem_train.run.optimiser import make_optimiser
 from richsem_train.targets import Batch, SoftLabels, Target
 
@@ -222,7 +224,7 @@ def cached_batches(batch: Batch, encoder: Any, text: TextBank) -> dict[str, Batc
         boxes = target.boxes_cxcywh_norm * side
         corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], dim=1)
         views.append(encoder.prepare(pixels_3HW.permute(1, 2, 0).numpy(), corners.numpy()))
-    embeddings = list(encoder.encode(views))
+    embeddings = [features for _, features in encoder.encode(enumerate(views))]
     return {
         "plain": batch,
         "embedding": with_labels(batch, [SoftLabels(embeddings=torch.from_numpy(each)) for each in embeddings]),

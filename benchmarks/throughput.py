@@ -17,11 +17,10 @@ from typing import Annotated, Any
 import typer
 from common import report
 from teachers import random_rn50
-from trial import Silent, trial_config
+from trial import run_trial, trial_config
 
-from richsem_prep.shard import run as driver
-from richsem_prep.shard.task import STAGES
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_prep.shard.stage_clock import STAGES
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.pictures.decode import decode_picture
 
@@ -49,7 +48,7 @@ def main(
         runs, floors, regions, last = [], [], 0, None
         for number in range(repeats):
             out = folder / f"cache-{number}"
-            last = driver.shard(config(root, out, options), Silent())
+            last = run_trial(config(root, out, options))
             runs.append(last.work_seconds)
             seconds, regions = bare_forward(out, options)
             floors.append(seconds)
@@ -78,7 +77,7 @@ def main(
 
 def config(root: Path, out: Path, options: dict[str, Any]) -> Any:
     """A run in this process, pictures and labels, with everything else as it is by default."""
-    return trial_config(root, out, labels="bench", **options)
+    return trial_config(root, out, label_set="bench", **options)
 
 
 def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:
@@ -91,16 +90,16 @@ def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:
     cache = open_cache(out)
     prepared = []
     for shard in range(cache.manifest.plan.shards):
-        rows = picture_rows(cache.layout, shard)
-        stored = read_pictures(cache.layout, shard, rows, root=None)
-        pictures = {item.row.sample: decode_picture(item.data) for item in stored}
-        views = [v.view for v in read_views(cache.layout, "bench", shard, view_rows(cache.layout, "bench", shard))]
+        kept, labels = cache.picture_shard(shard), cache.label_shard("bench", shard)
+        stored = kept.pictures(kept.rows(), root=None)
+        pictures = {int(item.row["sample"]): decode_picture(item.data) for item in stored}
+        views = [v.view for v in labels.views(labels.rows())]
         # In the order of the run, so that batches are the same: by block, crops first, then mosaics by pass.
         views.sort(key=lambda view: (view.tiles["sample"][0] // 64, view.kind, view.pass_index))
         encoder = worker.encoder
         prepared += [encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"]) for view in views]
     start = time.perf_counter()
-    regions = sum(len(features) for features in worker.encoder.encode(iter(prepared)))
+    regions = sum(len(features) for _, features in worker.encoder.encode(enumerate(prepared)))
     return time.perf_counter() - start, regions
 
 

@@ -1,12 +1,14 @@
 """Runs of `richsem-prep shard` for benchmarks: a small folder of pictures, and the options that nobody varies."""
 
-import inspect
 import shutil
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from richsem_prep.cli import shard, shard_config
+from richsem_prep.executors.settings import make_executor
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.run import RunSummary, shard
+from richsem_schemas.options import from_options
 
 
 class Silent:
@@ -22,11 +24,14 @@ class Silent:
         pass
 
 
-def trial_config(root: Path, out: Path, **options: Any) -> Any:
+def trial_config(root: Path, out: Path, **options: Any) -> ShardConfig:
     """A run in this process over a folder of pictures, with everything that isn't named as it is by default."""
-    defaults = {name: item.default for name, item in inspect.signature(shard).parameters.items()}
-    fixed = {"dataset": "folder", "root": root, "out": out, "executor": "inline"}
-    return shard_config(**(defaults | fixed | options))
+    return from_options(ShardConfig, {"dataset": "folder", "root": root, "out": out, "executor": "inline", **options})
+
+
+def run_trial(config: ShardConfig) -> RunSummary:
+    """Make a cache without a word."""
+    return shard(config, Silent(), make_executor)
 
 
 def few_classes(root: Path, folder: Path, *, pictures: int, classes: int) -> Path:

@@ -23,9 +23,8 @@ from typing import Annotated, Any
 import typer
 from common import report
 from teachers import small_clip
-from trial import Silent, few_classes, trial_config
+from trial import few_classes, run_trial, trial_config
 
-from richsem_prep.shard import run as driver
 from richsem_prep.verify.cache import verify_cache
 
 WIDTH_OF_RN50 = 1024
@@ -51,7 +50,7 @@ def make_cache(root: Path, scratch: Path, pictures: int) -> Path:
     raw = few_classes(root, scratch / "raw", pictures=pictures, classes=80)
     teacher = small_clip(scratch / "teacher", embed_dim=WIDTH_OF_RN50)
     out = scratch / "cache"
-    driver.shard(trial_config(raw, out, teacher=teacher, teacher_size=64, labels="wide", device="cpu"), Silent())
+    run_trial(trial_config(raw, out, teacher=teacher, teacher_size=64, label_set="wide", device="cpu"))
     return out
 
 

@@ -13,9 +13,7 @@ from typing import Annotated
 import typer
 from common import report
 from teachers import random_rn50
-from trial import Silent, trial_config
-
-from richsem_prep.shard import run as driver
+from trial import run_trial, trial_config
 
 
 def main(
@@ -37,7 +35,7 @@ def main(
                     root, folder / f"{number}-{workers}", teacher=named, executor="ray", workers=workers, mosaics=1,
                     region_encoder="crop", samples_per_shard=limit // shards, limit=limit,
                 )  # fmt: skip
-                measured.append(driver.shard(config, Silent()).work_seconds)
+                measured.append(run_trial(config).work_seconds)
     one, two = (statistics.median(seconds[workers]) for workers in (1, 2))
     report(
         "workers",

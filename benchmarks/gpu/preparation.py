@@ -16,10 +16,9 @@ from loader import TILES, loader
 from PIL import Image
 from teachers import random_teacher
 from throughput import bare_forward, config
-from trial import Silent
+from trial import run_trial
 
-from richsem_prep.shard import run as driver
-from richsem_prep.shard.task import STAGES
+from richsem_prep.shard.stage_clock import STAGES
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.pictures.decode import decode_picture
 
@@ -68,7 +67,7 @@ def options_of(model: str, encoder: str, *, crops: int = 0, mosaics: int = 4) ->
 def run(out: Path, options: Options) -> dict[str, Any]:
     """Views/s of a whole run, and its seconds by stage, of threads those of all."""
     shutil.rmtree(out, ignore_errors=True)
-    done = driver.shard(config(PICTURES, out, options), Silent())
+    done = run_trial(config(PICTURES, out, options))
     results = done.results.values()
     views = sum(result.receipt.summary.views for result in results)
     return {

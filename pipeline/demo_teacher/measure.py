@@ -53,9 +53,9 @@ def top_1(
     rows = {name: row for row, name in enumerate((views.NONE_NAME, *names))}
     # Equal sizes side by side: the encoder batches consecutive views of one size.
     kept = sorted((view for view in named_views if view.names), key=lambda view: view.picture.size)
-    prepared = (encoder.prepare(np.asarray(view.picture), view.boxes_xyxy_px) for view in kept)
+    prepared = ((view, encoder.prepare(np.asarray(view.picture), view.boxes_xyxy_px)) for view in kept)
     right = regions = 0
-    for view, features in zip(kept, encoder.encode(prepared), strict=True):
+    for view, features in encoder.encode(prepared):
         found = (features @ text_features.T).argmax(axis=1)
         right += sum(rows[name] == row for name, row in zip(view.names, found.tolist(), strict=True))
         regions += len(view.names)

@@ -1,17 +1,70 @@
-"""What a run shows: a live bar on a terminal, a line now and then in a log, tables at the end."""
+"""Progress on standard error: a live bar on a terminal, a line now and then in a log."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
 
-from richsem_prep.executors import progress
-from richsem_prep.executors.base import OnProgress, ShardOutcome
-from richsem_prep.shard.run import RunSummary
+from richsem_prep.shard import progress
+from richsem_prep.shard.progress import OnProgress, ShardOutcome
 from richsem_schemas.io.words import printable_text
 
 _LOG_SECONDS = 15.0
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    Console(stderr=True).print(Text(f"warning: {message}"), soft_wrap=True)
+
+
+@contextmanager
+def counting_bar(name: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error over things that are counted; yields what takes the number done and the number in all."""
+    console = Console(stderr=True)
+    started = last_line = time.monotonic()
+
+    def log(done: int, total: int) -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if console.is_terminal or now - last_line < _LOG_SECONDS:
+            return
+        last_line = now
+        rate = done / max(now - started, 1e-6)
+        left = (total - done) / rate if rate else 0.0
+        console.print(f"{name}: {done:,} of {total:,} {unit}, {rate:,.0f}/s, ETA {left:,.0f} s", highlight=False)
+
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+
+        def move(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            log(done, total)
+
+        yield move
+
+
+@contextmanager
+def bytes_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error over bytes; a log gets none."""
+    console = Console(stderr=True)
+    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class ConsoleReporter:
@@ -101,48 +154,3 @@ def _rate(done: int, total: int | None, started: float) -> tuple[float, str]:
         return rate, "?"
     minutes, seconds = divmod(round(max(total - done, 0) / rate), 60)
     return rate, f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def summary_table(summary: RunSummary) -> Table:
-    """What a run did, for the end."""
-    receipts = [result.receipt.summary for result in summary.results.values()]
-    samples = sum(item.samples for item in receipts)
-    regions = sum(item.regions for item in receipts)
-    label_bytes = sum(item.tar.bytes for item in receipts)
-    picture_bytes = sum(result.picture_bytes for result in summary.results.values())
-    quarantined = sum(result.quarantined for result in summary.results.values())
-    whole = summary.start_seconds + summary.work_seconds
-    table = Table(title=f"label set {summary.labels}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row(
-        "shards", f"{len(summary.results)} made, {summary.already} there before, {len(summary.failed)} failed"
-    )
-    table.add_row("pictures", f"{samples:,}")
-    table.add_row("quarantined", f"{quarantined:,}")
-    if summary.left_out:
-        table.add_row("left out of the listing", f"{summary.left_out:,}")
-    table.add_row("views", f"{sum(item.views for item in receipts):,}")
-    table.add_row("regions", f"{regions:,}")
-    if regions:
-        table.add_row(
-            "bytes a region", f"{label_bytes / regions:,.0f} labels; {picture_bytes / samples:,.0f} a picture"
-        )
-        table.add_row(
-            "throughput",
-            f"{regions / summary.work_seconds:,.1f} regions/s, {samples / summary.work_seconds:,.1f} pictures/s",
-        )
-        table.add_row("with start-up", f"{regions / whole:,.1f} regions/s, {samples / whole:,.1f} pictures/s")
-    table.add_row("start-up", f"{summary.start_seconds:,.1f} s")
-    table.add_row("work", f"{summary.work_seconds:,.1f} s, {summary.workers} worker{'s' * (summary.workers > 1)}")
-    for stage, seconds in _stage_seconds(summary).items():
-        table.add_row(f"  {stage}", f"{seconds:,.1f} s")
-    return table
-
-
-def _stage_seconds(summary: RunSummary) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for result in summary.results.values():
-        for stage, seconds in result.seconds.items():
-            total[stage] = total.get(stage, 0.0) + seconds
-    return total

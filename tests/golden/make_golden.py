@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.finish import finish_cache
 from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView
+from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     Environment,
@@ -47,8 +48,8 @@ from richsem_schemas.cache.manifest import (
     ViewGeometry,
     ViewsSpec,
 )
-from richsem_schemas.cache.reader import picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.text_bank import TextBank, write_text_bank
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.pictures.decode import decode_picture
@@ -160,10 +161,10 @@ class ColourEncoder:
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
         return PreparedView(np.array(small).reshape(-1, 4, 4, 3), boxes_xyxy_px)
 
-    def encode(self, views: Iterable[PreparedView]) -> Iterator[np.ndarray]:
-        """[R, D] unit rows of each view."""
-        for view in views:
-            yield unit(project(view.images))
+    def encode(self, views: Iterable[tuple[Any, PreparedView]]) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each item with the [R, D] unit rows of its view."""
+        for item, view in views:
+            yield item, unit(project(view.images))
 
 
 def project(images_R443: np.ndarray) -> np.ndarray:
@@ -276,10 +277,11 @@ def forget_seconds(layout: CacheLayout, name: str, shard: int) -> None:
 def render(layout: CacheLayout) -> Image.Image:
     """Render the view that `RENDERED` names, from the cache alone."""
     key, member = RENDERED.stem.split(".")
-    (row,) = [row for row in view_rows(layout, "float16", 0) if row.key == key and row.member == f"{member}.npy"]
-    (labelled,) = read_views(layout, "float16", 0, [row])
-    stored = read_pictures(layout, 0, picture_rows(layout, 0), root=None)
-    pictures = {picture.row.sample: decode_picture(picture.data) for picture in stored}
+    shard = LabelShard(layout.label_set("float16"), 0)
+    rows = shard.rows()
+    (labelled,) = shard.views(rows[[name == f"{key}.{member}.npy" for name in view_names(rows)]])
+    stored = PictureShard(layout, 0).pictures(root=None)
+    pictures = {int(picture.row["sample"]): decode_picture(picture.data) for picture in stored}
     return Image.fromarray(render_view(labelled.view, pictures))
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
-from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures
+from richsem_schemas.cache.reader import find_layout, open_cache
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
@@ -169,8 +170,8 @@ def test_odd_pictures_are_cached_as_what_they_are_and_bad_ones_set_aside(odd, re
     summary, _ = shard(odd, tmp_path / "c", resnet, samples_per_shard=100, pictures=pictures)
     assert summary.complete
     expected = {f"class/{name}": fate for name, (_, fate) in odd_pictures().items() if fate}
-    rows = picture_rows(find_layout(tmp_path / "c"), 0)
-    made = {row.name: (row.extension, (row.height, row.width)) for row in rows}
+    rows = PictureShard(find_layout(tmp_path / "c"), 0).rows()
+    made = {row["name"]: (row["extension"], (row["height"], row["width"])) for row in rows}
     assert made.pop(r"bytes \xff/\xfe.jpg") == ("jpg", (48, 64))
     assert made == expected
     reasons = {item["name"]: item["reason"] for item in quarantined(tmp_path / "c")}
@@ -254,8 +255,8 @@ def test_folders_and_tars_of_imagenet_are_read_in_place(resnet, cheap_text, tmp_
     cache = open_cache(tmp_path / "c")
     stored = {}
     for number in range(len(cache.manifest.shards)):
-        rows = picture_rows(cache.layout, number)
-        stored |= {item.row.name: item.data for item in read_pictures(cache.layout, number, rows, root=None)}
+        pictures = cache.picture_shard(number).pictures(root=None)
+        stored |= {item.row["name"]: item.data for item in pictures}
     assert stored[f"{tar}.tar/{tar}_0.JPEG"] == jpeg(17)  # the later of two of one name, as when unpacked
     assert stored[f"{tar}.tar/{tar}_1.JPEG"] == jpeg(11)
     assert {name.split("/")[0] for name in stored} == {folder, f"{tar}.tar", f"{cut}.tar"}
@@ -499,7 +500,7 @@ def test_a_set_that_claims_another_name_is_inspected_or_refused(cache, tmp_path,
 def test_a_plan_of_billions_of_shards_hangs_nothing(cache):
     script = f"from richsem_prep.cli import run; import sys; sys.argv = ['x', 'finish', {str(cache)!r}]; run()"
     edit(cache, "plan/plan.json", lambda v: v.update(samples=2**31, listed=2**31, samples_per_shard=1))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=5)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=30)
     assert done.returncode == 1
 
 
@@ -509,11 +510,12 @@ def test_a_fifo_in_a_cache_hangs_nothing(cache, source, name):
     os.mkfifo(cache / name)
     script = (
         "import sys; from richsem_prep.cli import run; from richsem_schemas.cache.jobs import hold_job; "
-        "from richsem_prep.shard.finish import _valid_receipt; from richsem_schemas.cache.reader import find_layout; "
+        "from richsem_prep.shard.finish import pictures_are_done as done; "
+        "from richsem_schemas.cache.reader import find_layout; "
         f"from richsem_schemas.cache.manifest import Plan; from pathlib import Path; out = Path({str(cache)!r}); "
-        "layout = find_layout(out); _valid_receipt(layout, 1, Plan.read(layout.plan)); hold_job(out, None).__enter__()"
+        "layout = find_layout(out); done(layout, 1, Plan.read(layout.plan)); hold_job(out, None).__enter__()"
     )
-    subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=5)
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, timeout=30)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,12 @@ from richsem_prep import cli
 from richsem_prep.hub import hub
 from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import Plan
-from richsem_schemas.cache.reader import find_layout, picture_rows
+from richsem_schemas.cache.reader import find_layout
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import IrregularFileError
 from richsem_schemas.io import canonical_json, sealed_json
 from tests.integration.conftest import jpeg, run, write_pictures
+from tests.integration.programs import call as run_program
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cache"
 SECONDS = 60
@@ -41,20 +42,16 @@ def command(capsys, monkeypatch, out):
 
     def call(name):
         arguments = {
-            "inspect": ["inspect", out, "--labels", LABELS],
-            "view": ["view", out, "--labels", LABELS, "--html", out.parent / "views.html"],
-            "diff": ["diff", out, "--labels", LABELS, "none"],
-            "rescore": ["rescore", out, "--from", LABELS, "--labels", "again", "--temperature", "2"],
+            "inspect": ["inspect", out, "--label-set", LABELS],
+            "view": ["view", out, "--label-set", LABELS, "--html", out.parent / "views.html"],
+            "diff": ["diff", out, "--label-set", LABELS, "none"],
+            "rescore": ["rescore", out, "--from", LABELS, "--label-set", "again", "--temperature", "2"],
             "verify": ["verify", out, "--threads", "1"],
             "finish": ["finish", out],
         }[name]
-        monkeypatch.setattr(sys, "argv", ["richsem-prep", *map(str, arguments)])
         signal.alarm(SECONDS)
         try:
-            cli.run()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
+            code = run_program(cli, "richsem-prep", *arguments)
         finally:
             signal.alarm(0)
         printed = capsys.readouterr()
@@ -251,16 +248,20 @@ def begun(tmp_path, resnet):
     return root, tmp_path / "c"
 
 
+def names(layout, number):
+    return set(PictureShard(layout, number).rows()["name"])
+
+
 def cached_names(out):
     layout = find_layout(out)
-    return {row.name for shard in range(Plan.read(layout.plan).shards) for row in picture_rows(layout, shard)}
+    return set().union(*(names(layout, shard) for shard in range(Plan.read(layout.plan).shards)))
 
 
 def test_a_picture_that_was_removed_after_it_was_listed_is_set_aside_and_taken_in_once_it_is_back(begun, resnet):
     root, out = begun
     layout = find_layout(out)
     all_names = {path.relative_to(root).as_posix() for path in root.rglob("*.*")}
-    name = min(all_names - {row.name for row in picture_rows(layout, 0)})
+    name = min(all_names - names(layout, 0))
     kept = (root / name).read_bytes()
     (root / name).unlink()
     code, output = run(*shard_command(root, out, resnet))

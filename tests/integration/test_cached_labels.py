@@ -14,15 +14,17 @@ from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.codec import stored_embeddings
 from richsem_schemas.cache.reader import open_cache
 from richsem_train.config import LossConfig, ModelConfig
-from richsem_train.data.cache.source import DETECTION, open_training_cache
+from richsem_train.data.cache.alignment import align_windows
+from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
 from richsem_train.data.collate import collate
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import unit_rows
-from richsem_train.data.windows import WindowDataset, align_windows
+from richsem_train.data.windows import WindowDataset
 from richsem_train.models.denoising import draw_denoising
+from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
-from richsem_train.run.engine import DetectorLosses, Normalise
+from richsem_train.run.engine import DetectorLosses
 from richsem_train.targets import SoftLabels
 from tests.integration.conftest import write_pictures
 from tests.integration.test_shard_inline import shard
@@ -62,7 +64,7 @@ def windows_cache(resnet, tmp_path_factory):
 def batch(request, cache):
     """Four views with their labels from the cache."""
     if request.param == "mosaics":
-        extra = open_extra(cache, expected=ExpectedCache())
+        extra = open_training_cache(cache, expected=ExpectedCache())
         dataset = ExtraDataset(extra, seed=0, lanes=1)
         return extra, collate([dataset[counter] for counter in range(4)])
     out, data = request.getfixturevalue("windows_cache")
@@ -81,7 +83,7 @@ def online_labels(batch, teacher):
         cx, cy, w, h = target.boxes_cxcywh_norm.T
         boxes = torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=1)
         boxes_xyxy_px = (boxes * torch.tensor([width, height, width, height])).numpy()
-        (features,) = encoder.encode([encoder.prepare(picture, boxes_xyxy_px)])
+        ((_, features),) = encoder.encode([(None, encoder.prepare(picture, boxes_xyxy_px))])
         stored = stored_embeddings(features, "float16")
         yield SoftLabels(embeddings=torch.from_numpy(unit_rows(stored).astype(np.float32)))
 

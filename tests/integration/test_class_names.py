@@ -62,10 +62,10 @@ def test_names_that_the_teacher_reads_as_one_are_said_by_shard_text_and_rescore(
     )
     assert code == 0, told
     assert f"'cat' = 'CAT'; '{long}x' = '{long}y'. Rename" in told
-    code, told = run("rescore", out, "--text", tmp_path / "text", "--labels", "again")
+    code, told = run("rescore", out, "--text", tmp_path / "text", "--label-set", "again")
     assert code == 0, told
     assert "warning: the teacher reads some class names as one, and these classes share" in told
-    code, told = run("rescore", out, "--labels", "soft", "--temperature", "2")
+    code, told = run("rescore", out, "--label-set", "soft", "--temperature", "2")
     assert "'Cat' = 'cat'" in told
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from richsem_prep import cli
 from tests.integration.conftest import jpeg, run
+from tests.integration.programs import call as run_program
 
 COMMANDS = (
     "shard", "finish", "verify", "inspect", "view", "text", "audit", "rescore", "diff", "push", "pull", "estimate"
@@ -21,12 +22,7 @@ def command(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["richsem-prep", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run()
-        except SystemExit as exit_:
-            code = exit_.code or 0
+        code = run_program(cli, "richsem-prep", *arguments)
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 
@@ -116,9 +112,9 @@ def test_what_is_no_command_or_option_exits_with_2_and_points_to_the_help(comman
         ("--shard-range 3", ["--shard-range '3'", "0:10"]),
         ("--shard-range -1:3", ["--shard-range '-1:3'"]),
         ("--shard-range 0:1 --overwrite", ["--shard-range", "--overwrite"]),
-        ("--labels ../x", ["--labels '../x'", "letters"]),
-        ("--labels a/b", ["--labels 'a/b'", "letters"]),
-        ("--labels a..b", ["--labels 'a..b'"]),
+        ("--label-set ../x", ["--label-set '../x'", "letters"]),
+        ("--label-set a/b", ["--label-set 'a/b'", "letters"]),
+        ("--label-set a..b", ["--label-set 'a..b'"]),
         ("--teacher-size 7", ["--teacher-size 7", "32"]),
         ("--samples-per-shard 0", ["--samples-per-shard 0"]),
         ("--samples-per-shard 100001", ["--samples-per-shard 100001", "100000"]),

@@ -91,7 +91,7 @@ def test_when_the_cause_is_mended_the_shard_is_made(pictures_with_a_white_one, r
 def test_through_the_command_line_a_precision_too_small_is_said_with_the_remedy(resnet, tmp_path):
     root, out = write_pictures(tmp_path / "pictures", 6), tmp_path / "out"
     teacher = altered_teacher(resnet, tmp_path / "loud", visual__attnpool__c_proj__weight=1e7)
-    options = {"teacher_size": 64, "samples_per_shard": 3, "mosaics": 0, "seed": 0, "labels": "loud"}
+    options = {"teacher_size": 64, "samples_per_shard": 3, "mosaics": 0, "seed": 0, "label_set": "loud"}
     typed = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     code, said = run(
         "shard", "--dataset", "folder", "--root", root, "--out", out, "--teacher", teacher, *typed, "--device", "cpu",
@@ -124,10 +124,10 @@ def test_rescoring_refuses_a_set_that_holds_such_embeddings(resnet, tmp_path):
     root, out = write_pictures(tmp_path / "pictures", 3), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         # As if the check had not been there.
-        patch.setattr("richsem_prep.shard.task._ShardTask._require_finite", lambda *_: None)
+        patch.setattr("richsem_prep.shard.task.LabelTask.require_finite", lambda *_: None)
         forward = region_encoder._Forward.__call__
         patch.setattr(region_encoder._Forward, "__call__", lambda *each: forward(*each) * np.float32(np.nan))
-        shard(root, out, resnet, labels="clip", mosaics=0)
+        shard(root, out, resnet, label_set="clip", mosaics=0)
     with pytest.raises(EmbeddingError, match=r"shard 0: the embeddings of 000000-00000\.crop-0\.npy are not finite"):
-        rescore(out, labels="sharper", temperature=0.5)
+        rescore(out, label_set="sharper", temperature=0.5)
     assert not list((out / "labels" / "sharper").glob("*.tar"))

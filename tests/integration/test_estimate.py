@@ -1,13 +1,16 @@
-import inspect
 from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from richsem_prep.cli import app, shard, shard_config
+from richsem_prep.cli import app
+from richsem_prep.commands.estimate import estimate_table
+from richsem_prep.executors.settings import make_executor
 from richsem_prep.shard import run as driver
-from richsem_prep.shard.estimate import Estimate, estimate, estimate_table
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.estimate import Estimate, estimate
 from richsem_schemas.errors import RichSemError
+from tests.integration.test_shard_inline import Quiet
 
 GIVEN = Estimate(
     pictures=1_000, shards=16, measured=100, quarantined=0, measured_seconds=10, device="cpu", passes=5, shows=10,
@@ -16,28 +19,16 @@ GIVEN = Estimate(
 )  # fmt: skip
 
 
-class Silent:
-    def say(self, message):
-        pass
-
-    def stage(self, *_):
-        return lambda _: None
-
-    def shard_done(self, outcome):
-        pass
-
-
 def config(raw, out, teacher, **changes):
-    options = {name: item.default for name, item in inspect.signature(shard).parameters.items()}
     given = {"dataset": "folder", "root": raw, "out": out, "teacher": teacher, "teacher_size": 64}
-    return shard_config(**(options | given | {"executor": "inline", "device": "cpu", "labels": "x"} | changes))
+    return ShardConfig(**{**given, "executor": "inline", "device": "cpu", "label_set": "x", **changes})
 
 
 def test_an_estimate_is_near_what_the_run_then_weighs_and_writes_nothing_into_its_folder(pictures, tmp_path, resnet):
     asked = config(pictures, tmp_path / "out", resnet, mosaics=1)
-    found = estimate(asked, Silent(), samples=1_000, seconds=600)
+    found = estimate(asked, Quiet(), make_executor, samples=1_000, seconds=600)
     assert not (tmp_path / "out").exists()
-    summary = driver.shard(asked, Silent())
+    summary = driver.shard(asked, Quiet(), make_executor)
     receipts = [result.receipt.summary for result in summary.results.values()]
     assert (found.pictures, found.measured, found.quarantined, found.shards) == (91, 91, 1, 2)
     assert found.regions == pytest.approx(sum(item.regions for item in receipts), rel=0.05)
@@ -49,7 +40,7 @@ def test_an_estimate_is_near_what_the_run_then_weighs_and_writes_nothing_into_it
 
 def test_measuring_stops_after_the_time_and_scales_to_the_limit(pictures, tmp_path, resnet):
     asked = config(pictures, tmp_path / "out", resnet, mosaics=0, limit=50, pictures="reference")
-    found = estimate(asked, Silent(), samples=40, seconds=1e-3)
+    found = estimate(asked, Quiet(), make_executor, samples=40, seconds=1e-3)
     assert found.measured == 8
     assert found.pictures == 50
     assert found.views == pytest.approx(50, rel=0.2)
@@ -61,7 +52,7 @@ def test_pictures_that_are_all_broken_are_said_to_be(tmp_path, resnet):
     for number in range(3):
         (tmp_path / "raw" / "a" / f"{number}.jpg").write_bytes(b"\xff\xd8\xff no picture")
     with pytest.raises(RichSemError, match="none of 3 pictures"):
-        estimate(config(tmp_path / "raw", tmp_path / "out", resnet), Silent(), samples=9, seconds=9)
+        estimate(config(tmp_path / "raw", tmp_path / "out", resnet), Quiet(), make_executor, samples=9, seconds=9)
 
 
 def test_the_cache_has_paid_for_itself_when_online_teachers_would_have_taken_as_long():

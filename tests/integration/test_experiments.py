@@ -7,28 +7,27 @@ import pytest
 import torch
 import typer
 
-from richsem_prep.cli import shard_config as make_config
 from richsem_prep.explore.diff import diff_label_sets
 from richsem_prep.explore.inspect import inspect_label_set
 from richsem_prep.explore.page import write_page
 from richsem_prep.rescore.rescore import rescore
-from richsem_prep.shard import run as driver
 from richsem_prep.shard.finish import finish_cache
 from richsem_prep.teacher.make_text import make_text
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.manifest import CacheManifest, Plan
-from richsem_schemas.cache.reader import find_layout, open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import find_layout, open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from tests.integration import test_shard_inline as inline
 from tests.integration.conftest import tar_hashes, write_pictures
-from tests.integration.test_shard_inline import DEFAULTS, Quiet
 
 pytestmark = pytest.mark.usefixtures("small_views")
 
-OPTIONS = DEFAULTS | {"samples_per_shard": 8, "mosaics": 1, "names": "raw"}
+OPTIONS = {"root": None, "samples_per_shard": 8, "mosaics": 1}
 
 
 def shard(out, teacher, **options):
-    return driver.shard(make_config(out=out, teacher=teacher, **(OPTIONS | {"root": None} | options)), Quiet())
+    options = OPTIONS | options
+    return inline.shard(options.pop("root"), out, teacher, **options)[0]
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +89,11 @@ def test_readers_join_both_folders_by_key(original, apart):
         assert list(cache.label_sets) == ["vit"]
         assert (cache.layout.out, cache.labels_layout.out) == (original, apart)
         assert cache.text_bank("vit").class_names[0] == "none"
-        keys = {row.key for row in picture_rows(cache.layout, 0)}
-        rows = view_rows(cache.labels_layout, "vit", 0)
-        assert {row.key for row in rows if row.kind == "crop"} == keys
-        assert len(list(read_views(cache.labels_layout, "vit", 0, rows))) == len(rows)
-        assert list(read_pictures(cache.layout, 0, picture_rows(cache.layout, 0), root=None))
+        shard, labels = cache.picture_shard(0), cache.label_shard("vit", 0)
+        keys, rows = set(shard.rows()["key"]), labels.rows()
+        assert set(rows["key"][rows["kind"] == "crop"]) == keys
+        assert len(list(labels.views())) == len(rows)
+        assert list(shard.pictures(root=None))
 
 
 def test_verify_inspect_view_and_finish_know_labels_alone(original, apart, tmp_path):
@@ -141,7 +140,7 @@ def test_the_same_command_again_finds_everything_done(original, apart, vit):
 
 def test_labels_apart_can_be_rescored_and_compared(apart, tmp_path):
     shutil.copytree(apart, tmp_path / "labels")
-    rescore(tmp_path / "labels", labels="soft", temperature=2.0)
+    rescore(tmp_path / "labels", label_set="soft", temperature=2.0)
     assert verify_cache(tmp_path / "labels", threads=2).problems == ()
     found = diff_label_sets(tmp_path / "labels", "vit", "soft", threads=1)
     assert found.flips == 0
@@ -166,7 +165,7 @@ def test_another_vocabulary_reaches_the_labels_without_teacher_or_pictures(out, 
         receipt = json.loads((out / f"receipts/pictures/folder-{shard_number:06d}.json").read_text())
         (out / f"pictures/folder-{shard_number:06d}.tar").write_bytes(bytes(receipt["summary"]["tar"]["bytes"]))
     monkeypatch.setattr(torch.nn.Module, "__call__", None)
-    made = rescore(out, labels="pets", text=out.parent / "pets")
+    made = rescore(out, label_set="pets", text=out.parent / "pets")
     assert made.spec.text.vocabulary == "names.txt"
     assert open_cache(out).text_bank("pets").class_names == ("none", "cat", "dog")
 

@@ -18,8 +18,8 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.io.places import RemotePath, name_below, open_place
-from richsem_train.data.cache.local import read_through
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.cache.source import ExpectedCache, open_training_cache, read_through
+from richsem_train.data.extra import ExtraDataset
 from tests.integration.conftest import Command, run, write_pictures
 from tests.integration.test_shard_inline import shard
 from tests.s3_server import new_bucket, s3_server
@@ -115,9 +115,9 @@ def test_labels_are_added_overwritten_and_mended_at_a_url(folder, few, resnet, t
         open_cache(folder)
     finish_cache(CacheLayout(folder, "folder"), ["resnet"])
     before = {name: data for name, data in contents(folder).items() if name.startswith("pictures/")}
-    shard(root, str(folder), resnet, **(OPTIONS | {"mosaics": 0}), labels="crops")
+    shard(root, str(folder), resnet, **(OPTIONS | {"mosaics": 0}), label_set="crops")
     assert set(open_cache(folder).label_sets) == {"resnet", "crops"}
-    shard(root, str(folder), resnet, **OPTIONS, labels="crops", overwrite=True)
+    shard(root, str(folder), resnet, **OPTIONS, label_set="crops", overwrite=True)
     assert open_cache(folder).label_sets["crops"].spec.views.mosaics == 1
     assert {name: data for name, data in contents(folder).items() if name.startswith("pictures/")} == before
     (folder / "notes.md").write_bytes(b"mine")
@@ -208,8 +208,10 @@ def test_what_cant_work_is_refused(few, resnet, tmp_path):
 def test_training_samples_are_those_of_the_local_cache(local, s3, tmp_path, views):
     place = uploaded(local, open_place(new_bucket(s3) + "/x"))
     expected = ExpectedCache(views=views)
-    remote = read_through(open_extra(place, expected=expected), gigabytes=1.0, folder=tmp_path)
-    one, other = (ExtraDataset(cache, seed=1, lanes=2) for cache in (open_extra(local, expected=expected), remote))
+    remote = read_through(open_training_cache(place, expected=expected), gigabytes=1.0, folder=tmp_path)
+    one, other = (
+        ExtraDataset(cache, seed=1, lanes=2) for cache in (open_training_cache(local, expected=expected), remote)
+    )
     for number in range(one.order.samples_per_round):
         left, right = one[number], other[number]
         assert left.name == right.name
@@ -222,12 +224,12 @@ def test_loader_processes_read_from_a_server(local, s3, tmp_path):
 
     place = uploaded(local, open_place(new_bucket(s3) + "/x"))
     assert open_cache(place).label_sets  # The client is at work before processes are forked.
-    remote = read_through(open_extra(place, expected=ExpectedCache()), gigabytes=1.0, folder=tmp_path)
+    remote = read_through(open_training_cache(place, expected=ExpectedCache()), gigabytes=1.0, folder=tmp_path)
     dataset = ExtraDataset(remote, seed=1, lanes=2)
     order = list(range(dataset.order.samples_per_round))
     loader = DataLoader(dataset, sampler=order, batch_size=None, num_workers=2)
     names = [sample.name for sample in loader]
-    reference = ExtraDataset(open_extra(local, expected=ExpectedCache()), seed=1, lanes=2)
+    reference = ExtraDataset(open_training_cache(local, expected=ExpectedCache()), seed=1, lanes=2)
     assert names == [reference[number].name for number in order]
 
 

@@ -122,7 +122,7 @@ def test_rescore_on_a_full_disk_names_the_file_and_goes_on(command, made, small_
     failed = 0
     for more in (0, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256):
         small_disk(used + more)
-        code, output = command("rescore", cache, "--labels", "soft", "--temperature", 2)
+        code, output = command("rescore", cache, "--label-set", "soft", "--temperature", 2)
         if code == 0:
             break
         failed += 1
@@ -133,6 +133,6 @@ def test_rescore_on_a_full_disk_names_the_file_and_goes_on(command, made, small_
     assert failed > 2
     assert code == 0, output
     whole = shutil.copytree(made, disk.parent / "whole")
-    assert command("rescore", whole, "--labels", "soft", "--temperature", 2)[0] == 0
+    assert command("rescore", whole, "--label-set", "soft", "--temperature", 2)[0] == 0
     assert tar_hashes(cache) == tar_hashes(whole)
     assert not verify_cache(cache).problems

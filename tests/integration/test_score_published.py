@@ -4,8 +4,6 @@
 
 import argparse
 import math
-import sys
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from richsem_train.data.category_rows import scored_split
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.results.detections import merge_detections
 from richsem_train.run.open_data import read_split
+from tests.integration.programs import call
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.models.published_rule import Shape, detect
 from tests.trainer.models.test_published import FFN, HEADS, LEVELS, POINTS, QUERIES, SHAPES, TEXT, WIDTH
@@ -45,11 +44,7 @@ def text(world, tmp_path_factory):
     """What `richsem-prep text` makes of the names of the annotations."""
     out = tmp_path_factory.mktemp("text") / "names"
     arguments = ["text", "--teacher", "demo", "--names", str(world.data / "val.json"), "--out", str(out)]
-    with (
-        patch.object(sys, "argv", ["richsem-prep", *arguments, "--device", "cpu"]),
-        pytest.raises(SystemExit, match="0"),
-    ):
-        prep_cli.run()
+    assert call(prep_cli, "richsem-prep", *arguments, "--device", "cpu") == 0
     return out
 
 

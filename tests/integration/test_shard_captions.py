@@ -7,7 +7,7 @@ import pytest
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests.integration.conftest import jpeg
 from tests.integration.test_shard_inline import shard
@@ -39,11 +39,7 @@ def test_captions_are_kept_beside_real_pictures(tars, resnet, tmp_path):
     layout = summary.layout
     cache = open_cache(tmp_path / "out")
     assert (cache.manifest.samples, cache.manifest.quarantined) == (8, 1)
-    sidecars = [
-        stored.sidecar
-        for number in range(2)
-        for stored in read_pictures(layout, number, picture_rows(layout, number), root=None)
-    ]
+    sidecars = [stored.sidecar for number in range(2) for stored in cache.picture_shard(number).pictures(root=None)]
     assert {sidecar["name"]: sidecar["caption"] for sidecar in sidecars} == {
         f"{n // 4:05d}.tar/{n // 4:05d}{n % 4:04d}.jpg": f"caption of {n}" for n in range(8)
     }
@@ -54,11 +50,10 @@ def test_captions_are_kept_beside_real_pictures(tars, resnet, tmp_path):
 
 
 def test_the_cli_knows_the_datasets():
-    from richsem_prep.cli import shard_config
-    from tests.integration.test_shard_inline import DEFAULTS
+    from richsem_prep.shard.config import ShardConfig
 
     for dataset in ("inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset"):
-        config = shard_config(**DEFAULTS | {"dataset": dataset, "root": None, "out": None, "teacher": None})
+        config = ShardConfig(dataset=dataset)
         assert config.root.name == dataset.replace("-unlabeled", "-21k" if dataset.startswith("inet") else "")
         assert config.out.name == dataset
 
@@ -68,9 +63,8 @@ def test_pictures_drawn_by_code_are_taken_from_any_tars(resnet, tmp_path):
 
     root = tmp_path / "tars"
     write_tar(root / "a.tar", {f"{n}.{end}": jpeg(n) for n in range(6) for end in ("jpg", "cls")})
-    summary, _ = shard(root, tmp_path / "out", resnet, dataset="webdataset", mosaics=1, pictures="reference")
+    shard(root, tmp_path / "out", resnet, dataset="webdataset", mosaics=1, pictures="reference")
     cache = open_cache(tmp_path / "out")
     assert (cache.manifest.samples, cache.manifest.quarantined) == (6, 0)
-    rows = picture_rows(summary.layout, 0)
-    stored = list(read_pictures(summary.layout, 0, rows, root=root))
+    stored = list(cache.picture_shard(0).pictures(root=root))
     assert {picture.data for picture in stored} == {jpeg(n) for n in range(6)}

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from richsem_prep.console import summary_table
+from richsem_prep.commands.shard import summary_table
 from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.hub import dataset_card
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.sources import datasets, source
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache import recipes
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
 from richsem_schemas.io.places import open_place
 from richsem_schemas.pictures.decode import decode_picture
@@ -51,9 +51,8 @@ def shard(dataset, root, out, teacher, **options):
 
 def stored_pictures(cache):
     for number in range(cache.manifest.plan.shards):
-        rows = picture_rows(cache.layout, number)
-        root = cache.manifest.plan.root
-        yield from ((number, stored) for stored in read_pictures(cache.layout, number, rows, root=root))
+        pictures = cache.picture_shard(number).pictures(root=cache.originals_root)
+        yield from ((number, stored) for stored in pictures)
 
 
 @pytest.mark.parametrize("dataset", TREES)
@@ -79,11 +78,7 @@ def test_a_dataset_in_its_layout_becomes_a_verified_cache_of_windows(dataset, re
     assert names[:4] == expected_names.get(dataset, names[:4])
     assert len(names) == len(expected_names.get(dataset, names[:4]))
     assert any("names on fewer than" in line for line in said) == (dataset == "visual-genome")
-    views = [
-        view
-        for number in range(plan.shards)
-        for view in read_views(cache.layout, "resnet", number, view_rows(cache.layout, "resnet", number))
-    ]
+    views = [view for number in range(plan.shards) for view in cache.label_shard("resnet", number).views()]
     assert {view.view.kind for view in views} == {"window"}
     assert len(views) == 2 * cache.manifest.samples
     rows = {int(row) for view in views for row in view.view.regions["category_id"]}
@@ -123,13 +118,13 @@ def test_boxes_stand_in_the_listing_and_in_key_json(resnet, tmp_path):
         expected = [
             [x, y, x + w, y + h, row_of[record["category_id"]]]
             for record in annotations["annotations"]
-            if record["image_id"] == images[stored.row.name]
+            if record["image_id"] == images[stored.row["name"]]
             for x, y, w, h in [record["bbox"]]
         ]
         assert stored.sidecar["boxes"] == expected
         assert stored.sidecar["boxes_hw"] == list(trees.HW)
-        assert stored.data == (root / "train2017" / stored.row.name).read_bytes()
-        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
+        assert stored.data == (root / "train2017" / stored.row["name"]).read_bytes()
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row["sample"]]
         assert entry.boxes.boxes_xyxy.tolist() == [box[:4] for box in expected]
 
 
@@ -140,7 +135,7 @@ def test_a_second_label_set_on_copied_pictures_needs_no_annotations(resnet, tmp_
     for path in root.iterdir():
         if path.is_file():
             path.unlink()
-    summary, _ = shard("openimages", root, tmp_path / "out", resnet, pictures="copy", labels="again")
+    summary, _ = shard("openimages", root, tmp_path / "out", resnet, pictures="copy", label_set="again")
     assert summary.complete
     again = {name.replace("/again/", "/resnet/"): data for name, data in tar_hashes(tmp_path / "out").items()}
     assert again == first
@@ -152,8 +147,7 @@ def test_windows_of_shrunk_pictures_show_the_same_boxes(resnet, tmp_path):
     for name, side in (("whole", None), ("shrunk", 32)):
         shard("coco", root, tmp_path / name, resnet, pictures="copy", max_side=side)
         cache = open_cache(tmp_path / name)
-        rows = view_rows(cache.layout, "resnet", 0)
-        views.append([item.view for item in read_views(cache.layout, "resnet", 0, rows)])
+        views.append([item.view for item in cache.label_shard("resnet", 0).views()])
         assert verify_cache(tmp_path / name).problems == ()
     for whole, small in zip(*views, strict=True):
         if whole.tiles["source_xyxy_px"][0].tolist() == [0, 0, 64, 48]:
@@ -166,12 +160,12 @@ def test_jitters_lie_beside_their_windows_and_verify(resnet, tmp_path):
     shard("coco", root, tmp_path / "out", resnet, jitters=3)
     assert verify_cache(tmp_path / "out").problems == ()
     cache = open_cache(tmp_path / "out")
-    rows = view_rows(cache.layout, "resnet", 0)
-    by_member = {(row.key, row.kind, row.pass_index): row for row in rows}
+    rows = cache.label_shard("resnet", 0).rows()
+    by_member = {(row["key"], row["kind"], int(row["pass"])): row["regions"] for row in rows}
     assert len(by_member) == 2 * 2 * 3
-    for (key, kind, number), row in by_member.items():
+    for (key, kind, number), regions in by_member.items():
         if kind == "jitter":
-            assert row.regions == 3 * by_member[key, "window", number].regions
+            assert regions == 3 * by_member[key, "window", number]
 
 
 def test_any_teacher_takes_windows_of_no_boxes(vit, tmp_path):
@@ -278,11 +272,11 @@ def test_pictures_that_have_moved_are_found_or_asked_for(resnet, tmp_path):
     moved = root / "images" / "train2017"
     moved.parent.mkdir()
     (root / "train2017").rename(moved)
-    assert shard("coco", root, tmp_path / "out", resnet, labels="found")[0].complete
+    assert shard("coco", root, tmp_path / "out", resnet, label_set="found")[0].complete
     moved.rename(root / "elsewhere")
     with pytest.raises(SourceError, match=r"no picture of the plan is there.*--images"):
-        shard("coco", root, tmp_path / "out", resnet, labels="asked")
-    assert shard("coco", root, tmp_path / "out", resnet, labels="asked", images=root / "elsewhere")[0].complete
+        shard("coco", root, tmp_path / "out", resnet, label_set="asked")
+    assert shard("coco", root, tmp_path / "out", resnet, label_set="asked", images=root / "elsewhere")[0].complete
 
 
 @pytest.mark.parametrize(
@@ -324,12 +318,7 @@ def test_rotated_pictures_are_judged_upright(resnet, tmp_path):
 
 def views_by_member(out, labels="resnet"):
     cache = open_cache(out)
-    return {
-        (row.key, row.member): item
-        for number in range(cache.manifest.plan.shards)
-        for rows in [view_rows(cache.labels_layout, labels, number)]
-        for row, item in zip(rows, read_views(cache.labels_layout, labels, number, rows), strict=True)
-    }
+    return {tuple(view.name.split(".", 1)): view.labelled for view in cache.views(labels)}
 
 
 def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every_noise_scale(resnet, tmp_path):
@@ -342,8 +331,8 @@ def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every
     assert (spec.windows, spec.whole, spec.jitters, spec.noise_scales) == (0, True, 2, (0.1, 0.5))
     boxes = 0
     for number, stored in stored_pictures(cache):
-        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row.sample]
-        whole, jitter = (views[stored.row.key, f"{kind}-0.npy"].view for kind in ("whole", "whole-jitter"))
+        entry = planned_entries(cache.layout, cache.manifest.plan, number)[stored.row["sample"]]
+        whole, jitter = (views[stored.row["key"], f"{kind}-0.npy"].view for kind in ("whole", "whole-jitter"))
         # 48 x 64 pixels at a short side of 128.
         assert whole.canvas_hw == (128, 170)
         scale = np.array([170 / 64, 128 / 48] * 2)
@@ -362,7 +351,7 @@ def test_a_cache_of_wholes_alone_has_every_annotated_box_and_its_copies_at_every
 def test_wholes_change_neither_windows_nor_their_labels(resnet, tmp_path):
     root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
     shard("coco", root, out, resnet, jitters=1)
-    shard("coco", root, out, resnet, jitters=1, whole=True, labels="more")
+    shard("coco", root, out, resnet, jitters=1, whole=True, label_set="more")
     before, after = views_by_member(out), views_by_member(out, "more")
     assert {member for _, member in after.keys() - before.keys()} == {"whole-0.npy", "whole-jitter-0.npy"}
     for name, one in before.items():
@@ -380,19 +369,19 @@ def test_wholes_are_seen_by_every_command_that_reads_a_cache(resnet, tmp_path):
     code, told = run("view", out, "--html", tmp_path / "views.html", "--views", 8)
     assert code == 0, told
     assert "Whole-jitter views" in (tmp_path / "views.html").read_text()
-    code, told = run("rescore", out, "--labels", "soft", "--temperature", "2")
+    code, told = run("rescore", out, "--label-set", "soft", "--temperature", "2")
     assert code == 0, told
     code, told = run("verify", out)
     assert code == 0, told
-    code, told = run("diff", out, "--labels", "resnet", "soft")
+    code, told = run("diff", out, "--label-set", "resnet", "soft")
     assert code == 0, told
-    code, told = run("audit", out, "--labels", "resnet", "--teacher", resnet, "--device", "cpu")
+    code, told = run("audit", out, "--label-set", "resnet", "--teacher", resnet, "--device", "cpu")
     assert code == 0, told
     cache = open_cache(out)
     card = dataset_card.dataset_card("me/x", cache.manifest, [cache.label_set("resnet")], licence=None)
     assert "1 pass of whole views, 1 pass of whole-jitter views" in card
     again = tmp_path / "again"
-    of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "labels": "x", "from_cache": out}
+    of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "label_set": "x", "from_cache": out}
     inline.shard(None, again, resnet, **of_it)
     assert {member for _, member in views_by_member(again, "x")} == {"whole-0.npy"}
 

@@ -3,19 +3,22 @@
 import json
 import shutil
 import tarfile
+from itertools import islice
 
 import numpy as np
 import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep.cli import default_label_set
-from richsem_prep.cli import shard_config as make_config
+from richsem_prep.executors.settings import make_executor
 from richsem_prep.shard import run as driver
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
-from richsem_schemas.cache.render import render_view
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.defaults import default_label_set
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.options import from_options
 from richsem_schemas.pictures.decode import decode_picture
 from tests.integration.conftest import jpeg, tar_hashes, write_pictures
 
@@ -23,27 +26,12 @@ pytestmark = pytest.mark.usefixtures("small_views")
 
 DEFAULTS = {
     "dataset": "folder",
-    "region_encoder": None,
     "teacher_size": 128,
-    "crops": 1,
     "mosaics": 2,
-    "top_k": 64,
-    "embeddings": "float16",
-    "labels": None,
-    "pictures": "copy",
-    "max_side": None,
     "samples_per_shard": 40,
     "seed": 3,
-    "workers": None,
     "executor": "inline",
-    "ray_address": None,
-    "shard_range": None,
     "device": "cpu",
-    "precision": None,
-    "names": "raw",
-    "limit": None,
-    "overwrite": False,
-    "retry_failed": False,
 }
 
 
@@ -63,7 +51,8 @@ class Quiet:
 
 def shard(root, out, teacher, **options):
     reporter = Quiet()
-    summary = driver.shard(make_config(root=root, out=out, teacher=teacher, **(DEFAULTS | options)), reporter)
+    config = from_options(ShardConfig, {"root": root, "out": out, "teacher": teacher, **DEFAULTS, **options})
+    summary = driver.shard(config, reporter, make_executor)
     return summary, reporter.said
 
 
@@ -81,10 +70,9 @@ def test_every_good_picture_is_cached_verbatim_and_the_bad_one_quarantined(made,
     assert summary.complete
     names = set()
     for number in range(3):
-        rows = picture_rows(cache.layout, number)
-        for stored in read_pictures(cache.layout, number, rows, root=None):
-            assert stored.data == (pictures / stored.row.name).read_bytes()
-            names.add(stored.row.name)
+        for stored in cache.picture_shard(number).pictures(root=None):
+            assert stored.data == (pictures / stored.row["name"]).read_bytes()
+            names.add(stored.row["name"])
     assert len(names) == 90
     (line,) = [json.loads(line) for path in out.glob("quarantine/*.jsonl") for line in path.open()]
     assert line["name"] == "class_0/broken.jpg"
@@ -108,9 +96,8 @@ def test_each_pass_shows_every_picture(made):
     out, _ = made
     cache = open_cache(out)
     for number in range(3):
-        samples = sorted(row.sample for row in picture_rows(cache.layout, number))
-        rows = view_rows(cache.layout, "resnet", number)
-        views = list(read_views(cache.layout, "resnet", number, rows))
+        samples = sorted(cache.picture_shard(number).rows()["sample"].tolist())
+        views = list(cache.label_shard("resnet", number).views())
         for kind, passes in (("crop", 1), ("mosaic", 2)):
             for index in range(passes):
                 shown = [v.view.tiles["sample"] for v in views if (v.view.kind, v.view.pass_index) == (kind, index)]
@@ -121,7 +108,7 @@ def test_stored_labels_are_those_of_the_stored_embeddings(made):
     out, _ = made
     cache = open_cache(out)
     bank = cache.text_bank("resnet")
-    for view in read_views(cache.layout, "resnet", 0, view_rows(cache.layout, "resnet", 0)):
+    for view in cache.label_shard("resnet", 0).views():
         log_probs = class_log_probs(view.embeddings, bank.features, logit_scale=bank.logit_scale)
         expected = top_k_soft_labels(log_probs, top_k=4)
         np.testing.assert_array_equal(view.labels.class_ids, expected.class_ids)
@@ -138,11 +125,9 @@ def test_embeddings_are_the_teachers_of_the_rendered_views(made, resnet):
     cache = open_cache(out)
     teacher = load_teacher(parse_teacher(resnet), device=torch.device("cpu"))
     encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=128, precision="fp32")
-    stored = read_pictures(cache.layout, 1, picture_rows(cache.layout, 1), root=None)
-    pictures = {item.row.sample: decode_picture(item.data) for item in stored}
-    for view in list(read_views(cache.layout, "resnet", 1, view_rows(cache.layout, "resnet", 1)))[:12]:
-        prepared = encoder.prepare(render_view(view.view, pictures), view.view.regions["box_xyxy_px"])
-        (features,) = encoder.encode(iter([prepared]))
+    for view in islice(cache.views("resnet"), 12):
+        prepared = encoder.prepare(view.pixels, view.boxes_xyxy_px)
+        ((_, features),) = encoder.encode([(None, prepared)])
         cosine = (features * view.embeddings).sum(axis=1) / np.linalg.norm(view.embeddings, axis=1)
         assert (cosine > 0.9999).all()
 
@@ -170,7 +155,7 @@ def test_another_teacher_adds_a_label_set_and_touches_no_picture(made, pictures,
 def test_labels_made_from_cached_pictures_equal_those_made_from_originals(made, pictures, resnet, tmp_path):
     out, _ = made
     copy = shutil.copytree(out, tmp_path / "cache")
-    shard(pictures, copy, resnet, labels="again")
+    shard(pictures, copy, resnet, label_set="again")
     for number in range(3):
         name = f"folder-{number:06d}.tar"
         assert (copy / "labels/again" / name).read_bytes() == (copy / "labels/resnet" / name).read_bytes()
@@ -183,7 +168,7 @@ def test_labels_made_from_cached_pictures_equal_those_made_from_originals(made, 
         ({"samples_per_shard": 50, "max_side": 300}, ["samples_per_shard", "max_side"]),
         ({"limit": 5}, ["limit"]),
         ({"dataset": "demo"}, ["dataset"]),
-        ({"mosaics": 3}, ["views.mosaics is 2 there, 3 here", "--labels"]),
+        ({"mosaics": 3}, ["views.mosaics is 2 there, 3 here", "--label-set"]),
         ({"top_k": 2}, ["top_k"]),
         ({"teacher_size": 96, "region_encoder": "crop"}, ["region_encoder.kind", "region_encoder.teacher_size"]),
         ({"names": "clean"}, ["text.names"]),
@@ -214,11 +199,11 @@ def test_overwrite_begins_the_label_set_anew_and_keeps_the_pictures(made, pictur
 def test_smaller_embeddings_keep_the_labels(made, pictures, resnet, tmp_path, embeddings):
     out, _ = made
     copy = shutil.copytree(out, tmp_path / "cache")
-    shard(pictures, copy, resnet, labels=embeddings, embeddings=embeddings)
+    shard(pictures, copy, resnet, label_set=embeddings, embeddings=embeddings)
     cache = open_cache(copy)
     for full, small in zip(
-        read_views(cache.layout, "resnet", 0, view_rows(cache.layout, "resnet", 0)),
-        read_views(cache.layout, embeddings, 0, view_rows(cache.layout, embeddings, 0)),
+        cache.label_shard("resnet", 0).views(),
+        cache.label_shard(embeddings, 0).views(),
         strict=True,
     ):
         difference = np.exp(full.labels.log_probs.astype(float)) - np.exp(small.labels.log_probs.astype(float))
@@ -258,9 +243,8 @@ def test_referenced_pictures_stay_where_they_are(made, pictures, resnet, tmp_pat
     cache = open_cache(tmp_path / "c")
     with tarfile.open(cache.layout.pictures_tar(0)) as archive:
         assert all(name.endswith(".json") for name in archive.getnames())
-    rows = picture_rows(cache.layout, 0)
-    for stored in read_pictures(cache.layout, 0, rows, root=pictures):
-        assert stored.data == (pictures / stored.row.name).read_bytes()
+    for stored in cache.picture_shard(0).pictures(root=pictures):
+        assert stored.data == (pictures / stored.row["name"]).read_bytes()
     name = "folder-000001.tar"
     assert (tmp_path / "c/labels/resnet" / name).read_bytes() == (out / "labels/resnet" / name).read_bytes()
 
@@ -270,7 +254,7 @@ def test_a_changed_original_is_noticed(resnet, tmp_path):
     shard(root, tmp_path / "c", resnet, pictures="reference")
     (root / "class_0" / "00000.jpg").write_bytes(jpeg(77))
     with pytest.raises(RichSemError, match="not the one that was cached"):
-        shard(root, tmp_path / "c", resnet, pictures="reference", labels="more")
+        shard(root, tmp_path / "c", resnet, pictures="reference", label_set="more")
 
 
 def test_max_side_re_encodes_larger_pictures_only(resnet, tmp_path):
@@ -280,9 +264,9 @@ def test_max_side_re_encodes_larger_pictures_only(resnet, tmp_path):
     (root / "class" / "small.jpg").write_bytes(jpeg(1, (50, 60)))
     shard(root, tmp_path / "c", resnet, max_side=120)
     cache = open_cache(tmp_path / "c")
-    stored = {s.row.name: s for s in read_pictures(cache.layout, 0, picture_rows(cache.layout, 0), root=None)}
+    stored = {s.row["name"]: s for s in cache.picture_shard(0).pictures(root=None)}
     assert stored["class/small.jpg"].data == (root / "class/small.jpg").read_bytes()
-    assert (stored["class/large.jpg"].row.height, stored["class/large.jpg"].row.width) == (120, 80)
+    assert stored["class/large.jpg"].row[["height", "width"]].item() == (120, 80)
     assert decode_picture(stored["class/large.jpg"].data).size == (80, 120)
 
 
@@ -324,7 +308,7 @@ def test_a_source_that_vanishes_fails_its_shard_and_keeps_the_rest(resnet, tmp_p
     out = tmp_path / "c"
     shard(root, out, resnet, samples_per_shard=10, shard_range=(0, 1))
     missing = list(root.rglob("*.jpg"))
-    kept = {row.name for row in picture_rows(open_layout(out), 0)}
+    kept = set(PictureShard(open_layout(out), 0).rows()["name"])
     victim = next(p for p in missing if str(p.relative_to(root)) not in kept)
     # With its folder: a single picture that was removed is set aside.
     victim.parent.rename(tmp_path / "elsewhere")
@@ -373,7 +357,7 @@ def test_hostile_names_stay_inside_of_the_cache(resnet, tmp_path):
         (root / folder / "x y.z.jpg").write_bytes(jpeg(2))
         (root / folder / "same.jpg").write_bytes(jpeg(3))
     shard(root, tmp_path / "c", resnet)
-    keys = [row.key for row in picture_rows(open_layout(tmp_path / "c"), 0)]
+    keys = PictureShard(open_layout(tmp_path / "c"), 0).rows()["key"].tolist()
     assert len(set(keys)) == len(keys) == 6
     assert all("." not in key and "/" not in key for key in keys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "data"]

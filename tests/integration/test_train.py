@@ -5,8 +5,6 @@
 import argparse
 import json
 import re
-import sys
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from richsem_train import cli
 from richsem_train.config import builtin_configs, load_config
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.log import LOG_NAME, read_log
+from tests.integration.programs import call
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import EPOCH_STEPS, losses_of
 
@@ -29,11 +28,7 @@ def trained(world, tmp_path_factory):
     """OUT of a run with all that a run may leave behind."""
     folder = tmp_path_factory.mktemp("trained")
     config = world.write_config(folder / "tiny.yaml", log__tensorboard=True, schedule__ema=0.5)
-    with (
-        patch.object(sys, "argv", ["richsem-train", "--config", str(config), "--out", str(folder / "out")]),
-        pytest.raises(SystemExit, match="0"),
-    ):
-        cli.run()
+    assert call(cli, "richsem-train", "--config", config, "--out", folder / "out") == 0
     return folder / "out"
 
 
@@ -91,6 +86,44 @@ def test_the_default_config_says_what_it_lacks(command, tmp_path, monkeypatch):
     assert command() == 1
     assert "caches/inet-lvis" in command.error
     assert not any(tmp_path.iterdir())
+
+
+# JSON
+
+
+def test_json_of_a_run_is_what_its_results_say(command):
+    assert command.train("--json", schedule__epochs=1) == 0, command.stderr
+    assert json.loads(command.stdout) == json.loads((command.out / "results.json").read_text())
+
+
+def test_json_of_eval_has_the_metrics_of_the_table(command, trained):
+    arguments = ("eval", trained / "checkpoints" / "last.pt", "--device", "cpu")
+    assert command(*arguments, "--json") == 0, command.stderr
+    told = json.loads(command.stdout)
+    assert (told["checkpoint"], told["annotations"]) == (str(arguments[1]), "val.json")
+    last = read_log(trained / LOG_NAME).evaluations[-1]["metrics"]
+    assert told["metrics"] == {name: value if value >= 0 else None for name, value in last.items()}
+
+
+def test_json_of_predict_export_and_compare(command, trained, tmp_path):
+    best, out = trained / "checkpoints" / "best.pt", tmp_path / "seen"
+    picture = next((command.world.data / "val").iterdir())
+    missing = tmp_path / "gone.jpg"
+    assert command("predict", best, picture, missing, "--out", out, "--device", "cpu", "--json") == 1
+    seen = json.loads(command.stdout)
+    assert (seen["out"], seen["pictures"], seen["failed"][0][0]) == (str(out), [str(out / picture.name)], str(missing))
+
+    weights = tmp_path / "detector.safetensors"
+    assert command("export", best, "--out", weights, "--json") == 0
+    exported = json.loads(command.stdout)
+    with safe_open(weights, framework="pt") as file:
+        assert (exported["out"], exported["tensors"]) == (str(weights), len(list(file.keys())))
+    assert exported["bytes"] == weights.stat().st_size
+
+    assert command("compare", trained, "--out", tmp_path / "compared", "--json") == 0
+    compared = json.loads(command.stdout)
+    assert compared == json.loads((tmp_path / "compared" / "comparison.json").read_text())
+    assert "comparison.png" in command.stderr
 
 
 # eval

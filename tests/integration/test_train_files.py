@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from richsem_train.run import training
+from richsem_train.run import build
 from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.engine import Trainer
 from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
 from tests.trainer.tiny import Quiet
 
@@ -156,7 +157,7 @@ def test_a_detector_larger_than_the_memory_is_refused_in_words(command, monkeypa
     def too_large(*_, **__):
         raise error
 
-    monkeypatch.setattr(training, "build_detector", too_large)
+    monkeypatch.setattr(build, "build_detector", too_large)
     assert command.train(**ONE_EPOCH) == 1
     assert "doesn't fit into the memory" in command.error
     assert "make it smaller: model.ffn_dim" in command.error
@@ -172,14 +173,14 @@ def test_a_detector_larger_than_the_memory_is_refused_in_words(command, monkeypa
     ],
 )
 def test_a_step_larger_than_the_memory_ends_the_run_with_what_makes_it_smaller(command, monkeypatch, error):
-    step = training.Trainer.step
+    step = Trainer.step
 
     def too_large(trainer, number, *rest):
         if number == 2:
             raise error
         return step(trainer, number, *rest)
 
-    monkeypatch.setattr(training.Trainer, "step", too_large)
+    monkeypatch.setattr(Trainer, "step", too_large)
     assert command.train(**ONE_EPOCH) == 1
     assert "step 2 doesn't fit into the memory (" in command.error
     for remedy in ("schedule.accumulate", "model.deformable_attention=torch-checkpoint", "schedule.precision=bf16"):
@@ -190,12 +191,12 @@ def test_a_step_larger_than_the_memory_ends_the_run_with_what_makes_it_smaller(c
     assert command.train("--resume", *accumulate, **ONE_EPOCH) == 0, command.stderr
 
 
-@pytest.mark.parametrize("where", ["build_detector", "Trainer.step"])
+@pytest.mark.parametrize("where", ["build.build_detector", "engine.Trainer.step"])
 def test_errors_that_only_sound_like_memory_are_not_taken_for_it(world, tmp_path, monkeypatch, where):
     def fails(*_, **__):
         raise RuntimeError("the allocation of labels is inconsistent")
 
-    monkeypatch.setattr(f"richsem_train.run.training.{where}", fails)
+    monkeypatch.setattr(f"richsem_train.run.{where}", fails)
     with pytest.raises(RuntimeError, match="the allocation of labels"):
         world.run(tmp_path / "out", **ONE_EPOCH)
 

@@ -12,15 +12,13 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.loaders import TrainingLoaders
 from richsem_train.data.order import RankShare
-from richsem_train.run import training
+from richsem_train.run.assemble import assemble
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.open_data import open_data
-from richsem_train.run.signals import StopRequest
 from tests.trainer.processes import start_command_ranks, start_function
-from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
+from tests.trainer.tiny import EPOCH_STEPS, losses_of
 
 SLOW = {"schedule__lr": 1e-5, "schedule__backbone_lr": 1e-5}
 """Steps so small that rounding doesn't grow to another matching."""
@@ -157,9 +155,7 @@ def test_torchrun_trains_and_evaluates(world, one_rank, tmp_path):
 def test_ranks_and_workers_see_the_same_pictures_at_each_step(world, tmp_path, world_size, workers):
     config = world.config()
     data = open_data(config)
-    run = training._Run(
-        config, data, RunFolder(tmp_path), Ranks(0, 1, torch.device("cpu")), StopRequest(), Quiet()
-    )  # fmt: skip
+    run = assemble(config, data, Ranks(0, 1, torch.device("cpu")))
     extra = ExtraDataset(data.extras["extra"], seed=config.seed, lanes=config.extra.lanes, world_size=world_size)
     start, end = 3, EPOCH_STEPS + 5
     seen = [

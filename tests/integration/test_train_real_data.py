@@ -11,12 +11,13 @@ from richsem_schemas.annotations import read_annotations
 from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import EvaluationDataset
+from richsem_train.models.inputs import Normalise
 from richsem_train.results.detections import Detections
 from richsem_train.results.evaluation import score
-from richsem_train.results.inference import Detector, detect_all
+from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.run.build import build_criterion, build_detector
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.run.engine import DetectorLosses, Trainer
 from richsem_train.run.optimiser import make_optimiser
 from tests.trainer.truth import truth_in
 
@@ -85,7 +86,7 @@ def memorise(annotations, *, side, steps, lr=2e-3):
     batches = [collate(samples[start : start + 4]) for start in range(0, PICTURES, 4)]
     losses = [trainer.step(step, 4 * step // steps, batches[step % 2]).loss for step in range(steps)]
     names = ("", *(category.name for category in data.categories))
-    shown = Detector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
+    shown = BatchDetector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
     return losses, score(truth_in(annotations, metric="coco"), joined(list(detect_all(shown, batches))))
 
 

@@ -7,12 +7,10 @@ import torch
 
 from richsem_schemas.annotations import read_annotations
 from richsem_train.data.loaders import TrainingLoaders
-from richsem_train.run import training
+from richsem_train.run.assemble import assemble
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.open_data import open_data
-from richsem_train.run.signals import StopRequest
 from tests.trainer.tiny import TRAIN, Quiet, losses_of, make_cache, make_world
 from tests.trainer.windows import WindowsCache
 
@@ -77,9 +75,7 @@ def test_a_run_in_two_parts_takes_the_same_steps(world, trained, tmp_path):
 def test_the_share_without_a_soft_label_is_of_the_boxes_of_detection_pictures(world, trained, tmp_path):
     out, _, changes = trained
     config = world.config(**changes)
-    run = training._Run(
-        config, open_data(config), RunFolder(tmp_path), Ranks(0, 1, torch.device("cpu")), StopRequest(), Quiet()
-    )
+    run = assemble(config, open_data(config), Ranks(0, 1, torch.device("cpu")))
     known = []
     for loaded in TrainingLoaders(run.feed, None, share=run.share, workers=0).batches(0, run.total_steps // 2):
         for target in loaded.batch.targets:

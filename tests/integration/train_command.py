@@ -1,12 +1,12 @@
 """`richsem-train` in this process, as a user types it."""
 
 import json
-import sys
 from unittest.mock import patch
 
 import pytest
 
 from richsem_train import cli
+from tests.integration.programs import call
 
 
 class TrainCommand:
@@ -22,12 +22,7 @@ class TrainCommand:
     def __call__(self, *arguments):
         """The exit code."""
         self._capsys.readouterr()
-        with patch.object(sys, "argv", ["richsem-train", *map(str, arguments)]):
-            try:
-                cli.run()
-                self.code = 0
-            except SystemExit as ended:
-                self.code = ended.code or 0
+        self.code = call(cli, "richsem-train", *arguments)
         self.stdout, self.stderr = self._capsys.readouterr()
         return self.code
 

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from richsem_prep.executors.progress import Progress
 from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.plan import freeze_listing
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources import folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView
@@ -51,11 +51,11 @@ class HashingEncoder:
         return PreparedView(np.asarray(picture)[None], boxes_xyxy_px)
 
     def encode(self, views):
-        for view in views:
+        for item, view in views:
             digest = hashlib.sha256(view.images.tobytes()).digest()
             rng = np.random.default_rng(list(digest))
             features = rng.standard_normal((len(view.boxes_xyxy_px), DIM))
-            yield (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+            yield item, (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
 
 
 def draw_pictures(root, pictures=PICTURES):

@@ -3,13 +3,17 @@
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from richsem_prep.shard.plan import planned_entries
-from richsem_prep.shard.writer import open_tar
 from richsem_prep.verify.cache import verify_cache
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_views, view_rows
-from richsem_schemas.cache.recipes import Sample, block_views
+from richsem_schemas.cache.index import PICTURE_ROW, index_bytes, member_names
+from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.recipes import AnnotatedPicture, block_views
+from richsem_schemas.cache.shard import PictureShard
+from richsem_schemas.cache.shard_writer import ShardWriter
 
 CACHE = Path(__file__).parents[1] / "golden" / "cache"
 
@@ -37,17 +41,16 @@ def test_the_golden_plan_still_gives_the_same_pictures_in_the_same_order(golden)
 @pytest.mark.parametrize("labels", ["float16", "int8"])
 @pytest.mark.parametrize("shard", [0, 1])
 def test_the_same_seed_still_draws_the_golden_views(golden, labels, shard):
-    rows = view_rows(golden.layout, labels, shard)
-    written = {
-        (row.sample, row.member): labelled.view
-        for row, labelled in zip(rows, read_views(golden.layout, labels, shard, rows), strict=True)
-    }
+    stored = golden.label_shard(labels, shard)
+    rows = stored.rows()
+    places = zip(rows["sample"].tolist(), member_names(rows), strict=True)
+    written = dict(zip(places, (labelled.view for labelled in stored.views(rows)), strict=True))
     boxes = [entry.boxes for entry in planned_entries(golden.layout, golden.manifest.plan, shard)]
     samples = [
-        Sample(
-            row.sample, (row.height, row.width), row.category_id, boxes[row.sample].boxes_xyxy, boxes[row.sample].rows
-        )
-        for row in picture_rows(golden.layout, shard)
+        AnnotatedPicture(sample, (height, width), category_id, boxes[sample].boxes_xyxy, boxes[sample].rows)
+        for sample, height, width, category_id in golden.picture_shard(shard)
+        .rows()[["sample", "height", "width", "category_id"]]
+        .tolist()
     ]
     views = golden.label_sets[labels].spec.views
     drawn = list(block_views(samples, views, seed=golden.manifest.plan.seed, shard=shard, first_sample=0))
@@ -67,7 +70,15 @@ def test_todays_tar_writer_writes_the_golden_tars_byte_for_byte(folder, tmp_path
         for member in tar:
             key, _, extension = member.name.partition(".")
             samples.setdefault(key, {})[extension] = tar.extractfile(member).read()
-    with open_tar(tmp_path / "again.tar") as (tar, _):
+    shard = PictureShard(CacheLayout(tmp_path, "again"), 0)
+    with ShardWriter(shard) as writer:
         for key, members in samples.items():
-            tar.add(key, members)
-    assert (tmp_path / "again.tar").read_bytes() == golden_tar.read_bytes()
+            writer.add(key, members)
+        writer.finish(np.empty(0, PICTURE_ROW), samples=0)
+    assert shard.tar.read_bytes() == golden_tar.read_bytes()
+
+
+def test_todays_writer_writes_the_golden_indexes_byte_for_byte(golden):
+    for number in range(2):
+        for shard in (golden.picture_shard(number), *(golden.label_shard(name, number) for name in golden.label_sets)):
+            assert index_bytes(shard.rows()) == shard.index.read_bytes()

@@ -5,12 +5,11 @@ import pytest
 from PIL import Image
 
 from richsem_prep.sources.datasets import preset
-from richsem_schemas.cache.geometry import draw_crop, resized_hw
+from richsem_schemas.cache.geometry import draw_crop, draw_scaled, resized_hw
 from richsem_schemas.cache.manifest import ScaleJitter, ViewGeometry, ViewsSpec
 from richsem_schemas.cache.recipes import (
-    Sample,
+    AnnotatedPicture,
     block_views,
-    draw_scaled,
     jitter_view,
     whole_view,
 )
@@ -28,7 +27,7 @@ HW = (90, 120)
 def sample(number, boxes, rows=None, hw=HW):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     rows = np.arange(1, len(boxes) + 1) if rows is None else rows
-    return Sample(number, hw, 0, boxes, np.array(rows, np.int32))
+    return AnnotatedPicture(number, hw, 0, boxes, np.array(rows, np.int32))
 
 
 def views_of(block, *, windows=2, jitters=0, seed=7, geometry=GEOMETRY, **more):

@@ -15,8 +15,9 @@ import webdataset
 from PIL import Image
 
 from richsem_schemas.cache.codec import pack_view, unpack_view
+from richsem_schemas.cache.index import member_names, view_names
 from richsem_schemas.cache.layout import FORMAT_VERSION
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.view import VIEW_KINDS
@@ -36,16 +37,14 @@ def golden():
 
 
 def labelled_views(golden, labels, shard):
-    rows = view_rows(golden.layout, labels, shard)
-    return dict(
-        zip((f"{row.key}.{row.kind}-{row.pass_index}" for row in rows), read_views(golden.layout, labels, shard, rows),
-            strict=True)
-    )  # fmt: skip
+    stored = golden.label_shard(labels, shard)
+    rows = stored.rows()
+    return dict(zip((name.removesuffix(".npy") for name in view_names(rows)), stored.views(rows), strict=True))
 
 
 def decoded(golden, shard):
-    stored = read_pictures(golden.layout, shard, picture_rows(golden.layout, shard), root=None)
-    return {picture.row.sample: decode_picture(picture.data) for picture in stored}
+    stored = golden.picture_shard(shard).pictures(root=None)
+    return {int(picture.row["sample"]): decode_picture(picture.data) for picture in stored}
 
 
 def test_if_this_test_must_change_the_format_version_must_change():
@@ -73,7 +72,7 @@ def test_fingerprints_of_specs_are_still_computed_the_same_way(golden):
 
 def test_keys_stand_in_the_order_of_the_samples_without_the_quarantined_one(golden):
     for shard, keys in KEYS.items():
-        assert [row.key for row in picture_rows(golden.layout, shard)] == keys
+        assert golden.picture_shard(shard).rows()["key"].tolist() == keys
     quarantined = (CACHE / "quarantine" / "golden-000000.jsonl").read_text()
     assert '"key":"000000-00002"' in quarantined
     assert '"name":"red/broken.jpg"' in quarantined
@@ -88,28 +87,29 @@ def test_views_stand_under_the_key_of_their_first_tile_in_order(golden, labels):
 
 
 def test_pictures_are_what_the_index_says(golden):
-    rows = picture_rows(golden.layout, 0)
-    assert [(r.name, r.category_id, r.extension, r.height, r.width) for r in rows] == [
+    shard = golden.picture_shard(0)
+    assert shard.rows()[["name", "category_id", "extension", "height", "width"]].tolist() == [
         ("blue/flat.png", 1, "png", 40, 48),
         ("green/a.jpg", 2, "jpg", 50, 40),
         ("yellow/rotated.jpg", 5, "jpg", 50, 40),
         ("white/a.jpg", 4, "jpg", 50, 36),
     ]
-    for stored in read_pictures(golden.layout, 0, rows, root=None):
-        assert picture_extension(stored.data) == stored.row.extension
-        assert decode_picture(stored.data).size == (stored.row.width, stored.row.height)
+    for stored in shard.pictures(root=None):
+        assert picture_extension(stored.data) == stored.row["extension"]
+        assert decode_picture(stored.data).size == stored.row[["width", "height"]].item()
 
 
 def test_an_exif_rotation_is_applied(golden):
-    (row,) = [row for row in picture_rows(golden.layout, 0) if row.name == "yellow/rotated.jpg"]
-    (stored,) = read_pictures(golden.layout, 0, [row], root=None)
+    shard = golden.picture_shard(0)
+    rows = shard.rows()
+    (stored,) = shard.pictures(rows[rows["name"] == "yellow/rotated.jpg"], root=None)
     assert Image.open(io.BytesIO(stored.data)).size == (50, 40)
-    assert (row.width, row.height) == (40, 50)
+    assert stored.row[["width", "height"]].item() == (40, 50)
 
 
 def test_an_unlabelled_picture_has_category_0(golden):
-    rows = {row.name: row for row in picture_rows(golden.layout, 1)}
-    assert rows["unlabelled.jpg"].category_id == 0
+    rows = golden.picture_shard(1).rows()
+    assert rows["category_id"][rows["name"] == "unlabelled.jpg"].tolist() == [0]
 
 
 def test_the_mosaic_is_the_one_that_was_written(golden):
@@ -185,10 +185,12 @@ def test_soft_labels_can_be_regenerated_from_the_embeddings(golden, labels):
 @pytest.mark.parametrize("labels", ["float16", "none"])
 def test_todays_writer_packs_the_golden_views_to_the_same_bytes(golden, labels):
     layout = golden.label_sets[labels].spec.record_layout
-    path = golden.layout.label_set(labels).tar(0)
-    for row in view_rows(golden.layout, labels, 0):
-        data = path.read_bytes()[row.offset : row.offset + row.size]
-        labelled = unpack_view(data, row.member)
+    shard = golden.label_shard(labels, 0)
+    rows = shard.rows()
+    span = shard.span(rows)
+    for member, offset, size in zip(member_names(rows), rows["offset"].tolist(), rows["size"].tolist(), strict=True):
+        data = span.read(offset, size)
+        labelled = unpack_view(data, member)
         assert pack_view(labelled.view, labelled.embeddings, labelled.labels, layout) == data
 
 
@@ -215,9 +217,9 @@ def read_by_webdataset(path):
 def test_plain_webdataset_reads_the_pictures(golden, shard):
     samples = read_by_webdataset(golden.layout.pictures_tar(shard))
     assert [sample["__key__"] for sample in samples] == KEYS[shard]
-    for sample, row in zip(samples, picture_rows(golden.layout, shard), strict=True):
-        assert sample["json"]["name"] == row.name
-        assert sample[row.extension].dtype == np.uint8
+    for sample, row in zip(samples, golden.picture_shard(shard).rows(), strict=True):
+        assert sample["json"]["name"] == row["name"]
+        assert sample[row["extension"]].dtype == np.uint8
 
 
 @pytest.mark.parametrize("labels", SETS)

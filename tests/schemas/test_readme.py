@@ -10,7 +10,7 @@ import pytest
 
 from richsem_schemas.cache import manifest
 from richsem_schemas.cache.codec import RecordLayout
-from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS
+from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, index_schema
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
@@ -44,7 +44,7 @@ def test_the_tree_of_the_readme_is_that_of_the_golden_cache():
     assert shown == {re.sub("/(int8|none)/", "/float16/", name.replace("-000001", "-000000")) for name in names}
 
 
-@pytest.mark.parametrize("columns", [PICTURE_COLUMNS, VIEW_COLUMNS])
+@pytest.mark.parametrize("columns", [index_schema(PICTURE_ROW), index_schema(VIEW_ROW)])
 def test_the_readme_names_every_index_column_with_its_type(columns):
     documented = {}
     for cells in table_rows():

@@ -16,7 +16,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "torch._dynamo",
         "richsem_train.cli",
-        "richsem_train.commands",
+        "richsem_train.detector_tasks",
         "richsem_train.run.training",
         "richsem_train.results.plots",
     ]

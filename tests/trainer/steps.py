@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig, Supervision
+from richsem_train.choices import Supervision
+from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
+from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.distributed import Ranks, join_ranks
-from richsem_train.run.engine import DetectorLosses, Normalise, Trainer
+from richsem_train.run.engine import DetectorLosses, Trainer
 from richsem_train.targets import Batch, SoftLabels, Target
 from tests.trainer.tiny import VALUES
 

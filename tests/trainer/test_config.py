@@ -233,9 +233,9 @@ def test_changes_of_several_caches_name_one(base, change, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("text", [{}, {"cache": "a", "folder": "b"}, {"folder": "b", "labels": "c"}])
+@pytest.mark.parametrize("text", [{}, {"cache": "a", "folder": "b"}, {"folder": "b", "label_set": "c"}])
 def test_text_comes_from_one_place(base, text):
-    with pytest.raises(RichSemError, match=r"text: (name either text\.cache or text\.folder|text\.labels names)"):
+    with pytest.raises(RichSemError, match=r"text: (name either text\.cache or text\.folder|text\.label_set names)"):
         parse_config(base.model_dump(mode="json") | {"text": text}, source="x")
 
 

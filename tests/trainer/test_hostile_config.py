@@ -20,10 +20,10 @@ MERGED_LAUGHS = "a0: &a0 {q: 1}\n" + "".join(
 
 
 def refusal(action):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(RichSemError) as error:
         action()
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     message = str(error.value)
     assert "\n" not in message
     assert len(message) < 500

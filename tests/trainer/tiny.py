@@ -16,6 +16,7 @@ from PIL import Image
 from richsem_train.config import TrainConfig, parse_config
 from richsem_train.run import training
 from richsem_train.run.log import LOG_NAME, read_log
+from richsem_train.run.outcome import TrainedRun
 from tests.pipeline.synthetic_cache import CLASSES, LABELS, SyntheticCache
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (200, 40, 200), (40, 200, 200))
@@ -66,7 +67,7 @@ class World:
         """A validated config."""
         return parse_config(self.values(**changes), source="tiny")
 
-    def run(self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any) -> training.Ended:
+    def run(self, out: Path, *, resume: bool = False, reporter: Quiet | None = None, **changes: Any) -> TrainedRun:
         """Train in this process, on one thread as in others; curves aren't drawn, which would take as long again."""
         config = self.config(**changes)
         with patch("richsem_train.results.plots.plot_run"), one_thread():

@@ -11,7 +11,7 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan, ViewsSpec
 from richsem_schemas.io.originals import WHOLE_FILE
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
-from tests.pipeline.synthetic_cache import GEOMETRY, LABELS, SAMPLES_PER_SHARD, SyntheticCache
+from tests.pipeline.synthetic_cache import GEOMETRY, SAMPLES_PER_SHARD, SyntheticCache
 
 
 def listed(data, *, without=()):
@@ -20,10 +20,8 @@ def listed(data, *, without=()):
         if name in without:
             yield Rejected(name, "no such file")
             continue
-        boxes_xywh, category_ids = data.objects(index)
-        boxes_xyxy = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
         hw = None if data.are_relative else tuple(data.hws_px[index].tolist())
-        boxes = PictureBoxes(boxes_xyxy, category_ids.astype(np.int32), hw)
+        boxes = PictureBoxes(data.boxes_xyxy(index), data.objects(index)[1].astype(np.int32), hw)
         size = data.path(index).stat().st_size
         yield SourceEntry(name, os.fsencode(name), WHOLE_FILE, size, 0, boxes)
 
@@ -70,6 +68,3 @@ class WindowsCache(SyntheticCache):
             rejected=listing.rejected,
             listing_quarantine=listing.quarantine,
         ).write(self.layout.plan)
-
-
-__all__ = ["LABELS", "WindowsCache", "listed"]

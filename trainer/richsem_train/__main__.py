@@ -1,7 +1,6 @@
 """Entry point of `richsem-train`: checks that its extra is installed before anything heavy is imported."""
 
-import importlib.util
-import sys
+from richsem_schemas.program import require_installed
 
 _NEEDED = {
     "torch": "torch",
@@ -19,9 +18,7 @@ _NEEDED = {
 
 def main() -> None:
     """Run the command line."""
-    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        sys.exit(f"richsem-train needs {', '.join(missing)}; install with: pip install 'richsem[train]'")
+    require_installed("richsem-train", _NEEDED, extra="train")
     from richsem_train.cli import run
 
     run()

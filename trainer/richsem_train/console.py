@@ -1,4 +1,4 @@
-"""What a run shows: a live bar on a terminal, a line now and then in a log."""
+"""Progress of a run: a live bar on a terminal, a line now and then in a log; imports no other room."""
 
 import time
 from collections.abc import Mapping
@@ -29,19 +29,19 @@ class Reporter(Protocol):
 
 
 class SilentReporter:
-    """For all ranks but the first."""
+    """The reporter of all ranks but the first."""
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Drop the line."""
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Show nothing."""
+        """Draw no bar."""
 
     def move(self, done: int, note: str = "") -> None:
-        """Show nothing."""
+        """There is no bar to move."""
 
     def end(self) -> None:
-        """Show nothing."""
+        """There is no bar to take away."""
 
 
 class ConsoleReporter:

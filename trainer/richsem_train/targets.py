@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from richsem_train.config import Supervision
+from richsem_train.choices import Supervision
 
 
 @dataclass(frozen=True, eq=False)

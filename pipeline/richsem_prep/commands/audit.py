@@ -6,12 +6,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from richsem_prep.commands.options import Device, LabelSet, Originals, Out
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.program import AsJson, print_json
+
 
 def audit(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the cache, or its URL.")],
+    out: Out,
     teacher: Annotated[str, typer.Option(help="The one that made the set, as `shard` takes it.")],
     samples: Annotated[int, typer.Option(min=1, help="Regions to show to the teacher again.")] = 256,
-    labels: Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")] = None,
+    label_set: LabelSet = None,
     min_cosine: Annotated[
         float | None,
         typer.Option(
@@ -23,10 +27,9 @@ def audit(
         typer.Option(min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.05]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another one chooses other regions.")] = 0,
-    root: Annotated[
-        str | None, typer.Option(help="Where originals lie, for a cache that refers to them. \\[default: as it says]")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")] = None,
+    root: Originals = None,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show random regions of a cache to the live teacher again, and compare with what is stored.
 
@@ -39,23 +42,25 @@ def audit(
       richsem-prep audit caches/inet-lvis --teacher RN50:openai
       richsem-prep audit caches/lvis --teacher RN50:openai --samples 4000 --seed 1
     """
+    from richsem_prep.console import counting_bar
     from richsem_prep.explore import audit as auditing
     from richsem_prep.explore.audit_records import audit_line, audit_table
-    from richsem_prep.progress_bar import counting_bar
     from richsem_schemas.cache.reader import open_cache
-    from richsem_schemas.errors import RichSemError
     from richsem_schemas.io.places import open_place
 
     if max_kl is not None and not math.isfinite(max_kl):
         raise RichSemError(f"--max-kl {max_kl} bounds nothing; give a number of nats, such as 0.05")
-    cache = open_cache(open_place(out), only=labels)
-    name = cache.label_set(labels).name
+    cache = open_cache(open_place(out), only=label_set)
+    name = cache.label_set(label_set).name
     request = auditing.AuditRequest(
         teacher, samples, seed, min_cosine, max_kl, device, open_place(root) if root else None
     )
-    with counting_bar(Console(stderr=True), "audit", "regions") as on_progress:
+    with counting_bar("audit", "regions") as on_progress:
         record = auditing.audit(cache, name, request, on_progress=on_progress)
-    Console().print(audit_table(record))
-    typer.echo(audit_line(record))
+    if as_json:
+        print_json(record)
+    else:
+        Console().print(audit_table(record))
+        typer.echo(audit_line(record))
     if not record.passed:
         raise typer.Exit(1)

@@ -1,14 +1,16 @@
 """`richsem-prep diff`."""
 
-import json
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from richsem_prep.commands.options import Out, Threads
+from richsem_schemas.io.words import printable_text
+from richsem_schemas.program import AsJson, figures, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.explore.diff import Difference
@@ -18,11 +20,11 @@ _DIGITS = 12
 
 
 def diff(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder or URL of the cache.")],
-    labels: Annotated[tuple[str, str], typer.Option(metavar="A B", help="The two label sets; A is the reference.")],
+    out: Out,
+    label_set: Annotated[tuple[str, str], typer.Option(metavar="A B", help="The two label sets; A is the reference.")],
     classes: Annotated[int, typer.Option(min=0, help="Classes shown, those that differ most first.")] = 15,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Shards at a time. \\[default: one a core]")] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two label sets of one cache: divergence, changed top classes, class by class.
 
@@ -32,22 +34,22 @@ def diff(
 
     [bold]Examples[/bold]
 
-      richsem-prep diff caches/inet-lvis --labels RN50-openai soft
-      richsem-prep diff caches/lvis --labels RN50-openai ViT-L-14-openai --json
+      richsem-prep diff caches/inet-lvis --label-set RN50-openai soft
+      richsem-prep diff caches/lvis --label-set RN50-openai ViT-L-14-openai --json
     """
+    from richsem_prep.console import counting_bar
     from richsem_prep.explore.diff import diff_label_sets
-    from richsem_prep.progress_bar import counting_bar
     from richsem_schemas.io.places import open_place
 
-    with counting_bar(Console(stderr=True), "diff", "shards") as on_progress:
+    with counting_bar("diff", "shards") as on_progress:
         found = diff_label_sets(
             open_place(out).absolute(),
-            *labels,
+            *label_set,
             threads=threads or len(os.sched_getaffinity(0)),
             on_progress=on_progress,
         )
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        print_json(figures(found))
         return
     console = Console()
     console.print(_overview(found))
@@ -56,7 +58,7 @@ def diff(
 
 
 def _overview(found: "Difference") -> Table:
-    a, b = found.labels
+    a, b = found.label_sets
     table = Table(title=f"{a} → {b}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -90,6 +92,4 @@ def _class_table(found: "Difference", shown: int) -> Table:
 
 
 def _plain(text: str) -> Text:
-    from richsem_schemas.io.words import printable_text
-
     return Text(printable_text(text))

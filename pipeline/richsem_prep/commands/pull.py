@@ -3,15 +3,18 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from richsem_prep.commands.options import LabelSet, Repo
+from richsem_schemas.program import AsJson, figures, print_json
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="Dataset repository: ORGANISATION/NAME.")],
+    repo: Repo,
     out: Annotated[
         str, typer.Argument(metavar="OUT", help="A cache of the same plan, a new folder, or the URL of one.")
     ],
-    labels: Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")] = None,
+    label_set: LabelSet = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch a label set that somebody pushed: into a cache of the same pictures, or into a folder of its own.
 
@@ -20,16 +23,19 @@ def pull(
     [bold]Examples[/bold]
 
       richsem-prep pull my-group/inet-lvis-rn50 caches/inet-lvis
-      richsem-prep pull my-group/labels caches/labels --labels RN50-openai
+      richsem-prep pull my-group/labels caches/labels --label-set RN50-openai
     """
+    from richsem_prep.console import bytes_bar
     from richsem_prep.hub.hub import HubRepo
     from richsem_prep.hub.pull import pull as pull_labels
-    from richsem_prep.verify.cache import bytes_bar
     from richsem_schemas.io.places import open_place
     from richsem_schemas.io.words import readable_bytes
 
-    with bytes_bar(Console(stderr=True)) as on_progress:
-        done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=labels, on_progress=on_progress)
+    with bytes_bar("pull") as on_progress:
+        done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=label_set, on_progress=on_progress)
+    if as_json:
+        print_json(figures(done))
+        return
     there = f", {done.already:,} of them there already" if done.already else ""
     typer.echo(f"{out}: label set {done.labels}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
     if not done.has_pictures:

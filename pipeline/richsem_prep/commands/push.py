@@ -4,11 +4,14 @@ from typing import Annotated
 
 import typer
 
+from richsem_prep.commands.options import LabelSet, Out, Repo
+from richsem_schemas.program import AsJson, figures, print_json
+
 
 def push(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the cache, or its URL.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="Dataset repository: ORGANISATION/NAME.")],
-    labels: Annotated[str | None, typer.Option(help="Name of the label set; needed where there are several.")] = None,
+    out: Out,
+    repo: Repo,
+    label_set: LabelSet = None,
     with_pictures: Annotated[
         str | None,
         typer.Option(
@@ -18,6 +21,7 @@ def push(
         ),
     ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="Who sees a repository that is made now.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Share a label set: upload it to a dataset repository on the Hugging Face hub, with a card that describes it.
 
@@ -26,7 +30,7 @@ def push(
     [bold]Examples[/bold]
 
       richsem-prep push caches/inet-lvis my-group/inet-lvis-rn50
-      richsem-prep push caches/lvis group/labels --labels RN50-openai --public
+      richsem-prep push caches/lvis group/labels --label-set RN50-openai --public
       richsem-prep push caches/mine my-group/mine --with-pictures cc-by-4.0
     """
     from richsem_prep.hub.hub import HubRepo
@@ -35,8 +39,11 @@ def push(
     from richsem_schemas.io.words import readable_bytes
 
     done = push_labels(
-        open_place(out).absolute(), HubRepo(repo), labels=labels, with_pictures=with_pictures, private=private
+        open_place(out).absolute(), HubRepo(repo), labels=label_set, with_pictures=with_pictures, private=private
     )
+    if as_json:
+        print_json(figures(done))
+        return
     there = f", {done.already:,} of them there already" if done.already else ""
     typer.echo(f"{repo}: label set {done.labels}, {done.files:,} files{there}, {readable_bytes(done.bytes)}")
-    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --labels {done.labels}")
+    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --label-set {done.labels}")

@@ -1,16 +1,20 @@
 """`richsem-prep text`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
+from pydantic import BaseModel
 
-from richsem_schemas.errors import RichSemError
+from richsem_prep.commands.options import Device
+from richsem_schemas.io.places import PlaceField
+from richsem_schemas.options import with_options_of_models
+from richsem_schemas.program import AsJson, print_json
 
 
-def text(
-    teacher: Annotated[str, typer.Option(help="As `shard` takes it: MODEL:PRETRAINED, MODEL:FILE, …, or demo.")],
+class TextOptions(BaseModel, frozen=True, extra="forbid"):
+    """Whose text, of which names, and where to."""
+
+    teacher: Annotated[str, typer.Option(help="As `shard` takes it: MODEL:PRETRAINED, MODEL:FILE, …, or demo.")]
     names: Annotated[
         str,
         typer.Option(
@@ -18,17 +22,20 @@ def text(
             help="lvis, coco, objects365, openimages; or a file: one name a line, an annotation file with "
             "`categories`, OpenImages' class descriptions, or a cache's plan/plan.json.",
         ),
-    ],
-    out: Annotated[str, typer.Option(metavar="DIR|URL", help="Folder of the text.")],
+    ]
+    out: Annotated[PlaceField, typer.Option(metavar="DIR|URL", help="Folder of the text.")]
     templates: Annotated[
         str,
         typer.Option(metavar="openai|name-only|FILE", help="Prompts; a file has one a line, with {} for the name."),
-    ] = "openai",
+    ] = "openai"
     name_policy: Annotated[
-        str, typer.Option(help="Class names in prompts: raw (as they are written) or clean (without _ and brackets).")
-    ] = "raw",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")] = None,
-) -> None:
+        Literal["raw", "clean"],
+        typer.Option(help="Class names in prompts: raw (as they are written) or clean (without _ and brackets)."),
+    ] = "raw"
+
+
+@with_options_of_models
+def text(options: TextOptions, device: Device = None, as_json: AsJson = False) -> None:
     """Encode class names with a teacher, into a folder: another vocabulary, or other prompts, for a cache's embeddings.
 
     The trainer takes the folder as `text.folder`; `rescore` makes labels with it. No
@@ -40,35 +47,29 @@ def text(
       richsem-prep text --teacher demo --names val.json --out text/val
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
-    from richsem_prep.console import ConsoleReporter
-    from richsem_prep.executors.progress import Progress
+    from richsem_prep.console import counting_bar, warn
     from richsem_prep.sources.class_names import alike_warning
     from richsem_prep.teacher.make_text import make_text
-    from richsem_schemas.io.places import open_place
 
-    if name_policy not in {"raw", "clean"}:
-        raise RichSemError(f"--name-policy {name_policy!r} is unknown; there are raw and clean")
-    with ConsoleReporter(Console(stderr=True)) as reporter:
-        move = None
-
-        def on_progress(done: int, total: int) -> None:
-            nonlocal move
-            move = move or reporter.stage("text", total, "classes")
-            move(Progress(text_classes=done))
-
+    with counting_bar("text", "classes") as on_progress:
         made = make_text(
-            teacher,
-            names=names,
-            templates=templates,
-            policy="clean" if name_policy == "clean" else "raw",
-            out=open_place(out).absolute(),
+            options.teacher,
+            names=options.names,
+            templates=options.templates,
+            policy=options.name_policy,
+            out=options.out.absolute(),
             device=device,
             on_progress=on_progress,
         )
     bank = made.bank
-    typer.echo(
-        f"{out}: {len(bank.class_names):,} classes ({made.vocabulary}, row 0 is none), "
-        f"{len(bank.templates):,} templates, {bank.features.shape[1]:,} numbers a class, by {made.teacher.name}"
-    )
+    classes, templates, dim = len(bank.class_names), len(bank.templates), bank.features.shape[1]
+    if as_json:
+        sizes = {"classes": classes, "templates": templates, "dim": dim}
+        print_json({"out": options.out, "vocabulary": made.vocabulary, **sizes, "teacher": made.teacher})
+    else:
+        typer.echo(
+            f"{options.out}: {classes:,} classes ({made.vocabulary}, row 0 is none), {templates:,} templates, "
+            f"{dim:,} numbers a class, by {made.teacher.name}"
+        )
     if warning := alike_warning(bank):
-        Console(stderr=True).print(Text(f"warning: {warning}"), soft_wrap=True)
+        warn(warning)

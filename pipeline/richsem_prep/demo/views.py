@@ -76,7 +76,7 @@ def crop(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedVie
 
 def crop_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
     """A crop view of a picture."""
-    sample = recipes.Sample(0, (whole.picture.height, whole.picture.width), 0)
+    sample = recipes.AnnotatedPicture(0, (whole.picture.height, whole.picture.width), 0)
     return _rendered(recipes.crop_view(sample, 0, GEOMETRY, rng), [whole.picture], whole.names)
 
 
@@ -88,7 +88,9 @@ def mosaic(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False
 def mosaic_of(rng: np.random.Generator, wholes: Sequence[NamedView]) -> NamedView:
     """A mosaic view of four pictures."""
     pictures = [whole.picture for whole in wholes]
-    samples = [recipes.Sample(index, (picture.height, picture.width), 0) for index, picture in enumerate(pictures)]
+    samples = [
+        recipes.AnnotatedPicture(index, (picture.height, picture.width), 0) for index, picture in enumerate(pictures)
+    ]
     return _rendered(recipes.mosaic_view(samples, 0, GEOMETRY, rng), pictures, [whole.names[0] for whole in wholes])
 
 

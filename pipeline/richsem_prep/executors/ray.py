@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, Failure, OnProgress, ShardOutcome, failure_of
-from richsem_prep.executors.progress import Progress
+from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, failure_of
+from richsem_prep.shard.progress import Failure, OnProgress, Progress, ShardOutcome
 from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
@@ -106,7 +106,7 @@ def _default_token() -> Path:
 
 
 class RayWorker:
-    """What runs in an actor: a `Worker` whose mistakes come back as values."""
+    """The object of an actor: a `Worker` whose mistakes come back as values."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -130,11 +130,11 @@ class RayWorker:
         assert self._worker is not None
         return _as_value(lambda: self._worker.text_bank(vocabulary, names))  # type: ignore[union-attr, arg-type]
 
-    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> Failure | None:
+    def open(self, layout: CacheLayout, label_set: str, root: Place | None) -> Failure | None:
         """Get ready for a label set."""
         if self._worker is None:
             return self._not_started
-        return _as_value(lambda: self._worker.open(layout, labels, root))  # type: ignore[union-attr]
+        return _as_value(lambda: self._worker.open(layout, label_set, root))  # type: ignore[union-attr]
 
     def run(self, shard: int) -> "ShardResult | Failure":
         """Make one shard."""
@@ -159,7 +159,7 @@ class RayExecutor:
         settings: of each worker.
         workers: how many; None is one a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
-        max_workers: never more than this; shards to be made, say.
+        max_workers: never more than this, such as the shards to be made.
 
     Raises:
         RichSemError: the cluster can't be reached or started.
@@ -235,19 +235,20 @@ class RayExecutor:
     def text_bank(self, vocabulary: Vocabulary, names: str, on_progress: OnProgress) -> TextBank:
         """Have the first worker make the text bank."""
         bank = self._actors[0].text_bank.remote(vocabulary, names)
+        counters = _Counters(self._ray, on_progress)
         while not self._ray.wait([bank], timeout=POLL_SECONDS)[0]:
-            _report(self._ray, [self._actors[0].progress.options(concurrency_group=_COUNTERS).remote()], on_progress)
+            counters.poll(self._actors[:1])
         return self._value(bank)
 
     def run(
-        self, shards: Sequence[int], layout: CacheLayout, labels: str, root: Place | None, on_progress: OnProgress
+        self, shards: Sequence[int], layout: CacheLayout, label_set: str, root: Place | None, on_progress: OnProgress
     ) -> Iterator[ShardOutcome]:
         """Make shards, one a worker at a time; a lost worker is replaced and its shard tried again."""
         waiting = deque(shards)
         attempts: Counter[int] = Counter()
         idle = deque(self._actors)
         busy: dict[Any, tuple[Any, int]] = {}
-        opened = {actor: actor.open.remote(layout, labels, root) for actor in idle}
+        opened = {actor: actor.open.remote(layout, label_set, root) for actor in idle}
         counters = _Counters(self._ray, on_progress)
         while waiting or busy:
             while waiting and idle:
@@ -262,7 +263,7 @@ class RayExecutor:
                 if outcome is None:
                     counters.forget(actor)
                     actor = self._replacement(actor)
-                    opened[actor] = actor.open.remote(layout, labels, root)
+                    opened[actor] = actor.open.remote(layout, label_set, root)
                     outcome = ShardOutcome(shard, None, _LOST)
                 idle.append(actor)
                 if outcome.failure and outcome.failure.fatal:
@@ -344,13 +345,6 @@ def _sum(counters: Sequence[Progress]) -> Progress:
         total.views += other.views
         total.quarantined += other.quarantined
     return total
-
-
-def _report(ray: Any, references: list[Any], on_progress: OnProgress) -> None:
-    ready, _ = ray.wait(references, timeout=POLL_SECONDS)
-    for reference in ready:
-        if (counters := ray.get(reference)) is not None:
-            on_progress(counters)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ import PIL.features
 import torch
 import torchvision
 
-from richsem_prep.executors.progress import Progress
+from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
 from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder
@@ -72,13 +72,13 @@ class Worker:
         finally:
             torch.set_num_threads(TORCH_THREADS)
 
-    def open(self, layout: CacheLayout, labels: str, root: Place | None) -> None:
+    def open(self, layout: CacheLayout, name: str, root: Place | None) -> None:
         """Get ready for the shards of one label set.
 
         Raises:
             TeacherError: this machine's weights are not those that the label set was begun with.
         """
-        label_set = layout.label_set(labels)
+        label_set = layout.label_set(name)
         spec = LabelSpec.read(label_set.spec)
         if spec.teacher != self._teacher.identity:
             raise TeacherError(
@@ -88,7 +88,7 @@ class Worker:
             )
         self._inputs = ShardInputs(
             layout=layout,
-            labels=labels,
+            label_set=name,
             plan=Plan.read(layout.plan),
             spec=spec,
             text=read_text_bank(label_set),

@@ -1,30 +1,29 @@
 """`richsem-prep audit`: show random regions of a cache to the live teacher again, and compare."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from richsem_prep.executors.worker import Worker
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
-from richsem_prep.teacher.settings import Precision, WorkerSettings
-from richsem_schemas.cache.codec import Embeddings, LabelledView
-from richsem_schemas.cache.index import ViewRow
+from richsem_prep.teacher.settings import WorkerSettings
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread
-from richsem_schemas.cache.reader import Cache, picture_rows, read_pictures, read_views, view_rows
+from richsem_schemas.cache.reader import Cache
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
-from richsem_schemas.cache.view_checks import view_problems
+from richsem_schemas.cache.values import Embeddings
+from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.places import Place, open_place
+from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import decode_picture
 
 MIN_COSINE: dict[Embeddings, float] = {"float16": 0.999, "int8": 0.99, "none": 0.0}
@@ -36,14 +35,14 @@ _LEAST_LOG_PROB = -1e4
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What the user asks for.
+    """The options of an audit.
 
     Attributes:
         teacher: as `--teacher` takes it.
         regions: how many to show to the teacher again; all where the set has fewer.
         seed: of the choice.
         min_cosine: fail below; None is the default for the set's embeddings.
-        max_kl: fail above, nats; likewise.
+        max_kl: fail above, nats; None is `MAX_KL`.
         device: as torch writes it; None is the first CUDA device if there is one.
         root: where originals lie, for caches that refer to them; None is where the plan says.
     """
@@ -57,22 +56,38 @@ class AuditRequest:
     root: Place | None
 
 
-@dataclass(eq=False)
-class _Found:
-    """What was measured so far, a value a region."""
+@dataclass(frozen=True, eq=False)
+class _AuditedView:
+    """A view as it stands in the cache, and which of its regions were chosen."""
 
-    cosines: list[float] = field(default_factory=list)
-    kls: list[float] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    views: int = 0
+    name: str
+    stored: LabelledView
+    regions: NDArray[np.int64]
 
 
-def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]) -> AuditRecord:
+@dataclass(frozen=True, eq=False)
+class _Agreement:
+    """How far the chosen regions of a view are from what the live teacher says of them, and their names.
+
+    Attributes:
+        cosines: [R] of embeddings; empty where none are stored.
+        kls: [R] nats.
+        names: R.
+    """
+
+    cosines: NDArray[np.float64]
+    kls: NDArray[np.float64]
+    names: list[str]
+
+
+def audit(
+    cache: Cache, label_set: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]
+) -> AuditRecord:
     """Recompute random regions of a label set from the cached pictures, compare, and record the outcome.
 
     Args:
         cache: a finished cache.
-        labels: name of a finished label set.
+        label_set: name of a finished label set.
         request: what to do.
         on_progress: called with regions done and regions in all.
 
@@ -80,26 +95,28 @@ def audit(cache: Cache, labels: str, request: AuditRequest, *, on_progress: Call
         ManifestMismatchError: the teacher is another one; names the fields that differ.
         CorruptCacheError: a file that is needed is damaged.
     """
-    manifest = cache.label_sets[labels]
-    spec, label_set = manifest.spec, cache.labels_layout.label_set(labels)
+    manifest = cache.label_sets[label_set]
+    spec, layout = manifest.spec, cache.labels_layout.label_set(label_set)
     if not manifest.regions:
         raise RichSemError(
-            f"label set {labels!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
+            f"label set {label_set!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
         )
-    worker = _same_teacher(label_set, spec, request)
+    worker = _same_teacher(layout, spec, request)
     chosen = _choose(manifest, request)
-    total = sum(map(len, chosen.values()))
-    found = _Found()
-    live_views = _Live(cache, labels, cache.text_bank(labels), request.root, worker.encoder)
+    done, total, text = 0, sum(map(len, chosen.values())), cache.text_bank(label_set)
+    found: list[_Agreement] = []
     for shard, positions in chosen.items():
         try:
-            for seen in live_views.of_shard(shard, positions):
-                _compare(seen, live_views.text, found, temperature=spec.temperature)
-                on_progress(len(found.kls), total)
+            views = _audited_views(cache, manifest, shard, positions)
+            prepared = _prepared(cache, shard, views, worker.encoder, request.root or cache.originals_root)
+            for view, live_RD in worker.encoder.encode(prepared):
+                found.append(_agreement(view, live_RD[view.regions], text, temperature=spec.temperature))
+                done += len(view.regions)
+                on_progress(done, total)
         except OSError as error:
             raise CorruptCacheError(unreadable(cache, error)) from error
     record = _record(manifest, request, found, shards=len(chosen), worker=worker)
-    record.write(label_set.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
+    record.write(layout.audits / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json")
     return record
 
 
@@ -138,96 +155,52 @@ def _choose(manifest: LabelManifest, request: AuditRequest) -> dict[int, NDArray
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """A view as it stands in the cache, the chosen ones of its regions, and its embeddings [R, D] of those."""
-
-    row: ViewRow
-    stored: LabelledView
-    regions: NDArray[np.int64]
-    live: NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class _Live:
-    """Shows views to the live teacher."""
-
-    cache: Cache
-    labels: str
-    text: TextBank
-    root: Place | None
-    encoder: RegionEncoder
-
-    def of_shard(self, shard: int, positions: NDArray[np.int64]) -> Iterator[_Seen]:
-        """The views that hold the chosen regions of a shard, in order."""
-        rows = view_rows(self.cache.labels_layout, self.labels, shard)
-        ends = np.cumsum([row.regions for row in rows])
-        owners = np.searchsorted(ends, positions, side="right")
-        if not len(ends) or owners.max() >= len(rows):
-            path = self.cache.labels_layout.label_set(self.labels).index(shard)
-            raise CorruptCacheError(f"{path}: has fewer regions than the manifest says; {self._remedy}")
-        wanted = {
-            int(owner): positions[owners == owner] - (ends[owner] - rows[owner].regions) for owner in np.unique(owners)
-        }
-        under_way: deque[tuple[ViewRow, LabelledView, NDArray[np.int64]]] = deque()
-        prepared = self._prepared(shard, [(rows[owner], regions) for owner, regions in wanted.items()], under_way)
-        for features_RD in self.encoder.encode(prepared):
-            row, stored, regions = under_way.popleft()
-            yield _Seen(row, stored, regions, features_RD[regions])
-
-    def _prepared(
-        self,
-        shard: int,
-        wanted: Sequence[tuple[ViewRow, NDArray[np.int64]]],
-        under_way: deque[tuple[ViewRow, LabelledView, NDArray[np.int64]]],
-    ) -> Iterator[PreparedView]:
-        layout = self.cache.layout
-        pictures = picture_rows(layout, shard)
-        by_sample = {row.sample: row for row in pictures}
-        known = ShardPictures.of(pictures, self.cache.manifest.plan)
-        views = read_views(self.cache.labels_layout, self.labels, shard, [row for row, _ in wanted])
-        for (row, regions), stored in zip(wanted, views, strict=True):
-            self._require_sound(shard, row, stored, known)
-            samples = dict.fromkeys(stored.view.tiles["sample"].tolist())
-            originals = read_pictures(layout, shard, [by_sample[sample] for sample in samples], root=self._root)
-            shown = {item.row.sample: decode_picture(item.data) for item in originals}
-            under_way.append((row, stored, regions))
-            yield self.encoder.prepare(render_view(stored.view, shown), stored.view.regions["box_xyxy_px"])
-
-    def _require_sound(self, shard: int, row: ViewRow, stored: LabelledView, pictures: ShardPictures) -> None:
-        spec = self.cache.label_sets[self.labels].spec
-        problems = list(view_problems(ViewBatch.of([(f"{row.key}.{row.member}", stored)]), pictures, spec))
-        if len(stored.view.regions) != row.regions:
-            problems.append(f"{row.key}.{row.member}: has other regions than the index says")
-        if problems:
-            path = self.cache.labels_layout.label_set(self.labels).tar(shard)
-            raise CorruptCacheError(f"{path}: {problems[0]}; {self._remedy}")
-
-    @property
-    def _root(self) -> Place | None:
-        said = self.cache.manifest.plan.root
-        return self.root or (open_place(said) if said else None)
-
-    @property
-    def _remedy(self) -> str:
-        return f"run `richsem-prep verify {self.cache.labels_layout.out}`"
+def _audited_views(
+    cache: Cache, manifest: LabelManifest, number: int, positions: NDArray[np.int64]
+) -> list[_AuditedView]:
+    """The views that hold the chosen regions of a shard, in order, checked."""
+    shard, pictures = cache.label_shard(manifest.name, number), cache.picture_shard(number)
+    rows = shard.rows()
+    ends = np.cumsum(rows["regions"], dtype=np.int64)
+    if not len(ends) or positions[-1] >= ends[-1]:
+        raise CorruptCacheError(f"{shard.index}: has fewer regions than the manifest says; {shard.remedy}")
+    owners = np.searchsorted(ends, positions, side="right")
+    wanted = np.unique(owners)
+    known = ShardPictures.of_rows(pictures.rows(), cache.manifest.plan)
+    views = shard.sound_views(rows[wanted], known, manifest.spec)
+    first = ends - rows["regions"]
+    return [
+        _AuditedView(name, view, positions[owners == owner] - first[owner])
+        for owner, name, view in zip(wanted, view_names(rows[wanted]), views, strict=True)
+    ]
 
 
-def _compare(seen: _Seen, text: TextBank, found: _Found, *, temperature: float) -> None:
-    chosen, labels = seen.regions, seen.stored.labels
-    kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
-    if not np.isfinite(seen.live).all():
-        number = int(chosen[np.flatnonzero(~np.isfinite(seen.live).all(axis=1))[0]])
+def _prepared(
+    cache: Cache, number: int, views: Iterable[_AuditedView], encoder: RegionEncoder, root: Place | None
+) -> Iterator[tuple[_AuditedView, PreparedView]]:
+    """Render views, and make of them what the teacher takes."""
+    shard = cache.picture_shard(number)
+    rows = shard.rows()
+    for audited in views:
+        view = audited.stored.view
+        shown = rows[np.isin(rows["sample"], view.tiles["sample"])]
+        pictures = {int(item.row["sample"]): decode_picture(item.data) for item in shard.pictures(shown, root=root)}
+        yield audited, encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"])
+
+
+def _agreement(view: _AuditedView, live_RD: NDArray[np.float32], text: TextBank, *, temperature: float) -> _Agreement:
+    chosen, labels, embeddings = view.regions, view.stored.labels, view.stored.embeddings
+    names = [f"{view.name}, region {number}" for number in chosen.tolist()]
+    is_finite_R = np.isfinite(live_RD).all(axis=1)
+    if not is_finite_R.all():
         raise RichSemError(
-            f"the live teacher's embedding of {seen.row.key}.{seen.row.member}, region {number}, holds numbers that "
-            "are not finite: it can't say the same; see whether the device or its driver is broken (--device cpu)"
+            f"the live teacher's embedding of {names[int(np.argmin(is_finite_R))]}, holds numbers that are not "
+            "finite: it can't say the same; see whether the device or its driver is broken (--device cpu)"
         )
-    live_RC = class_log_probs(seen.live, text.features, logit_scale=text.logit_scale / temperature)
-    found.kls += kl_from_live(live_RC, kept).tolist()
-    if seen.stored.embeddings is not None:
-        found.cosines += cosines(seen.stored.embeddings[chosen], seen.live).tolist()
-    found.names += [f"{seen.row.key}.{seen.row.member}, region {number}" for number in chosen.tolist()]
-    found.views += 1
+    kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
+    live_RC = class_log_probs(live_RD, text.features, logit_scale=text.logit_scale / temperature)
+    similar = np.zeros(0) if embeddings is None else cosines(embeddings[chosen], live_RD)
+    return _Agreement(similar, kl_from_live(live_RC, kept), names)
 
 
 def cosines(stored_RD: NDArray[np.float32], live_RD: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -258,35 +231,36 @@ def kl_from_live(live_log_probs_RC: NDArray[np.float64], stored: TopKSoftLabels)
 
 
 def _record(
-    manifest: LabelManifest, request: AuditRequest, found: _Found, *, shards: int, worker: Worker
+    manifest: LabelManifest, request: AuditRequest, found: Sequence[_Agreement], *, shards: int, worker: Worker
 ) -> AuditRecord:
-    kind = manifest.spec.embeddings
-    min_cosine = MIN_COSINE[kind] if request.min_cosine is None else request.min_cosine
+    min_cosine = MIN_COSINE[manifest.spec.embeddings] if request.min_cosine is None else request.min_cosine
     max_kl = MAX_KL if request.max_kl is None else request.max_kl
+    cosines_R = np.concatenate([view.cosines for view in found])
+    kls_R = np.concatenate([view.kls for view in found])
+    names = [name for view in found for name in view.names]
     description = worker.describe()
-    precision: Precision = description.precision
     return AuditRecord(
-        labels=manifest.name,
+        label_set=manifest.name,
         spec_fingerprint=manifest.fingerprint,
         at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         seed=request.seed,
-        regions=len(found.kls),
-        views=found.views,
+        regions=len(kls_R),
+        views=len(found),
         shards=shards,
-        precision=precision,
+        precision=description.precision,
         environment=description.environment,
-        cosine=spread(found.cosines) if found.cosines else None,
-        kl=spread(found.kls),
-        worst=found.names[int(np.argmax(found.kls))],
+        cosine=spread(cosines_R) if len(cosines_R) else None,
+        kl=spread(kls_R),
+        worst=names[int(np.argmax(kls_R))],
         min_cosine=min_cosine,
         max_kl=max_kl,
-        passed=max(found.kls) <= max_kl and min(found.cosines, default=1.0) >= min_cosine,
+        passed=bool(kls_R.max() <= max_kl and cosines_R.min(initial=1.0) >= min_cosine),
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: ArrayLike) -> Spread:
     """How one or more values are spread."""
-    array = np.array(values, np.float64)
+    array = np.asarray(values, np.float64)
     low, middle, high = np.percentile(array, (1, 50, 99)).tolist()
     return Spread(
         lowest=float(array.min()), percentile_1=low, median=middle, mean=float(array.mean()), percentile_99=high,

@@ -1,4 +1,4 @@
-"""What `richsem-prep audit` has found, for people; needs no torch."""
+"""Records of `richsem-prep audit`, read and shown; needs no torch."""
 
 from rich.table import Table
 
@@ -24,8 +24,7 @@ def last_audit(label_set: LabelSetLayout, fingerprint: str) -> AuditRecord | Non
 
 
 def audit_table(record: AuditRecord) -> Table:
-    """For people."""
-    table = Table(title=f"audit of label set {record.labels}", title_justify="left", box=None)
+    table = Table(title=f"audit of label set {record.label_set}", title_justify="left", box=None)
     for column in ("", "lowest", "1%", "median", "mean", "99%", "highest", "bound"):
         table.add_column(column, justify="right" if column else "left")
     if record.cosine is not None:

@@ -52,23 +52,23 @@ class Difference:
     """How label set B differs from label set A.
 
     Attributes:
-        labels: names of A and B.
+        label_sets: names of A and B.
         fields: what their specs say differently: field, A's value, B's value.
         regions: compared.
         unmatched_views: views that only one of the sets has.
         is_exact: whether KL is over whole distributions, from embeddings; else it is over the classes that both labels
             keep, with the rest as one more class, which is a lower bound.
         mean_kl: KL(A ‖ B) in nats.
-        median_kl: likewise.
-        p95_kl: likewise.
-        max_kl: likewise.
+        median_kl: nats.
+        p95_kl: nats, the 95th percentile.
+        max_kl: nats.
         flips: regions whose most probable class differs.
         grouped_by: `hard label`, or `top-1 of A` where no region has one.
         classes: worst mean first, ties by name.
         swaps: most frequent pairs of most probable classes, A's and B's, and how often.
     """
 
-    labels: tuple[str, str]
+    label_sets: tuple[str, str]
     fields: tuple[tuple[str, str, str], ...]
     regions: int
     unmatched_views: int
@@ -102,7 +102,7 @@ class Side:
 
     @property
     def logit_scale(self) -> float:
-        """What its labels multiply cosines with."""
+        """The factor of cosines in its labels."""
         return self.text.logit_scale / self.manifest.spec.temperature
 
 
@@ -140,7 +140,7 @@ def diff_label_sets(
     """
     cache = open_cache(out)
     if a == b:
-        raise RichSemError(f"--labels {a} {b}: that is one label set; name two")
+        raise RichSemError(f"--label-set {a} {b}: that is one label set; name two")
     sides = _side(cache, a), _side(cache, b)
     _require_same_classes(*sides)
     shards = [summary.shard for summary in sides[0].manifest.shards]
@@ -277,8 +277,8 @@ def kept_kl_divergence(
     Args:
         log_p_RC: log-probabilities of the kept classes, -inf elsewhere.
         log_p_rest_R: log of the mass of the others.
-        log_q_RC: likewise of the other label.
-        log_q_rest_R: likewise.
+        log_q_RC: the same of the other label.
+        log_q_rest_R: the same of the other label.
     """
     both_RC = np.isfinite(log_p_RC) & np.isfinite(log_q_RC)
     p_RC, q_RC = np.exp(log_p_RC), np.exp(log_q_RC)
@@ -303,7 +303,7 @@ def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> D
     names = cache.manifest.plan.vocabulary.class_names if is_labelled else sides[0].text.class_names
     class_R = category_R if is_labelled else top_a_R
     return Difference(
-        labels=(sides[0].manifest.name, sides[1].manifest.name),
+        label_sets=(sides[0].manifest.name, sides[1].manifest.name),
         fields=tuple(
             (field, str(here), str(there))
             for field, here, there in differing_fields(sides[0].manifest.spec, sides[1].manifest.spec)

@@ -12,13 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from richsem_prep.explore.audit_records import audit_line, last_audit
-from richsem_schemas.cache.codec import unpack_view
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, LabelsReceipt, Plan, ViewsSpec
+from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Plan, ViewsSpec
 from richsem_schemas.cache.quarantine import read_quarantine
-from richsem_schemas.cache.reader import Cache, view_rows
+from richsem_schemas.cache.reader import Cache
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
-from richsem_schemas.cache.span import read_span
 from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place, RemotePath, each_of
@@ -46,7 +45,7 @@ class CacheStatistics:
     """Figures of one label set and its pictures.
 
     Attributes:
-        labels: name of the label set.
+        label_set: its name.
         plan: of the cache.
         spec: of the label set.
         samples: good pictures.
@@ -67,7 +66,7 @@ class CacheStatistics:
         last_audit: of the set as it is; None where there was none.
     """
 
-    labels: str
+    label_set: str
     plan: Plan
     spec: LabelSpec
     samples: int
@@ -124,13 +123,13 @@ def inspect_label_set(
     manifest, layout, plan = cache.label_sets[name], cache.labels_layout, cache.manifest.plan
     counts = _Counts(_text_rows(plan, cache.text_bank(name).class_names))
     for done, summary in enumerate(manifest.shards, 1):
-        _count_shard(counts, layout, name, summary.shard)
+        _count_shard(counts, cache.label_shard(name, summary.shard), manifest.spec)
         if on_progress:
             on_progress(done, len(manifest.shards))
     regions = max(sum(counts.regions.values()), 1)
     pictures = cache.manifest.shards
     return CacheStatistics(
-        labels=name,
+        label_set=name,
         plan=plan,
         spec=manifest.spec,
         samples=cache.manifest.samples,
@@ -147,7 +146,7 @@ def inspect_label_set(
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
         quarantined=tuple(_quarantine_reasons(cache.layout, len(pictures)).most_common()),
-        seconds=_stage_seconds(layout, manifest),
+        seconds=_stage_seconds(cache, manifest),
         last_audit=last_audit(layout.label_set(name), manifest.fingerprint),
     )
 
@@ -173,32 +172,16 @@ class _Counts:
         self.mass = 0.0
 
 
-def _count_shard(counts: _Counts, layout: CacheLayout, name: str, shard: int) -> None:
-    rows = view_rows(layout, name, shard)
-    path = layout.label_set(name).tar(shard)
-    data = memoryview(read_span(path, 0, path.stat().st_size))
-    categories, kept = [], []
-    for row in rows:
-        if not 0 <= row.offset <= row.offset + row.size <= len(data):
-            raise CorruptCacheError(f"{path}: cut short; run `richsem-prep verify {layout.out}`")
-        try:
-            labelled = unpack_view(data[row.offset : row.offset + row.size], row.member)
-        except CorruptCacheError as error:
-            raise CorruptCacheError(f"{path}: {row.key}.{error}; run `richsem-prep verify {layout.out}`") from None
-        counts.views[row.kind] += 1
-        counts.regions[row.kind] += len(labelled.view.regions)
-        categories.append(labelled.view.regions["category_id"])
-        kept.append(labelled.labels)
-    if not kept:
-        return
-    category_ids = np.concatenate(categories)
+def _count_shard(counts: _Counts, shard: LabelShard, spec: LabelSpec) -> None:
+    views = shard.views_alike(spec)
+    rows, regions = views.rows, views.regions()
+    counts.views.update(rows["kind"].tolist())
+    for kind in np.unique(rows["kind"]):
+        counts.regions[kind] += int(rows["regions"][rows["kind"] == kind].sum())
+    category_ids = regions["category_id"]
     if len(category_ids) and not (category_ids.min() >= 0 and category_ids.max() < len(counts.by_class)):
-        raise CorruptCacheError(f"{path}: a category_id is not in the vocabulary; run `richsem-prep verify`")
-    labels = TopKSoftLabels(
-        np.concatenate([item.class_ids for item in kept]),
-        np.concatenate([item.log_probs for item in kept]),
-        np.concatenate([item.log_rest for item in kept]),
-    )
+        raise CorruptCacheError(f"{shard.tar}: a category_id is not in the vocabulary; {shard.remedy}")
+    labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
     counts.by_class += np.bincount(category_ids, minlength=len(counts.by_class))
     counts.agreeing += int((labels.class_ids[:, 0] == counts.text_row_C[category_ids]).sum())
     counts.entropy += float(label_entropies(labels).sum())
@@ -232,11 +215,11 @@ def _reasons(path: Place) -> Counter[str]:
         return Counter()
 
 
-def _stage_seconds(layout: CacheLayout, manifest: LabelManifest) -> dict[str, float]:
+def _stage_seconds(cache: Cache, manifest: LabelManifest) -> dict[str, float]:
     """From the receipts of the labels; where a shard's pictures were made with them, those seconds are among them."""
     total: Counter[str] = Counter()
-    receipts = [layout.label_set(manifest.name).receipt(summary.shard) for summary in manifest.shards]
-    for receipt in each_of(layout.out, LabelsReceipt.read, receipts):
+    shards = [cache.label_shard(manifest.name, summary.shard) for summary in manifest.shards]
+    for receipt in each_of(cache.labels_layout.out, LabelShard.read_receipt, shards):
         total.update(receipt.seconds)
     return dict(total)
 
@@ -254,8 +237,7 @@ def _bytes_below(folder: Place) -> int:
 
 
 def statistics_table(statistics: CacheStatistics) -> Table:
-    """For people."""
-    table = Table(title=f"label set {statistics.labels}", show_header=False, title_justify="left")
+    table = Table(title=f"label set {statistics.label_set}", show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for section in (_identity_rows, _size_rows, _label_rows, _class_rows, _trouble_rows):

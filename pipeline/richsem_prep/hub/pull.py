@@ -112,7 +112,7 @@ def _chosen_set(repo: HubRepo, there: Mapping[str, RemoteFile], labels: str | No
     if labels is not None and labels in known:
         return check_set_name(labels)
     what = "no label set was named" if labels is None else f"there is no finished label set {labels!r}"
-    raise RichSemError(f"{repo.name}: {what}; finished ones: {', '.join(known) or 'none'}; choose one with --labels")
+    raise RichSemError(f"{repo.name}: {what}; finished ones: {', '.join(known) or 'none'}; choose one with --label-set")
 
 
 def _require_consistent(repo: HubRepo, manifest: LabelManifest, name: str, plan: Plan) -> None:

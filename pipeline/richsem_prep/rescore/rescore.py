@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
-from richsem_prep.shard.finish import finish_cache, labels_are_done
+from richsem_prep.shard.finish import finish_cache
 from richsem_prep.sources.class_names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
@@ -24,12 +25,12 @@ from richsem_schemas.io.places import Place
 MAX_THREADS = 16
 
 _OF_TEACHER = ("weights_sha256", "model_config_sha256", "quick_gelu", "embed_dim", "logit_scale", "logit_bias")
-"""What must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
+"""These must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         name: of the new label set.
@@ -53,7 +54,7 @@ class Rescored:
 def rescore(
     out: Place,
     *,
-    labels: str,
+    label_set: str,
     text: Place | None = None,
     source: str | None = None,
     temperature: float | None = None,
@@ -67,7 +68,7 @@ def rescore(
 
     Args:
         out: a finished cache.
-        labels: name of the new set.
+        label_set: name of the new set.
         text: a text folder of the same teacher; None takes the source's own text.
         source: the set whose embeddings are taken; None is the only one that has some.
         temperature: divides the teacher's logits; None is 1.
@@ -80,8 +81,8 @@ def rescore(
             set exists and is another.
     """
     cache = open_cache(out)
-    target = cache.labels_layout.label_set(labels)
-    manifest = _source(cache, source, labels)
+    target = cache.labels_layout.label_set(label_set)
+    manifest = _source(cache, source, label_set)
     taken = cache.labels_layout.label_set(manifest.name)
     folder = None if text is None else read_text_folder(text)
     if folder is not None:
@@ -94,8 +95,8 @@ def rescore(
         start = time.monotonic()
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
         seconds = time.monotonic() - start
-        finish_cache(cache.labels_layout, [labels])
-    return Rescored(labels, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
+        finish_cache(cache.labels_layout, [label_set])
+    return Rescored(label_set, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
 
 
 def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
@@ -111,8 +112,10 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
     if name is None and len(rich) > 1:
         raise RichSemError(f"{out} has several label sets with embeddings: {', '.join(rich)}; choose one with --from")
     if name == target:
-        raise RichSemError(f"--from {name} and --labels {target} are the same label set; give the new one another name")
-    again = "`richsem-prep shard` with the same options, --embeddings float16 and a --labels name of its own"
+        raise RichSemError(
+            f"--from {name} and --label-set {target} are the same label set; give the new one another name"
+        )
+    again = "`richsem-prep shard` with the same options, --embeddings float16 and a --label-set name of its own"
     if name is None:
         known = ", ".join(cache.label_sets) or "none"
         raise RichSemError(
@@ -161,9 +164,10 @@ def _spec(
 def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
     """Write text and spec, or check that they are what is asked for."""
     if target.spec.is_file():
-        remedy = "Name another set with --labels, or ask for the same"
+        remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
-    for path in (target.tar(0), target.index(0), target.receipt(0)):
+    shard = LabelShard(target, 0)
+    for path in (shard.tar, shard.index, shard.receipt):
         for leftover in temporaries(path.parent):
             leftover.unlink(missing_ok=True)
     if not has_text_bank(target, spec.text):
@@ -178,8 +182,9 @@ def _make_shards(
     receipts = []
 
     def make(shard: int) -> tuple[LabelsReceipt, bool]:
-        if labels_are_done(rescoring.target, shard, rescoring.spec):
-            return LabelsReceipt.read(rescoring.target.receipt(shard)), True
+        target = LabelShard(rescoring.target, shard)
+        if target.is_done(rescoring.spec.fingerprint):
+            return target.read_receipt(), True
         return rescore_shard(shard, rescoring), False
 
     with ThreadPoolExecutor(threads) as pool:

@@ -24,7 +24,7 @@ _REGIONS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Rescoring:
-    """What is the same for all shards.
+    """Source and target of a run, the same for all shards.
 
     Attributes:
         source: the label set that holds the embeddings.

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Table
-
-from richsem_prep.executors.base import OnProgress, ShardOutcome
 from richsem_prep.shard import run
 from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.executor import MakeExecutor
 from richsem_prep.shard.plan import default_samples_per_shard
+from richsem_prep.shard.progress import OnProgress, Reporter, ShardOutcome
 from richsem_prep.shard.task import ShardResult
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan
-from richsem_schemas.cache.reader import picture_rows, view_rows
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.words import readable_bytes
 
 SHOWS_OF_EXTRA, SHOWS_OF_DETECTION = 10, 24
 """How often a training run of 24 epochs shows a picture, in the reference: an extra one about ten times, one of the
@@ -32,11 +30,11 @@ _HOUR = 3600.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a whole run takes, scaled up from a sample.
+    """The cost of a whole run, scaled up from a sample.
 
     Attributes:
         pictures: of the whole run.
-        shards: likewise.
+        shards: of the whole run.
         measured: pictures of the sample, those in quarantine included.
         quarantined: of the sample.
         measured_seconds: how long the sample took.
@@ -44,7 +42,7 @@ class Estimate:
         passes: of all kinds of views.
         shows: how often a training run shows a picture.
         views: of the whole run.
-        regions: likewise.
+        regions: of the whole run.
         listing_bytes: of the plan.
         picture_bytes: of the picture shards of the whole run.
         label_bytes: of its label shards.
@@ -97,10 +95,10 @@ class _EnoughError(Exception):
 
 
 @dataclass(eq=False)
-class _Sample:
+class _Measurement:
     """Listens to a run until it has lasted long enough; the run reports to `reporter` through it."""
 
-    reporter: run.Reporter
+    reporter: Reporter
     seconds: float
     results: dict[int, ShardResult] = field(default_factory=dict)
     ends: list[float] = field(default_factory=list)
@@ -131,12 +129,15 @@ class _Sample:
         return seconds
 
 
-def estimate(config: ShardConfig, reporter: run.Reporter, *, samples: int, seconds: float) -> Estimate:
+def estimate(
+    config: ShardConfig, reporter: Reporter, make_executor: MakeExecutor, *, samples: int, seconds: float
+) -> Estimate:
     """Make a cache of some pictures, drawn from all, in a temporary folder, and scale up.
 
     Args:
-        config: of the whole run; nothing is written into its OUT.
+        config: of the whole run; nothing is written into its OUT, and what it says about one that is there is ignored.
         reporter: where to say what is done.
+        make_executor: makes the executor of the sample, which is `inline`.
         samples: pictures to measure.
         seconds: stop after the shard in which so much time has passed; fewer pictures are measured then.
 
@@ -153,11 +154,14 @@ def estimate(config: ShardConfig, reporter: run.Reporter, *, samples: int, secon
                 "executor": "inline",
                 "workers": None,
                 "ray_address": None,
+                "overwrite": False,
+                "retry_failed": False,
+                "shard_range": None,
             }
         )
-        sample = _Sample(reporter, seconds)
+        sample = _Measurement(reporter, seconds)
         try:
-            run.shard(trial, sample)
+            run.shard(trial, sample, make_executor)
         except _EnoughError:
             reporter.say(f"{seconds:g} seconds are over; {len(sample.results)} small shards were measured")
         return _scaled(config, CacheLayout(Path(folder) / "cache", config.dataset), sample, sample.started - started)
@@ -171,8 +175,8 @@ def _device_type(device: str | None) -> str:
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
-def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_seconds: float) -> Estimate:
-    plan, spec = Plan.read(layout.plan), LabelSpec.read(layout.label_set(config.labels).spec)
+def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Measurement, start_seconds: float) -> Estimate:
+    plan, spec = Plan.read(layout.plan), LabelSpec.read(layout.label_set(config.label_set).spec)
     receipts = [result.receipt for result in sample.results.values()]
     good = sum(receipt.summary.samples for receipt in receipts)
     quarantined = sum(result.quarantined for result in sample.results.values())
@@ -198,7 +202,7 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_sec
         regions=sum(receipt.summary.regions for receipt in receipts) / good * usable,
         listing_bytes=plan.listing.bytes,
         picture_bytes=sum(_picture_bytes(layout, sample)) / good * usable,
-        label_bytes=sum(_label_bytes(layout, config.labels, sample)) / good * usable,
+        label_bytes=sum(_label_bytes(layout, config.label_set, sample)) / good * usable,
         device_hours=sum(timed.values()) / max(timed_samples, 1) * usable / _HOUR,
         teacher_hours=teacher_seconds / max(timed_samples, 1) * usable / _HOUR,
         start_seconds=start_seconds,
@@ -206,50 +210,18 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Sample, start_sec
     )
 
 
-def _picture_bytes(layout: CacheLayout, sample: _Sample) -> Iterator[int]:
+def _picture_bytes(layout: CacheLayout, sample: _Measurement) -> Iterator[int]:
     """Of each member: tars of so few pictures are padded too much to be scaled up."""
     for shard in sample.results:
-        for row in picture_rows(layout, shard):
-            yield _in_tar(row.json_size) + (_in_tar(row.size) if row.offset >= 0 else 0)
+        rows = PictureShard(layout, shard).rows()
+        yield from map(_in_tar, rows["json_size"].tolist())
+        yield from map(_in_tar, rows["size"][rows["offset"] >= 0].tolist())
 
 
-def _label_bytes(layout: CacheLayout, labels: str, sample: _Sample) -> Iterator[int]:
+def _label_bytes(layout: CacheLayout, label_set: str, sample: _Measurement) -> Iterator[int]:
     for shard in sample.results:
-        for row in view_rows(layout, labels, shard):
-            yield _in_tar(row.size)
+        yield from map(_in_tar, LabelShard(layout.label_set(label_set), shard).rows()["size"].tolist())
 
 
 def _in_tar(size: int) -> int:
     return _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-
-
-def estimate_table(e: Estimate) -> Table:
-    """For people."""
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    bad = f", {e.quarantined:,} of them unreadable" if e.quarantined else ""
-    table.add_row("measured", f"{e.measured:,} pictures{bad}, in {e.measured_seconds:,.1f} s on {e.device}")
-    shards = f"{e.shards:,} shard{'s' * (e.shards > 1)}"
-    table.add_row("run", f"{e.pictures:,} pictures in {shards}: {e.views:,.0f} views, {e.regions:,.0f} regions")
-    parts = ((e.picture_bytes, "pictures"), (e.label_bytes, "labels"), (e.listing_bytes, "plan"))
-    table.add_row(
-        "OUT", f"{readable_bytes(e.bytes)}: {', '.join(f'{readable_bytes(n)} of {what}' for n, what in parts)}"
-    )
-    table.add_row("device time", f"{_hours(e.device_hours)}, {_hours(e.teacher_hours)} of it the teacher's")
-    for workers in (e.workers,) if e.workers else (1, 4, 16):
-        each = f"{workers} worker{'s' * (workers > 1)}"
-        idle = f"; a worker makes whole shards, so {shards} keep no more busy" if workers > e.shards else ""
-        table.add_row(f"with {each}", f"{_hours(e.hours_with(workers))}, if each has a device like this one{idle}")
-    table.add_row("start-up", f"{e.start_seconds:,.1f} s here: listing, teacher, text")
-    one_run = f"{_hours(e.teacher_hours)} / {e.passes} passes x {e.shows} times that a run shows a picture"
-    table.add_row("online teacher", f"{_hours(e.online_hours)} in each training run that has it inside: {one_run}")
-    costs = f"{_hours(e.device_hours)} once, {_hours(e.online_hours)} a run"
-    table.add_row("pays for itself", f"after {e.runs_to_pay:,.2f} training runs: {costs}")
-    return table
-
-
-def _hours(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{hours * 60:.1f} min" if hours * 60 >= 1 else f"{hours * _HOUR:.1f} s"

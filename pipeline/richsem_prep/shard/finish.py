@@ -1,8 +1,9 @@
 """The last step: manifests, once every shard has its receipt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TypeVar
 
-from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     CacheManifest,
     Environment,
@@ -14,45 +15,29 @@ from richsem_schemas.cache.manifest import (
 )
 from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.cache.resizers import resizers_note
-from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import FileHash, hash_bytes, read_file
+from richsem_schemas.cache.shard import LabelShard, PictureShard, Shard
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import hash_bytes, read_file
 from richsem_schemas.io.places import Place, each_of
 
+_SHOWN_SHARDS = 8
 
-def shard_is_done(layout: CacheLayout, labels: str, shard: int, plan: Plan, spec: LabelSpec) -> bool:
+_Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
+
+
+def shard_is_done(layout: CacheLayout, label_set: str, number: int, plan: Plan, spec: LabelSpec) -> bool:
     """Whether a shard of labels and its pictures have valid receipts, and the files are as long as they say."""
-    has_pictures = layout.pictures_elsewhere.is_file() or pictures_are_done(layout, shard, plan)
-    return has_pictures and labels_are_done(layout.label_set(labels), shard, spec)
+    has_pictures = layout.pictures_elsewhere.is_file() or pictures_are_done(layout, number, plan)
+    return has_pictures and LabelShard(layout.label_set(label_set), number).is_done(spec.fingerprint)
 
 
-def labels_are_done(label_set: LabelSetLayout, shard: int, spec: LabelSpec) -> bool:
-    """Whether a shard of labels has a valid receipt, and the files are as long as it says."""
-    try:
-        receipt = LabelsReceipt.read(label_set.receipt(shard))
-        return (
-            receipt.spec_fingerprint == spec.fingerprint
-            and label_set.tar(shard).stat().st_size == receipt.summary.tar.bytes
-            and label_set.index(shard).stat().st_size == receipt.summary.index.bytes
-        )
-    except (FileNotFoundError, CorruptCacheError):
-        return False
-
-
-def pictures_are_done(layout: CacheLayout, shard: int, plan: Plan) -> bool:
+def pictures_are_done(layout: CacheLayout, number: int, plan: Plan) -> bool:
     """Whether a shard's pictures have a valid receipt; one that can't be trusted is removed: they are made again."""
-    path = layout.pictures_receipt(shard)
-    try:
-        receipt = PicturesReceipt.read(path)
-        if (
-            receipt.plan_fingerprint == plan.fingerprint
-            and layout.pictures_tar(shard).stat().st_size == receipt.summary.tar.bytes
-            and layout.pictures_index(shard).stat().st_size == receipt.summary.index.bytes
-        ):
-            return True
-    except (FileNotFoundError, CorruptCacheError):
-        pass
-    path.unlink(missing_ok=True)
-    return False
+    shard = PictureShard(layout, number)
+    is_done = shard.is_done(plan.fingerprint)
+    if not is_done:
+        shard.revoke()
+    return is_done
 
 
 def finish_cache(layout: CacheLayout, label_sets: Sequence[str]) -> tuple[str, ...]:
@@ -77,7 +62,8 @@ def _cache_manifest(layout: CacheLayout, plan: Plan) -> CacheManifest:
     """The manifest of the pictures: from their receipts, or from the cache that holds them."""
     if layout.pictures_elsewhere.is_file():
         return CacheManifest.read(layout.pictures_elsewhere)
-    pictures = _pictures_receipts(layout, plan)
+    shards = [PictureShard(layout, number) for number in range(plan.shards)]
+    pictures = _receipts(shards, plan.fingerprint, of="pictures", made_by=layout.plan, out=layout.out)
     return CacheManifest(
         plan=plan,
         fingerprint=plan.fingerprint,
@@ -88,81 +74,64 @@ def _cache_manifest(layout: CacheLayout, plan: Plan) -> CacheManifest:
     )
 
 
-def _pictures_receipts(layout: CacheLayout, plan: Plan) -> list[PicturesReceipt]:
-    _require_none_missing(layout, "pictures", layout.pictures_receipt, plan)
-
-    def read(shard: int) -> PicturesReceipt:
-        receipt = PicturesReceipt.read(layout.pictures_receipt(shard))
-        _require_whole(layout.pictures_tar(receipt.summary.shard), receipt.summary.tar)
-        _require_whole(layout.pictures_index(receipt.summary.shard), receipt.summary.index)
-        if receipt.plan_fingerprint != plan.fingerprint:
-            raise RichSemError(
-                f"{layout.pictures_receipt(receipt.summary.shard)} belongs to another plan than {layout.plan}; "
-                "delete it and run the same `richsem-prep shard` again"
-            )
-        return receipt
-
-    return each_of(layout.out, read, range(plan.shards))
-
-
 def finished_sets(layout: CacheLayout) -> list[str]:
     """Label sets of which every shard is there."""
     plan = read_plan(layout)
-    return [name for name in layout.label_sets() if not _missing(layout, layout.label_set(name).receipt, plan)]
+    return [name for name in layout.label_sets() if not _missing(_label_shards(layout, name, plan), layout.out)]
+
+
+def _label_shards(layout: CacheLayout, name: str, plan: Plan) -> list[LabelShard]:
+    return [LabelShard(layout.label_set(name), number) for number in range(plan.shards)]
 
 
 def _label_manifest(layout: CacheLayout, name: str, plan: Plan) -> LabelManifest:
     label_set = layout.label_set(name)
-    _require_none_missing(layout, f"label set {name}", label_set.receipt, plan)
     spec = LabelSpec.read(label_set.spec)
-
-    def read(shard: int) -> LabelsReceipt:
-        receipt = LabelsReceipt.read(label_set.receipt(shard))
-        _require_whole(label_set.tar(receipt.summary.shard), receipt.summary.tar)
-        _require_whole(label_set.index(receipt.summary.shard), receipt.summary.index)
-        if receipt.spec_fingerprint != spec.fingerprint:
-            raise RichSemError(
-                f"{label_set.receipt(receipt.summary.shard)} belongs to another spec than {label_set.spec}; "
-                "run the same `richsem-prep shard` again"
-            )
-        return receipt
-
-    receipts = each_of(layout.out, read, range(plan.shards))
-    environments: list[Environment] = []
-    for receipt in receipts:
-        if receipt.environment not in environments:
-            environments.append(receipt.environment)
+    shards = _label_shards(layout, name, plan)
+    receipts = _receipts(shards, spec.fingerprint, of=f"label set {name}", made_by=label_set.spec, out=layout.out)
+    summaries = tuple(receipt.summary for receipt in receipts)
     return LabelManifest(
         name=name,
         spec=spec,
         fingerprint=spec.fingerprint,
         text=hash_bytes(read_file(label_set.text)),
-        views=sum(receipt.summary.views for receipt in receipts),
-        regions=sum(receipt.summary.regions for receipt in receipts),
-        bytes=sum(receipt.summary.tar.bytes for receipt in receipts),
-        environments=tuple(environments),
-        shards=tuple(receipt.summary for receipt in receipts),
+        views=sum(summary.views for summary in summaries),
+        regions=sum(summary.regions for summary in summaries),
+        bytes=sum(summary.tar.bytes for summary in summaries),
+        environments=_distinct([receipt.environment for receipt in receipts]),
+        shards=summaries,
     )
 
 
-def _require_whole(path: Place, expected: FileHash) -> None:
-    size = path.stat().st_size if path.is_file() else 0
-    if size != expected.bytes:
-        raise CorruptCacheError(
-            f"{path}: has {size} bytes, its receipt says {expected.bytes}; run the same `richsem-prep shard` again, "
-            "which makes the shard anew"
-        )
+def _distinct(environments: list[Environment]) -> tuple[Environment, ...]:
+    found: list[Environment] = []
+    for environment in environments:
+        if environment not in found:
+            found.append(environment)
+    return tuple(found)
 
 
-def _missing(layout: CacheLayout, receipt: Callable[[int], Place], plan: Plan) -> list[int]:
-    there = each_of(layout.out, lambda shard: receipt(shard).is_file(), range(plan.shards))
-    return [shard for shard, is_there in enumerate(there) if not is_there]
-
-
-def _require_none_missing(layout: CacheLayout, what: str, receipt: Callable[[int], Place], plan: Plan) -> None:
-    if missing := _missing(layout, receipt, plan):
-        shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+def _receipts(
+    shards: Sequence[Shard[_Receipt]], fingerprint: str, *, of: str, made_by: Place, out: Place
+) -> list[_Receipt]:
+    """The receipts of all shards, compared with the length of their files, and with what they should be made by."""
+    if missing := _missing(shards, out):
+        shown = ", ".join(map(str, missing[:_SHOWN_SHARDS])) + (", …" if len(missing) > _SHOWN_SHARDS else "")
         raise RichSemError(
-            f"{layout.out}: {len(missing)} of {plan.shards} shards of the {what} are missing ({shown}); "
+            f"{out}: {len(missing)} of {len(shards)} shards of the {of} are missing ({shown}); "
             "make them with `richsem-prep shard` and the same options, then finish"
         )
+
+    def read(shard: Shard[_Receipt]) -> _Receipt:
+        receipt = shard.read_receipt()
+        shard.require_sizes(receipt.summary)
+        if receipt.fingerprint != fingerprint:
+            raise RichSemError(f"{shard.receipt} belongs to another {made_by.stem} than {made_by}; {shard.remedy}")
+        return receipt
+
+    return each_of(out, read, shards)
+
+
+def _missing(shards: Sequence[Shard], out: Place) -> list[int]:
+    there = each_of(out, lambda shard: shard.receipt.is_file(), shards)
+    return [shard.number for shard, is_there in zip(shards, there, strict=True) if not is_there]

@@ -69,7 +69,7 @@ def default_samples_per_shard(samples: int) -> int:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was listed: pictures, things rejected, and the files that say so."""
+    """Counts of a listing, pictures and things rejected, and its files."""
 
     listed: int
     rejected: int

@@ -7,6 +7,7 @@ from richsem_prep.sources import SourceEntry, read_entry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.quarantine import read_quarantine
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import CorruptCacheError, PictureError
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import decode_picture
@@ -17,31 +18,31 @@ def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Place, *, say: Cal
 
     A shard's views change with its pictures, so its labels go in every label set, and with them the manifests.
     """
-    mended = [shard for shard in range(plan.shards) if _has_mended_sample(layout, plan, shard, root)]
+    shards = [PictureShard(layout, number) for number in range(plan.shards)]
+    mended = [shard for shard in shards if _has_mended_sample(shard, plan, root)]
     if not mended:
         say("--retry-failed: no quarantined sample has become readable")
         return
     layout.manifest.unlink(missing_ok=True)
-    for labels in layout.label_sets():
-        label_set = layout.label_set(labels)
+    for name in layout.label_sets():
+        label_set = layout.label_set(name)
         label_set.manifest.unlink(missing_ok=True)
         for shard in mended:
-            label_set.receipt(shard).unlink(missing_ok=True)
+            LabelShard(label_set, shard.number).revoke()
     for shard in mended:
-        layout.pictures_receipt(shard).unlink(missing_ok=True)
+        shard.revoke()
     say(
         f"--retry-failed: making {len(mended)} shard{'s' * (len(mended) > 1)} again; label sets "
         f"{', '.join(layout.label_sets()) or 'none'} need a run of `richsem-prep shard` each"
     )
 
 
-def _has_mended_sample(layout: CacheLayout, plan: Plan, shard: int, root: Place) -> bool:
-    path = layout.quarantine(shard)
-    if not path.is_file():
+def _has_mended_sample(shard: PictureShard, plan: Plan, root: Place) -> bool:
+    if not shard.quarantine.is_file():
         return False
-    entries = planned_entries(layout, plan, shard)
+    entries = planned_entries(shard.layout, plan, shard.number)
     try:
-        bad = [entries[record["sample"]] for record in read_quarantine(path)]
+        bad = [entries[record["sample"]] for record in read_quarantine(shard.quarantine)]
     except (CorruptCacheError, LookupError, TypeError):
         return True  # Not what was written; making the shard anew mends it.
     return any(_is_readable(root, entry) for entry in bad)

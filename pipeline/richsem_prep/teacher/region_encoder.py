@@ -5,9 +5,10 @@ over a stream of them, in batches that the stream alone decides, so that a view'
 shard.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ _REGIONS_AT_ONCE = 1024
 """Regions that go through the attention pool at a time: as many as the largest batch of mosaics has; only windows with
 hundreds of jittered boxes have more."""
 
+_Item = TypeVar("_Item")
+"""What a caller knows a view by; handed through."""
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedView:
@@ -55,8 +59,8 @@ class RegionEncoder(Protocol):
     def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """From a rendered view to what `encode` takes; no network, any thread."""
 
-    def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
-        """[R, D] unit-norm embeddings of each view, in order, a little after it is taken from `views`."""
+    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
+        """Each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
 
 
 def make_region_encoder(
@@ -99,16 +103,18 @@ class RoiAlignEncoder:
         boxes = boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3)
         return PreparedView(at_least(seen_HW3, TRUNK_STRIDE)[None], boxes)
 
-    def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
+    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
         """Batches of consecutive views of equal size: mosaics go together, crops mostly alone."""
+        items: list[_Item] = []
         batch: list[PreparedView] = []
-        for view in views:
+        for item, view in views:
             if batch and (view.images.shape != batch[0].images.shape or len(batch) == self._batch_size(batch[0])):
-                yield from self._encode_batch(batch)
-                batch = []
+                yield from zip(items, self._encode_batch(batch), strict=True)
+                items, batch = [], []
+            items.append(item)
             batch.append(view)
         if batch:
-            yield from self._encode_batch(batch)
+            yield from zip(items, self._encode_batch(batch), strict=True)
 
     def _batch_size(self, view: PreparedView) -> int:
         _, height, width, _ = view.images.shape
@@ -161,28 +167,30 @@ class CropEncoder:
             images[index] = np.asarray(seen.crop(whole_pixels(box, seen.size)).resize((width, height), filter_))
         return PreparedView(images, boxes_xyxy_px)
 
-    def encode(self, views: Iterable[PreparedView]) -> Iterator[NDArray[np.float32]]:
+    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
         """Batches of consecutive regions, across views; the last one is padded, so that all are of one size."""
         batch_size = self._forward.batch_size(*self._teacher.identity.input_hw)
         waiting: list[NDArray[np.uint8]] = []
-        counts: list[int] = []
+        under_way: deque[tuple[_Item, int]] = deque()
         done = np.empty((0, self._teacher.identity.embed_dim), np.float32)
-        for view in views:
-            counts.append(len(view.images))
+        for item, view in views:
+            under_way.append((item, len(view.images)))
             waiting.append(view.images)
             while sum(map(len, waiting)) >= batch_size:
                 pixels = np.concatenate(waiting)
                 waiting = [pixels[batch_size:]]
                 done = np.concatenate([done, self._forward(self._teacher.encode_image, pixels[:batch_size])])
-            while counts and len(done) >= counts[0]:
-                yield done[: counts[0]]
-                done = done[counts.pop(0) :]
-        if counts:
+            while under_way and len(done) >= under_way[0][1]:
+                first, count = under_way.popleft()
+                yield first, done[:count]
+                done = done[count:]
+        if under_way:
             rest = np.concatenate(waiting)
             if len(rest):
                 last = self._forward(self._teacher.encode_image, padded(rest, batch_size))[: len(rest)]
                 done = np.concatenate([done, last])
-            yield from np.split(done, np.cumsum(counts)[:-1])
+            parts = np.split(done, np.cumsum([count for _, count in under_way])[:-1])
+            yield from zip((item for item, _ in under_way), parts, strict=True)
 
 
 class _Forward:

@@ -8,12 +8,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from richsem_prep.verify.files import BytesDone, CacheFiles, Problem, Report, find_files
 from richsem_prep.verify.records import (
@@ -198,12 +194,3 @@ def success_line(out: Place, verification: Verification, *, seconds: float) -> s
     counts = f"{v.files:,} files, {v.pictures:,} pictures, {v.views:,} views and {v.regions:,} regions"
     rate = f"{readable_bytes(v.bytes)} in {seconds:.1f} s, {v.bytes / 1e6 / max(seconds, 1e-9):,.0f} MB/s"
     return f"{out} is whole: {counts} in {sets} label set{'s' * (sets != 1)}; {rate}"
-
-
-@contextmanager
-def bytes_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over bytes; a log gets none."""
-    columns = (TextColumn("verify"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

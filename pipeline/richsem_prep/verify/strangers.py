@@ -65,5 +65,5 @@ def shard_numbers(files: CacheFiles, layout: CacheLayout, plan: Plan, *, folder:
 
 def _check_audit(report: Report, path: Place, label_set: str) -> None:
     record = report.advising("remove it, and audit again").record(path, AuditRecord.read)
-    if record is not None and record.labels != label_set:
-        report.advising("remove it").add(path, f"it is an audit of {record.labels!r}")
+    if record is not None and record.label_set != label_set:
+        report.advising("remove it").add(path, f"it is an audit of {record.label_set!r}")

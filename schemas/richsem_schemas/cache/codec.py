@@ -12,16 +12,14 @@ import functools
 import io
 import tokenize
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
+from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View, parse_member
 from richsem_schemas.errors import CorruptCacheError
-
-Embeddings = Literal["float16", "int8", "none"]
 
 MAX_TILES = 64
 MAX_HEADER_BYTES = 8192
@@ -30,7 +28,7 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """What a region's record holds beside its geometry.
+    """The fields of a region's record beside its geometry.
 
     Attributes:
         embeddings: storage of the unit-norm region embedding; `int8` has a scale of its own a vector.
@@ -120,7 +118,7 @@ def pack_view(view: View, features_RD: NDArray[np.floating], labels: TopKSoftLab
 
 @functools.lru_cache(maxsize=4096)
 def npy_header(dtype: np.dtype[np.void]) -> bytes:
-    """What stands before a record in its member."""
+    """The `.npy` header that stands before a record in its member."""
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         buffer, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": ()}
@@ -204,7 +202,7 @@ _UNPACKING_ERRORS = (
     MemoryError,
     tokenize.TokenError,
 )
-"""What NumPy raises on a header that is none."""
+"""NumPy raises these on a header that is none."""
 
 
 def embeddings_of(regions: NDArray[np.void]) -> NDArray[np.float32] | None:

@@ -3,18 +3,13 @@
 Sizes are (height, width). Boxes are float32 [G, 4], xyxy in pixels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.view import NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, View
-
-QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Row and column of each picture of a mosaic, in the order of its tiles."""
+from richsem_schemas.cache.values import ScaleJitter
 
 MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""
@@ -99,43 +94,24 @@ def draw_crop(
     return Crop(picture_hw, first_hw, (left, top, left + width, top + height), out_hw, flip)
 
 
-def draw_mosaic(
-    samples: Sequence[int],
-    hws: Sequence[tuple[int, int]],
-    category_ids: Sequence[int],
-    geometry: ViewGeometry,
-    rng: np.random.Generator,
-    *,
-    pass_index: int = 0,
-) -> View:
-    """Four pictures, each with a crop of its own, whose inner corners meet at a random centre, cut by the canvas.
+def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
+    """Draw scale jitter: mirror; fit into a square, times a factor; cut what is larger than the square.
 
     Args:
-        samples: four, which the tiles name.
-        hws: of their pictures.
-        category_ids: their labels, for a region each.
-        geometry: the sizes to draw from; the canvas has twice the side of a tile.
+        picture_hw: height and width of the decoded picture.
+        jitter: the square and the factors to draw from.
         rng: source of all randomness.
-        pass_index: of the view.
 
     Source:
-        The reference: each picture augmented, fitted into 640, the centre drawn in 0.5..1.5 x 640 of a 1280 canvas.
+        Detic's baseline (arXiv 2201.02605), after EfficientDet (arXiv 1911.09070).
     """
-    side = geometry.mosaic_tile
-    centre_y, centre_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
-    tiles: NDArray[np.void] = np.zeros(len(QUADRANTS), TILE_DTYPE)
-    regions: NDArray[np.void] = np.zeros(len(QUADRANTS), REGION_DTYPE)
-    of_each = zip(samples, hws, category_ids, QUADRANTS, strict=True)
-    for index, (sample, hw, category_id, (row, column)) in enumerate(of_each):
-        crop = fit(draw_crop(hw, geometry, rng), side)
-        height, width = crop.out_hw
-        left = centre_x if column else centre_x - width
-        top = centre_y if row else centre_y - height
-        paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
-        visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
-        tiles[index] = (sample, source_of_part(crop, visible), paste, crop.flip)
-        regions[index] = (paste, index, category_id, NO_ANNOTATION, 0)
-    return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
+    flip = bool(rng.random() < 0.5)
+    scale = rng.uniform(*jitter.factors) * jitter.side / max(picture_hw)
+    height, width = (max(int(side * scale), 1) for side in picture_hw)
+    out_hw = min(height, jitter.side), min(width, jitter.side)
+    left = int(rng.integers(0, width - out_hw[1], endpoint=True))
+    top = int(rng.integers(0, height - out_hw[0], endpoint=True))
+    return Crop(picture_hw, (height, width), (left, top, left + out_hw[1], top + out_hw[0]), out_hw, flip)
 
 
 def resized_hw(hw: tuple[int, int], short_side: int, longest_side: int | None) -> tuple[int, int]:

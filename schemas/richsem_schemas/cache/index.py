@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,8 @@ from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 from richsem_schemas.io.places import Place, RemotePath
-from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, MAX_PICTURE_SIDE
+from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
 MAX_INDEX_BYTES = 2**28
 """Largest index that is read; that of a hundred thousand views has some megabytes."""
@@ -148,7 +148,7 @@ def view_names(rows: Rows) -> list[str]:
 
 
 def parquet_source(path: Place) -> BytesIO:
-    """What pyarrow reads an index from.
+    """An index as pyarrow reads it.
 
     Raises:
         CorruptCacheError: it is no regular file, or larger than any index.
@@ -226,107 +226,3 @@ def _read_rows(path: Place, row_dtype: np.dtype, expected: FileHash | None) -> R
     for name in schema.names:
         rows[name] = table[name].to_numpy()
     return rows
-
-
-# Until verify and the trainer read shards as objects: rows as dataclasses, and columns as lists.
-
-PICTURE_COLUMNS = index_schema(PICTURE_ROW)
-VIEW_COLUMNS = index_schema(VIEW_ROW)
-
-
-@dataclass(frozen=True, slots=True)
-class PictureRow:
-    """One row of `PICTURE_COLUMNS`."""
-
-    key: str
-    sample: int
-    category_id: int
-    name: str
-    extension: str
-    height: int
-    width: int
-    offset: int
-    size: int
-    json_offset: int
-    json_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class ViewRow:
-    """One row of `VIEW_COLUMNS`."""
-
-    key: str
-    sample: int
-    kind: str
-    pass_index: int
-    tiles: int
-    regions: int
-    offset: int
-    size: int
-
-    @property
-    def member(self) -> str:
-        """The view's extension in the tar."""
-        return f"{self.kind}-{self.pass_index}.npy"
-
-
-@dataclass(frozen=True, eq=False)
-class PictureColumns:
-    """A shard's picture index by column, N rows: `PICTURE_COLUMNS` for checks of many rows at once."""
-
-    key: list[str]
-    sample: NDArray[np.int32]
-    category_id: NDArray[np.int32]
-    name: list[str]
-    extension: list[str]
-    height: NDArray[np.int32]
-    width: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-    json_offset: NDArray[np.int64]
-    json_size: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
-@dataclass(frozen=True, eq=False)
-class ViewColumns:
-    """A shard's view index by column, N rows: `VIEW_COLUMNS` for checks of many rows at once."""
-
-    key: list[str]
-    sample: NDArray[np.int32]
-    kind: list[str]
-    pass_index: NDArray[np.int32]
-    tiles: NDArray[np.int32]
-    regions: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
-def read_picture_index(path: Place) -> list[PictureRow]:
-    """Rows of a shard's picture index."""
-    return [PictureRow(*row) for row in read_index(path, PICTURE_ROW).tolist()]
-
-
-def read_view_index(path: Place) -> list[ViewRow]:
-    """Rows of a shard's view index."""
-    return [ViewRow(*row) for row in read_index(path, VIEW_ROW).tolist()]
-
-
-def read_picture_columns(path: Place) -> PictureColumns:
-    """The columns of a shard's picture index, as they are."""
-    return PictureColumns(*_columns(read_raw_index(path, PICTURE_ROW)))
-
-
-def read_view_columns(path: Place) -> ViewColumns:
-    """The columns of a shard's view index, as they are."""
-    return ViewColumns(*_columns(read_raw_index(path, VIEW_ROW)))
-
-
-def _columns(rows: Rows) -> list[Any]:
-    names = rows.dtype.names or ()
-    return [rows[name].tolist() if rows.dtype[name].hasobject else rows[name] for name in names]

@@ -66,12 +66,12 @@ class CacheLayout:
 
     @property
     def manifest(self) -> Place:
-        """What the cache is; written last."""
+        """Counts and hashes of the whole cache; written last."""
         return self.out / "manifest.json"
 
     @property
     def plan(self) -> Place:
-        """What the cache will be; written first."""
+        """The plan; written first."""
         return self.out / "plan" / "plan.json"
 
     @property
@@ -86,7 +86,7 @@ class CacheLayout:
 
     @property
     def listing_quarantine(self) -> Place:
-        """What the listing left out."""
+        """Files of the source that the listing left out."""
         return self.out / "quarantine" / "listing.jsonl"
 
     def pictures_tar(self, shard: int) -> Place:
@@ -135,12 +135,12 @@ class LabelSetLayout:
 
     @property
     def spec(self) -> Place:
-        """What the set will be; written first."""
+        """Teacher, views and text that the set is made with; written first."""
         return self.folder / "spec.json"
 
     @property
     def manifest(self) -> Place:
-        """What the set is; written last."""
+        """Counts and hashes of the whole set; written last."""
         return self.folder / "manifest.json"
 
     @property

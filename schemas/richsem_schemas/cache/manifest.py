@@ -1,4 +1,4 @@
-"""What a cache is: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
+"""The records of a cache: the plan it follows, the teacher behind each label set, the counts and hashes of its files.
 
 Every model is validated on reading, since a cache is untrusted input. Plans and specs are written before the work and
 hold what identifies it; manifests are written last and add what came of it.
@@ -16,26 +16,25 @@ from pydantic import (
     model_validator,
 )
 
-from richsem_schemas.cache.codec import Embeddings, RecordLayout
-from richsem_schemas.cache.layout import check_dataset_name, check_set_name
+from richsem_schemas.cache.codec import RecordLayout
+from richsem_schemas.cache.layout import check_dataset_name
 from richsem_schemas.cache.record import SealedRecord
+from richsem_schemas.cache.values import (
+    MAX_SAMPLES_PER_SHARD,
+    Embeddings,
+    NoiseScale,
+    ScaleJitter,
+    SetName,
+    Temperature,
+)
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import FileHash, Sha256
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
-
-MAX_SAMPLES_PER_SHARD = 100_000
-"""As many as a key's five digits can count."""
 
 MIN_LISTING_BYTES = 28
 """Bytes that a picture takes in a listing at least; a forged plan must not keep a reader busy."""
 
 DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
-SetName = Annotated[str, AfterValidator(check_set_name)]
-Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
-NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]
-"""Above 1 the corners of a box could change places."""
-
-_Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class Plan(SealedRecord):
@@ -98,7 +97,7 @@ class Plan(SealedRecord):
 
 
 class Environment(BaseModel, frozen=True, extra="forbid"):
-    """What computed a shard: within one environment the same plan gives the same bytes."""
+    """Machine and versions that made a shard: within one environment the same plan gives the same bytes."""
 
     device: str
     torch_threads: PositiveInt
@@ -106,7 +105,7 @@ class Environment(BaseModel, frozen=True, extra="forbid"):
 
 
 class ShardSummary(BaseModel, frozen=True, extra="forbid"):
-    """What a manifest says of one shard."""
+    """Counts and hashes of one shard."""
 
     shard: NonNegativeInt
     samples: NonNegativeInt
@@ -189,27 +188,6 @@ class RegionEncoderSpec(BaseModel, frozen=True, extra="forbid"):
     pooled_hw: tuple[PositiveInt, PositiveInt] | None
 
 
-class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
-    """Windows on a square canvas: a picture is fitted into it, resized by a factor, then cropped, or padded.
-
-    Attributes:
-        side: of the canvas, pixels.
-        factors: smallest and largest factor.
-
-    Source:
-        Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.
-    """
-
-    side: Annotated[int, Field(ge=1, le=2**13)]
-    factors: tuple[_Factor, _Factor]
-
-    @model_validator(mode="after")
-    def _ascends(self) -> Self:
-        if self.factors[0] > self.factors[1]:
-            raise ValueError(f"the smallest factor, {self.factors[0]:g}, is above the largest, {self.factors[1]:g}")
-        return self
-
-
 class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
     """The scales at which views are drawn, in pixels; the defaults are the reference's.
 
@@ -288,7 +266,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
 
 
 class LabelSpec(SealedRecord):
-    """What identifies a label set; the fingerprint is over all of it.
+    """Teacher, views and text of a label set; the fingerprint is over all of it.
 
     Attributes:
         temperature: divides the teacher's logits: a soft label is softmax(logit_scale / temperature x cosine).
@@ -310,7 +288,7 @@ class LabelSpec(SealedRecord):
 
     @property
     def fingerprint(self) -> str:
-        """What a trainer compares."""
+        """Over the whole spec; a trainer compares it."""
         return json_sha256(self.model_dump(mode="json"))
 
     @property
@@ -375,7 +353,7 @@ class Spread(BaseModel, frozen=True, extra="forbid"):
 
 
 class AuditRecord(SealedRecord):
-    """What `richsem-prep audit` found when it showed regions of a label set to the live teacher again.
+    """The findings of `richsem-prep audit`, which shows regions of a label set to the live teacher again.
 
     Attributes:
         at: when, in UTC, as ISO 8601 writes it.
@@ -388,7 +366,7 @@ class AuditRecord(SealedRecord):
     """
 
     format_version: Literal[1] = 1
-    labels: SetName
+    label_set: SetName
     spec_fingerprint: Sha256
     at: str
     seed: NonNegativeInt

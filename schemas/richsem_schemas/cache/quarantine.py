@@ -1,4 +1,4 @@
-"""What a cache left out, and why: a JSON object a line."""
+"""The pictures that a cache left out, and why: a JSON object a line."""
 
 from collections.abc import Iterator
 from typing import Any

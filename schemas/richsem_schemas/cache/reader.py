@@ -1,27 +1,14 @@
 """Reading a cache: its manifests once, its shards lazily."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from richsem_schemas.cache.codec import LabelledView
-from richsem_schemas.cache.index import (
-    PICTURE_ROW,
-    VIEW_ROW,
-    PictureRow,
-    Rows,
-    ViewRow,
-    read_picture_index,
-    read_view_index,
-)
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.rendered_views import RenderedView, rendered_views
 from richsem_schemas.cache.shard import LabelShard, PictureShard
-from richsem_schemas.cache.span import Span
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.places import Place, open_place
@@ -104,13 +91,13 @@ class Cache:
         known = ", ".join(self.label_sets) or "none"
         what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
         raise RichSemError(
-            f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --labels, or as label_set in a "
-            "config"
+            f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --label-set, or as label_set "
+            "in a config"
         )
 
-    def text_bank(self, labels: str) -> TextBank:
+    def text_bank(self, label_set: str) -> TextBank:
         """The text bank of a label set."""
-        return read_text_bank(self.labels_layout.label_set(labels))
+        return read_text_bank(self.labels_layout.label_set(label_set))
 
     @property
     def originals_root(self) -> Place | None:
@@ -224,55 +211,3 @@ def require_same_pictures(path: Place, found: CacheManifest, wanted: CacheManife
                 f"has {here.samples} samples ({here.tar.sha256[:12]}…) there, {there.samples} "
                 f"({there.tar.sha256[:12]}…) here; make the labels anew from this cache"
             )
-
-
-# Until verify and the trainer read shards as objects.
-
-
-def read_pictures_span(layout: CacheLayout, shard: int, rows: Sequence[PictureRow]) -> Span:
-    """See `PictureShard.span`."""
-    return PictureShard(layout, shard).span(_array(rows))
-
-
-def read_views_span(layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow]) -> Span:
-    """See `LabelShard.span`."""
-    return LabelShard(layout.label_set(labels), shard).span(_array(rows))
-
-
-@dataclass(frozen=True)
-class _StoredPicture:
-    row: PictureRow
-    sidecar: dict
-    data: bytes
-
-
-def read_pictures(
-    layout: CacheLayout, shard: int, rows: Sequence[PictureRow], *, root: Place | None, span: Span | None = None
-) -> Iterator[_StoredPicture]:
-    """See `PictureShard.pictures`."""
-    for stored in PictureShard(layout, shard).pictures(_array(rows), root=root, span=span):
-        yield _StoredPicture(PictureRow(*stored.row.item()), stored.sidecar, stored.data)
-
-
-def read_views(
-    layout: CacheLayout, labels: str, shard: int, rows: Sequence[ViewRow], *, span: Span | None = None
-) -> Iterator[LabelledView]:
-    """See `LabelShard.views`."""
-    return LabelShard(layout.label_set(labels), shard).views(_array(rows), span=span)
-
-
-def picture_rows(layout: CacheLayout, shard: int) -> list[PictureRow]:
-    """The picture index of a shard."""
-    return read_picture_index(layout.pictures_index(shard))
-
-
-def view_rows(layout: CacheLayout, labels: str, shard: int) -> list[ViewRow]:
-    """The view index of a shard."""
-    return read_view_index(layout.label_set(labels).index(shard))
-
-
-def _array(rows: Sequence[PictureRow] | Sequence[ViewRow]) -> Rows:
-    if not len(rows):
-        return np.empty(0, PICTURE_ROW)
-    fields = [tuple(getattr(row, name) for name in row.__slots__) for row in rows]
-    return np.array(fields, PICTURE_ROW if isinstance(rows[0], PictureRow) else VIEW_ROW)

@@ -10,62 +10,69 @@ from richsem_schemas.cache.geometry import (
     MIN_VISIBLE_PX,
     Crop,
     draw_crop,
-    draw_mosaic,
+    draw_scaled,
+    fit,
     resized_hw,
+    source_of_part,
     uncut,
     visible_boxes,
 )
-from richsem_schemas.cache.manifest import ScaleJitter, ViewGeometry, ViewsSpec
+from richsem_schemas.cache.manifest import ViewGeometry, ViewsSpec
 from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, REGION_DTYPE, TILE_DTYPE, VIEW_KINDS, View, ViewKind
+
+QUADRANTS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Row and column of each picture of a mosaic, in the order of its tiles."""
+
+PICTURES_PER_MOSAIC = len(QUADRANTS)
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """What geometry needs to know of a picture.
+class AnnotatedPicture:
+    """What views need to know of a picture.
 
     Attributes:
         sample: position in the shard.
         hw: height and width, pixels.
         category_id: its image-level label, 0 for none.
         boxes_xyxy_px: float32 [G, 4], its annotated boxes; None for a picture that is no detection data.
-        rows: int32 [G], rows of the vocabulary, of its boxes.
+        rows: int [G], rows of the vocabulary, of its boxes.
     """
 
     sample: int
     hw: tuple[int, int]
     category_id: int
     boxes_xyxy_px: NDArray[np.float32] | None = None
-    rows: NDArray[np.int32] | None = None
+    rows: NDArray[np.integer] | None = None
 
 
 def block_views(
-    block: Sequence[Sample], views: ViewsSpec, *, seed: int, shard: int, first_sample: int
+    block: Sequence[AnnotatedPicture], views: ViewsSpec, *, seed: int, shard: int, first_sample: int
 ) -> Iterator[View]:
     """All views of one block: the passes of crops, of mosaics, of windows and of wholes, these with their jitters.
 
     Each pass shows every picture once. Random numbers are keyed by what is drawn, so no view depends on another.
 
     Args:
-        block: its good samples; may be fewer than planned where some were quarantined, or none.
+        block: its good pictures; may be fewer than planned where some were quarantined, or none.
         views: how many passes of each kind, and their geometry.
         seed: of the cache.
         shard: number of the shard.
         first_sample: planned position of the block's first sample.
     """
     for pass_index in range(views.crops):
-        for sample in block:
-            yield crop_view(sample, pass_index, views.geometry, _rng(seed, "crop", pass_index, shard, sample.sample))
+        for picture in block:
+            yield crop_view(picture, pass_index, views.geometry, _rng(seed, "crop", pass_index, shard, picture.sample))
     for pass_index in range(views.mosaics):
         rng = _rng(seed, "mosaic", pass_index, shard, first_sample)
         for group in mosaic_groups(len(block), rng):
             yield mosaic_view([block[index] for index in group], pass_index, views.geometry, rng)
     for pass_index in range(views.windows):
-        for sample in block:
-            rng = _rng(seed, "window", pass_index, shard, sample.sample)
-            window = window_view(sample, pass_index, views.geometry, rng)
+        for picture in block:
+            rng = _rng(seed, "window", pass_index, shard, picture.sample)
+            window = window_view(picture, pass_index, views.geometry, rng)
             yield from _with_jitters(window, views, seed=seed, shard=shard)
-    for sample in block if views.whole else ():
-        yield from _with_jitters(whole_view(sample, views.geometry), views, seed=seed, shard=shard)
+    for picture in block if views.whole else ():
+        yield from _with_jitters(whole_view(picture, views.geometry), views, seed=seed, shard=shard)
 
 
 def _with_jitters(view: View, views: ViewsSpec, *, seed: int, shard: int) -> Iterator[View]:
@@ -85,52 +92,75 @@ def mosaic_groups(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]
     Fewer than four pictures repeat.
     """
     order = rng.permutation(count)
-    padded = np.resize(order, -(-count // 4) * 4) if count else order
-    return [tuple(int(index) for index in four) for four in padded.reshape(-1, 4)]
+    padded = np.resize(order, -(-count // PICTURES_PER_MOSAIC) * PICTURES_PER_MOSAIC) if count else order
+    return [tuple(four) for four in padded.reshape(-1, PICTURES_PER_MOSAIC).tolist()]
 
 
-def crop_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
+def crop_view(picture: AnnotatedPicture, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
     """A picture as the detection augmentation shows it, with one region: the whole canvas."""
-    crop = draw_crop(sample.hw, geometry, rng)
-    height, width = crop.out_hw
-    whole = (0, 0, width, height)
-    tiles = np.array([(sample.sample, crop.source_xyxy_px, whole, crop.flip)], TILE_DTYPE)
-    regions = np.array([(whole, 0, sample.category_id, NO_ANNOTATION, 0)], REGION_DTYPE)
+    crop = draw_crop(picture.hw, geometry, rng)
+    tiles = _one_tile(picture, crop)
+    regions = np.array([(tiles["paste_xyxy_px"][0], 0, picture.category_id, NO_ANNOTATION, 0)], REGION_DTYPE)
     return View("crop", pass_index, crop.out_hw, tiles, regions)
 
 
-def mosaic_view(samples: Sequence[Sample], pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
-    """Four pictures whose inner corners meet at a random centre, clipped by the canvas."""
-    numbers, hws, category_ids = zip(*((each.sample, each.hw, each.category_id) for each in samples), strict=True)
-    return draw_mosaic(numbers, hws, category_ids, geometry, rng, pass_index=pass_index)
+def mosaic_view(
+    pictures: Sequence[AnnotatedPicture], pass_index: int, geometry: ViewGeometry, rng: np.random.Generator
+) -> View:
+    """Four pictures, each with a crop of its own, whose inner corners meet at a random centre, cut by the canvas.
+
+    Args:
+        pictures: four; a region each has their image-level labels.
+        pass_index: of the view.
+        geometry: the sizes to draw from; the canvas has twice the side of a tile.
+        rng: source of all randomness.
+
+    Source:
+        The reference: each picture augmented, fitted into 640, the centre drawn in 0.5..1.5 x 640 of a 1280 canvas.
+    """
+    side = geometry.mosaic_tile
+    centre_y, centre_x = (int(value) for value in rng.uniform(0.5 * side, 1.5 * side, 2))
+    tiles: NDArray[np.void] = np.zeros(PICTURES_PER_MOSAIC, TILE_DTYPE)
+    regions: NDArray[np.void] = np.zeros(PICTURES_PER_MOSAIC, REGION_DTYPE)
+    for index, (picture, (row, column)) in enumerate(zip(pictures, QUADRANTS, strict=True)):
+        crop = fit(draw_crop(picture.hw, geometry, rng), side)
+        height, width = crop.out_hw
+        left = centre_x if column else centre_x - width
+        top = centre_y if row else centre_y - height
+        paste = (max(left, 0), max(top, 0), min(left + width, 2 * side), min(top + height, 2 * side))
+        visible = (paste[0] - left, paste[1] - top, paste[2] - left, paste[3] - top)
+        tiles[index] = (picture.sample, source_of_part(crop, visible), paste, crop.flip)
+        regions[index] = (paste, index, picture.category_id, NO_ANNOTATION, 0)
+    return View("mosaic", pass_index, (2 * side, 2 * side), tiles, regions)
 
 
-def window_view(sample: Sample, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
+def window_view(picture: AnnotatedPicture, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
     """A detection picture as the detection augmentation shows it, with a region for each box of which a part is seen.
 
     Boxes are clipped to what is shown and keep their order; none may be left.
     """
-    if geometry.scale_jitter is None:
-        crop = draw_crop(sample.hw, geometry, rng)
-        return _box_view("window", pass_index, sample, crop, crop.out_hw)
-    side = geometry.scale_jitter.side
-    return _box_view("window", pass_index, sample, draw_scaled(sample.hw, geometry.scale_jitter, rng), (side, side))
+    jitter = geometry.scale_jitter
+    if jitter is None:
+        crop = draw_crop(picture.hw, geometry, rng)
+        return box_view("window", pass_index, picture, crop, crop.out_hw)
+    return box_view("window", pass_index, picture, draw_scaled(picture.hw, jitter, rng), (jitter.side, jitter.side))
 
 
-def whole_view(sample: Sample, geometry: ViewGeometry) -> View:
+def whole_view(picture: AnnotatedPicture, geometry: ViewGeometry) -> View:
     """A detection picture as evaluation shows it, with a region for each of its boxes."""
-    out_hw = resized_hw(sample.hw, geometry.whole_short_side, geometry.whole_longest_side)
-    return _box_view("whole", 0, sample, uncut(sample.hw, out_hw), out_hw)
+    out_hw = resized_hw(picture.hw, geometry.whole_short_side, geometry.whole_longest_side)
+    return box_view("whole", 0, picture, uncut(picture.hw, out_hw), out_hw)
 
 
-def _box_view(kind: ViewKind, pass_index: int, sample: Sample, crop: Crop, canvas_hw: tuple[int, int]) -> View:
-    """What a crop shows of a picture, in the upper left corner of a canvas."""
-    assert sample.boxes_xyxy_px is not None
-    assert sample.rows is not None
-    height, width = crop.out_hw
-    tiles = np.array([(sample.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
-    boxes_xyxy_px, kept = visible_boxes(sample.boxes_xyxy_px, crop)
-    return View(kind, pass_index, canvas_hw, tiles, _box_regions(boxes_xyxy_px, sample.rows[kept], kept, 0))
+def box_view(
+    kind: ViewKind, pass_index: int, picture: AnnotatedPicture, crop: Crop, canvas_hw: tuple[int, int]
+) -> View:
+    """A crop of a detection picture in the upper left corner of a canvas, with a region for each box that it shows."""
+    assert picture.boxes_xyxy_px is not None
+    assert picture.rows is not None
+    boxes_xyxy_px, kept = visible_boxes(picture.boxes_xyxy_px, crop)
+    regions = _box_regions(boxes_xyxy_px, picture.rows[kept], kept, 0)
+    return View(kind, pass_index, canvas_hw, _one_tile(picture, crop), regions)
 
 
 def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.random.Generator) -> View:
@@ -160,9 +190,14 @@ def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.
     return View(JITTERS_OF[view.kind], view.pass_index, view.canvas_hw, view.tiles, regions)
 
 
+def _one_tile(picture: AnnotatedPicture, crop: Crop) -> NDArray[np.void]:
+    height, width = crop.out_hw
+    return np.array([(picture.sample, crop.source_xyxy_px, (0, 0, width, height), crop.flip)], TILE_DTYPE)
+
+
 def _box_regions(
     boxes_xyxy_px: NDArray[np.floating],
-    rows: NDArray[np.int32],
+    rows: NDArray[np.integer],
     annotations: NDArray[np.integer],
     noise_scales: NDArray[np.floating] | float,
 ) -> NDArray[np.void]:
@@ -172,25 +207,3 @@ def _box_regions(
     regions["annotation"] = annotations
     regions["noise_scale"] = noise_scales
     return regions
-
-
-def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
-    """Scale jitter as a recipe: mirror; fit into a square, times a factor; cut what is larger than the square.
-
-    Args:
-        picture_hw: height and width of the decoded picture.
-        jitter: the square and the factors to draw from.
-        rng: source of all randomness.
-
-    Source:
-        Detic's baseline (arXiv 2201.02605), after EfficientDet (arXiv 1911.09070).
-    """
-    height, width = picture_hw
-    flip = bool(rng.random() < 0.5)
-    scale = rng.uniform(*jitter.factors) * jitter.side / max(picture_hw)
-    scaled_h, scaled_w = max(int(height * scale), 1), max(int(width * scale), 1)
-    crop_h, crop_w = min(scaled_h, jitter.side), min(scaled_w, jitter.side)
-    left = int(rng.integers(0, scaled_w - crop_w, endpoint=True))
-    top = int(rng.integers(0, scaled_h - crop_h, endpoint=True))
-    cut = (left, top, left + crop_w, top + crop_h)
-    return Crop(picture_hw, (scaled_h, scaled_w), cut, (crop_h, crop_w), flip)

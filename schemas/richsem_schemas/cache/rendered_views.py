@@ -62,7 +62,7 @@ class RenderedView:
         return self.labelled.embeddings
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to another process: the picture as rendered, not the block that it is rendered from."""
+        """For another process: the picture as rendered, not the block that it is rendered from."""
         return {"name": self.name, "labelled": self.labelled, "pixels": self.pixels, "_pictures": {}}
 
 

@@ -37,7 +37,7 @@ _Reader = Callable[[int, int], bytes]
 
 
 class Shard(Generic[_Receipt]):
-    """What shards of pictures and shards of labels have in common: three files, of which the receipt is the done-mark.
+    """Three files, of which the receipt is the done-mark: so much shards of pictures and of labels have in common.
 
     Attributes:
         number: of the shard.
@@ -74,7 +74,7 @@ class Shard(Generic[_Receipt]):
 
     @property
     def remedy(self) -> str:
-        """What to do about a damaged shard."""
+        """Mends a damaged shard."""
         return f"delete {self.receipt} and run the same {self._made_by} again, which makes the shard anew"
 
     def is_done(self, fingerprint: str) -> bool:
@@ -93,9 +93,7 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: one isn't, or is missing.
         """
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            size = path.stat().st_size if path.is_file() else 0
-            if size != expected.bytes:
-                raise CorruptCacheError(f"{path}: has {size} bytes, its receipt says {expected.bytes}; {self.remedy}")
+            self._require_size(path, path.stat().st_size if path.is_file() else 0, expected)
 
     def check_bytes(self, summary: ShardSummary) -> None:
         """Check tar and index byte by byte against what a receipt or a manifest says.
@@ -116,9 +114,14 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: it is another than the expected one.
         """
         data = read_file(path)
+        self._require_size(path, len(data), expected)
         if hash_bytes(data) != expected:
             raise CorruptCacheError(self._differs(path))
         return data
+
+    def _require_size(self, path: Place, size: int, expected: FileHash) -> None:
+        if size != expected.bytes:
+            raise CorruptCacheError(f"{path}: has {size} bytes, its receipt says {expected.bytes}; {self.remedy}")
 
     def _differs(self, path: Place) -> str:
         return f"{path}: its bytes don't match its receipt; {self.remedy}"
@@ -200,11 +203,13 @@ class PictureShard(Shard[PicturesReceipt]):
         sizes = np.concatenate([rows["json_size"], copied["size"]])
         return read_hull(self.tar, offsets, sizes, limit=len(rows) * (MAX_PICTURE_BYTES + MAX_SIDECAR_BYTES))
 
-    def pictures(self, rows: Rows, *, root: Place | None, span: Span | None = None) -> Iterator[StoredPicture]:
+    def pictures(
+        self, rows: Rows | None = None, *, root: Place | None, span: Span | None = None
+    ) -> Iterator[StoredPicture]:
         """Read samples, in the order of `rows`, each checked against its hash.
 
         Args:
-            rows: of the shard's index.
+            rows: of the shard's index; None is all.
             root: where originals lie, for caches that refer to them.
             span: the part of the tar that holds the rows, where it has been read already.
 
@@ -213,10 +218,10 @@ class PictureShard(Shard[PicturesReceipt]):
             PictureError: an original can't be read.
         """
         read = functools.partial(read_span, self.tar) if span is None else span.read
-        for row in rows:
+        for row in self.rows() if rows is None else rows:
             sidecar = self._sidecar(row, read)
             if row["offset"] >= 0:
-                self._require_size(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
+                self._require_plausible(row["key"], int(row["size"]), MAX_PICTURE_BYTES)
                 data = read(int(row["offset"]), int(row["size"]))
             else:
                 data = self._original(row["key"], sidecar, root)
@@ -229,7 +234,7 @@ class PictureShard(Shard[PicturesReceipt]):
 
     def _sidecar(self, row: np.void, read: _Reader) -> dict[str, Any]:
         name = f"{row['key']}.json"
-        self._require_size(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
+        self._require_plausible(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
         try:
             sidecar = parse_json(read(int(row["json_offset"]), int(row["json_size"])))
         except ValueError as error:
@@ -238,7 +243,7 @@ class PictureShard(Shard[PicturesReceipt]):
             raise CorruptCacheError(f"{self.tar}: {name} is no JSON object; {self.remedy}")
         return sidecar
 
-    def _require_size(self, name: str, size: int, limit: int) -> None:
+    def _require_plausible(self, name: str, size: int, limit: int) -> None:
         if not 0 <= size <= limit:
             raise CorruptCacheError(f"{self.tar}: {name} claims {size} bytes, over the limit; {self.remedy}")
 
@@ -290,16 +295,17 @@ class LabelShard(Shard[LabelsReceipt]):
         """
         return read_hull(self.tar, rows["offset"], rows["size"], limit=MAX_VIEWS_SPAN_BYTES)
 
-    def views(self, rows: Rows, *, span: Span | None = None) -> Iterator[LabelledView]:
+    def views(self, rows: Rows | None = None, *, span: Span | None = None) -> Iterator[LabelledView]:
         """Read views, in the order of `rows`.
 
         Args:
-            rows: of the shard's index.
+            rows: of the shard's index; None is all.
             span: the part of the tar that holds the rows, where it has been read already.
 
         Raises:
             CorruptCacheError: bytes are missing or not a view.
         """
+        rows = self.rows() if rows is None else rows
         read = functools.partial(read_span, self.tar) if span is None else span.read
         members = zip(
             rows["key"].tolist(), member_names(rows), rows["offset"].tolist(), rows["size"].tolist(), strict=True

@@ -35,6 +35,7 @@ class ShardWriter:
         self._file = self._stack.enter_context(hashed_file(shard.tar))
         # User, group, mode and time are the same on all machines, and so are the bytes.
         self._tar = TarWriter(self._file, encoder=False, user="richsem", group="richsem", mode=0o444, mtime=0)
+        self._stack.callback(self._tar.close)
         self._position = 0
         self._is_finished = False
 
@@ -46,7 +47,6 @@ class ShardWriter:
     ) -> None:
         if not self._is_finished:
             self._file.discard()
-            self._tar.close()
             self._stack.__exit__(kind, error, traceback)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
@@ -82,8 +82,7 @@ class ShardWriter:
             Counts and hashes, for the receipt.
         """
         self._is_finished = True
-        with self._stack:
-            self._tar.close()
+        self._stack.close()
         index = index_bytes(rows)
         write_atomically(self._shard.index, index)
         is_of_views = rows.dtype == VIEW_ROW

@@ -50,7 +50,7 @@ class TextFolder:
 
     @property
     def spec(self) -> TextSpec:
-        """What a label set with this text says of it."""
+        """The text of a label set's spec."""
         return TextSpec(
             vocabulary=self.vocabulary,
             names=self.names,

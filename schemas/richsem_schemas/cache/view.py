@@ -6,14 +6,15 @@ evaluation shows it and all of its boxes; a *jitter* or *whole-jitter* view has 
 noised copies of its boxes.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 ViewKind = Literal["crop", "mosaic", "window", "jitter", "whole", "whole-jitter"]
-VIEW_KINDS: tuple[ViewKind, ...] = ("crop", "mosaic", "window", "jitter", "whole", "whole-jitter")
+VIEW_KINDS: tuple[ViewKind, ...] = get_args(ViewKind)
 
 JITTERS_OF: dict[ViewKind, ViewKind] = {"window": "jitter", "whole": "whole-jitter"}
 """The kinds of views whose regions are annotated boxes, and what the views with noised copies of them are called."""
@@ -42,6 +43,9 @@ far that box was noised: each corner moved by up to so many half sides, 0 for th
 
 NO_ANNOTATION = -1
 """`annotation` of a region that is a tile of a picture rather than one of its boxes."""
+
+
+_MEMBER = re.compile(rf"(?P<kind>{'|'.join(VIEW_KINDS)})-(?P<pass_index>0|[1-9][0-9]*)\.npy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +78,8 @@ def parse_member(extension: str) -> tuple[ViewKind, int]:
     Raises:
         ValueError: the extension is not one that `View.member` writes.
     """
-    stem, dot, suffix = extension.partition(".")
-    kind, dash, number = stem.rpartition("-")
-    for known in VIEW_KINDS:
-        if kind == known and dash and dot and suffix == "npy" and number.isdecimal() and str(int(number)) == number:
-            return known, int(number)
-    raise ValueError(f"{extension!r} is no view; expected KIND-PASS.npy with KIND one of {', '.join(VIEW_KINDS)}")
+    member = _MEMBER.fullmatch(extension)
+    if member is None:
+        raise ValueError(f"{extension!r} is no view; expected KIND-PASS.npy with KIND one of {', '.join(VIEW_KINDS)}")
+    kind = next(each for each in VIEW_KINDS if each == member["kind"])
+    return kind, int(member["pass_index"])

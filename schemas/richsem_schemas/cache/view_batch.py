@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.codec import LabelledView, embeddings_of
-from richsem_schemas.cache.index import PictureColumns, PictureRow, Rows
+from richsem_schemas.cache.index import Rows
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.view import VIEW_KINDS
@@ -28,7 +28,7 @@ class BoxRows:
 
 @dataclass(frozen=True, eq=False)
 class ShardPictures:
-    """What views may show: the good pictures of one shard, by ascending sample.
+    """The good pictures of one shard, by ascending sample, which its views may show.
 
     Attributes:
         samples: [S] positions in the shard.
@@ -53,25 +53,6 @@ class ShardPictures:
             rows["category_id"].astype(np.int64),
             len(plan.vocabulary.class_names),
         )
-
-    # Until verify and the trainer read shards as objects.
-
-    @classmethod
-    def of(cls, rows: Sequence[PictureRow], plan: Plan) -> "ShardPictures":
-        """From a shard's picture index."""
-        return cls(
-            np.array([row.sample for row in rows], np.int64),
-            np.array([(row.height, row.width) for row in rows], np.int64).reshape(-1, 2),
-            np.array([row.category_id for row in rows], np.int64),
-            len(plan.vocabulary.class_names),
-        )
-
-    @classmethod
-    def of_columns(cls, columns: PictureColumns, plan: Plan) -> "ShardPictures":
-        """The same from the index by column."""
-        hw = np.stack([columns.height, columns.width], axis=1).astype(np.int64)
-        samples, category_ids = columns.sample.astype(np.int64), columns.category_id.astype(np.int64)
-        return cls(samples, hw, category_ids, len(plan.vocabulary.class_names))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,14 +14,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from richsem_schemas.errors import PictureError
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 from richsem_schemas.pictures.structure import check_structure, require_little_exif
 
 MAX_PICTURE_PIXELS = 64 * 2**20
 """Largest picture that is decoded, in pixels (192 MiB as RGB)."""
-
-MAX_PICTURE_SIDE = 2**16
-"""Longest side of a picture that is decoded, in pixels: PIL takes a row of raw pixels in pieces and begins anew with
-each, so that one row of all pixels would take minutes."""
 
 MAX_PICTURE_BYTES = 128 * 2**20
 """Largest picture file that is read, in bytes, compressed or not."""
@@ -74,10 +71,7 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PICTURE_PIXELS) -> Imag
     try:
         with Image.open(io.BytesIO(data), formats=(pil_format,)) as image:
             _check_size(image, max_pixels)
-            image.load()
-            # After load: a PNG may carry EXIF behind its pixels, and TIFF is turned upright by PIL's own load.
-            orientation = _exif_orientation(image)
-            rgb = _to_rgb(image)
+            return upright_rgb(image)
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -86,6 +80,19 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PICTURE_PIXELS) -> Imag
     except Exception as error:
         # PIL documents no closed list: OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError and more.
         raise PictureError(f"can't be decoded as {pil_format}: {_one_line(error)}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of PIL's as RGB, turned as its EXIF data says; see `decode_picture`.
+
+    Raises:
+        PictureError: its pixels are floating-point numbers.
+        Exception: whatever PIL raises where its file is damaged.
+    """
+    image.load()
+    # After load: a PNG may carry EXIF behind its pixels, and TIFF is turned upright by PIL's own load.
+    orientation = _exif_orientation(image)
+    rgb = _to_rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
 
 

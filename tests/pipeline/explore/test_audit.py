@@ -15,7 +15,8 @@ from richsem_prep.teacher.settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import AuditRecord, Environment, LabelSpec
-from richsem_schemas.cache.reader import open_cache, picture_rows
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 
@@ -35,9 +36,9 @@ class NoisyEncoder(HashingEncoder):
 
     def encode(self, views):
         rng = np.random.default_rng(0)
-        for features in super().encode(views):
+        for item, features in super().encode(views):
             noisy = features + self.noise * rng.standard_normal(features.shape)
-            yield (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+            yield item, (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture
@@ -150,9 +151,9 @@ def test_the_seed_chooses_the_regions(cache, live):
 def test_no_picture_of_the_sample_may_be_damaged(cache, live):
     path = cache.layout.pictures_tar(1)
     data = bytearray(path.read_bytes())
-    data[picture_rows(cache.layout, 1)[3].offset + 5] ^= 1
+    data[PictureShard(cache.layout, 1).rows()["offset"][3] + 5] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptCacheError, match="make the shard anew"):
+    with pytest.raises(CorruptCacheError, match="makes the shard anew"):
         run(cache)
 
 
@@ -179,7 +180,7 @@ def test_verify_looks_at_audits(cache, live):
     data[-5] ^= 1
     path.write_bytes(data)
     assert [problem.path for problem in verify_cache(cache.layout.out).problems] == [f"audits/{LABELS}/{path.name}"]
-    AuditRecord.model_validate(json.loads(data) | {"labels": "other"}, extra="ignore").write(path)
+    AuditRecord.model_validate(json.loads(data) | {"label_set": "other"}, extra="ignore").write(path)
     assert "audit of 'other'" in verify_cache(cache.layout.out).problems[0].message
     path.rename(path.with_name("mine.json"))
     assert "doesn't belong" in verify_cache(cache.layout.out).problems[0].message

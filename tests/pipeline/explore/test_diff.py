@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from richsem_prep.cli import app
 from richsem_prep.explore.diff import diff_label_sets, kept_kl_divergence, kl_divergence
 from richsem_prep.rescore.rescore import rescore
-from richsem_schemas.cache.reader import open_cache, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -40,11 +40,7 @@ def distributions(out, labels, *, temperature=1.0):
     cache = open_cache(out)
     features = cache.text_bank(labels).features.astype(np.float64)
     unit_CD = features / np.linalg.norm(features, axis=1, keepdims=True)
-    views = [
-        view
-        for shard in range(3)
-        for view in read_views(cache.layout, LABELS, shard, view_rows(cache.layout, LABELS, shard))
-    ]
+    views = [view for shard in range(3) for view in cache.label_shard(LABELS, shard).views()]
     wide_RD = np.concatenate([view.embeddings for view in views]).astype(np.float64)
     wide_RD /= np.linalg.norm(wide_RD, axis=1, keepdims=True)
     categories = np.concatenate([view.view.regions["category_id"] for view in views])
@@ -52,7 +48,7 @@ def distributions(out, labels, *, temperature=1.0):
 
 
 def test_divergences_of_whole_distributions_are_scipys(cache, out):
-    rescore(out, labels="other", text=other_prompts(cache), temperature=2.0, top_k=2)
+    rescore(out, label_set="other", text=other_prompts(cache), temperature=2.0, top_k=2)
     found = diff_label_sets(out, LABELS, "other", threads=2)
     log_p, categories = distributions(out, LABELS)
     log_q, _ = distributions(out, "other", temperature=2.0)
@@ -77,8 +73,8 @@ def test_divergences_of_whole_distributions_are_scipys(cache, out):
 
 
 def test_without_embeddings_the_rest_is_one_class_and_bounds_from_below(cache, out):
-    rescore(out, labels="other", text=other_prompts(cache), top_k=4)
-    rescore(out, labels="own", top_k=5)
+    rescore(out, label_set="other", text=other_prompts(cache), top_k=4)
+    rescore(out, label_set="own", top_k=5)
     exact = diff_label_sets(out, "own", "other", threads=1)
     for path in (cache.label_set.folder, cache.label_set.index(0).parent, cache.label_set.receipt(0).parent):
         shutil.rmtree(path)
@@ -111,7 +107,7 @@ def test_kept_divergence_is_scipys_over_the_coarsened_classes():
 
 
 def test_a_set_differs_from_its_copy_in_nothing(cache, out):
-    rescore(out, labels="again")
+    rescore(out, label_set="again")
     found = diff_label_sets(out, LABELS, "again", threads=2)
     assert (found.max_kl, found.flips, found.fields, found.swaps) == (0.0, 0, (), ())
 
@@ -132,7 +128,7 @@ def test_other_classes_the_same_set_and_unknown_sets_are_refused(cache, out):
     teacher = open_cache(out).label_set(LABELS).spec.teacher
     bank = TextBank(("none", "x", "y"), ("none", "x", "y"), ("{}",), teacher.logit_scale, features)
     write_text_folder(out.parent / "xy", TextFolder(bank, teacher, "xy", "raw"))
-    rescore(out, labels="xy", text=out.parent / "xy")
+    rescore(out, label_set="xy", text=out.parent / "xy")
     with pytest.raises(RichSemError, match="speak of other classes"):
         diff_label_sets(out, LABELS, "xy", threads=1)
     with pytest.raises(RichSemError, match="name two"):
@@ -142,22 +138,22 @@ def test_other_classes_the_same_set_and_unknown_sets_are_refused(cache, out):
 
 
 def test_a_damaged_shard_is_refused_by_its_file(cache, out):
-    rescore(out, labels="again")
+    rescore(out, label_set="again")
     path = cache.layout.label_set("again").tar(1)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar.*verify"):
+    with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar.*receipts.*anew"):
         diff_label_sets(out, LABELS, "again", threads=1)
 
 
 def test_the_command_prints_tables_or_json(cache, out):
-    rescore(out, labels="soft", temperature=2.0)
+    rescore(out, label_set="soft", temperature=2.0)
     runner = CliRunner()
-    shown = runner.invoke(app, ["diff", str(out), "--labels", LABELS, "soft", "--classes", "2"])
+    shown = runner.invoke(app, ["diff", str(out), "--label-set", LABELS, "soft", "--classes", "2"])
     assert shown.exit_code == 0, shown.output
     assert "temperature" in shown.output
     assert "mean KL" in shown.output
-    printed = runner.invoke(app, ["diff", str(out), "--labels", LABELS, "soft", "--json"])
+    printed = runner.invoke(app, ["diff", str(out), "--label-set", LABELS, "soft", "--json"])
     value = json.loads(printed.stdout)
-    assert value["labels"] == [LABELS, "soft"]
+    assert value["label_sets"] == [LABELS, "soft"]
     assert value["mean_kl"] > 0
     assert {"name", "regions", "mean_kl", "flips"} == set(value["classes"][0])

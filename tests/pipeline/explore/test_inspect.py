@@ -16,7 +16,7 @@ from richsem_prep.explore.inspect import (
     statistics_table,
 )
 from richsem_schemas.cache.manifest import LabelsReceipt
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.words import readable_bytes
@@ -66,10 +66,10 @@ def test_sizes_are_those_of_the_files(statistics, finished_cache):
 
 
 def test_label_figures_are_means_over_regions(statistics, finished_cache):
-    layout = finished_cache.layout
+    cache = open_cache(finished_cache.layout.out)
     entropies, masses, agreeing, labelled = [], [], 0, 0
     for shard in range(3):
-        for item in read_views(layout, LABELS, shard, view_rows(layout, LABELS, shard)):
+        for item in cache.label_shard(LABELS, shard).views():
             for region in range(len(item.view.regions)):
                 probs = [math.exp(value) for value in item.labels.log_probs[region].tolist()]
                 rest = math.exp(item.labels.log_rest[region])
@@ -89,7 +89,8 @@ def test_classes_are_counted_most_frequent_first(statistics, finished_cache):
     assert counts == sorted(counts, reverse=True)
     assert sum(counts) == statistics.labelled_regions
     assert statistics.class_counts[-1] == ClassCount("f unused", 0)
-    unlabelled = sum(row.category_id == 0 for shard in range(3) for row in picture_rows(finished_cache.layout, shard))
+    cache = open_cache(finished_cache.layout.out)
+    unlabelled = sum((cache.picture_shard(shard).rows()["category_id"] == 0).sum() for shard in range(3))
     # One crop and at least two mosaic tiles for each.
     assert 128 - sum(counts) >= 3 * unlabelled
 
@@ -115,7 +116,7 @@ def test_a_set_without_views_has_no_figures_and_no_crash(pictures_root, tmp_path
 
 def test_a_damaged_set_is_refused(cache):
     cache.label_set.tar(1).write_bytes(cache.label_set.tar(1).read_bytes()[:2000])
-    with pytest.raises(CorruptCacheError, match="cut short"):
+    with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar: has 2000 bytes, its receipt says"):
         inspect_label_set(open_cache(cache.layout.out), LABELS)
 
 

@@ -12,9 +12,12 @@ from synthetic_cache import LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
-from richsem_prep.explore.page import choose_views, write_page
+from richsem_prep.explore import page as page_module
+from richsem_prep.explore.page import page_html, write_page
+from richsem_prep.explore.shown_views import choose_views
 from richsem_schemas.cache.manifest import LabelSpec
-from richsem_schemas.cache.reader import open_cache, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 
 
@@ -99,6 +102,14 @@ def test_names_from_the_cache_are_escaped(text, page):
     assert not [attributes for _, attributes in page.elements if any(key.startswith("on") for key in attributes)]
 
 
+def test_letters_that_steer_a_browser_are_replaced(finished_cache, monkeypatch):
+    monkeypatch.setattr(page_module, "_facts", lambda *_: {"Seed": "a\u202eb\x1b[2J\0<b>'\""})
+    cache = open_cache(finished_cache.layout.out)
+    text = page_html(cache, cache.label_sets[LABELS], [])
+    assert "<dd>a\ufffdb\ufffd[2J\ufffd&lt;b&gt;&#39;&#34;</dd>" in text
+    assert not re.search(r"[\0\x1b\u202e]", text)
+
+
 def test_file_names_are_escaped(finished_cache, tmp_path):
     path = tmp_path / "all.html"
     write_page(open_cache(finished_cache.layout.out), LABELS, path, views=500, root=None)
@@ -112,7 +123,7 @@ def test_pictures_are_the_rendered_views(finished_cache, page):
     cache = open_cache(finished_cache.layout.out)
     for attributes, (shard, row) in zip(page.all("img"), choose_views(cache, LABELS, 12), strict=True):
         picture = Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2])))
-        (labelled,) = read_views(cache.layout, LABELS, shard, [row])
+        (labelled,) = cache.label_shard(LABELS, shard).views(np.array([row]))
         assert picture.size == labelled.view.canvas_hw[::-1]
         assert (attributes["width"], attributes["height"]) == tuple(map(str, picture.size))
 
@@ -121,10 +132,10 @@ def test_views_come_from_different_kinds_shards_and_passes(finished_cache):
     cache = open_cache(finished_cache.layout.out)
     chosen = choose_views(cache, LABELS, 12)
     assert chosen == choose_views(cache, LABELS, 12)
-    assert [row.kind for _, row in chosen] == ["crop"] * 6 + ["mosaic"] * 6
-    mosaics = {(shard, row.pass_index) for shard, row in chosen[6:]}
+    assert [row["kind"] for _, row in chosen] == ["crop"] * 6 + ["mosaic"] * 6
+    mosaics = {(shard, int(row["pass"])) for shard, row in chosen[6:]}
     assert mosaics == {(shard, number) for shard in range(3) for number in range(2)}
-    assert len({(shard, row.key, row.member) for shard, row in chosen}) == 12
+    assert len({(shard, row["key"], row["kind"], int(row["pass"])) for shard, row in chosen}) == 12
 
 
 def test_few_views_and_many_are_both_fine(finished_cache):
@@ -162,8 +173,8 @@ def test_a_huge_canvas_is_refused_before_it_is_rendered(cache):
     labels = cache.label_set
     data = bytearray(labels.tar(0).read_bytes())
     dtype = LabelSpec.read(labels.spec).record_layout
-    for row in view_rows(cache.layout, LABELS, 0):
-        start = row.offset + row.size - dtype.record_dtype(row.tiles, row.regions).itemsize
+    for row in LabelShard(labels, 0).rows():
+        start = row["offset"] + row["size"] - dtype.record_dtype(int(row["tiles"]), int(row["regions"])).itemsize
         data[start : start + 8] = np.array([2**30, 2**30], "<i4").tobytes()
     labels.tar(0).write_bytes(data)
     with pytest.raises(CorruptCacheError, match="its canvas has no area, or too much"):

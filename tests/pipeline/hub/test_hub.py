@@ -175,7 +175,7 @@ def test_the_card_says_what_the_manifest_says(finished_cache, pushed, hub):
         "1 pass of crop views, 2 passes of mosaic views", f"{manifest.regions:,}", f"{manifest.bytes:,}",
         "float16 x 16",
         "7 classes of `folders`, names raw, 2 templates", "licences stay with those who have them",
-        f"richsem-prep pull {REPO} caches/mine --labels {SET}",
+        f"richsem-prep pull {REPO} caches/mine --label-set {SET}",
     ):  # fmt: skip
         assert fact in card, fact
 

@@ -11,7 +11,7 @@ from richsem_prep.shard.finish import finish_cache
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt
-from richsem_schemas.cache.reader import open_cache, read_views, view_rows
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
@@ -36,12 +36,8 @@ def fruit(cache, **changes):
 
 
 def views_of(out, labels):
-    layout = open_cache(out).layout
-    return [
-        view
-        for shard in range(3)
-        for view in read_views(layout, labels, shard, view_rows(layout, labels, shard))
-    ]  # fmt: skip
+    cache = open_cache(out)
+    return [view for shard in range(3) for view in cache.label_shard(labels, shard).views()]
 
 
 def files_of(layout, labels):
@@ -50,7 +46,7 @@ def files_of(layout, labels):
 
 
 def test_the_same_text_gives_the_very_labels_that_the_job_gave(cache, out):
-    rescore(out, labels="again")
+    rescore(out, label_set="again")
     for before, after in zip(views_of(out, LABELS), views_of(out, "again"), strict=True):
         assert after.embeddings is None
         for name in ("class_ids", "log_probs", "log_rest"):
@@ -60,7 +56,7 @@ def test_the_same_text_gives_the_very_labels_that_the_job_gave(cache, out):
 
 
 def test_shards_are_byte_for_byte_those_of_a_job_without_embeddings(cache, out):
-    rescore(out, labels="again")
+    rescore(out, label_set="again")
     synthetic_cache.SyntheticCache(cache.root, out, labels="bare", embeddings="none").make()
     assert files_of(cache.layout, "again") == files_of(cache.layout, "bare")
 
@@ -68,7 +64,7 @@ def test_shards_are_byte_for_byte_those_of_a_job_without_embeddings(cache, out):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_labels_are_the_softmax_of_the_teachers_logits_over_the_temperature(cache, out, temperature):
     folder, features = fruit(cache)
-    rescore(out, labels="fruit", text=folder, temperature=temperature)
+    rescore(out, label_set="fruit", text=folder, temperature=temperature)
     unit_CD = features.astype(np.float64) / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     for before, after in zip(views_of(out, LABELS), views_of(out, "fruit"), strict=True):
         wide_RD = before.embeddings.astype(np.float64)
@@ -83,7 +79,7 @@ def test_labels_are_the_softmax_of_the_teachers_logits_over_the_temperature(cach
 
 def test_the_spec_says_where_labels_come_from_and_keeps_what_the_teacher_saw(cache, out):
     folder, _ = fruit(cache)
-    rescore(out, labels="fruit", text=folder, temperature=2.0, top_k=64)
+    rescore(out, label_set="fruit", text=folder, temperature=2.0, top_k=64)
     source, made = (LabelSpec.read(cache.layout.label_set(name).spec) for name in (LABELS, "fruit"))
     assert (made.teacher, made.region_encoder, made.views) == (source.teacher, source.region_encoder, source.views)
     assert (made.rescored_from, made.temperature, made.embeddings) == (source.fingerprint, 2.0, "none")
@@ -93,14 +89,14 @@ def test_the_spec_says_where_labels_come_from_and_keeps_what_the_teacher_saw(cac
 
 def test_a_rescored_set_is_whole_for_verify(cache, out):
     folder, _ = fruit(cache)
-    rescore(out, labels="fruit", text=folder, temperature=2.0, top_k=3)
+    rescore(out, label_set="fruit", text=folder, temperature=2.0, top_k=3)
     assert verify_cache(out, threads=2).problems == ()
 
 
 def test_verify_finds_labels_that_the_named_embeddings_do_not_give(cache, out):
     folder, _ = fruit(cache)
-    rescore(out, labels="warm", text=folder, temperature=2.0)
-    rescore(out, labels="cold", text=folder, temperature=1.0)
+    rescore(out, label_set="warm", text=folder, temperature=2.0)
+    rescore(out, label_set="cold", text=folder, temperature=1.0)
     warm, cold = (cache.layout.label_set(name) for name in ("warm", "cold"))
     # The tars of another temperature under a spec, and receipts, that name this one.
     for shard in range(3):
@@ -118,7 +114,7 @@ def test_verify_finds_labels_that_the_named_embeddings_do_not_give(cache, out):
 
 
 def test_bytes_depend_on_neither_threads_nor_an_interruption(cache, out):
-    rescore(out, labels="whole", threads=3)
+    rescore(out, label_set="whole", threads=3)
     expected = files_of(cache.layout, "whole")
     manifest = cache.layout.label_set("whole").manifest.read_bytes()
     label_set = cache.layout.label_set("whole")
@@ -126,7 +122,7 @@ def test_bytes_depend_on_neither_threads_nor_an_interruption(cache, out):
     label_set.receipt(1).unlink()
     (label_set.folder / ".folder-000001.tar.1-ab.tmp").write_bytes(b"left by a killed job")
     label_set.tar(2).write_bytes(label_set.tar(2).read_bytes()[:-1])
-    made = rescore(out, labels="whole", threads=1)
+    made = rescore(out, label_set="whole", threads=1)
     assert made.already == 1
     assert files_of(cache.layout, "whole") == expected
     assert label_set.manifest.read_bytes() == manifest
@@ -135,7 +131,7 @@ def test_bytes_depend_on_neither_threads_nor_an_interruption(cache, out):
 
 def test_progress_counts_regions(cache, out):
     seen = []
-    rescore(out, labels="again", threads=1, on_progress=lambda done, total: seen.append((done, total)))
+    rescore(out, label_set="again", threads=1, on_progress=lambda done, total: seen.append((done, total)))
     total = open_cache(out).label_set("again").regions
     assert len(seen) == 3
     assert seen[-1] == (total, total)
@@ -144,9 +140,9 @@ def test_progress_counts_regions(cache, out):
 def test_a_cache_without_embeddings_is_refused_with_what_to_do(cache, tmp_path):
     bare = synthetic_cache.SyntheticCache(cache.root, tmp_path / "bare", embeddings="none").make()
     with pytest.raises(RichSemError, match=r"no finished label set with embeddings.*--embeddings float16"):
-        rescore(bare.layout.out, labels="x")
+        rescore(bare.layout.out, label_set="x")
     with pytest.raises(RichSemError, match=r"made with --embeddings none.*make a set with embeddings first"):
-        rescore(bare.layout.out, labels="x", source=LABELS)
+        rescore(bare.layout.out, label_set="x", source=LABELS)
     assert bare.layout.label_sets() == [LABELS]
 
 
@@ -162,46 +158,46 @@ def test_text_of_another_teacher_is_refused_by_the_field(cache, out, field, valu
     else:
         folder, _ = fruit(cache, **{field: value})
     with pytest.raises(ManifestMismatchError, match=f"teacher.{field}"):
-        rescore(out, labels="fruit", text=folder)
+        rescore(out, label_set="fruit", text=folder)
 
 
 def test_the_same_weights_under_another_name_are_the_same_teacher(cache, out):
     folder, _ = fruit(cache, name="hash:somewhere/else.pt")
-    rescore(out, labels="fruit", text=folder)
+    rescore(out, label_set="fruit", text=folder)
 
 
 def test_a_set_that_exists_and_differs_is_refused_by_the_field_and_stays(cache, out):
-    rescore(out, labels="again")
+    rescore(out, label_set="again")
     before = files_of(cache.layout, "again")
     with pytest.raises(ManifestMismatchError, match=r"temperature is 1\.0 there, 2\.0 here"):
-        rescore(out, labels="again", temperature=2.0)
+        rescore(out, label_set="again", temperature=2.0)
     with pytest.raises(RichSemError, match=r"no finished label set with embeddings|same label set"):
-        rescore(out, labels=LABELS)
+        rescore(out, label_set=LABELS)
     with pytest.raises(RichSemError, match="the same label set"):
-        rescore(out, labels=LABELS, source=LABELS)
+        rescore(out, label_set=LABELS, source=LABELS)
     assert files_of(cache.layout, "again") == before
 
 
 def test_several_sets_with_embeddings_need_a_choice(cache, out):
     synthetic_cache.SyntheticCache(cache.root, out, labels="second", embeddings="int8").make()
     with pytest.raises(RichSemError, match=f"{LABELS}, second; choose one with --from"):
-        rescore(out, labels="x")
-    made = rescore(out, labels="x", source="second")
+        rescore(out, label_set="x")
+    made = rescore(out, label_set="x", source="second")
     assert made.source == "second"
 
 
 def test_a_cache_in_use_or_unfinished_is_refused(cache, out):
     with hold_job(out, range(2)), pytest.raises(RichSemError, match="in use"):
-        rescore(out, labels="x")
+        rescore(out, label_set="x")
     cache.layout.manifest.unlink()
     with pytest.raises(RichSemError, match="not finished"):
-        rescore(out, labels="x")
+        rescore(out, label_set="x")
 
 
 def test_a_set_that_is_not_finished_gives_no_embeddings(cache, out):
     cache.label_set.manifest.unlink()
     with pytest.raises(RichSemError, match="no finished label set"):
-        rescore(out, labels="x")
+        rescore(out, label_set="x")
 
 
 @pytest.mark.parametrize("part", ["tar", "index", "receipt"])
@@ -211,14 +207,14 @@ def test_a_damaged_source_is_refused_by_its_file_and_sends_to_verify(cache, out,
     data[700 if part != "receipt" else 30] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptCacheError, match=path.name):
-        rescore(out, labels="x")
+        rescore(out, label_set="x")
     assert not cache.layout.label_set("x").manifest.exists()
 
 
 def test_a_missing_shard_of_the_source_is_named(cache, out):
     cache.label_set.tar(1).unlink()
     with pytest.raises(CorruptCacheError, match=r"folder-000001\.tar is missing.*receipts.*anew"):
-        rescore(out, labels="x")
+        rescore(out, label_set="x")
 
 
 def test_text_that_was_changed_is_refused_before_anything_is_written(cache, out):
@@ -227,16 +223,16 @@ def test_text_that_was_changed_is_refused_before_anything_is_written(cache, out)
     data[-1] ^= 1
     (folder / "features.npy").write_bytes(data)
     with pytest.raises(CorruptCacheError, match=r"features\.npy"):
-        rescore(out, labels="fruit", text=folder)
+        rescore(out, label_set="fruit", text=folder)
     shutil.rmtree(folder)
     with pytest.raises(RichSemError, match="holds no text"):
-        rescore(out, labels="fruit", text=folder)
+        rescore(out, label_set="fruit", text=folder)
     assert not cache.layout.label_set("fruit").folder.exists()
 
 
 def test_int8_embeddings_are_rescored_as_a_reader_sees_them(cache, tmp_path):
     small = synthetic_cache.SyntheticCache(cache.root, tmp_path / "int8", embeddings="int8").make()
-    rescore(small.layout.out, labels="again")
+    rescore(small.layout.out, label_set="again")
     for before, after in zip(views_of(small.layout.out, LABELS), views_of(small.layout.out, "again"), strict=True):
         assert dataclasses.astuple(after.labels)[0].tobytes() == before.labels.class_ids.tobytes()
         assert after.labels.log_rest.tobytes() == before.labels.log_rest.tobytes()

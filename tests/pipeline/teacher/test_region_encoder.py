@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.recipes import Sample, crop_view, mosaic_view
+from richsem_schemas.cache.recipes import AnnotatedPicture, crop_view, mosaic_view
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.pictures.resize import resize_picture
@@ -40,7 +40,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def views(pictures):
-    samples = [Sample(i, (picture.height, picture.width), i + 1) for i, picture in pictures.items()]
+    samples = [AnnotatedPicture(i, (picture.height, picture.width), i + 1) for i, picture in pictures.items()]
     rng = np.random.default_rng(1)
     mosaics = [mosaic_view(samples, 0, GEOMETRY, rng) for _ in range(3)]
     crops = [crop_view(sample, 0, GEOMETRY, rng) for sample in samples]
@@ -49,7 +49,9 @@ def views(pictures):
 
 def encode(encoder, views, pictures):
     prepared = [encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"]) for view in views]
-    return list(encoder.encode(iter(prepared)))
+    encoded = list(encoder.encode(enumerate(prepared)))
+    assert [item for item, _ in encoded] == list(range(len(encoded)))
+    return [features for _, features in encoded]
 
 
 def normalised(pixels_HW3, dtype=torch.float32):
@@ -70,7 +72,7 @@ def test_a_full_picture_box_through_rn50_equals_encode_image(tmp_path):
     encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=None, precision="fp32")
     picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
     prepared = encoder.prepare(picture, np.array([[0, 0, 224, 224]], np.float32))
-    (features,) = encoder.encode(iter([prepared]))
+    ((_, features),) = encoder.encode([(None, prepared)])
     with torch.inference_mode():
         expected = unit(model.encode_image(normalised(picture)))
     np.testing.assert_allclose(features, expected, atol=1e-6)
@@ -110,7 +112,7 @@ def test_teacher_size_scales_view_and_boxes_together(resnet, views, pictures, si
     (features,) = encode(encoder, [view], pictures)
     scaled = resize_picture(Image.fromarray(render_view(view, pictures)), (size, size))
     full = make_region_encoder(resnet, kind="roi-align", teacher_size=None, precision="fp32")
-    (expected,) = full.encode(iter([full.prepare(scaled, view.regions["box_xyxy_px"] * (size / 256))]))
+    ((_, expected),) = full.encode([(None, full.prepare(scaled, view.regions["box_xyxy_px"] * (size / 256)))])
     np.testing.assert_allclose(features, expected, atol=1e-6)
 
 

@@ -11,13 +11,13 @@ from synthetic_cache import DIM, LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
-from richsem_prep.shard.writer import open_tar, write_index
 from richsem_prep.verify.cache import verify_cache
 from richsem_prep.verify.views import SAMPLED_REGIONS, sampled_regions
-from richsem_schemas.cache.codec import LabelledView, pack_view, unpack_view
-from richsem_schemas.cache.index import PICTURE_COLUMNS, VIEW_COLUMNS
+from richsem_schemas.cache.codec import LabelledView, pack_view
+from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, index_bytes
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, LabelSpec, LabelsReceipt, PicturesReceipt
-from richsem_schemas.cache.reader import picture_rows, read_pictures, view_rows
+from richsem_schemas.cache.shard import LabelShard, PictureShard
+from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
@@ -245,24 +245,20 @@ def reseal_labels(cache, shard=0, **summary):
 
 def rewrite_views(cache, change, shard=0, *, keep=lambda row: True):
     """Change every view of a shard and make all hashes right."""
-    labels = cache.label_set
-    layout = LabelSpec.read(labels.spec).record_layout
-    rows, data = [row for row in view_rows(cache.layout, LABELS, shard) if keep(row)], labels.tar(shard).read_bytes()
-    by_key: dict = {}
-    for row in rows:
-        labelled = change(writable(unpack_view(data[row.offset : row.offset + row.size], row.member)))
+    layout = LabelSpec.read(cache.label_set.spec).record_layout
+    labels = LabelShard(cache.label_set, shard)
+    rows = labels.rows()
+    rows = rows[[keep(row) for row in rows]]
+    changed = [change(writable(labelled)) for labelled in labels.views(rows)]
+    members: dict = {}
+    for row, labelled in zip(rows, changed, strict=True):
         packed = pack_view(labelled.view, labelled.embeddings, labelled.labels, layout)
-        by_key.setdefault(row.key, []).append((row, packed))
-    new_rows = []
-    with open_tar(labels.tar(shard)) as (tar, _):
-        for key, items in by_key.items():
-            offsets = tar.add(key, {row.member: packed for row, packed in items})
-            new_rows += [
-                (key, row.sample, row.kind, row.pass_index, row.tiles, row.regions, offsets[row.member], len(packed))
-                for row, packed in items
-            ]
-    write_index(labels.index(shard), new_rows, VIEW_COLUMNS)
-    reseal_labels(cache, shard, views=len(new_rows), regions=sum(row[5] for row in new_rows))
+        members.setdefault(row["key"], {})[labelled.view.member] = packed
+        row["size"] = len(packed)
+    with ShardWriter(labels) as writer:
+        rows["offset"] = [offset for key in members for offset in writer.add(key, members[key]).values()]
+        writer.finish(rows, samples=0)
+    reseal_labels(cache, shard, views=len(rows), regions=int(rows["regions"].sum()))
 
 
 def writable(labelled):
@@ -397,13 +393,13 @@ def test_a_class_twice_in_a_soft_label_is_found(cache):
 
 
 def test_a_pass_that_leaves_a_picture_out_is_found(cache):
-    rewrite_views(cache, lambda labelled: labelled, keep=lambda row: (row.kind, row.sample) != ("crop", 3))
+    rewrite_views(cache, lambda labelled: labelled, keep=lambda row: (row["kind"], row["sample"]) != ("crop", 3))
     messages = [problem.message for problem in problems_of(cache)]
     assert messages == ["pass 0 of crop views doesn't show each picture exactly once"]
 
 
 def test_a_pass_that_is_missing_is_found(cache):
-    rewrite_views(cache, lambda labelled: labelled, keep=lambda row: row.member != "mosaic-1.npy")
+    rewrite_views(cache, lambda labelled: labelled, keep=lambda row: (row["kind"], row["pass"]) != ("mosaic", 1))
     assert [problem.message for problem in problems_of(cache)] == ["it has 1 passes of mosaic views, the spec says 2"]
 
 
@@ -424,20 +420,15 @@ def test_a_mosaic_across_blocks_is_found():
 
 def rewrite_pictures(cache, change_row=lambda row: row, change_sidecar=lambda sidecar: sidecar, shard=0):
     """Change sidecars and index of a picture shard and make all hashes right."""
-    layout = cache.layout
-    rows = picture_rows(layout, shard)
-    stored = list(read_pictures(layout, shard, rows, root=None))
-    new_rows = []
-    with open_tar(layout.pictures_tar(shard)) as (tar, _):
+    pictures = PictureShard(cache.layout, shard)
+    stored, rows = list(pictures.pictures(root=None)), []
+    with ShardWriter(pictures) as writer:
         for item in stored:
-            data = canonical_json(change_sidecar(dict(item.sidecar)))
-            row = item.row
-            offsets = tar.add(row.key, {"json": data, row.extension: item.data})
-            new_rows.append(
-                change_row((row.key, row.sample, row.category_id, row.name, row.extension, row.height, row.width,
-                            offsets[row.extension], row.size, offsets["json"], len(data)))
-            )  # fmt: skip
-    write_index(layout.pictures_index(shard), new_rows, PICTURE_COLUMNS)
+            data, row = canonical_json(change_sidecar(dict(item.sidecar))), item.row.copy()
+            offsets = writer.add(row["key"], {"json": data, row["extension"]: item.data})
+            row["offset"], row["json_offset"], row["json_size"] = offsets[row["extension"]], offsets["json"], len(data)
+            rows.append(change_row(row.item()))
+        writer.finish(np.array(rows, PICTURE_ROW), samples=0)
     reseal_pictures(cache, shard)
 
 
@@ -527,8 +518,8 @@ def test_a_link_in_a_tar_is_found(cache):
 
 def test_a_tar_cut_at_a_member_is_found_even_where_the_hashes_fit(cache):
     path = cache.layout.pictures_tar(0)
-    rows = picture_rows(cache.layout, 0)
-    path.write_bytes(path.read_bytes()[: min(rows[8].offset, rows[8].json_offset) - 512])
+    row = PictureShard(cache.layout, 0).rows()[8]
+    path.write_bytes(path.read_bytes()[: min(row["offset"], row["json_offset"]) - 512])
     reseal_pictures(cache)
     (problem,) = problems_of(cache)
     assert "no tar header" in problem.message
@@ -631,7 +622,7 @@ def test_pictures_own_hashes_are_checked_for_a_sample_and_all_of_them_where_aske
     wrong = {"sha256": "0" * 64}
     rewrite_pictures(cache, change_sidecar=lambda sidecar: sidecar | wrong)
     assert len(problems_of(cache)) == 4
-    assert len(problems_of(cache, thorough=True)) == len(picture_rows(cache.layout, 0))
+    assert len(problems_of(cache, thorough=True)) == len(PictureShard(cache.layout, 0).rows())
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 512, b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 70_000])
@@ -652,7 +643,7 @@ def test_the_rest_of_a_deleted_label_set_is_found(cache):
 
 def test_an_index_that_promises_more_rows_than_its_tar_can_hold_is_not_read(cache):
     rows = [("k", n, "crop", 0, 1, 1, 0, 0) for n in range(1_000_000)]
-    write_index(cache.label_set.index(0), rows, VIEW_COLUMNS)
+    cache.label_set.index(0).write_bytes(index_bytes(np.array(rows, VIEW_ROW)))
     reseal_labels(cache, views=len(rows))
     assert any("too many for its tar" in problem.message for problem in problems_of(cache))
 
@@ -681,7 +672,7 @@ def test_the_command_names_file_fault_and_remedy_and_exits_with_1(cache):
     assert result.exit_code == 1
     first, last = result.stdout.splitlines()
     assert first.startswith(f"{cache.label_set.tar(1)}: cut short")
-    assert first.endswith(f"delete {cache.label_set.receipt(1)} and run the same `richsem-prep shard` again")
+    assert first.endswith(LabelShard(cache.label_set, 1).remedy)
     assert last.endswith("1 problem in 1 file")
 
 

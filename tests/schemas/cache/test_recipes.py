@@ -9,7 +9,7 @@ from PIL import Image
 
 from richsem_schemas.cache.geometry import draw_crop, fit
 from richsem_schemas.cache.manifest import ViewGeometry, ViewsSpec
-from richsem_schemas.cache.recipes import Sample, block_views, crop_view, mosaic_groups, mosaic_view
+from richsem_schemas.cache.recipes import AnnotatedPicture, block_views, crop_view, mosaic_groups, mosaic_view
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 
@@ -33,7 +33,7 @@ def rng(seed=0):
 
 
 def samples(count):
-    return [Sample(10 + index, SHAPES[index % 3], index % 5) for index in range(count)]
+    return [AnnotatedPicture(10 + index, SHAPES[index % 3], index % 5) for index in range(count)]
 
 
 def views_of(count, *, crops=1, mosaics=2, seed=0, shard=0, first_sample=0):
@@ -50,7 +50,7 @@ def as_bytes(view):
 
 def test_a_crop_view_is_one_tile_and_one_region_on_the_whole_canvas():
     for seed in range(50):
-        view = crop_view(Sample(7, (375, 500), 42), 3, GEOMETRY, rng(seed))
+        view = crop_view(AnnotatedPicture(7, (375, 500), 42), 3, GEOMETRY, rng(seed))
         height, width = view.canvas_hw
         assert (view.kind, view.pass_index, len(view.tiles), len(view.regions)) == ("crop", 3, 1, 1)
         assert view.tiles["sample"].tolist() == [7]
@@ -72,7 +72,7 @@ def gradient(height, width):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_each_tile_of_a_mosaic_is_the_visible_part_of_the_whole_fitted_crop(seed, monkeypatch):
-    four = [Sample(index, hw, 0) for index, hw in enumerate([(375, 500), (500, 333), (120, 700), (600, 90)])]
+    four = [AnnotatedPicture(index, hw, 0) for index, hw in enumerate([(375, 500), (500, 333), (120, 700), (600, 90)])]
     pictures = {sample.sample: gradient(*sample.hw) for sample in four}
     crops = []
 
@@ -80,7 +80,7 @@ def test_each_tile_of_a_mosaic_is_the_visible_part_of_the_whole_fitted_crop(seed
         crops.append(draw_crop(*arguments))
         return crops[-1]
 
-    monkeypatch.setattr("richsem_schemas.cache.geometry.draw_crop", remember)
+    monkeypatch.setattr("richsem_schemas.cache.recipes.draw_crop", remember)
     view = mosaic_view(four, 0, GEOMETRY, rng(seed))
     canvas = np.asarray(render_view(view, pictures)).astype(int)
     for index, (tile, drawn) in enumerate(zip(view.tiles, crops, strict=True)):
@@ -129,7 +129,7 @@ def test_mosaics_meet_other_pictures_in_every_pass():
 @settings(max_examples=150, deadline=None)
 @given(shapes=st.lists(st.tuples(SIDES, SIDES), min_size=4, max_size=4), seed=st.integers(0, 2**32))
 def test_mosaics_hold_their_tiles_and_regions(shapes, seed):
-    four = [Sample(20 + index, hw, index) for index, hw in enumerate(shapes)]
+    four = [AnnotatedPicture(20 + index, hw, index) for index, hw in enumerate(shapes)]
     view = mosaic_view(four, 2, GEOMETRY, rng(seed))
     assert (view.kind, view.pass_index, view.canvas_hw) == ("mosaic", 2, (1_280, 1_280))
     assert view.tiles["sample"].tolist() == [20, 21, 22, 23]
@@ -152,7 +152,7 @@ def test_mosaics_hold_their_tiles_and_regions(shapes, seed):
 
 
 def test_centres_are_drawn_over_the_whole_range():
-    four = [Sample(index, (500, 500), 0) for index in range(4)]
+    four = [AnnotatedPicture(index, (500, 500), 0) for index in range(4)]
     centres = np.array([mosaic_view(four, 0, GEOMETRY, rng(s)).tiles[0]["paste_xyxy_px"][2:] for s in range(400)])
     assert (centres.min(axis=0) < 330).all()
     assert (centres.max(axis=0) > 950).all()
@@ -161,7 +161,7 @@ def test_centres_are_drawn_over_the_whole_range():
 
 @pytest.mark.parametrize("shapes", [[(1, 20_000)] * 4, [(20_000, 1)] * 4, [(1, 1)] * 4])
 def test_extreme_pictures_render(shapes):
-    four = [Sample(index, hw, 0) for index, hw in enumerate(shapes)]
+    four = [AnnotatedPicture(index, hw, 0) for index, hw in enumerate(shapes)]
     pictures = {index: Image.new("RGB", hw[::-1], (9, 9, 9)) for index, hw in enumerate(shapes)}
     for seed in range(3):
         pixels = np.asarray(render_view(mosaic_view(four, 0, GEOMETRY, rng(seed)), pictures))

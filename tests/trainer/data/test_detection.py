@@ -1,5 +1,4 @@
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -118,16 +117,15 @@ def test_a_picture_of_another_size_than_annotated_stops_training(dataset):
         DetectionDataset(dataset, SMALL, seed=0)[0, 0, 4]
 
 
-def test_damaged_pictures_are_skipped_for_the_next_whole_one_where_asked(dataset, caplog):
+def test_damaged_pictures_are_skipped_for_the_next_whole_one_where_asked(dataset):
     dataset.path(9).unlink()
     dataset.path(0).write_bytes(b"")
     augmented = DetectionDataset(dataset, SMALL, seed=0, on_damage="skip")
-    with caplog.at_level(logging.WARNING):
-        sample = augmented[0, 3, 9]
+    sample = augmented[0, 3, 9]
     assert_equal_samples(sample, augmented[0, 3, 1])
-    for told in (caplog.text, " ".join(sample.damage)):
-        assert [name in told for name in ("9.png", "0.png", "1.png")] == [True, True, False]
-    assert len(sample.damage) == 2
+    first, second = sample.damage
+    assert "9.png" in first
+    assert "0.png" in second
     assert augmented[0, 3, 1].damage == ()
 
 

@@ -10,84 +10,54 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, ShardSummary
-from richsem_schemas.cache.reader import open_cache, picture_rows, read_pictures, read_views, view_rows
 from richsem_schemas.cache.render import render_view
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.files import FileHash
-from richsem_schemas.pictures.decode import decode_picture
-from richsem_train.data.cache.views import DamagedViewError
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra, sharing_notes
+from richsem_train.data.damage import DamagedViewError
+from richsem_train.data.extra import sharing_notes
+from tests.pipeline.synthetic_cache import SyntheticCache
+from tests.trainer.data.datasets import (
+    assert_same_samples,
+    corners_px,
+    extra_of,
+    one_round,
+    opened,
+    pixels_of,
+    stored_views,
+)
 
 VIEWS = ("mosaics", "crops", "free-mosaics")
-
-
-def opened(cache, root=None, **expected):
-    return open_extra(cache.layout.out, expected=ExpectedCache(**expected), root=root)
-
-
-def dataset_of(cache, *, seed=0, lanes=4, on_damage="stop", root=None, block_bytes=2**24, **expected):
-    return ExtraDataset(
-        opened(cache, root, **expected), seed=seed, lanes=lanes, on_damage=on_damage, block_bytes=block_bytes
-    )
-
-
-def stored_views(cache, kind, pass_index):
-    """Views of a pass by name, with their pictures, read by the schemas' own functions."""
-    views = {}
-    for shard in range(open_cache(cache.layout.out).manifest.plan.shards):
-        stored = read_pictures(cache.layout, shard, picture_rows(cache.layout, shard), root=cache.root)
-        pictures = {item.row.sample: decode_picture(item.data) for item in stored}
-        rows = [
-            row for row in view_rows(cache.layout, cache.labels, shard)
-            if row.kind == kind and row.pass_index == pass_index
-        ]  # fmt: skip
-        for row, labelled in zip(rows, read_views(cache.layout, cache.labels, shard, rows), strict=True):
-            views[f"{row.key}.{row.member}"] = labelled, pictures
-    return views
-
-
-def one_round(dataset, round_=0):
-    first = round_ * dataset.order.samples_per_round
-    return [dataset[n] for n in range(first, first + dataset.order.samples_per_round)]
-
-
-def assert_same_samples(one, other):
-    assert [item.name for item in one] == [item.name for item in other]
-    for left, right in zip(one, other, strict=True):
-        torch.testing.assert_close(left.pixels, right.pixels, rtol=0, atol=0)
-        torch.testing.assert_close(left.target.boxes_cxcywh_norm, right.target.boxes_cxcywh_norm, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("views", "kind"), [("mosaics", "mosaic"), ("crops", "crop")])
 @pytest.mark.parametrize("block_bytes", [2**24, 1])
 def test_a_round_replays_every_view_of_a_pass_as_the_teacher_saw_it(finished_cache, views, kind, block_bytes):
-    dataset = dataset_of(finished_cache, views=views, labels="topk", block_bytes=block_bytes)
+    dataset = extra_of(finished_cache, views=views, labels="topk", block_bytes=block_bytes)
     expected = stored_views(finished_cache, kind, 0)
     shown = one_round(dataset)
     assert sorted(item.name for item in shown) == sorted(expected)
-    for pixels, target, name, damage in shown:
-        labelled, pictures = expected[name]
-        assert not damage
-        picture = np.asarray(render_view(labelled.view, pictures))
-        np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), picture)
+    for sample in shown:
+        labelled, pictures = expected[sample.name]
+        target = sample.target
+        assert not sample.damage
+        np.testing.assert_array_equal(pixels_of(sample), render_view(labelled.view, pictures))
+        assert sample.pixels.dtype == torch.uint8
+        assert target.image_id < 0
         assert target.image_hw == target.original_hw == labelled.view.canvas_hw
         assert target.labels.tolist() in (labelled.view.regions["category_id"].tolist(), [0] * len(target.labels))
-        height, width = labelled.view.canvas_hw
-        centre_xy, sides = target.boxes_cxcywh_norm.double().split(2, dim=1)
-        boxes = torch.cat([centre_xy - sides / 2, centre_xy + sides / 2], 1) * torch.tensor([width, height] * 2)
-        np.testing.assert_allclose(boxes.numpy(), labelled.view.regions["box_xyxy_px"], atol=1e-4)
+        np.testing.assert_allclose(corners_px(target), labelled.view.regions["box_xyxy_px"], atol=1e-4)
         np.testing.assert_array_equal(target.soft_labels.class_ids, labelled.labels.class_ids)
         np.testing.assert_array_equal(target.soft_labels.log_probs, labelled.labels.log_probs.astype(np.float32))
         np.testing.assert_array_equal(target.soft_labels.log_rest, labelled.labels.log_rest)
 
 
 def test_rounds_go_through_the_passes(finished_cache):
-    dataset = dataset_of(finished_cache, views="mosaics", labels="topk")
+    dataset = extra_of(finished_cache, views="mosaics", labels="topk")
     rounds = [{item.name for item in one_round(dataset, round_)} for round_ in range(3)]
     assert rounds[0] == rounds[2] == set(stored_views(finished_cache, "mosaic", 0))
     assert rounds[1] == set(stored_views(finished_cache, "mosaic", 1))
@@ -95,16 +65,16 @@ def test_rounds_go_through_the_passes(finished_cache):
 
 @pytest.mark.parametrize("views", VIEWS)
 def test_a_sample_depends_on_seed_and_counter_only(finished_cache, views):
-    whole = one_round(dataset_of(finished_cache, views=views))
-    fresh = dataset_of(finished_cache, views=views)
+    whole = one_round(extra_of(finished_cache, views=views))
+    fresh = extra_of(finished_cache, views=views)
     backwards = [fresh[n] for n in reversed(range(len(whole)))][::-1]
     assert_same_samples(whole, backwards)
-    other = one_round(dataset_of(finished_cache, views=views, seed=1))
+    other = one_round(extra_of(finished_cache, views=views, seed=1))
     assert [item.name for item in whole] != [item.name for item in other]
 
 
 def test_free_mosaics_show_each_crop_of_a_round(finished_cache):
-    dataset = dataset_of(finished_cache, views="free-mosaics")
+    dataset = extra_of(finished_cache, views="free-mosaics")
     shown = [name for item in one_round(dataset) for name in item.name.split("+")]
     assert set(shown) == set(stored_views(finished_cache, "crop", 0))
     pixels, target, _, _ = dataset[0]
@@ -115,10 +85,8 @@ def test_free_mosaics_show_each_crop_of_a_round(finished_cache):
 
 @pytest.mark.parametrize("block_bytes", [2**24, 1])
 def test_tiles_of_free_mosaics_have_labels_of_all_passes_of_their_picture(pictures_root, tmp_path, block_bytes):
-    import synthetic_cache
-
-    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", crops=3, mosaics=0).make()
-    dataset = dataset_of(cache, views="free-mosaics", labels="topk", block_bytes=block_bytes)
+    cache = SyntheticCache(pictures_root, tmp_path / "out", crops=3, mosaics=0).make()
+    dataset = extra_of(cache, views="free-mosaics", labels="topk", block_bytes=block_bytes)
     passes = [stored_views(cache, "crop", number) for number in range(3)]
     taken = Counter()
     for round_ in range(2):
@@ -140,7 +108,7 @@ def test_tiles_of_free_mosaics_have_labels_of_all_passes_of_their_picture(pictur
 
 
 def test_embeddings_give_the_stored_distribution(finished_cache):
-    exact, top = (dataset_of(finished_cache, labels=labels) for labels in ("embedding", "topk"))
+    exact, top = (extra_of(finished_cache, labels=labels) for labels in ("embedding", "topk"))
     bank = exact.cache.text
     for n in range(5):
         embeddings, kept = exact[n].target.soft_labels.embeddings, top[n].target.soft_labels
@@ -153,7 +121,7 @@ def test_embeddings_give_the_stored_distribution(finished_cache):
 
 @pytest.mark.parametrize("supervision", ["unlabelled", "pseudo"])
 def test_without_supervision_no_label_is_given(finished_cache, supervision):
-    for item in one_round(dataset_of(finished_cache, supervision=supervision, views="crops")):
+    for item in one_round(extra_of(finished_cache, supervision=supervision, views="crops")):
         assert item.target.labels.tolist() == [0]
         assert item.target.supervision == supervision
         assert item.target.soft_labels is not None
@@ -161,9 +129,9 @@ def test_without_supervision_no_label_is_given(finished_cache, supervision):
 
 @pytest.mark.parametrize("labels", ["embedding", "hard"])
 def test_a_view_with_an_unlabelled_region_teaches_no_labels(finished_cache, labels):
-    targets = [item.target for item in one_round(dataset_of(finished_cache, labels=labels))]
+    targets = [item.target for item in one_round(extra_of(finished_cache, labels=labels))]
     stored = [stored_views(finished_cache, "mosaic", 0)[name][0].view.regions["category_id"]
-              for name in (item.name for item in one_round(dataset_of(finished_cache)))]  # fmt: skip
+              for name in (item.name for item in one_round(extra_of(finished_cache)))]  # fmt: skip
     assert {target.supervision for target in targets} == {"labelled", "unlabelled"}
     for target, category_ids in zip(targets, stored, strict=True):
         assert (target.supervision == "labelled") == bool((category_ids > 0).all())
@@ -173,10 +141,8 @@ def test_a_view_with_an_unlabelled_region_teaches_no_labels(finished_cache, labe
 
 
 def test_int8_embeddings_have_unit_norm_again(pictures_root, tmp_path):
-    import synthetic_cache
-
-    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", embeddings="int8").make()
-    embeddings = dataset_of(cache)[0].target.soft_labels.embeddings
+    cache = SyntheticCache(pictures_root, tmp_path / "out", embeddings="int8").make()
+    embeddings = extra_of(cache)[0].target.soft_labels.embeddings
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
 
 
@@ -214,26 +180,22 @@ def test_another_text_bank_is_refused_by_field(finished_cache):
 
 
 def test_views_and_embeddings_that_are_not_stored_are_refused(pictures_root, tmp_path):
-    import synthetic_cache
-
-    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", embeddings="none", mosaics=0).make()
+    cache = SyntheticCache(pictures_root, tmp_path / "out", embeddings="none", mosaics=0).make()
     with pytest.raises(ManifestMismatchError, match=r"embeddings is 'none' there.*views.mosaics is 0 there"):
         opened(cache)
-    assert len(one_round(dataset_of(cache, views="crops", labels="topk"))) == 40
+    assert len(one_round(extra_of(cache, views="crops", labels="topk"))) == 40
 
 
 def test_a_cache_that_refers_to_its_pictures_needs_their_folder(pictures_root, tmp_path):
-    import synthetic_cache
-
     root = tmp_path / "root"
     shutil.copytree(pictures_root, root)
-    copied = synthetic_cache.SyntheticCache(root, tmp_path / "copied").make()
-    cache = synthetic_cache.SyntheticCache(root, tmp_path / "out", pictures="reference").make()
-    assert_same_samples(one_round(dataset_of(copied)), one_round(dataset_of(cache)))
+    copied = SyntheticCache(root, tmp_path / "copied").make()
+    cache = SyntheticCache(root, tmp_path / "out", pictures="reference").make()
+    assert_same_samples(one_round(extra_of(copied)), one_round(extra_of(cache)))
     moved = root.rename(tmp_path / "moved")
     with pytest.raises(RichSemError, match=r"extra\.root"):
         opened(cache)
-    assert len(one_round(dataset_of(cache, root=moved))) > 0
+    assert len(one_round(extra_of(cache, root=moved))) > 0
 
 
 def test_an_unfinished_cache_is_refused(cache):
@@ -266,8 +228,8 @@ def flip_a_byte(path):
 
 def flip_bytes_of_pictures(path):
     data = bytearray(path.read_bytes())
-    for row in picture_rows(CacheLayout(path.parents[1], "folder"), 1):
-        data[row.offset + row.size // 2] ^= 1
+    for row in PictureShard(CacheLayout(path.parents[1], "folder"), 1).rows():
+        data[row["offset"] + row["size"] // 2] ^= 1
     path.write_bytes(data)
 
 
@@ -291,7 +253,7 @@ def damaged(cache, request):
 
 
 def test_damage_stops_the_run_and_names_shard_and_remedy(damaged):
-    dataset = dataset_of(damaged)
+    dataset = extra_of(damaged)
     with pytest.raises(
         DamagedViewError, match=r"shard folder-000001 of .* is damaged: .*richsem-prep verify"
     ) as caught:
@@ -300,8 +262,8 @@ def test_damage_stops_the_run_and_names_shard_and_remedy(damaged):
 
 
 def test_damage_is_skipped_by_the_same_other_views_and_counted(damaged, finished_cache):
-    whole = one_round(dataset_of(finished_cache))
-    shown = one_round(dataset_of(damaged, on_damage="skip"))
+    whole = one_round(extra_of(finished_cache))
+    shown = one_round(extra_of(damaged, on_damage="skip"))
     assert len(shown) == len(whole)
     for item, undamaged in zip(shown, whole, strict=True):
         if undamaged.name.startswith("000001-"):
@@ -311,11 +273,11 @@ def test_damage_is_skipped_by_the_same_other_views_and_counted(damaged, finished
         else:
             assert not item.damage
             assert item.name == undamaged.name
-    assert_same_samples(shown, one_round(dataset_of(damaged, on_damage="skip")))
+    assert_same_samples(shown, one_round(extra_of(damaged, on_damage="skip")))
 
 
 def test_a_shard_cut_short_after_it_was_opened_is_found(cache):
-    dataset = dataset_of(cache, lanes=1, block_bytes=1)
+    dataset = extra_of(cache, lanes=1, block_bytes=1)
     names = [dataset[0].name]
     tar = cache.layout.pictures_tar(int(names[0][:6]))
     tar.write_bytes(tar.read_bytes()[:600])
@@ -326,38 +288,37 @@ def test_a_shard_cut_short_after_it_was_opened_is_found(cache):
 def test_a_cache_without_anything_readable_ends_even_when_skipping(cache):
     for shard in range(3):
         cache.layout.pictures_tar(shard).unlink()
-    with pytest.raises(DamagedViewError, match="all are damaged"):
-        dataset_of(cache, on_damage="skip")[0]
+    with pytest.raises(DamagedViewError, match="tried in its place are missing, damaged or left out"):
+        extra_of(cache, on_damage="skip")[0]
 
 
 def test_a_block_is_read_once_a_round(finished_cache):
-    dataset = dataset_of(finished_cache)
+    dataset = extra_of(finished_cache)
     one_round(dataset)
     assert dataset.reader.blocks_read == dataset.cache.blocks == 3
 
 
 def test_a_value_that_makes_no_sense_is_damage_even_under_a_right_hash(cache):
     """A forged cache: hashes fit, a soft label names a class that there isn't."""
-    tar, index = cache.label_set.tar(0), cache.label_set.index(0)
-    row = view_rows(cache.layout, cache.labels, 0)[0]
-    data = bytearray(tar.read_bytes())
-    (labelled,) = read_views(cache.layout, cache.labels, 0, [row])
+    labels = LabelShard(cache.label_set, 0)
+    rows = labels.rows()[:1]
+    data = bytearray(labels.tar.read_bytes())
+    (labelled,) = labels.views(rows)
     ids = labelled.labels.class_ids[0].tobytes()
-    at = data.index(ids, row.offset)
+    at = data.index(ids, int(rows["offset"][0]))
     data[at : at + len(ids)] = np.full(5, 10**6, "<i4").tobytes()
-    tar.write_bytes(data)
+    labels.tar.write_bytes(data)
     manifest = LabelManifest.read(cache.label_set.manifest)
     forged = FileHash(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     first = manifest.shards[0].model_copy(update={"tar": forged})
     manifest.model_copy(update={"shards": (first, *manifest.shards[1:])}).write(cache.label_set.manifest)
-    assert index.is_file()
-    views = "crops" if row.kind == "crop" else "mosaics"
+    views = "crops" if rows["kind"][0] == "crop" else "mosaics"
     with pytest.raises(DamagedViewError, match="class ids outside of"):
-        one_round(dataset_of(cache, views=views))
+        one_round(extra_of(cache, views=views))
 
 
 def test_few_blocks_for_many_readers_are_told(finished_cache):
-    dataset = dataset_of(finished_cache, lanes=4)
+    dataset = extra_of(finished_cache, lanes=4)
     assert sharing_notes(dataset, world_size=1, pictures_a_draw=2, workers=2) == ()
     (note,) = sharing_notes(dataset, world_size=2, pictures_a_draw=2, workers=2)
     assert "3 blocks for 2 ranks x 2 workers" in note
@@ -373,11 +334,12 @@ def test_fourteen_thousand_shards_open_within_seconds_and_little_memory(finished
     code = (
         "import json, re, sys, time\n"
         "from pathlib import Path\n"
-        "from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra\n"
+        "from richsem_train.data.cache.source import ExpectedCache, open_training_cache\n"
+        "from richsem_train.data.extra import ExtraDataset\n"
         # Not getrusage, whose peak a child process inherits.
         "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
         "before, begun = peak(), time.perf_counter()\n"
-        "dataset = ExtraDataset(open_extra(Path(sys.argv[1]), expected=ExpectedCache()), seed=0)\n"
+        "dataset = ExtraDataset(open_training_cache(Path(sys.argv[1]), expected=ExpectedCache()), seed=0)\n"
         "places = [dataset.order.places(n) for n in range(0, 10**6, 10**4)]\n"
         "print(json.dumps([time.perf_counter() - begun, peak() - before, dataset.order.samples_per_round]))"
     )
@@ -419,10 +381,3 @@ def many_shards(small, out, *, shards):
         update={"spec": spec, "fingerprint": spec.fingerprint, "shards": summaries(1024 + 2 * 256)}
     ).write(layout.label_set(small.labels).manifest)
     return out
-
-
-def test_pixels_are_rgb_bytes(finished_cache):
-    pixels, target, _, _ = dataset_of(finished_cache, views="crops")[0]
-    assert pixels.dtype == torch.uint8
-    assert target.image_id == -1
-    assert Image.fromarray(pixels.permute(1, 2, 0).numpy()).size == target.image_hw[::-1]

@@ -1,12 +1,10 @@
 from collections import Counter
 
 import pytest
-import torch
 
-from richsem_train.data.cache.source import ExpectedCache
-from richsem_train.data.extra import ExtraDataset, open_extra
 from richsem_train.data.extra_mix import ExtraMix, batch_of_mix
 from richsem_train.data.order import RankShare
+from tests.trainer.data.datasets import assert_same_sample, extra_of
 
 WEIGHTS = [(1, 1), (2, 1), (1, 0.25), (0.1, 0.2, 0.7), (5, 1, 1, 1), (1,), (1e-3, 1e3)]
 
@@ -38,8 +36,7 @@ def test_far_batches_are_found_at_once_and_exactly():
 
 @pytest.fixture(scope="module")
 def sources(finished_cache):
-    caches = [open_extra(finished_cache.layout.out, expected=ExpectedCache(views=v)) for v in ("mosaics", "crops")]
-    return [ExtraDataset(cache, seed=0, lanes=4) for cache in caches]
+    return [extra_of(finished_cache, views=views) for views in ("mosaics", "crops")]
 
 
 def test_a_batch_is_of_one_source_and_the_same_at_any_number_of_ranks(sources):
@@ -54,6 +51,4 @@ def test_a_batch_is_of_one_source_and_the_same_at_any_number_of_ranks(sources):
 def test_a_sample_is_the_sources_own(sources):
     mix = ExtraMix(sources, (1, 2))
     for source, counter in mix.batch_keys(0, RankShare(4)) + mix.batch_keys(1, RankShare(4)):
-        shown, own = mix[source, counter], sources[source][counter]
-        assert shown.name == own.name
-        assert torch.equal(shown.pixels, own.pixels)
+        assert_same_sample(mix[source, counter], sources[source][counter])

@@ -10,72 +10,36 @@ import torch
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache import recipes
 from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.reader import read_views, view_rows
 from richsem_schemas.cache.soft_labels import unit_rows
-from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
-from richsem_train.data.cache.views import DamagedViewError
-from richsem_train.data.category_rows import in_rows, rows_of_categories
-from richsem_train.data.detection import DetectionDataset
-from richsem_train.data.fresh_windows import FreshWindowDataset
+from richsem_train.data import detection
+from richsem_train.data.damage import DamagedViewError
+from richsem_train.data.detection import DetectionDataset, annotated
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.data.repeat_factor import epoch_indices
-from richsem_train.data.showings import Showings
 from richsem_train.data.transforms import Augmentation
-from richsem_train.data.windows import WindowDataset, align_windows
 from tests.pipeline.synthetic_cache import SAMPLES_PER_SHARD
-from tests.trainer.data.test_windows import broken_label, broken_picture
-from tests.trainer.tiny import write_split
-from tests.trainer.windows import WindowsCache
-
-PICTURES = 40
-WINDOWS = 4
-AUGMENTATION = Augmentation(
-    short_sides=(24, 40, 56), longest_side=96, first_short_sides=(32, 48), crop_sides=(20, 40), flip=True
+from tests.trainer.data.datasets import (
+    AUGMENTATION,
+    OF_WINDOWS,
+    PICTURES,
+    WINDOWS,
+    fresh_of,
+    stored_of,
+    stored_views,
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("split")
-    write_split(folder, "train", PICTURES, seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(folder):
-    return read_annotations(folder / "train.json", folder / "train")
-
-
-@pytest.fixture(scope="module")
-def windows(data, tmp_path_factory):
-    """Three shards of four passes of windows; for reading only."""
-    return WindowsCache(data, tmp_path_factory.mktemp("windows") / "out", windows=WINDOWS).make()
-
-
-def opened(cache, data, *, on_damage="stop", **expected):
-    training_cache = open_training_cache(
-        cache.layout.out, expected=ExpectedCache(section=DETECTION, views="windows", **expected)
-    )
-    data = in_rows(data, rows_of_categories(data, training_cache.text.class_names))
-    return data, align_windows(training_cache, data, on_damage=on_damage)
-
-
-def fresh(cache, data, *, augmentation=AUGMENTATION, seed=5, on_damage="stop", **expected):
-    data, aligned = opened(cache, data, on_damage=on_damage, **expected)
-    return FreshWindowDataset(data, aligned, augmentation, seed=seed, on_damage=on_damage)
+from tests.trainer.windows import WindowsCache
 
 
 def stored_regions(cache):
-    """By (position in the plan, annotation): pass, labelled view and row of each stored region, by pass."""
+    """By (position in the plan, annotation): labelled view and row of each stored region, by pass."""
     found = {}
-    for shard in range(-(-PICTURES // SAMPLES_PER_SHARD)):
-        rows = view_rows(cache.layout, cache.labels, shard)
-        for row, labelled in zip(rows, read_views(cache.layout, cache.labels, shard, rows), strict=True):
+    for number in range(WINDOWS):
+        for name, (labelled, _) in stored_views(cache, "window", number).items():
+            position = int(name[:6]) * SAMPLES_PER_SHARD + int(name[7:12])
             for region, annotation in enumerate(labelled.view.regions["annotation"].tolist()):
-                key = (shard * SAMPLES_PER_SHARD + row.sample, annotation)
-                found.setdefault(key, []).append((row.pass_index, labelled, region))
-    return {key: sorted(regions, key=lambda item: item[0]) for key, regions in found.items()}
+                found.setdefault((position, annotation), []).append((labelled, region))
+    return found
 
 
 def part_scale_mirror(view, region):
@@ -99,7 +63,7 @@ def iou(one, other):
 
 def nearest_by_hand(shown, regions):
     best = None
-    for _, labelled, region in regions:
+    for labelled, region in regions:
         part, scale, mirror = part_scale_mirror(labelled.view, region)
         overlap = iou(shown[0], part)
         far = abs(np.log2(shown[1] / scale)) / 4 + (1 - overlap) + 0.1 * (mirror != shown[2])
@@ -111,20 +75,18 @@ def nearest_by_hand(shown, regions):
 @pytest.fixture
 def drawn_views(monkeypatch):
     """The views that a dataset draws, in turn."""
-    from richsem_train.data import fresh_windows
+    views, draw = [], detection.box_view
 
-    views, draw = [], fresh_windows.drawn_view
-
-    def kept(*args, **options):
-        views.append(draw(*args, **options))
+    def kept(*args):
+        views.append(draw(*args))
         return views[-1]
 
-    monkeypatch.setattr(fresh_windows, "drawn_view", kept)
+    monkeypatch.setattr(detection, "box_view", kept)
     return views
 
 
 def test_pictures_are_those_of_a_run_without_soft_labels_but_for_one_resize(windows, data):
-    dataset = fresh(windows, data)
+    dataset = fresh_of(windows, data)
     plain = DetectionDataset(dataset.data, AUGMENTATION, seed=5)
     for position in range(60):
         key = (1, position, position % PICTURES)
@@ -140,7 +102,7 @@ def test_pictures_are_those_of_a_run_without_soft_labels_but_for_one_resize(wind
 
 @pytest.mark.parametrize("form", ["topk", "embedding"])
 def test_each_box_has_the_label_of_the_nearest_window_that_shows_it(windows, data, drawn_views, form):
-    dataset, stored = fresh(windows, data, labels=form), stored_regions(windows)
+    dataset, stored = fresh_of(windows, data, labels=form), stored_regions(windows)
     positions = dataset.windows.positions.tolist()
     known = unknown = 0
     for position in range(80):
@@ -171,12 +133,12 @@ def test_what_was_drawn_as_it_is_stored_has_exactly_the_stored_pixels_and_labels
     one_size = {"short_sides": (40,), "longest_side": 90, "first_short_sides": ()}
     geometry = ViewGeometry(**one_size, crop_sides=(12, 25), mosaic_tile=32)
     cache = WindowsCache(data, tmp_path / "out", windows=WINDOWS, geometry=geometry).make()
-    dataset = fresh(cache, data, augmentation=Augmentation(**one_size))
+    dataset, stored = fresh_of(cache, data, augmentation=Augmentation(**one_size)), stored_of(cache, data)
     same = 0
     for picture in range(PICTURES):
         sample = dataset[0, picture, picture]
         for pass_index in range(WINDOWS):
-            window = stored(cache, data)[pass_index, 0, picture]
+            window = stored[pass_index, 0, picture]
             if torch.equal(sample.pixels, window.pixels):
                 assert sample.target.labels.tolist() == window.target.labels.tolist()
                 assert torch.equal(sample.target.boxes_cxcywh_norm, window.target.boxes_cxcywh_norm)
@@ -188,45 +150,15 @@ def test_what_was_drawn_as_it_is_stored_has_exactly_the_stored_pixels_and_labels
     assert same > 0.8 * PICTURES
 
 
-def stored(cache, data, epoch_list=None):
-    """Stored windows; by default epochs show every picture once."""
-    data, aligned = opened(cache, data)
-    order = epoch_list or (lambda _: np.arange(len(data)))
-    return WindowDataset(data, aligned, Showings(order, epoch_length=len(order(0)), pictures=len(data)))
-
-
-def test_repeats_within_an_epoch_show_other_views(windows, data):
-    def epoch_list(_):
-        return np.array([3, 7, 3, 3, 7, 3])
-
-    shown = {
-        "stored": stored(windows, data, epoch_list),
-        "fresh": fresh(windows, data),
-    }
-    for dataset in shown.values():
-        samples = [dataset[0, position, 3] for position in (0, 2, 3, 5)]
-        assert len({sample.pixels.numpy().tobytes() for sample in samples}) == 4
-        assert len({sample.name for sample in samples}) == 1
-
-
-def test_stored_passes_take_turns_over_repeats_and_epochs(windows, data):
-    def epoch_list(epoch):
-        return np.array([3, 3, 3]) if epoch else np.array([7, 3, 3])
-
-    dataset, plain = stored(windows, data, epoch_list), stored(windows, data)
-    showing = [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
-    for number, (epoch, position) in enumerate(showing):
-        expected = plain[number % WINDOWS, 0, 3]
-        assert torch.equal(dataset[epoch, position, 3].pixels, expected.pixels)
-
-
 def test_a_sample_depends_on_its_seed_epoch_and_position_alone(windows, data):
-    dataset = fresh(windows, data)
+    dataset = fresh_of(windows, data)
     first = dataset[2, 9, 4]
     dataset[0, 1, 30]
     assert torch.equal(dataset[2, 9, 4].pixels, first.pixels)
-    assert torch.equal(fresh(windows, data)[2, 9, 4].target.soft_labels.embeddings, first.target.soft_labels.embeddings)
-    for other in (dataset[2, 10, 4], dataset[3, 9, 4], fresh(windows, data, seed=6)[2, 9, 4]):
+    assert torch.equal(
+        fresh_of(windows, data)[2, 9, 4].target.soft_labels.embeddings, first.target.soft_labels.embeddings
+    )
+    for other in (dataset[2, 10, 4], dataset[3, 9, 4], fresh_of(windows, data, seed=6)[2, 9, 4]):
         assert not (other.pixels.shape == first.pixels.shape and torch.equal(other.pixels, first.pixels))
 
 
@@ -235,7 +167,7 @@ def test_boxes_may_stand_in_another_order(windows, data, folder, tmp_path):
     content["annotations"].reverse()
     (tmp_path / "reversed.json").write_text(json.dumps(content))
     turned = read_annotations(tmp_path / "reversed.json", folder / "train")
-    one, other = fresh(windows, data), fresh(windows, turned)
+    one, other = fresh_of(windows, data), fresh_of(windows, turned)
     turned_round = 0
     for picture in range(PICTURES):
         here, there = one[0, picture, picture].target, other[0, picture, picture].target
@@ -256,7 +188,7 @@ def test_boxes_may_be_fractions_of_their_pictures(windows, data, tmp_path):
         are_relative=True,
     )
     cache = WindowsCache(relative, tmp_path / "out", windows=WINDOWS).make()
-    one, other = fresh(windows, data), fresh(cache, relative)
+    one, other = fresh_of(windows, data), fresh_of(cache, relative)
     for picture in range(0, PICTURES, 3):
         here, there = one[0, picture, picture].target, other[0, picture, picture].target
         torch.testing.assert_close(here.boxes_cxcywh_norm, there.boxes_cxcywh_norm, atol=1e-5, rtol=0)
@@ -268,7 +200,7 @@ def test_a_box_that_no_window_shows_has_no_label_that_is_known(data, tmp_path):
     """One window each, every other one a small crop."""
     tiny = ViewGeometry(short_sides=(32,), longest_side=66, first_short_sides=(24,), crop_sides=(4, 6), mosaic_tile=32)
     cache = WindowsCache(data, tmp_path / "out", windows=1, geometry=tiny).make()
-    dataset = fresh(cache, data)
+    dataset = fresh_of(cache, data)
     known = Counter()
     for position in range(PICTURES):
         target = dataset[0, position, position].target
@@ -278,21 +210,6 @@ def test_a_box_that_no_window_shows_has_no_label_that_is_known(data, tmp_path):
         assert torch.isfinite(target.soft_labels.embeddings).all()
         torch.testing.assert_close(target.soft_labels.embeddings.norm(dim=1), torch.ones(len(target.labels)))
     assert min(known[False], known[True]) > PICTURES / 2
-
-
-@pytest.mark.parametrize("harm", [broken_picture, broken_label])
-def test_damage_stops_the_run_or_the_next_picture_takes_its_place(folder, data, tmp_path, harm):
-    (tmp_path / "pictures").mkdir()
-    for name in data.files:
-        (tmp_path / "pictures" / name).write_bytes((folder / "train" / name).read_bytes())
-    moved = replace(data, root=tmp_path / "pictures")
-    cache = WindowsCache(moved, tmp_path / "out").make()
-    index = harm(cache, tmp_path, moved)
-    with pytest.raises(DamagedViewError, match=r"shard lvis-0.* is damaged: .*detection\.on_damage=skip"):
-        fresh(cache, moved)[0, 0, index]
-    sample = fresh(cache, moved, on_damage="skip")[0, 0, index]
-    assert sample.name == data.files[index + 1]
-    assert len(sample.damage) == 1
 
 
 def beyond(kept):
@@ -324,7 +241,7 @@ def test_annotations_of_a_cache_are_not_trusted(data, tmp_path, monkeypatch, ann
     monkeypatch.setattr(recipes, "_box_regions", forged)
     cache = WindowsCache(data, tmp_path / "out", windows=1).make()
     several = [index for index in range(PICTURES) if len(set(data.objects(index)[1].tolist())) == 3]
-    refusals = [refusal(fresh(cache, data), index) for index in several]
+    refusals = [refusal(fresh_of(cache, data), index) for index in several]
     told = [bool(re.search(rf"shard lvis-0.* is damaged: .*{message}", text)) for text in refusals if text is not None]
     assert sum(told) > len(several) / 4
 
@@ -338,13 +255,11 @@ def refusal(dataset, index):
     return None
 
 
-def test_shrunk_pictures_of_a_cache_have_boxes_of_their_own_size(windows, data):
-    from richsem_train.data.detection import objects_xyxy
-
+def test_shrunk_pictures_of_a_cache_have_boxes_of_their_own_size(data):
     height, width = data.hws_px[2].tolist()
-    boxes, labels = objects_xyxy(data, 2, (height * 2, width * 3))
-    np.testing.assert_allclose(boxes, data.boxes_xyxy(2) * [3, 2, 3, 2])
-    assert labels.tolist() == data.objects(2)[1].tolist()
+    picture = annotated(data, 2, (height * 2, width * 3))
+    np.testing.assert_allclose(picture.boxes_xyxy_px, data.boxes_xyxy(2) * [3, 2, 3, 2])
+    assert picture.rows.tolist() == data.objects(2)[1].tolist()
 
 
 FACTORS = np.linspace(1, 2.6, PICTURES)
@@ -368,15 +283,13 @@ def loaded(dataset, *, rank=0, world_size=1, workers=0, start=0, end=12):
     }
 
 
-@pytest.mark.parametrize("views", ["fresh", "stored"])
+@pytest.mark.parametrize("views", OF_WINDOWS)
 def test_any_number_of_ranks_and_workers_and_a_resume_show_the_same(windows, data, views):
     length = int(FACTORS.sum()) // BATCH * BATCH
+    options = {"epoch_list": epoch_list, "epoch_length": length} if views == "stored" else {}
 
     def dataset():
-        if views == "fresh":
-            return fresh(windows, data)
-        rows, aligned = opened(windows, data)
-        return WindowDataset(rows, aligned, Showings(epoch_list, epoch_length=length, pictures=PICTURES))
+        return OF_WINDOWS[views](windows, data, **options)
 
     alone = loaded(dataset())
     assert loaded(dataset(), workers=2) == alone

@@ -12,12 +12,12 @@ import torch
 from torch.utils.data import Dataset
 
 from richsem_schemas.errors import PictureError
-from richsem_train.data.cache.views import DamagedViewError
 from richsem_train.data.collate import Sample
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.targets import Target
+from tests.trainer.data.datasets import extra_of
 
 GLOBAL_BATCH = 4
 PICTURES = 18
@@ -55,10 +55,7 @@ def loaders(
     views="mosaics",
     **options,
 ):
-    extra = None
-    if cache is not None:
-        opened = open_extra(cache.layout.out, expected=ExpectedCache(views=views))
-        extra = ExtraDataset(opened, seed=0, lanes=4, on_damage=on_damage)
+    extra = None if cache is None else extra_of(cache, views=views, on_damage=on_damage)
     feed = DetectionFeed(FakeDetection(broken), epoch_indices, PICTURES // GLOBAL_BATCH)
     return TrainingLoaders(
         feed, extra, share=RankShare(GLOBAL_BATCH, rank, world_size, pictures_a_draw), workers=workers, **options
@@ -98,8 +95,7 @@ def test_an_epoch_shows_whole_batches_of_its_list_once(sequence):
 
 
 def test_the_extra_counter_runs_across_epochs(sequence, finished_cache):
-    opened = open_extra(finished_cache.layout.out, expected=ExpectedCache())
-    dataset = ExtraDataset(opened, seed=0, lanes=4)
+    dataset = extra_of(finished_cache)
     shown = [name for (_, kind), batch in sequence.items() if kind == "extra" for name, *_ in batch]
     assert shown == [dataset[n].name for n in range(len(shown))]
 

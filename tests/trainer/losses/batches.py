@@ -1,13 +1,16 @@
 """Made-up outputs and targets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from richsem_train.config import Supervision
+from richsem_train.choices import Supervision
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.federated import FederatedClasses
+from richsem_train.losses.matcher import HungarianMatcher, Match
+from richsem_train.outputs import DinoOutputs
 from richsem_train.targets import SoftLabels, Target
 
 CLASSES = 12
@@ -16,17 +19,7 @@ QUERIES = 9
 WIDTH = 6
 
 
-@dataclass(frozen=True, eq=False)
-class FakeOutputs:
-    pred_logits: Tensor
-    pred_boxes: Tensor
-    hidden: Tensor
-    encoder_logits: Tensor
-    encoder_boxes: Tensor
-    dn_logits: Tensor | None = None
-    dn_boxes: Tensor | None = None
-    dn_hidden: Tensor | None = None
-
+class FakeOutputs(DinoOutputs):
     def leaves(self) -> list[Tensor]:
         return [value for value in vars(self).values() if value is not None]
 
@@ -54,6 +47,12 @@ def generator(seed: int = 0) -> torch.Generator:
 def total_of(criterion: Criterion, losses: dict[str, Tensor]) -> Tensor:
     """The weighted sum of losses, as a step adds them."""
     return torch.stack([criterion.weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def match(logits_BQC: Tensor, boxes_BQ4: Tensor, targets: Sequence[Target], **costs: float) -> list[Match]:
+    """The matches of one layer, one a picture."""
+    stages = {"layer": (logits_BQC[None], boxes_BQ4[None])}
+    return HungarianMatcher(**costs).match_stages(stages, targets)["layer"][0]
 
 
 def mask_of(drawn: FederatedClasses, classes: int) -> Tensor:

@@ -9,7 +9,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 
 from richsem_train.losses.criterion import Criterion, LossWeights
 from richsem_train.losses.federated import draw_federated
-from richsem_train.losses.matcher import HungarianMatcher, NonFiniteError
+from richsem_train.losses.matcher import NonFiniteError
 from richsem_train.losses.soft_labels import SoftLoss, kl_full, kl_top_k
 from richsem_train.targets import Target
 from tests.trainer.losses.batches import (
@@ -24,6 +24,7 @@ from tests.trainer.losses.batches import (
     make_outputs,
     make_target,
     mask_of,
+    match,
     top_k_labels,
     total_of,
 )
@@ -113,7 +114,7 @@ def test_federated_losses_look_at_the_drawn_classes_only_anew_for_every_loss():
     for layer in range(LAYERS):
         logits = outputs.pred_logits[layer]
         wanted = torch.zeros_like(logits)
-        for b, (queries, objects) in enumerate(HungarianMatcher()(logits, outputs.pred_boxes[layer], targets)):
+        for b, (queries, objects) in enumerate(match(logits, outputs.pred_boxes[layer], targets)):
             wanted[b, queries, targets[b].labels[objects]] = 1.0
         focal = sigmoid_focal_loss(logits, wanted)[..., draws[layer]].sum() / 3.0
         assert losses[f"loss_class{suffix_of(layer)}"].item() == pytest.approx(focal.item(), rel=1e-5)
@@ -288,7 +289,7 @@ def test_soft_losses_are_the_divergences_at_matched_queries_and_denoising_positi
     losses = criterion(outputs, targets, denoising, num_boxes=6.0, semantic_logits=watched)
 
     assert [len(hidden) for hidden in seen] == [2 + 3 + 2 * (2 + 3)]
-    matches = HungarianMatcher()(outputs.pred_logits[-1], outputs.pred_boxes[-1], targets)
+    matches = match(outputs.pred_logits[-1], outputs.pred_boxes[-1], targets)
     for name, hidden, pairs, boxes in (
         ("loss_soft", outputs.hidden, matches, 6.0),
         ("loss_soft_dn", outputs.dn_hidden, denoising.positives, 12.0),
@@ -313,7 +314,7 @@ def test_embeddings_and_all_classes_kept_give_the_same_loss_and_gradient():
         targets = [make_target(3, soft_labels=soft_labels)]
         loss = criterion(outputs, targets, None, num_boxes=3.0, semantic_logits=branch)["loss_soft"]
         loss.backward()
-        queries, objects = HungarianMatcher()(outputs.pred_logits[-1], outputs.pred_boxes[-1], targets)[0]
+        queries, objects = match(outputs.pred_logits[-1], outputs.pred_boxes[-1], targets)[0]
         truth = teacher.log_probs(embedded.embeddings)[objects]
         assert loss.item() == pytest.approx(
             kl_full(truth, branch(outputs.hidden[0, queries])).sum().item() / 3.0, rel=1e-5

@@ -8,7 +8,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 
 from richsem_train.losses.matcher import HungarianMatcher, Match, NonFiniteError
 from richsem_train.targets import Target
-from tests.trainer.losses.batches import CLASSES, QUERIES, make_outputs, make_target
+from tests.trainer.losses.batches import CLASSES, QUERIES, FakeOutputs, make_outputs, make_target, match
 
 
 def theirs(logits_BQC: Tensor, boxes_BQ4: Tensor, targets: list[Target]) -> list[Match]:
@@ -23,13 +23,17 @@ def assert_same(matches: list[Match], expected: list[Match]) -> None:
         assert objects.tolist() == other_objects.tolist()
 
 
+def encoder_matches(outputs: FakeOutputs, targets: list[Target], **costs: float) -> list[Match]:
+    return match(outputs.encoder_logits, outputs.encoder_boxes, targets, **costs)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_matches_equal_deformable_detrs(seed: int):
     outputs = make_outputs(3, seed=seed, scale=3.0)
     targets = [make_target(count, seed=seed + place) for place, count in enumerate((4, 0, 7))]
 
     assert_same(
-        HungarianMatcher()(outputs.encoder_logits, outputs.encoder_boxes, targets),
+        encoder_matches(outputs, targets),
         theirs(outputs.encoder_logits.detach(), outputs.encoder_boxes.detach(), targets),
     )
 
@@ -37,9 +41,8 @@ def test_matches_equal_deformable_detrs(seed: int):
 def test_all_layers_at_once_equal_layer_by_layer():
     outputs = make_outputs(2)
     targets = [make_target(5), make_target(2, seed=1)]
-    matcher = HungarianMatcher()
 
-    matches = matcher.match_stages(
+    matches = HungarianMatcher().match_stages(
         {
             "decoder": (outputs.pred_logits, outputs.pred_boxes),
             "encoder": (outputs.encoder_logits[None], outputs.encoder_boxes[None]),
@@ -48,30 +51,29 @@ def test_all_layers_at_once_equal_layer_by_layer():
     )
 
     for layer, of_layer in enumerate(matches["decoder"]):
-        assert_same(of_layer, matcher(outputs.pred_logits[layer], outputs.pred_boxes[layer], targets))
-    assert_same(matches["encoder"][0], matcher(outputs.encoder_logits, outputs.encoder_boxes, targets))
+        assert_same(of_layer, match(outputs.pred_logits[layer], outputs.pred_boxes[layer], targets))
+    assert_same(matches["encoder"][0], encoder_matches(outputs, targets))
 
 
 def test_a_batch_is_matched_as_its_pictures_alone():
     outputs = make_outputs(2)
     targets = [make_target(6), make_target(1, seed=1)]
 
-    together = HungarianMatcher()(outputs.encoder_logits, outputs.encoder_boxes, targets)
+    together = encoder_matches(outputs, targets)
 
     for place, target in enumerate(targets):
         one = slice(place, place + 1)
-        alone = HungarianMatcher()(outputs.encoder_logits[one], outputs.encoder_boxes[one], [target])
-        assert_same(together[one], alone)
+        assert_same(together[one], encoder_matches(outputs.of(one), [target]))
 
 
 def test_classes_of_unlabelled_pictures_dont_count():
     outputs = make_outputs(2)
     targets = [make_target(4, supervision="unlabelled"), make_target(4, seed=1)]
 
-    blind = HungarianMatcher(class_cost=0.0)(outputs.encoder_logits, outputs.encoder_boxes, targets)
-    seeing = HungarianMatcher(class_cost=50.0)(outputs.encoder_logits, outputs.encoder_boxes, targets)
+    blind = encoder_matches(outputs, targets, class_cost=0.0)
+    seeing = encoder_matches(outputs, targets, class_cost=50.0)
     labelled = [replace(target, labels=torch.full((4,), 3), supervision="labelled") for target in targets]
-    otherwise = HungarianMatcher(class_cost=50.0)(outputs.encoder_logits, outputs.encoder_boxes, labelled)
+    otherwise = encoder_matches(outputs, labelled, class_cost=50.0)
 
     assert_same(blind[:1], seeing[:1])
     assert [match[0].tolist() for match in seeing] != [match[0].tolist() for match in otherwise]
@@ -79,7 +81,7 @@ def test_classes_of_unlabelled_pictures_dont_count():
 
 def test_more_objects_than_queries_match_each_query_once():
     outputs = make_outputs(1)
-    ((queries, objects),) = HungarianMatcher()(outputs.encoder_logits, outputs.encoder_boxes, [make_target(15)])
+    ((queries, objects),) = encoder_matches(outputs, [make_target(15)])
 
     assert queries.tolist() == list(range(QUERIES))
     assert len(set(objects.tolist())) == QUERIES
@@ -87,7 +89,7 @@ def test_more_objects_than_queries_match_each_query_once():
 
 def test_no_objects_at_all_match_nothing():
     outputs = make_outputs(2)
-    matches = HungarianMatcher()(outputs.encoder_logits, outputs.encoder_boxes, [make_target(0), make_target(0)])
+    matches = encoder_matches(outputs, [make_target(0), make_target(0)])
 
     assert [(len(queries), len(objects)) for queries, objects in matches] == [(0, 0), (0, 0)]
 
@@ -127,8 +129,8 @@ def test_logits_and_true_boxes_that_are_not_finite_are_named():
     target = make_target(2, seed=5)
 
     with pytest.raises(NonFiniteError, match="class logits of picture 5"):
-        HungarianMatcher()(logits, outputs.encoder_boxes, [target])
+        match(logits, outputs.encoder_boxes, [target])
     broken = replace(target, boxes_cxcywh_norm=target.boxes_cxcywh_norm * float("nan"))
     with pytest.raises(NonFiniteError, match=r"true boxes of picture 5, number 0 of the batch$"):
-        HungarianMatcher()(outputs.encoder_logits, outputs.encoder_boxes, [broken])
+        encoder_matches(outputs, [broken])
     assert issubclass(NonFiniteError, FloatingPointError)

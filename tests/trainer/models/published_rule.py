@@ -24,13 +24,13 @@ from transformers.models.grounding_dino.modeling_grounding_dino import encode_si
 
 State = dict[str, Tensor]
 
-_ENCODER_NAMES = {
+ENCODER_NAMES = {
     "norm1": "self_attn_layer_norm",
     "norm2": "final_layer_norm",
     "linear1": "mlp.fc1",
     "linear2": "mlp.fc2",
 }
-_DECODER_NAMES = {
+DECODER_NAMES = {
     "norm1": "encoder_attn_layer_norm",
     "norm2": "self_attn_layer_norm",
     "norm3": "final_layer_norm",
@@ -91,8 +91,8 @@ def detect(
         "level_start_index": torch.tensor([0, *[h * w for h, w in sizes]]).cumsum(0)[:-1],
     }
     for layer in range(_count(state, "transformer.encoder.layers")):
-        encode = _layer(
-            DeformableDetrEncoderLayer(config), _ENCODER_NAMES, _below(state, f"transformer.encoder.layers.{layer}")
+        encode = as_transformers(
+            DeformableDetrEncoderLayer(config), ENCODER_NAMES, _below(state, f"transformer.encoder.layers.{layer}")
         )
         tokens = encode(
             tokens,
@@ -109,8 +109,8 @@ def detect(
         # What published weights have learnt: boxes as shares of the padded batch.
         in_batch = before[:, :, None] * ratios_4[:, None]
         sines = encode_sinusoidal_position_embedding(in_batch[:, :, 0], width // 2)
-        decode = _layer(
-            DeformableDetrDecoderLayer(config), _DECODER_NAMES, _below(state, f"transformer.decoder.layers.{layer}")
+        decode = as_transformers(
+            DeformableDetrDecoderLayer(config), DECODER_NAMES, _below(state, f"transformer.decoder.layers.{layer}")
         )
         queries = decode(
             queries,
@@ -173,14 +173,20 @@ def _sine_position(mask: Tensor, width: int) -> Tensor:
 
 
 def _config(state: State, shape: Shape, levels: int, width: int) -> DeformableDetrConfig:
+    ffn_dim = len(state["transformer.encoder.layers.0.linear1.bias"])
+    return deformable_detr(width, heads=shape.heads, points=shape.points, levels=levels, ffn_dim=ffn_dim)
+
+
+def deformable_detr(width: int, *, heads: int, points: int, levels: int, ffn_dim: int) -> DeformableDetrConfig:
+    """Sizes of transformers' layers, which drop nothing out."""
     return DeformableDetrConfig(
         d_model=width,
-        encoder_attention_heads=shape.heads,
-        decoder_attention_heads=shape.heads,
-        encoder_n_points=shape.points,
-        decoder_n_points=shape.points,
-        encoder_ffn_dim=len(state["transformer.encoder.layers.0.linear1.bias"]),
-        decoder_ffn_dim=len(state["transformer.decoder.layers.0.linear1.bias"]),
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_n_points=points,
+        decoder_n_points=points,
+        encoder_ffn_dim=ffn_dim,
+        decoder_ffn_dim=ffn_dim,
         num_feature_levels=levels,
         dropout=0.0,
         attention_dropout=0.0,
@@ -190,7 +196,8 @@ def _config(state: State, shape: Shape, levels: int, width: int) -> DeformableDe
     )
 
 
-def _layer(module: nn.Module, names: dict[str, str], state: State) -> nn.Module:
+def as_transformers(module: nn.Module, names: dict[str, str], state: State) -> nn.Module:
+    """A layer of transformers with weights of ours, in float64."""
     renamed = {}
     for name, weight in state.items():
         if "in_proj_" in name:

@@ -5,9 +5,10 @@ from torch.testing import assert_close
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import ModelConfig
 from richsem_train.models.backbone import make_backbone
-from richsem_train.models.dino import Dino, DinoOutputs
+from richsem_train.models.dino import Dino
 from richsem_train.models.neck import FeatureLevel
 from richsem_train.models.position import sine_position
+from richsem_train.outputs import DinoOutputs
 from richsem_train.run.build import build_detector
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino
 from tests.trainer.tiny import VALUES

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import DeformableDetrConfig
 from transformers.models.deformable_detr.modeling_deformable_detr import (
     DeformableDetrDecoderLayer,
     DeformableDetrEncoder,
@@ -14,6 +13,7 @@ from richsem_train.models.decoder import Decoder, DecoderLayer, sine_embedding_o
 from richsem_train.models.encoder import EncoderLayer, token_centres, valid_ratios
 from richsem_train.models.heads import BoxHead, inverse_sigmoid
 from richsem_train.models.query_selection import at_least_tokens, best_tokens, encoder_proposals
+from tests.trainer.models.published_rule import DECODER_NAMES, ENCODER_NAMES, as_transformers, deformable_detr
 from tests.trainer.models.tiny_dino import shaken
 
 WIDTH, HEADS, POINTS, FFN = 16, 4, 2, 24
@@ -21,35 +21,10 @@ SHAPES = ((6, 8), (3, 4))
 TOKENS = sum(height * width for height, width in SHAPES)
 LAYER = {"levels": 2, "heads": HEADS, "points": POINTS, "ffn_dim": FFN, "dropout": 0.0, "backend": "torch"}
 
-PARTS = {
-    "linear1": "mlp.fc1",
-    "linear2": "mlp.fc2",
-    "self_attn.out_proj": "self_attn.o_proj",
-    "cross_attn": "encoder_attn",
-}
-NORMS = {
-    "encoder": {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"},
-    "decoder": {"norm1": "encoder_attn_layer_norm", "norm2": "self_attn_layer_norm", "norm3": "final_layer_norm"},
-}
-
 
 @pytest.fixture
 def config():
-    return DeformableDetrConfig(
-        d_model=WIDTH,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_n_points=POINTS,
-        decoder_n_points=POINTS,
-        encoder_ffn_dim=FFN,
-        decoder_ffn_dim=FFN,
-        num_feature_levels=2,
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        activation_function="relu",
-        use_timm_backbone=False,
-    )
+    return deformable_detr(WIDTH, heads=HEADS, points=POINTS, levels=2, ffn_dim=FFN)
 
 
 def masks(*hw_of_pictures: tuple[int, int]) -> list[torch.Tensor]:
@@ -71,30 +46,13 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def copied(ours, theirs, kind):
-    """Our layer's weights in transformers' layer."""
-    state = {}
-    for name, weight in ours.state_dict().items():
-        if "in_proj_" in name:
-            for part, rows in zip("qkv", weight.chunk(3), strict=True):
-                state[f"self_attn.{part}_proj.{name.rsplit('_', 1)[1]}"] = rows
-            continue
-        for old, new in (PARTS | NORMS[kind]).items():
-            if name.startswith(f"{old}."):
-                name = f"{new}.{name.removeprefix(f'{old}.')}"
-                break
-        state[name] = weight
-    theirs.load_state_dict(state)
-    return theirs.double().eval()
-
-
 def where_levels_start():
     return torch.tensor([0, SHAPES[0][0] * SHAPES[0][1]])
 
 
 def test_an_encoder_layer_equals_that_of_transformers(config):
     ours = shaken(EncoderLayer(WIDTH, **LAYER)).double()
-    theirs = copied(ours, DeformableDetrEncoderLayer(config), "encoder")
+    theirs = as_transformers(DeformableDetrEncoderLayer(config), ENCODER_NAMES, ours.state_dict())
     levels = masks((6, 8), (4, 6))
     tokens, position = random(2, TOKENS, WIDTH), random(2, TOKENS, WIDTH, seed=1)
     centres = token_centres(SHAPES, valid_ratios(levels, torch.float64))
@@ -112,7 +70,7 @@ def test_an_encoder_layer_equals_that_of_transformers(config):
 
 def test_a_decoder_layer_equals_that_of_transformers(config):
     ours = shaken(DecoderLayer(WIDTH, **LAYER)).double()
-    theirs = copied(ours, DeformableDetrDecoderLayer(config), "decoder")
+    theirs = as_transformers(DeformableDetrDecoderLayer(config), DECODER_NAMES, ours.state_dict())
     queries, position, memory = random(2, 5, WIDTH), random(2, 5, WIDTH, seed=1), random(2, TOKENS, WIDTH, seed=2)
     boxes = random(2, 5, 2, 4, seed=3).sigmoid()
     padding = flat(masks((6, 8), (4, 6)))

@@ -4,11 +4,11 @@ import pytest
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.results.detections import (
-    DetectionWriter,
     PictureDetections,
     join_pictures,
     merge_detections,
     rank_file,
+    write_detections,
 )
 
 
@@ -23,9 +23,7 @@ def found(seed: int, count: int) -> PictureDetections:
 
 
 def write(path, pictures):
-    with DetectionWriter(path) as writer:
-        for image_id, one in pictures:
-            writer.add(image_id, one)
+    write_detections(path, pictures)
     return path
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_train.data.collate import collate
-from richsem_train.results.inference import Detector, detect_all
-from richsem_train.run.engine import Normalise
+from richsem_train.models.inputs import Normalise
+from richsem_train.results.inference import BatchDetector, detect_all
 from tests.trainer.models.tiny_dino import CLASSES, shaken, tiny_dino
 
 NAMES = ("none", "one", "two", "", "four", "five", "six")
@@ -19,7 +19,7 @@ def detector():
     model = shaken(tiny_dino()).eval()
     normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert len(NAMES) == CLASSES
-    return Detector(model, normalise, "fp32", NAMES, keep=20, short_side=64, longest_side=96)
+    return BatchDetector(model, normalise, "fp32", NAMES, keep=20, short_side=64, longest_side=96)
 
 
 def picture(seed=0, hw=(48, 80)):
@@ -51,8 +51,7 @@ def test_boxes_are_in_pixels_of_the_picture_as_decoded(detector):
 
 
 def test_a_picture_is_detected_alike_alone_and_beside_another_of_its_size(detector):
-    samples = [detector._sample(picture(seed))._replace(name=str(seed)) for seed in range(3)]
-    together = detector.detect(collate(samples))
+    together = detector.detect_pictures([picture(seed) for seed in range(3)], batch_size=2)
     for seed, found in enumerate(together):
         alone = detector.detect_picture(picture(seed))
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
@@ -66,7 +65,7 @@ def test_detections_come_with_the_ids_of_their_pictures(detector):
 
 
 def test_bf16_detects_about_the_same(detector):
-    halved = Detector(**(vars(detector) | {"precision": "bf16"}))
+    halved = BatchDetector(**(vars(detector) | {"precision": "bf16"}))
     one, other = detector.detect_picture(picture()), halved.detect_picture(picture())
     assert other.scores.dtype == other.boxes_xyxy_px.dtype == np.float32
     assert np.abs(one.scores[:5] - other.scores[:5]).max() < 0.1

@@ -11,6 +11,7 @@ from richsem_train.results.detections import PictureDetections
 from richsem_train.results.lettering import Lettering, can_be_drawn, one_line, split_by_face, turned
 from richsem_train.results.pictures import contact_sheet, draw_detections
 from richsem_train.results.plots import plot_comparison
+from tests.trainer.results.classes import class_table
 
 NAMES = {
     "Chinese": "红色的狗", "Japanese": "日本語のカタカナ", "Korean": "한국어 자동차", "Arabic": "كلب أسود",
@@ -111,10 +112,10 @@ def test_a_class_whose_letters_no_font_has_is_shown_by_its_number(name):
     assert not can_be_drawn(name)
     found = PictureDetections(np.array([17]), np.array([[40, 60, 200, 300]], np.float32), np.array([0.5], np.float32))
     image = Image.new("RGB", (640, 480))
-    shown = draw_detections(image, found, names={17: name})
-    assert shown.tobytes() == draw_detections(image, found, names={17: "#17"}).tobytes()
+    shown = draw_detections(image, found, class_table({17: name}))
+    assert shown.tobytes() == draw_detections(image, found, class_table({17: "#17"})).tobytes()
     # A caption has no number; whatever it shows, it is no error.
-    contact_sheet([image], 1, [name])
+    contact_sheet([image], [name], 1, legend=False)
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
@@ -122,7 +123,7 @@ def test_labels_hold_their_text(name):
     """A label's colour surrounds its letters, but for marks that reach above or below a line."""
     found = PictureDetections(np.array([0]), np.array([[40, 100, 600, 400]], np.float32), np.array([0.5], np.float32))
     image = Image.new("RGB", (640, 480), (255, 255, 255))
-    shown = np.asarray(draw_detections(image, found, names={0: name}))
+    shown = np.asarray(draw_detections(image, found, class_table({0: name})))
     colour = (shown == (86, 180, 233)).all(axis=2)
     right = np.flatnonzero(colour[80:99].any(axis=0)).max()
     letters = (shown[70:99] < 100).all(axis=2).any(axis=0)

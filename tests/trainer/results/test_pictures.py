@@ -3,17 +3,13 @@ import pytest
 from PIL import Image
 
 from richsem_train.results.detections import PictureDetections
-from richsem_train.results.pictures import (
-    FREQUENCY_COLOURS,
-    Style,
-    choose_drawn,
-    contact_sheet,
-    draw_detections,
-    place_labels,
-)
+from richsem_train.results.labels import Style, place_labels
+from richsem_train.results.pictures import FREQUENCY_COLOURS, choose_drawn, contact_sheet, draw_detections
+from tests.trainer.results.classes import class_table
 
 NAMES = {1: "passenger_car_(part_of_a_train)", 2: "jalapeño", 3: "an_extraordinarily_long_name_" * 6}
-FREQUENCIES = {1: "r", 2: "c", 3: "f"}
+PLAIN, OF_FREQUENCIES = class_table(NAMES), class_table(NAMES, {1: "r", 2: "c", 3: "f"})
+GREY = Image.new("RGB", (640, 480), (128, 128, 128))
 # Severity 1.0 of Machado, Oliveira and Fernandes 2009, on linear RGB.
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
@@ -40,41 +36,34 @@ def test_frequencies_differ_for_every_kind_of_colour_vision(vision):
 
 
 def test_boxes_have_the_colour_of_their_frequency():
-    image = Image.new("RGB", (640, 480), (128, 128, 128))
     found = detections([1, 50, 50, 150, 150, 0.9], [2, 250, 50, 350, 150, 0.9], [3, 450, 200, 550, 300, 0.9])
-    drawn = draw_detections(image, found, names={}, frequencies=FREQUENCIES, legend=False)
-    assert drawn.size == image.size
+    drawn = draw_detections(GREY, found, OF_FREQUENCIES, legend=False)
+    assert drawn.size == GREY.size
     for x, y, letter in ((50, 120, "r"), (250, 120, "c"), (450, 250, "f")):
         assert drawn.getpixel((x, y)) == FREQUENCY_COLOURS[letter]
 
 
-def test_the_picture_itself_is_left_alone():
-    image = Image.new("RGB", (640, 480))
-    draw_detections(image, detections([1, 50, 50, 150, 150, 0.9]), names=NAMES)
-    assert image.getextrema() == ((0, 0),) * 3
-
-
-def test_nothing_found_shows_the_picture():
+def test_the_picture_itself_is_left_alone_and_shown_where_nothing_is_found():
     image = Image.effect_noise((640, 480), 50).convert("RGB")
-    drawn = draw_detections(image, detections(), names=NAMES, frequencies=FREQUENCIES, legend=False)
-    assert drawn.tobytes() == image.tobytes()
+    before = image.tobytes()
+    draw_detections(image, detections([1, 50, 50, 150, 150, 0.9]), PLAIN)
+    assert image.tobytes() == before
+    assert draw_detections(image, detections(), OF_FREQUENCIES, legend=False).tobytes() == before
 
 
 def test_a_legend_stands_below_the_picture_only_where_there_are_frequencies():
     image = Image.effect_noise((640, 480), 50).convert("RGB")
-    with_legend = draw_detections(image, detections(), names=NAMES, frequencies=FREQUENCIES)
+    with_legend = draw_detections(image, detections(), OF_FREQUENCIES)
     assert with_legend.height > image.height
     assert with_legend.crop((0, 0, 640, 480)).tobytes() == image.tobytes()
     colours = {colour for _, colour in with_legend.crop((0, 480, 640, with_legend.height)).getcolors(10_000)}
     assert set(FREQUENCY_COLOURS.values()) <= colours
-    assert draw_detections(image, detections(), names=NAMES).size == image.size
+    assert draw_detections(image, detections(), PLAIN).size == image.size
 
 
 def test_small_pictures_are_enlarged_with_their_boxes():
-    image = Image.new("RGB", (128, 128), (128, 128, 128))
-    drawn = draw_detections(
-        image, detections([2, 32, 64, 96, 120, 0.9]), names={}, frequencies=FREQUENCIES, legend=False
-    )
+    small = Image.new("RGB", (128, 128), (128, 128, 128))
+    drawn = draw_detections(small, detections([2, 32, 64, 96, 120, 0.9]), OF_FREQUENCIES, legend=False)
     assert drawn.size == (512, 512)
     assert drawn.getpixel((128, 400)) == FREQUENCY_COLOURS["c"]
 
@@ -112,29 +101,31 @@ def test_lines_and_letters_grow_with_the_picture():
 
 def test_worst_and_surplus_detections_are_left_out():
     found = detections(*[[1, 10 * i, 0, 10 * i + 8, 8, 0.1 * i] for i in range(10)])
-    assert choose_drawn(found, score_threshold=0.35, most=30) == [9, 8, 7, 6, 5, 4]
-    assert choose_drawn(found, score_threshold=0.0, most=2) == [9, 8]
+    assert choose_drawn(found, score_threshold=0.35, most=30).tolist() == [9, 8, 7, 6, 5, 4]
+    assert choose_drawn(found, score_threshold=0.0, most=2).tolist() == [9, 8]
 
 
 def test_of_boxes_that_coincide_the_best_is_drawn():
     found = detections([1, 0, 0, 100, 100, 0.5], [2, 1, 0, 100, 100, 0.6], [3, 0, 0, 50, 100, 0.4])
-    assert choose_drawn(found, score_threshold=0.3, most=30) == [1, 2]
+    assert choose_drawn(found, score_threshold=0.3, most=30).tolist() == [1, 2]
+
+
+def test_boxes_without_area_or_of_equal_scores_are_kept_in_the_models_order():
+    empty = [20, 20, 20, 20, 0.7]
+    found = detections([1, *empty], [2, *empty], [3, 50, 50, 60, 60, 0.7], [1, 0, 0, 9, 9, 0.8])
+    assert choose_drawn(found, score_threshold=0.7, most=30).tolist() == [3, 0, 1, 2]
+    assert choose_drawn(detections(), score_threshold=0, most=30).tolist() == []
 
 
 def test_boxes_outside_and_without_area_are_no_error():
     found = detections([1, -50, -50, 2000, 2000, 0.9], [2, 700, 700, 800, 800, 0.8], [3, 20, 20, 20, 20, 0.7])
-    assert draw_detections(Image.new("RGB", (640, 480)), found, names=NAMES).size == (640, 480)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_other_modes_become_rgb(mode):
-    drawn = draw_detections(Image.new(mode, (640, 480)), detections([1, 5, 5, 90, 90, 0.9]), names=NAMES)
-    assert drawn.mode == "RGB"
+    assert draw_detections(GREY, found, PLAIN).size == (640, 480)
 
 
 def test_a_contact_sheet_shows_all_pictures_row_by_row():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
-    sheet = contact_sheet([Image.new("RGB", (60, 40 + 5 * i), c) for i, c in enumerate(colours)], 3, ["a"] * 5)
+    pictures = [Image.new("RGB", (60, 40 + 5 * i), colour) for i, colour in enumerate(colours)]
+    sheet = contact_sheet(pictures, "abcde", 3, legend=False)
     pixels = np.asarray(sheet)
     centres = [np.argwhere((pixels == colour).all(axis=2)).mean(axis=0) for colour in colours]
     assert max(c[0] for c in centres[:3]) < min(c[0] for c in centres[3:])
@@ -143,4 +134,4 @@ def test_a_contact_sheet_shows_all_pictures_row_by_row():
 
 
 def test_a_contact_sheet_of_one_picture_needs_no_more_columns():
-    assert contact_sheet([Image.new("RGB", (60, 40))], 4).width < 120
+    assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4, legend=False).width < 120

@@ -8,8 +8,10 @@ from PIL import Image
 from richsem_schemas.errors import RichSemError
 from richsem_train.results.detections import PictureDetections
 from richsem_train.results.predict import name_outputs, predict
+from tests.trainer.results.classes import class_table
 
 NAMES = {1: "sofa", 2: "zebra"}
+CLASSES = class_table(NAMES)
 
 
 def detect(image):
@@ -26,14 +28,10 @@ def picture(path: Path, size=(60, 40)) -> Path:
 
 def test_pictures_and_json_are_written(tmp_path):
     paths = [picture(tmp_path / "in" / "a.jpg"), picture(tmp_path / "in" / "b.png", (30, 50))]
-    done = predict(paths, detect, tmp_path / "out", names=NAMES, frequencies={2: "r"})
+    done = predict(paths, detect, tmp_path / "out", classes=class_table(NAMES, {2: "r"}))
     assert [path.name for path in done.pictures] == ["a.jpg", "b.png"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "a.jpg",
-        "b.png",
-        "predictions.json",
-        "sheet.jpg",
-    ]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"a.jpg", "b.png", "predictions.json", "sheet.jpg"}
     for path, extension in zip(done.pictures, ("JPEG", "PNG"), strict=True):
         with Image.open(path) as image:
             assert image.format == extension
@@ -51,7 +49,7 @@ def test_pictures_that_fail_are_named_and_the_others_done(tmp_path):
     paths = [tmp_path / "missing.jpg", broken, picture(tmp_path / "fine.jpg"), tmp_path]
     seen = []
     done = predict(
-        paths, detect, tmp_path / "out", names=NAMES, on_picture=lambda path, problem: seen.append((path, problem))
+        paths, detect, tmp_path / "out", classes=CLASSES, on_picture=lambda path, problem: seen.append((path, problem))
     )
     assert [path.name for path in done.pictures] == ["fine.jpg"]
     assert [path for path, _ in done.failed] == [paths[0], paths[1], paths[3]]
@@ -64,7 +62,7 @@ def test_pictures_that_fail_are_named_and_the_others_done(tmp_path):
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     paths = [picture(tmp_path / folder / "cat.jpg") for folder in "ab"] + [picture(tmp_path / "c" / "CAT.jpg")]
-    done = predict(paths, detect, tmp_path / "out", names=NAMES)
+    done = predict(paths, detect, tmp_path / "out", classes=CLASSES)
     assert [path.name for path in done.pictures] == ["cat.jpg", "cat-2.jpg", "CAT-3.jpg"]
     assert all(path.is_file() for path in done.pictures)
 
@@ -86,7 +84,7 @@ def test_distinct_names_that_look_like_numbered_copies_stay_apart():
 
 
 def test_no_pictures_give_an_empty_report(tmp_path):
-    assert predict([], detect, tmp_path, names=NAMES).pictures == ()
+    assert predict([], detect, tmp_path, classes=CLASSES).pictures == []
     assert json.loads((tmp_path / "predictions.json").read_text()) == {"pictures": [], "failed": []}
 
 
@@ -96,7 +94,8 @@ def test_no_pictures_give_an_empty_report(tmp_path):
     ids=["drawn", "no font", "below the threshold"],
 )
 def test_what_is_drawn_for_a_name_that_no_font_has_is_told(tmp_path, names, number):
-    done = predict([picture(tmp_path / "a.jpg"), picture(tmp_path / "b.jpg")], detect, tmp_path / "out", names=names)
+    paths = [picture(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+    done = predict(paths, detect, tmp_path / "out", classes=class_table(names))
     assert done.number_for_name == number
     report = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert report["pictures"][0]["detections"][0]["name"] == names[2]
@@ -104,7 +103,7 @@ def test_what_is_drawn_for_a_name_that_no_font_has_is_told(tmp_path, names, numb
 
 def test_long_names_of_large_letters_are_cut_to_what_file_systems_take_and_stay_apart(tmp_path):
     paths = [picture(tmp_path / "in" / f"{'猫' * 80}{number}.jpg") for number in (1, 2)] + [picture(tmp_path / "b.jpg")]
-    done = predict(paths, detect, tmp_path / "out", names=NAMES)
+    done = predict(paths, detect, tmp_path / "out", classes=CLASSES)
     assert [path.name for path in done.pictures] == ["猫" * 66 + ".jpg", "猫" * 66 + "-2.jpg", "b.jpg"]
     report = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [one["source"] for one in report["pictures"]] == [str(path) for path in paths]
@@ -120,6 +119,6 @@ def test_detections_that_are_no_numbers_are_refused_before_anything_is_written(t
 
     path = picture(tmp_path / "a.jpg")
     with pytest.raises(RichSemError, match="1 detections have a score or a box that is not finite") as caught:
-        predict([path], diverged, tmp_path / "out", names=NAMES)
+        predict([path], diverged, tmp_path / "out", classes=CLASSES)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -64,7 +64,9 @@ def test_comparison_table_shows_mean_deviation_and_difference():
 
 
 def test_an_arm_without_runs_is_shown_as_such():
-    assert "-" in shown(comparison_table({"hard": [{"AP": 0.5}], "late": []}, title="Demo", columns=("AP",)))
+    assert "-" in shown(
+        comparison_table({"hard": [{"AP": 0.5}], "late": []}, title="Demo", columns=("AP",), baseline="hard")
+    )
 
 
 def test_run_content_is_valid_json():

@@ -58,6 +58,16 @@ def test_forgetting_without_a_log_begins_an_empty_one(path):
     assert path.read_bytes() == b""
 
 
+def test_of_steps_that_were_taken_twice_the_later_records_count(path):
+    write(path.parent, *STEPS, ("train", 2, {"loss": 7.0}))
+    assert [(line["step"], line["loss"]) for line in read_log(path).steps] == [(1, 1.0), (2, 7.0), (3, 3.0)]
+
+
+def test_a_missing_log_is_named(path):
+    with pytest.raises(RichSemError, match=r"log\.jsonl"):
+        read_log(path)
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"event": "train"}', '{"event": "train", "step": "1"}'])
 def test_a_damaged_line_in_the_middle_is_named(path, line):
     path.write_text(line + "\n" + json.dumps({"event": "train", "step": 2}) + "\n")

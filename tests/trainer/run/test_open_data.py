@@ -18,13 +18,8 @@ from richsem_train.data.extra import ExtraDataset
 from richsem_train.run.build import build_criterion
 from richsem_train.run.open_data import data_folder, open_data, open_vocabulary
 from tests.pipeline.synthetic_cache import CLASSES, DIM
-from tests.trainer.tiny import make_cache, make_world
+from tests.trainer.tiny import make_cache
 from tests.trainer.windows import WindowsCache
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def data(tmp_path):
 
 
 def missing(data):
-    return [each for looked in look_at_all(data) for each in looked.missing]
+    return [each for _, found in look_at_all(data) for each in found]
 
 
 def check(data, **options):

@@ -1,51 +1,50 @@
-"""What is done about pictures of detection data that can't be read."""
+"""What is done about pictures and views that can't be read: the same for all kinds of data."""
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeVar
 
-from richsem_schemas.errors import PictureError
-from richsem_train.data.cache.views import DamagedViewError
+from richsem_schemas.errors import CorruptCacheError, PictureError
 
 MAX_DAMAGED_IN_A_ROW = 16
 """So many damaged pictures beside each other are no accident; training stops even when told to skip."""
 
 OnDamage = Literal["stop", "skip"]
-"""What to do about a picture that is missing or broken: stop, or take the next one and log a warning."""
+"""What to do about a picture or view that is missing or broken: stop, or take another one and tell."""
 
+
+class DamagedViewError(CorruptCacheError):
+    """A view can't be read; names its shard, the reason and the remedy."""
+
+
+_Place = TypeVar("_Place")
 _Read = TypeVar("_Read")
 
-_log = logging.getLogger(__name__)
 
-
-def whole_picture(
-    picture: int, read: Callable[[int], _Read], pictures: int, *, on_damage: OnDamage
-) -> tuple[int, _Read, tuple[str, ...]]:
-    """What is read of a picture, or where damage is skipped of the next whole one.
+def first_whole(
+    candidates: Iterable[_Place], read: Callable[[_Place], _Read], *, on_damage: OnDamage
+) -> tuple[_Place, _Read, tuple[str, ...]]:
+    """Read a picture or a view, or one that takes its place.
 
     Args:
-        picture: its index.
-        read: reads the one of an index.
-        pictures: how many there are.
-        on_damage: whether there is a next one.
+        candidates: the one that is asked for, then those that may take its place.
+        read: reads one of them.
+        on_damage: "stop" reads none but the first.
 
     Returns:
-        The index of the one that was read; what was read; a message for each that couldn't be.
+        Which one was read; what was read; a message for each damaged one before it.
 
     Raises:
         PictureError, DamagedViewError: as `read` raises it; nor can those be read that may take its place.
     """
     damage: list[PictureError | DamagedViewError] = []
-    for step in range(MAX_DAMAGED_IN_A_ROW):
-        index = (picture + step) % pictures
+    for candidate in candidates:
         try:
-            return index, read(index), tuple(map(str, damage))
+            return candidate, read(candidate), tuple(map(str, damage))
         except (PictureError, DamagedViewError) as error:
             if on_damage == "stop":
                 raise
             damage.append(error)
-            _log.warning("skipped a damaged picture, the next one takes its place: %s", error)
     raise type(damage[0])(
-        f"{damage[0]}; the {MAX_DAMAGED_IN_A_ROW - 1} pictures listed after it are missing, damaged or left out as "
-        "well: check the folder that they lie in"
+        f"{damage[0]}; the {len(damage) - 1} tried in its place are missing, damaged or left out as well: check the "
+        "folder that they lie in"
     )

@@ -1,32 +1,69 @@
 """Pictures of a detection dataset as samples, for training and for evaluation."""
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
-from richsem_schemas.cache.geometry import resized_hw
+from richsem_schemas.cache.geometry import Crop, draw_crop, resized_hw, uncut
+from richsem_schemas.cache.recipes import AnnotatedPicture, box_view
+from richsem_schemas.cache.view import View
 from richsem_schemas.errors import PictureError
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, decode_picture
 from richsem_train.data.collate import Sample
-from richsem_train.data.damage import OnDamage, whole_picture
-from richsem_train.data.transforms import Augmentation, Boxes, augment, resize, xyxy_px_to_cxcywh_norm
+from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW, OnDamage, first_whole
+from richsem_train.data.soft_labels import target_of
+from richsem_train.data.transforms import Augmentation, apply
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
 """Sets the augmentation of detection pictures apart from other random numbers of the same seed."""
 
+DetectionKey = tuple[int, int, int]
+"""Epoch, position in it, picture."""
 
-class DetectionDataset(Dataset[Sample]):
-    """Augmented training pictures, by (epoch, position in the epoch, picture).
 
-    What a sample shows is a function of the seed and these three, whoever asks for it and whenever.
+class TrainingPictures(Dataset[Sample], ABC):
+    """Training pictures, by (epoch, position in the epoch, picture); the next one takes the place of a damaged one.
+
+    What a sample shows is a function of these three and the seed, whoever asks for it and whenever.
+
+    Args:
+        data: the annotations; category ids are rows of the vocabulary.
+        on_damage: what to do about missing or broken pictures.
+    """
+
+    def __init__(self, data: DetectionData, *, on_damage: OnDamage) -> None:
+        self.data = data
+        self.on_damage = on_damage
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.data)
+
+    def __getitem__(self, key: DetectionKey) -> Sample:
+        """Read and show one picture.
+
+        Raises:
+            PictureError, DamagedViewError: it can't be read, and nor can those that may take its place.
+        """
+        candidates = ((key[2] + step) % len(self.data) for step in range(MAX_DAMAGED_IN_A_ROW))
+        index, (pixels, target), damage = first_whole(candidates, partial(self._show, key), on_damage=self.on_damage)
+        return Sample(pixels, target, self.data.files[index], damage)
+
+    @abstractmethod
+    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
+        """Pixels and truth of the picture at an index, as they are drawn for a key."""
+
+
+class DetectionDataset(TrainingPictures):
+    """Augmented training pictures.
 
     Args:
         data: the annotations.
@@ -45,32 +82,16 @@ class DetectionDataset(Dataset[Sample]):
         on_damage: OnDamage = "stop",
         is_hard: bool = False,
     ) -> None:
-        self.data = data
+        super().__init__(data, on_damage=on_damage)
         self.augmentation = augmentation
         self.seed = seed
-        self.on_damage = on_damage
         self.is_hard = is_hard
 
-    def __len__(self) -> int:
-        """How many pictures there are."""
-        return len(self.data)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """Augment one picture.
-
-        Raises:
-            PictureError: it is missing or broken, and so are those that may take its place.
-        """
-        epoch, position, picture = key
-        index, image, damage = whole_picture(
-            picture, partial(read_picture, self.data), len(self.data), on_damage=self.on_damage
-        )
-        rng = np.random.default_rng([self.seed, AUGMENTATION_STREAM, epoch, position])
-        boxes_xyxy_px, labels = objects_xyxy(self.data, index, _hw(image))
-        augmented = augment(image, boxes_xyxy_px, self.augmentation, rng)
-        kept = labels[augmented.kept]
-        sample = _sample(self.data, index, augmented.image, augmented.boxes_xyxy_px, kept, _hw(image))
-        return sample._replace(target=replace(sample.target, is_hard=self.is_hard), damage=damage)
+    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
+        image = read_picture(self.data, index)
+        crop, window = draw_window(self.data, index, _hw(image), self.augmentation, key=key, seed=self.seed)
+        target = target_of(window, image_id=int(self.data.image_ids[index]), original_hw=_hw(image))
+        return apply(image, crop), replace(target, is_hard=self.is_hard)
 
 
 class EvaluationDataset(Dataset[Sample]):
@@ -100,9 +121,53 @@ class EvaluationDataset(Dataset[Sample]):
         if not 0 <= index < len(self.data):
             raise IndexError(index)
         image = read_picture(self.data, index)
-        boxes_xyxy_px, labels = objects_xyxy(self.data, index, _hw(image))
-        out_hw = resized_hw(_hw(image), self.short_side, self.longest_side)
-        return _sample(self.data, index, *resize(image, boxes_xyxy_px, out_hw), labels, _hw(image))
+        hw = _hw(image)
+        crop = uncut(hw, resized_hw(hw, self.short_side, self.longest_side))
+        whole = box_view("whole", 0, annotated(self.data, index, hw), crop, crop.out_hw)
+        target = target_of(whole, image_id=int(self.data.image_ids[index]), original_hw=hw)
+        return Sample(apply(image, crop), target, self.data.files[index])
+
+
+def draw_window(
+    data: DetectionData,
+    index: int,
+    hw: tuple[int, int],
+    augmentation: Augmentation,
+    *,
+    key: DetectionKey,
+    seed: int,
+) -> tuple[Crop, View]:
+    """Draw how a picture is augmented, and where that shows its boxes.
+
+    Args:
+        data: the annotations.
+        index: of the picture.
+        hw: its height and width as decoded.
+        augmentation: the sizes to draw from.
+        key: of the sample; its epoch and position key the draws.
+        seed: of the run.
+
+    Returns:
+        What is done to the picture; the same as a window, whose one tile shows sample 0.
+    """
+    rng = np.random.default_rng([seed, AUGMENTATION_STREAM, *key[:2]])
+    crop = draw_crop(hw, augmentation, rng, may_flip=augmentation.flip)
+    return crop, box_view("window", 0, annotated(data, index, hw), crop, crop.out_hw)
+
+
+def annotated(data: DetectionData, index: int, hw: tuple[int, int]) -> AnnotatedPicture:
+    """The boxes of a picture, in pixels of it as decoded, which a cache may have shrunk.
+
+    Args:
+        data: the annotations.
+        index: of the picture.
+        hw: its height and width as decoded.
+    """
+    boxes_xyxy, labels = data.boxes_xyxy(index), data.objects(index)[1]
+    height, width = data.hws_px[index].tolist()
+    if (height, width) != hw:
+        boxes_xyxy = (boxes_xyxy * np.array([hw[1] / width, hw[0] / height] * 2)).astype(np.float32)
+    return AnnotatedPicture(0, hw, 0, boxes_xyxy, labels)
 
 
 def read_picture(data: DetectionData, index: int) -> Image.Image:
@@ -136,40 +201,6 @@ def _read_bytes(path: Path) -> bytes:
     if len(data) > MAX_PICTURE_BYTES:
         raise PictureError(f"is larger than {MAX_PICTURE_BYTES:,} bytes, the most a picture may have")
     return data
-
-
-def objects_xyxy(data: DetectionData, index: int, hw: tuple[int, int]) -> tuple[Boxes, NDArray[np.int64]]:
-    """Boxes of a picture in pixels of it as decoded, which a cache may have shrunk, [G, 4], and their labels, [G].
-
-    Args:
-        data: the annotations.
-        index: of the picture.
-        hw: its height and width as decoded.
-    """
-    boxes_xyxy, labels = data.boxes_xyxy(index), data.objects(index)[1]
-    height, width = data.hws_px[index].tolist()
-    if (height, width) != hw:
-        boxes_xyxy = (boxes_xyxy * np.array([hw[1] / width, hw[0] / height] * 2)).astype(np.float32)
-    return boxes_xyxy, labels
-
-
-def _sample(
-    data: DetectionData,
-    index: int,
-    image: Image.Image,
-    boxes_xyxy_px: Boxes,
-    labels: NDArray[np.int64],
-    original_hw: tuple[int, int],
-) -> Sample:
-    pixels_HW3 = torch.from_numpy(np.array(image))
-    target = Target(
-        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(boxes_xyxy_px, _hw(image))),
-        labels=torch.from_numpy(labels.copy()),
-        image_id=int(data.image_ids[index]),
-        image_hw=_hw(image),
-        original_hw=original_hw,
-    )
-    return Sample(pixels_HW3.permute(2, 0, 1).contiguous(), target, data.files[index])
 
 
 def _hw(image: Image.Image) -> tuple[int, int]:

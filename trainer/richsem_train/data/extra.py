@@ -1,46 +1,29 @@
-"""The extra data: a cache opened for training, and its views as samples."""
+"""The extra data: views of a cache as samples."""
 
 import numpy as np
-import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from richsem_schemas.io.places import Place
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.recipes import PICTURES_PER_MOSAIC
+from richsem_train.data.cache.blocks import BlockReader
 from richsem_train.data.cache.free_mosaics import (
-    CROPS_PER_MOSAIC,
     MOSAIC_STREAM,
     free_mosaic,
     require_whole_crops,
     with_nearest_labels,
 )
 from richsem_train.data.cache.lanes import LaneOrder, ViewPlace
-from richsem_train.data.cache.source import ExpectedCache, TrainingCache, open_training_cache
-from richsem_train.data.cache.views import DamagedViewError, ReadView, ViewReader
+from richsem_train.data.cache.source import TrainingCache
+from richsem_train.data.cache.views import ReadView
 from richsem_train.data.collate import Sample
-from richsem_train.data.damage import OnDamage
+from richsem_train.data.damage import OnDamage, first_whole
 from richsem_train.data.order import RankShare
-from richsem_train.data.soft_labels import check_teachable, view_target
+from richsem_train.data.soft_labels import cached_target
 from richsem_train.data.transforms import rendered
-from richsem_train.targets import Target
 
 BLOCK_BYTES = 512 * 2**20
 """Most bytes of blocks that a worker keeps; 64 lanes of ImageNet pictures take 450 MiB."""
-
-
-def open_extra(
-    out: Place,
-    *,
-    label_set: str | None = None,
-    expected: ExpectedCache,
-    root: Place | None = None,
-    labels_from: Place | None = None,
-) -> TrainingCache:
-    """Open a cache of extra data; see `open_training_cache`.
-
-    Raises:
-        RichSemError: it is none, or not one that the run needs, or hard labels are to be learnt without labels.
-    """
-    check_teachable(expected.labels, expected.supervision)
-    return open_training_cache(out, label_set=label_set, expected=expected, root=root, labels_from=labels_from)
 
 
 class ExtraDataset(Dataset[Sample]):
@@ -71,13 +54,13 @@ class ExtraDataset(Dataset[Sample]):
         self.cache = cache
         self._is_free = cache.expected.views == "free-mosaics"
         self.order = LaneOrder(
-            cache.source.files.pass_views, cache.source.passes, lanes, seed, CROPS_PER_MOSAIC if self._is_free else 1
+            cache.source.pass_views, cache.source.passes, lanes, seed, PICTURES_PER_MOSAIC if self._is_free else 1
         )
         self._seed = seed
         self._on_damage = on_damage
         lanes_held = -(-lanes // world_size)
         held_bytes = lanes_held * (cache.mean_block_bytes + (cache.mean_label_bytes if self._is_free else 0))
-        self.reader = ViewReader(
+        self.reader = BlockReader(
             cache.source,
             seed=seed,
             lanes=lanes_held,
@@ -96,49 +79,24 @@ class ExtraDataset(Dataset[Sample]):
         Raises:
             DamagedViewError: it can't be read, or no view can be read in its place.
         """
+        views: list[ReadView] = []
         damage: list[str] = []
-        views = [self._read(place, damage) for place in self.order.places(counter)]
-        if self._is_free:
-            pixels, target = self._composed(views, counter)
-        else:
-            pixels, target = self._stored(views[0], counter)
-        return Sample(pixels, target, "+".join(view.name for view in views), tuple(damage))
+        for place in self.order.places(counter):
+            _, view, messages = first_whole(self.order.candidates(place), self._read, on_damage=self._on_damage)
+            views.append(view)
+            # A view that was replaced counts once, however many of its shard were tried.
+            damage += messages[:1]
+        labelled, pictures = self._composed(views, counter) if self._is_free else (views[0].labelled, views[0].pictures)
+        target = cached_target(labelled, self.cache, image_id=-1 - counter)
+        return Sample(rendered(labelled.view, pictures), target, "+".join(view.name for view in views), tuple(damage))
 
-    def _stored(self, view: ReadView, counter: int) -> tuple[torch.Tensor, Target]:
-        expected = self.cache.expected
-        target = view_target(
-            view.labelled, expected.labels, expected.supervision, rows=self.cache.rows, image_id=-1 - counter
-        )
-        return rendered(view.labelled.view, view.pictures), target
-
-    def _composed(self, pictures: list[ReadView], counter: int) -> tuple[torch.Tensor, Target]:
-        spec, expected = self.cache.source.spec, self.cache.expected
+    def _composed(self, views: list[ReadView], counter: int) -> tuple[LabelledView, dict[int, Image.Image]]:
+        spec = self.cache.source.spec
         rng = np.random.default_rng([self._seed, MOSAIC_STREAM, counter])
-        mosaic, shown = free_mosaic(pictures, geometry=spec.views.geometry, rng=rng)
-        labelled = with_nearest_labels(mosaic, pictures, teacher_size=spec.region_encoder.teacher_size)
-        target = view_target(
-            labelled, expected.labels, expected.supervision, rows=self.cache.rows, image_id=-1 - counter
-        )
-        return rendered(mosaic, shown), target
+        mosaic, pictures = free_mosaic(views, geometry=spec.views.geometry, rng=rng)
+        return with_nearest_labels(mosaic, views, teacher_size=spec.region_encoder.teacher_size), pictures
 
-    def _read(self, place: ViewPlace, damage: list[str]) -> ReadView:
-        """The view at a place, or one that takes its place; damage is appended to."""
-        try:
-            return self._read_usable(place)
-        except DamagedViewError as error:
-            if self._on_damage == "stop":
-                raise
-            damage.append(str(error))
-        attempt = 0
-        while (other := self.order.substitute(place, attempt)) is not None:
-            attempt += 1
-            try:
-                return self._read_usable(other)
-            except DamagedViewError:
-                continue
-        raise DamagedViewError(f"{damage[-1]}; {attempt} other views were tried in its place, all are damaged")
-
-    def _read_usable(self, place: ViewPlace) -> ReadView:
+    def _read(self, place: ViewPlace) -> ReadView:
         view = self.reader.read(place)
         if self._is_free:
             require_whole_crops(view)

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +19,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
+from richsem_train.data.detection import DetectionKey
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.extra_mix import ExtraMix
 from richsem_train.data.order import DataKind, RankShare, batch_of_step, first_batch_from
 from richsem_train.targets import Batch, SoftLabels, Target
-
-DetectionKey = tuple[int, int, int]
-"""Epoch, position in it, picture."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,19 +31,43 @@ _GRACE_SECONDS = 30
 """How long a worker goes on after SIGTERM."""
 
 
-@dataclass(frozen=True, eq=False)
+class Feed(Protocol):
+    """Data of one kind, and its order."""
+
+    def batch_keys(self, number: int, share: RankShare) -> Sequence[Any]:
+        """Keys of a rank's samples of a batch, by the batch's number over the whole run."""
+
+    def __getitem__(self, key: Any) -> Sample:
+        """The sample of a key."""
+
+
 class DetectionFeed:
     """The detection data and its order.
 
-    Attributes:
+    Args:
         dataset: samples by (epoch, position in the epoch, picture).
         epoch_indices: the pictures of an epoch in their order; at least `epoch_batches` whole batches of them.
         epoch_batches: global batches an epoch.
     """
 
-    dataset: Dataset[Sample]
-    epoch_indices: Callable[[int], NDArray[np.int64]]
-    epoch_batches: int
+    def __init__(
+        self, dataset: Dataset[Sample], epoch_indices: Callable[[int], NDArray[np.int64]], epoch_batches: int
+    ) -> None:
+        self.dataset = dataset
+        self.epoch_batches = epoch_batches
+        self._epoch_indices = epoch_indices
+        self._listed: tuple[int, NDArray[np.int64]] | None = None
+
+    def batch_keys(self, number: int, share: RankShare) -> list[DetectionKey]:
+        """Keys of a rank's samples of a batch, by the batch's number over the whole run."""
+        epoch, batch = divmod(number, self.epoch_batches)
+        if self._listed is None or self._listed[0] != epoch:
+            self._listed = epoch, self._epoch_indices(epoch)
+        pictures = self._listed[1]
+        return [(epoch, position, int(pictures[position])) for position in share.counters(batch)]
+
+    def __getitem__(self, key: DetectionKey) -> Sample:
+        return self.dataset[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +111,21 @@ class TrainingLoaders:
         prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
-        self._detection = detection
-        self._extra = extra
+        self._feeds: dict[DataKind, Feed] = {"detection": detection}
+        if extra is not None:
+            self._feeds["extra"] = extra
         self._share = share
-        self._workers = workers
-        self._prefetch = prefetch
+        self._in_processes: dict[str, Any] = {}
+        if workers:
+            # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
+            # yet, and no GPU is touched there.
+            context = "fork" if sys.platform == "linux" else "spawn"
+            self._in_processes = {
+                "num_workers": workers,
+                "prefetch_factor": prefetch,
+                "multiprocessing_context": context,
+                "worker_init_fn": _begin_worker,
+            }
         self._pin_memory = pin_memory
 
     def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
@@ -103,69 +134,42 @@ class TrainingLoaders:
         Raises:
             RichSemError: a picture or a view can't be read and must not be replaced.
         """
-        has_extra = self._extra is not None
-        sources = {kind: self._iterator(kind, start_step, end_step) for kind in self._kinds()}
+        has_extra = "extra" in self._feeds
+        streams = {kind: iter(self._loader(kind, start_step, end_step)) for kind in self._feeds}
         try:
             for step in range(start_step, end_step):
                 kind = batch_of_step(step, has_extra=has_extra).kind
                 begun = time.perf_counter()
-                wire = next(sources[kind])
-                if isinstance(wire, _Failure):
-                    raise wire.error
-                batch = wire.batch()
-                yield LoadedStep(step, kind, batch, wire.damage, time.perf_counter() - begun)
+                packed = next(streams[kind])
+                if isinstance(packed, _Failure):
+                    raise packed.error
+                yield LoadedStep(step, kind, packed.batch(), packed.damage, time.perf_counter() - begun)
         finally:
-            for source in sources.values():
-                source.close()
+            # Iterators end their worker processes when nobody holds them any more.
+            streams.clear()
 
-    def _kinds(self) -> tuple[DataKind, ...]:
-        return ("detection",) if self._extra is None else ("detection", "extra")
-
-    def _iterator(self, kind: DataKind, start_step: int, end_step: int) -> "_Stream":
-        has_extra = self._extra is not None
-        numbers = range(
-            first_batch_from(start_step, kind, has_extra=has_extra),
-            first_batch_from(end_step, kind, has_extra=has_extra),
-        )
-        if kind == "extra":
-            assert self._extra is not None
-            return self._stream(self._extra, ExtraBatches(self._extra, self._share, numbers))
-        return self._stream(self._detection.dataset, DetectionBatches(self._detection, self._share, numbers))
-
-    def _stream(self, dataset: Dataset[Sample], keys: Sampler[list[Any]]) -> "_Stream":
-        in_processes: dict[str, Any] = {}
-        if self._workers:
-            # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
-            # yet, and no GPU is touched there.
-            context = "fork" if sys.platform == "linux" else "spawn"
-            in_processes = {
-                "prefetch_factor": self._prefetch,
-                "multiprocessing_context": context,
-                "worker_init_fn": _begin_worker,
-            }
-        return _Stream(
-            DataLoader(
-                _Guarded(dataset),
-                batch_sampler=keys,
-                num_workers=self._workers,
-                collate_fn=_packed,
-                pin_memory=self._pin_memory,
-                **in_processes,
-            )
+    def _loader(self, kind: DataKind, start_step: int, end_step: int) -> DataLoader[Any]:
+        first, end = (first_batch_from(step, kind, has_extra="extra" in self._feeds) for step in (start_step, end_step))
+        return DataLoader(
+            _Guarded(self._feeds[kind]),
+            batch_sampler=BatchKeys(self._feeds[kind], self._share, range(first, end)),
+            collate_fn=_packed,
+            pin_memory=self._pin_memory,
+            **self._in_processes,
         )
 
 
-class ExtraBatches(Sampler[list[Any]]):
-    """Keys of the rank's samples of consecutive extra batches.
+class BatchKeys(Sampler[list[Any]]):
+    """Keys of the rank's samples of consecutive batches.
 
     Args:
-        extra: the extra data.
+        feed: data and order.
         share: of the rank.
         numbers: of the batches.
     """
 
-    def __init__(self, extra: ExtraDataset | ExtraMix, share: RankShare, numbers: range) -> None:
-        self._extra = extra
+    def __init__(self, feed: Feed, share: RankShare, numbers: range) -> None:
+        self._feed = feed
         self._share = share
         self._numbers = numbers
 
@@ -175,48 +179,7 @@ class ExtraBatches(Sampler[list[Any]]):
 
     def __iter__(self) -> Iterator[list[Any]]:
         for number in self._numbers:
-            yield list(self._extra.batch_keys(number, self._share))
-
-
-class DetectionBatches(Sampler[list[DetectionKey]]):
-    """Keys of the rank's samples of consecutive detection batches.
-
-    Args:
-        feed: data and order.
-        share: of the rank.
-        numbers: of the batches.
-    """
-
-    def __init__(self, feed: DetectionFeed, share: RankShare, numbers: range) -> None:
-        self._feed = feed
-        self._share = share
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        """How many batches."""
-        return len(self._numbers)
-
-    def __iter__(self) -> Iterator[list[DetectionKey]]:
-        indices = lru_cache(maxsize=1)(self._feed.epoch_indices)
-        for number in self._numbers:
-            epoch, batch = divmod(number, self._feed.epoch_batches)
-            pictures = indices(epoch)
-            yield [(epoch, position, int(pictures[position])) for position in self._share.counters(batch)]
-
-
-class _Stream:
-    """The batches of one kind of data."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._batches: Iterator[_Wire | _Failure] = iter(loader)
-
-    def __next__(self) -> "_Wire | _Failure":
-        return next(self._batches)
-
-    def close(self) -> None:
-        """End the worker processes."""
-        # Their iterator does it when nobody holds it any more.
-        self._batches = iter(())
+            yield list(self._feed.batch_keys(number, self._share))
 
 
 @dataclass(frozen=True)
@@ -230,29 +193,20 @@ class _Failure:
 
 
 class _Guarded(Dataset["Sample | _Failure"]):
-    """A dataset whose failures are values."""
+    """Samples whose failures are values."""
 
-    def __init__(self, dataset: Dataset[Sample]) -> None:
-        self._dataset = dataset
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
 
     def __getitem__(self, key: Any) -> "Sample | _Failure":
         try:
-            return self._dataset[key]
+            return self._feed[key]
         except RichSemError as error:
             return _Failure(error)
 
 
-def _packed(items: "Sequence[Sample | _Failure]") -> "_Wire | _Failure":
-    samples: list[Sample] = []
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-        samples.append(item)
-    return _wire(samples)
-
-
 @dataclass(frozen=True, eq=False)
-class _Wire:
+class _PackedBatch:
     """A batch on its way between processes.
 
     The pictures go through shared memory. The many small tensors of the targets would take a file descriptor each, so
@@ -263,18 +217,23 @@ class _Wire:
     targets: tuple[Target, ...]
     damage: tuple[str, ...]
 
-    def pin_memory(self) -> "_Wire":
+    def pin_memory(self) -> "_PackedBatch":
         return replace(self, pictures=self.pictures.pin_memory())
 
     def batch(self) -> Batch:
         return replace(self.pictures, targets=tuple(_converted(target, torch.from_numpy) for target in self.targets))
 
 
-def _wire(samples: Sequence[Sample]) -> _Wire:
+def _packed(items: "Sequence[Sample | _Failure]") -> _PackedBatch | _Failure:
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, _Failure):
+            return item
+        samples.append(item)
     batch = collate(samples)
     damage = tuple(message for sample in samples for message in sample.damage)
     targets = tuple(_converted(target, Tensor.numpy) for target in batch.targets)
-    return _Wire(replace(batch, targets=()), targets, damage)
+    return _PackedBatch(replace(batch, targets=()), targets, damage)
 
 
 _Record = TypeVar("_Record", SoftLabels, Target)

@@ -1,6 +1,6 @@
-"""From the labels of a cached view to what the losses learn from."""
+"""From the regions of a view and their labels to what the losses learn from."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,60 +9,51 @@ from numpy.typing import NDArray
 
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, unit_rows
-from richsem_schemas.errors import RichSemError
-from richsem_train.config import Supervision
-from richsem_train.data.cache.nearest import ABSENT
-from richsem_train.data.transforms import xyxy_px_to_cxcywh_norm
+from richsem_schemas.cache.view import View
+from richsem_schemas.pictures.boxes import xyxy_px_to_cxcywh_norm
+from richsem_train.data.cache.source import TrainingCache
 from richsem_train.targets import SoftLabels, Target
 
-LabelForm = Literal["topk", "embedding", "hard"]
-"""What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
 
+def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None = None) -> Target:
+    """The regions of a view as truth.
 
-def check_teachable(form: LabelForm, supervision: Supervision) -> None:
-    """Refuse what contradicts itself.
-
-    Raises:
-        RichSemError: hard labels are asked for where labels are not to be used.
+    Args:
+        view: of checked geometry; category ids are rows of the vocabulary.
+        image_id: of the annotations, or negative.
+        original_hw: of the picture as decoded; None is the view's own.
     """
-    if form == "hard" and supervision != "labelled":
-        raise RichSemError(
-            f"extra.labels=hard learns the labels of the pictures, extra.supervision={supervision} does without them; "
-            "choose extra.labels=topk or embedding, or extra.supervision=labelled"
-        )
+    return Target(
+        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
+        labels=torch.from_numpy(view.regions["category_id"].astype(np.int64)),
+        image_id=image_id,
+        image_hw=view.canvas_hw,
+        original_hw=original_hw or view.canvas_hw,
+    )
 
 
-def view_target(
-    labelled: LabelledView,
-    form: LabelForm,
-    supervision: Supervision,
-    *,
-    rows: NDArray[np.int64],
-    image_id: int,
+def cached_target(
+    labelled: LabelledView, cache: TrainingCache, *, image_id: int, original_hw: tuple[int, int] | None = None
 ) -> Target:
-    """The truth about a rendered view.
+    """The truth about a view of a cache.
 
     Where a region of it has no label, the whole view is unlabelled: its other labels would teach that there is nothing
     in that region.
 
     Args:
-        labelled: R regions.
-        form: of the soft labels.
-        supervision: of labelled regions.
-        rows: int64 [P], the vocabulary's row of each class that the cache labels with; 0 where it has none.
+        labelled: the view.
+        cache: says what is learnt of it.
         image_id: of the annotations, or negative.
+        original_hw: of the picture as decoded; None is the view's own.
     """
-    view = labelled.view
-    category_ids_R = rows[view.regions["category_id"]]
-    is_labelled = bool((category_ids_R > 0).all())
+    form, supervision = cache.expected.labels, cache.expected.supervision
+    labels_R = cache.rows[labelled.view.regions["category_id"]]
+    is_labelled = bool((labels_R > 0).all())
     if supervision != "labelled" or not is_labelled:
-        category_ids_R = np.zeros_like(category_ids_R)
-    return Target(
-        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
-        labels=torch.from_numpy(category_ids_R),
-        image_id=image_id,
-        image_hw=view.canvas_hw,
-        original_hw=view.canvas_hw,
+        labels_R = np.zeros_like(labels_R)
+    return replace(
+        target_of(labelled.view, image_id=image_id, original_hw=original_hw),
+        labels=torch.from_numpy(labels_R),
         supervision="unlabelled" if supervision == "labelled" and not is_labelled else supervision,
         soft_labels=None if form == "hard" else soft_labels(labelled.labels, labelled.embeddings, form),
         is_hard=form == "hard" and is_labelled,
@@ -98,33 +89,3 @@ def soft_labels(
         log_rest=torch.from_numpy(labels.log_rest.astype(np.float32)),
         is_known=is_known,
     )
-
-
-def borrowed(
-    views: Sequence[LabelledView], rows_S: NDArray[np.int64]
-) -> tuple[TopKSoftLabels, NDArray[np.float32] | None, NDArray[np.bool_] | None]:
-    """Labels and embeddings of some regions, for other sights of the same things.
-
-    Args:
-        views: at least one; their R regions are counted one view after the other.
-        rows_S: regions; `ABSENT` for what none of them shows.
-
-    Returns:
-        Labels and embeddings of S regions, and which of them are known, as `soft_labels` takes them; what isn't has a
-        label that is well formed and says nothing.
-    """
-    is_known_S = rows_S != ABSENT
-    kept = [view.labels for view in views]
-    embeddings = [view.embeddings for view in views if view.embeddings is not None]
-    top_k = kept[0].class_ids.shape[1]
-    # One row more, for whatever is absent, whose row -1 is the last.
-    labels = TopKSoftLabels(
-        np.concatenate([*(each.class_ids for each in kept), np.arange(top_k, dtype=np.int32)[None]])[rows_S],
-        np.concatenate([*(each.log_probs for each in kept), np.full((1, top_k), -np.log(top_k), np.float16)])[rows_S],
-        np.concatenate([*(each.log_rest for each in kept), np.full(1, -np.inf, np.float32)])[rows_S],
-    )
-    embeddings_SD = None
-    if len(embeddings) == len(views):
-        dim = embeddings[0].shape[1]
-        embeddings_SD = np.concatenate([*embeddings, np.eye(1, dim, dtype=np.float32)])[rows_S]
-    return labels, embeddings_SD, None if is_known_S.all() else is_known_S

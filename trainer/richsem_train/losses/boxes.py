@@ -13,12 +13,6 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
-def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """Centre and size of boxes given by corners: [..., 4] to [..., 4]."""
-    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
-
-
 def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
     """Generalised IoU of boxes that broadcast: [..., 4] and [..., 4] to [...]; all pairs of N and M by a new axis.
 

@@ -45,22 +45,6 @@ class HungarianMatcher:
     bbox_cost: float = 5.0
     giou_cost: float = 2.0
 
-    def __call__(self, logits_BQC: Tensor, boxes_BQ4: Tensor, targets: Sequence[Target]) -> list[Match]:
-        """Match one layer.
-
-        Args:
-            logits_BQC: class logits.
-            boxes_BQ4: cxcywh, normalised.
-            targets: B of them, on the same device.
-
-        Returns:
-            One match a picture.
-
-        Raises:
-            NonFiniteError: a cost isn't finite.
-        """
-        return self.match_stages({"layer": (logits_BQC[None], boxes_BQ4[None])}, targets)["layer"][0]
-
     @torch.no_grad()
     def match_stages(self, stages: Mapping[str, Stage], targets: Sequence[Target]) -> dict[str, list[list[Match]]]:
         """Match the layers of several stages with a single transfer from the device.

@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from richsem_train.choices import Tail
 from richsem_train.targets import SoftLabels, Target
-
-Tail = Literal["bucket", "uniform", "renormalise"]
-"""What becomes of the mass outside the stored classes: one more class, spread evenly, or left out."""
 
 
 def teacher_log_probs(

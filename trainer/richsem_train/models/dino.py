@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.choices import ClassifierKind
 from richsem_train.models.backbone import padded_to
 from richsem_train.models.decoder import Decoder
 from richsem_train.models.deformable_attention import Backend
-from richsem_train.models.denoising import DenoisingQueries
 from richsem_train.models.encoder import Encoder
 from richsem_train.models.heads import (
     BoxHead,
@@ -24,35 +24,9 @@ from richsem_train.models.heads import (
 )
 from richsem_train.models.neck import Neck
 from richsem_train.models.transformer import Anchors, Transformer
-
-ClassifierKind = Literal["text", "linear"]
+from richsem_train.outputs import DenoisingQueries, DinoOutputs
 
 _SEMANTIC_KEY = "class_embed.clip_visual_proj."
-
-
-@dataclass(frozen=True, eq=False)
-class DinoOutputs:
-    """What the detector says of a batch; layers are the decoder's, the last one is final.
-
-    Attributes:
-        pred_logits: float32 [L, B, Q, C].
-        pred_boxes: float32 [L, B, Q, 4], cxcywh in [0, 1], relative to the picture without padding.
-        hidden: [B, Q, E], normed queries of the final layer.
-        encoder_logits: float32 [B, Q, C] of the chosen proposals.
-        encoder_boxes: float32 [B, Q, 4] of the chosen proposals.
-        dn_logits: float32 [L, B, N, C]; this and what follows is of the denoising queries, None without any.
-        dn_boxes: float32 [L, B, N, 4].
-        dn_hidden: [B, N, E].
-    """
-
-    pred_logits: Tensor
-    pred_boxes: Tensor
-    hidden: Tensor
-    encoder_logits: Tensor
-    encoder_boxes: Tensor
-    dn_logits: Tensor | None = None
-    dn_boxes: Tensor | None = None
-    dn_hidden: Tensor | None = None
 
 
 class Dino(nn.Module):
@@ -123,11 +97,7 @@ class Dino(nn.Module):
     ) -> None:
         super().__init__()
         _check_vocabulary(text_features_CD, logit_scale, num_classes, needed="text" in (classifier, encoder_classifier))
-        if semantic_branch and classifier != "text":
-            raise RichSemError(
-                f"a semantic branch learns cosines with names, and the classifier is {classifier!r}; "
-                "use the text classifier, or no semantic branch"
-            )
+        _check_semantic_branch(semantic_branch, classifier)
         self.num_classes = num_classes
         self.text_features: Tensor | None
         self.logit_scale: Tensor | None
@@ -286,6 +256,14 @@ def _check_vocabulary(
         raise RichSemError(
             f"the text features have {text_features_CD.shape[0]} rows and the detector {num_classes} classes; "
             "rows are category ids, so both must be equal"
+        )
+
+
+def _check_semantic_branch(semantic_branch: bool, classifier: ClassifierKind) -> None:
+    if semantic_branch and classifier != "text":
+        raise RichSemError(
+            f"a semantic branch learns cosines with names, and the classifier is {classifier!r}; "
+            "use the text classifier, or no semantic branch"
         )
 
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from richsem_train.models.decoder import Decoder
 from richsem_train.models.deformable_attention import DeformableAttention
-from richsem_train.models.denoising import DenoisingQueries
 from richsem_train.models.encoder import Encoder, valid_ratios
 from richsem_train.models.heads import BoxHead, LinearClassifier, TextBank, TextClassifier, inverse_sigmoid
 from richsem_train.models.neck import FeatureLevel
@@ -19,6 +18,7 @@ from richsem_train.models.query_selection import (
     gathered,
     token_chunks,
 )
+from richsem_train.outputs import DenoisingQueries
 
 
 class Tokens(NamedTuple):

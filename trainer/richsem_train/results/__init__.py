@@ -1,1 +1,1 @@
-"""What a detector gives: detections, scores, pictures and plots of them."""
+"""The results of a detector: detections, scores, pictures and plots of them."""

@@ -3,18 +3,14 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.config import load_config
-from richsem_train.results.tables import STEPS, Arms, comparison_content
-from richsem_train.run.folder import RunFolder
+from richsem_train.results.tables import Arms, comparison_content
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What is compared of a run.
+    """A run in a comparison.
 
     Attributes:
         arm: the name of its config.
@@ -27,52 +23,23 @@ class FinishedRun:
     metrics: dict[str, float]
 
 
-def files_of_run(out: Path) -> tuple[Path, Path]:
-    """What `read_run` reads."""
-    folder = RunFolder(out)
-    return folder.config, folder.results
-
-
-def read_run(out: Path) -> FinishedRun:
-    """Read the results of a finished run.
-
-    Raises:
-        RichSemError: OUT holds no run, or one that isn't finished.
-    """
-    folder = RunFolder(out)
-    if not folder.config.is_file():
-        raise RichSemError(f"{out} holds no run ({folder.config} is missing)")
-    if not folder.results.is_file():
-        raise RichSemError(f"{out}: the run isn't finished; go on with it by --resume, or leave it out")
-    config = load_config(str(folder.config))
-    try:
-        results: dict[str, Any] = json.loads(folder.results.read_text(encoding="utf-8"))
-        defined = {name: float(value) for name, value in results["metrics"].items() if value is not None}
-        defined[STEPS] = float(results["step"])
-        if results.get("seconds_a_step") is not None:
-            defined["s/step"] = float(results["seconds_a_step"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise RichSemError(f"{folder.results}: not what a run writes ({error!r})") from None
-    return FinishedRun(config.name, config.seed, defined)
-
-
 def group_arms(runs: Sequence[FinishedRun]) -> Arms:
     """Metrics by arm in the order of the runs; within an arm by seed.
 
     Raises:
         RichSemError: two runs of an arm have the same seed, and would be taken for independent ones.
     """
-    seen: set[tuple[str, int]] = set()
+    arms: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
-        if (run.arm, run.seed) in seen:
+        seeds = arms.setdefault(run.arm, {})
+        if run.seed in seeds:
             raise RichSemError(
                 f"two runs of {run.arm!r} have the seed {run.seed}, and runs of one name are compared as seeds; leave "
                 "one out, or if they differ in more give each way of training a name of its own (--set name=NAME, or "
                 "`name:` in OUT/config.yaml)"
             )
-        seen.add((run.arm, run.seed))
-    names = list(dict.fromkeys(run.arm for run in runs))
-    return {name: [run.metrics for run in sorted(runs, key=lambda run: run.seed) if run.arm == name] for name in names}
+        seeds[run.seed] = run.metrics
+    return {arm: [seeds[seed] for seed in sorted(seeds)] for arm, seeds in arms.items()}
 
 
 def comparison_json(arms: Arms, *, baseline: str) -> str:

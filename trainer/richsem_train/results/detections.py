@@ -1,23 +1,21 @@
 """Detections on their way from the ranks to the score: a file a rank, merged once.
 
-Each rank appends its pictures to an Arrow IPC stream as they come, a row a picture (so a picture without detections is
-told from a picture never seen), under a temporary name that is renamed when the rank is done.
+A file is an Arrow IPC stream, a row a picture, so that a picture without detections is told from one never seen.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.files import commit, temporary_path
-from richsem_schemas.io.output_files import full_disk_named
+from richsem_schemas.io.files import hashed_file
 
 _SCHEMA = pa.schema(
     [
@@ -34,7 +32,7 @@ _NAMED = 5
 
 @dataclass(frozen=True, eq=False)
 class PictureDetections:
-    """What a model found in one picture, best first.
+    """Detections of one picture, best first.
 
     Attributes:
         category_ids: int64 [D].
@@ -53,6 +51,14 @@ class PictureDetections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __getitem__(self, chosen: NDArray[Any]) -> "PictureDetections":
+        """Those of a mask or of indexes."""
+        return PictureDetections(self.category_ids[chosen], self.boxes_xyxy_px[chosen], self.scores[chosen])
+
+    def require_finite(self, picture: str) -> None:
+        """Check that they are numbers, see `require_finite`; the message names the picture so."""
+        require_finite(self.scores, self.boxes_xyxy_px, lambda _: picture)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,59 +133,20 @@ def rank_file(folder: Path, rank: int) -> Path:
     return folder / f"detections-{rank:05d}.arrow"
 
 
-class DetectionWriter:
-    """Appends pictures to a rank's file; used with `with`, so that only a whole file gets its name.
+def write_detections(path: Path, pictures: Iterable[tuple[int, PictureDetections]]) -> None:
+    """Write pictures as they come, also those in which nothing was found, into a file that gets its name when whole.
 
     Args:
         path: such as of `rank_file`; its folder is made, an older file replaced.
+        pictures: image ids and detections.
+
+    Raises:
+        FullDiskError: there is no space for it.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._temporary = temporary_path(path)
-        with full_disk_named(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._temporary.open("wb")
-        self._stream = pa.ipc.new_stream(self._file, _SCHEMA)
-        self._pending: list[tuple[int, PictureDetections]] = []
-
-    def add(self, image_id: int, found: PictureDetections) -> None:
-        """Append one picture, also one in which nothing was found.
-
-        Raises:
-            FullDiskError: there is no space for it.
-        """
-        self._pending.append((image_id, found))
-        if len(self._pending) >= _PICTURES_A_WRITE:
-            with full_disk_named(self.path):
-                self._write_pending()
-
-    def __enter__(self) -> "DetectionWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with full_disk_named(self.path):
-            try:
-                if kind is None:
-                    self._finish()
-            finally:
-                # First, since closing a file on a full disk fails, too.
-                self._temporary.unlink(missing_ok=True)
-                self._file.close()
-
-    def _finish(self) -> None:
-        self._write_pending()
-        self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        commit(self._temporary, self.path)
-
-    def _write_pending(self) -> None:
-        if self._pending:
-            self._stream.write_batch(_record_batch(self._pending))
-            self._pending = []
+    pending = iter(pictures)
+    with hashed_file(path) as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        while batch := list(islice(pending, _PICTURES_A_WRITE)):
+            stream.write_batch(_record_batch(batch))
 
 
 def merge_detections(paths: Iterable[Path], image_ids: Collection[int]) -> Detections:
@@ -200,12 +167,11 @@ def merge_detections(paths: Iterable[Path], image_ids: Collection[int]) -> Detec
     unique, first = np.unique(seen, return_index=True)
     _check_complete(unique, np.asarray(sorted(image_ids), dtype=np.int64))
     table = pa.concat_tables([_SCHEMA.empty_table(), *tables]).take(first)
-    counts = np.diff(np.concatenate([[0], np.cumsum([len(scores) for scores in table["scores"]], dtype=np.int64)]))
     return Detections(
-        image_ids=np.repeat(unique, counts),
-        category_ids=_flat(table["category_ids"]).astype(np.int64),
-        boxes_xywh_px=_flat(table["boxes_xywh_px"], depth=2).reshape(-1, 4),
-        scores=_flat(table["scores"]),
+        image_ids=np.repeat(unique, pc.list_value_length(table["scores"]).to_numpy()),
+        category_ids=pc.list_flatten(table["category_ids"]).to_numpy().astype(np.int64),
+        boxes_xywh_px=pc.list_flatten(table["boxes_xywh_px"], recursive=True).to_numpy().reshape(-1, 4),
+        scores=pc.list_flatten(table["scores"]).to_numpy(),
     )
 
 
@@ -223,17 +189,15 @@ def join_pictures(pictures: Sequence[tuple[int, PictureDetections]]) -> Detectio
 def _record_batch(pictures: Sequence[tuple[int, PictureDetections]]) -> pa.RecordBatch:
     """One row a picture."""
     joined = join_pictures(pictures)
-    offsets = pa.array(np.cumsum([0] + [len(found) for _, found in pictures]).astype(np.int32))
-    boxes = pa.FixedSizeListArray.from_arrays(pa.array(joined.boxes_xywh_px.astype(np.float32).ravel()), 4)
-    columns = [
-        pa.array([image for image, _ in pictures], pa.int64()),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.category_ids.astype(np.int32))),
-        pa.ListArray.from_arrays(offsets, boxes),
-        pa.ListArray.from_arrays(offsets, pa.array(joined.scores.astype(np.float32))),
+    offsets = pa.array(np.cumsum([0] + [len(found) for _, found in pictures]), pa.int32())
+    values = [
+        pa.array(joined.category_ids, pa.int32()),
+        pa.FixedSizeListArray.from_arrays(pa.array(joined.boxes_xywh_px.ravel(), pa.float32()), 4),
+        pa.array(joined.scores, pa.float32()),
     ]
-    return pa.RecordBatch.from_arrays(
-        [column.cast(field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
-    )
+    image_ids = pa.array([image for image, _ in pictures], pa.int64())
+    lists = [pa.ListArray.from_arrays(offsets, each) for each in values]
+    return pa.RecordBatch.from_arrays([image_ids, *lists], schema=_SCHEMA)
 
 
 def _xyxy_to_xywh(found: PictureDetections) -> NDArray[np.float32]:
@@ -254,17 +218,6 @@ def _read(path: Path) -> pa.Table:
     if table.schema != _SCHEMA:
         raise RichSemError(f"{path}: has fields {table.schema.names}, not {_SCHEMA.names}; evaluate again")
     return table
-
-
-def _flat(column: pa.ChunkedArray, depth: int = 1) -> NDArray[Any]:
-    """The numbers of a column of lists, as one array."""
-    chunks = [chunk for chunk in column.chunks if len(chunk)]
-    for _ in range(depth):
-        chunks = [chunk.flatten() for chunk in chunks]
-    innermost = column.type
-    for _ in range(depth):
-        innermost = innermost.value_type
-    return np.concatenate([np.zeros(0, innermost.to_pandas_dtype()), *[chunk.to_numpy() for chunk in chunks]])
 
 
 def _check_complete(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:

@@ -1,5 +1,7 @@
 """Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,14 +22,10 @@ from richsem_train.results.detections import Detections, require_finite
 NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
 
-_AREAS = ("all", "small", "medium", "large")
-_FREQUENCIES = ("r", "c", "f")
-
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 """By LVIS's protocol; the others have the first of them."""
 
-_IOU_50, _IOU_75 = 0, 5
-"""Positions in 0.50:0.05:0.95."""
+_METRICS_OF: dict[Metric, tuple[str, ...]] = {"lvis": METRICS, "coco": METRICS[:6], "boxes": METRICS[:2]}
 
 _BEYOND_ALL_AREAS = 2e10
 """An annotation of such an area counts in no range of areas, which is what `lvis` does with those to be ignored."""
@@ -44,9 +42,9 @@ class GroundTruth:
     Attributes:
         annotations: as they were read.
         metric: the protocol they were made ready for.
-        image_ids: int64 [N], ascending; number n is `image_ids[n - 1]`.
-        category_ids: int64 [K], ascending; likewise.
-        coco: what is compared with.
+        image_ids: int64 [N], ascending; picture n has `image_ids[n - 1]`.
+        category_ids: int64 [K], ascending; category n has `category_ids[n - 1]`.
+        coco: the same by our numbers.
     """
 
     annotations: ScoredAnnotations
@@ -54,11 +52,6 @@ class GroundTruth:
     image_ids: NDArray[np.int64]
     category_ids: NDArray[np.int64]
     coco: hotcoco.COCO
-
-    @property
-    def frequencies(self) -> tuple[str, ...]:
-        """Of the categories: "r", "c", "f", or "" where the file says none."""
-        return tuple(category.frequency or "" for category in self.annotations.categories)
 
 
 def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
@@ -151,7 +144,15 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 3
         id count once, and boxes that aren't finite not at all, as the reader of annotations says. Without any detection
         `lvis` fails; here all are 0.
     """
-    return _summary(_precision(truth, numbered(truth, detections, max_detections=max_detections)), truth)
+    kept = numbered(truth, detections, max_detections=max_detections)
+    # The columns of `loadRes`: image, x, y, width, height, score, category.
+    rows = np.column_stack([kept.image_ids, kept.boxes_xywh_px, kept.scores, kept.category_ids]).astype(np.float64)
+    compared = hotcoco.LVISeval if truth.metric == "lvis" else hotcoco.COCOeval
+    evaluator = compared(truth.coco, hotcoco.LVISResults(truth.coco, rows, -1), "bbox")
+    with redirect_stdout(io.StringIO()):  # It prints its summary.
+        evaluator.run()
+    results = evaluator.get_results()
+    return {name: results[name] for name in _METRICS_OF[truth.metric]}
 
 
 def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int) -> Detections:
@@ -212,48 +213,3 @@ def _counting(detections: Detections, truth: GroundTruth) -> NDArray[np.bool_]:
         sides = detections.boxes_xywh_px[:, 2:].astype(np.float64)
         counting &= sides.prod(axis=1) > 0
     return counting
-
-
-def _precision(truth: GroundTruth, detections: Detections) -> NDArray[np.float64]:
-    """Precision [10 IoUs, 101 recalls, K, 4 areas]; -1 where a category has no boxes."""
-    # The columns of `loadRes`: image, x, y, width, height, score, category.
-    rows = np.column_stack(
-        [detections.image_ids, detections.boxes_xywh_px, detections.scores, detections.category_ids]
-    ).astype(np.float64)
-    results = hotcoco.LVISResults(truth.coco, rows, -1)
-    evaluator = (
-        hotcoco.LVISeval(truth.coco, results, "bbox")
-        if truth.metric == "lvis"
-        else hotcoco.COCOeval(truth.coco, results, "bbox")
-    )
-    parameters = evaluator.params
-    parameters.cat_ids = list(range(1, len(truth.category_ids) + 1))
-    evaluator.params = parameters
-    evaluator.evaluate()
-    evaluator.accumulate()
-    assert evaluator.eval is not None
-    # The last axis is the limit a category: 300 for LVIS; 1, 10 and 100 for COCO.
-    precision: NDArray[np.float64] = np.asarray(evaluator.eval["precision"])[..., -1]
-    assert precision.shape[2:] == (len(truth.category_ids), len(_AREAS)), precision.shape
-    return precision
-
-
-def _summary(precision_TRKA: NDArray[np.float64], truth: GroundTruth) -> dict[str, float]:
-    every_area = precision_TRKA[..., 0]
-    summary = {"AP": _mean(every_area), "AP50": _mean(every_area[_IOU_50])}
-    if truth.metric == "boxes":
-        return summary
-    summary |= {
-        "AP75": _mean(every_area[_IOU_75]),
-        **{f"AP{area[0]}": _mean(precision_TRKA[..., index]) for index, area in enumerate(_AREAS) if index},
-    }
-    if truth.metric == "lvis":
-        frequencies = np.array(truth.frequencies)
-        summary |= {f"AP{letter}": _mean(every_area[:, :, frequencies == letter]) for letter in _FREQUENCIES}
-    return summary
-
-
-def _mean(precision: NDArray[np.float64]) -> float:
-    """Over categories that have boxes."""
-    defined = precision[precision > NOT_DEFINED]
-    return float(defined.mean()) if len(defined) else NOT_DEFINED

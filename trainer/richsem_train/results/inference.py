@@ -1,6 +1,7 @@
-"""Detecting: pictures in, boxes with names out."""
+"""Detecting: pictures in, boxes with rows of the vocabulary out."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,15 +12,14 @@ from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.pictures.resize import resize_picture
 from richsem_train.data.collate import Sample, collate
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise, autocast
 from richsem_train.results.detections import PictureDetections
-from richsem_train.run.build import vocabulary_mask
-from richsem_train.run.engine import Normalise, autocast
 from richsem_train.targets import Batch, Target
 
 
 @dataclass(frozen=True, eq=False)
-class Detector:
-    """A trained detector, ready to be shown pictures.
+class BatchDetector:
+    """A model with what its pictures go through before it and its outputs behind it.
 
     Attributes:
         model: in evaluation mode, on its device.
@@ -40,8 +40,13 @@ class Detector:
     longest_side: int
 
     @torch.inference_mode()
-    def detect(self, batch: Batch) -> list[PictureDetections]:
-        """What is in each picture of a batch, best first, boxes in pixels of the picture as decoded."""
+    def detect(self, batch: Batch, *, keep: int | None = None) -> list[PictureDetections]:
+        """Detect the objects of each picture of a batch: best first, boxes in pixels of the picture as decoded.
+
+        Args:
+            batch: of pictures.
+            keep: detections a picture; None is `self.keep`.
+        """
         device = self.normalise.mean.device
         on_device = batch.to(device)
         with autocast(device, self.precision):
@@ -49,8 +54,9 @@ class Detector:
         found = self.model.detections(
             outputs,
             [target.original_hw for target in batch.targets],
-            vocabulary_C=vocabulary_mask(self.class_names),
-            keep=self.keep,
+            # Row 0 and rows without a name are no classes.
+            vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
+            keep=self.keep if keep is None else keep,
         )
         return [
             PictureDetections(
@@ -61,9 +67,34 @@ class Detector:
             for each in found
         ]
 
+    def detect_pictures(
+        self, pictures: Sequence[Image.Image], *, batch_size: int, keep: int | None = None
+    ) -> list[PictureDetections]:
+        """Detect the objects of decoded RGB pictures.
+
+        Only pictures that are shown at one size share a batch: padding would let what is found in one depend on the
+        sizes of the others.
+
+        Args:
+            pictures: all of them are resized before the first batch.
+            batch_size: pictures a batch at most.
+            keep: as `detect` has it.
+        """
+        samples = [self._sample(picture) for picture in pictures]
+        of_one_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, sample in enumerate(samples):
+            of_one_size[sample.target.image_hw].append(index)
+        found: dict[int, PictureDetections] = {}
+        for indexes in of_one_size.values():
+            for start in range(0, len(indexes), batch_size):
+                together = indexes[start : start + batch_size]
+                batch = collate([samples[index] for index in together])
+                found.update(zip(together, self.detect(batch, keep=keep), strict=True))
+        return [found[index] for index in range(len(pictures))]
+
     def detect_picture(self, picture: Image.Image) -> PictureDetections:
-        """What is in one decoded RGB picture."""
-        return self.detect(collate([self._sample(picture)]))[0]
+        """Detect the objects of one decoded RGB picture."""
+        return self.detect_pictures([picture], batch_size=1)[0]
 
     def _sample(self, picture: Image.Image) -> Sample:
         original_hw = (picture.height, picture.width)
@@ -80,7 +111,7 @@ class Detector:
 
 
 def detect_all(
-    detector: Detector, batches: Iterable[Batch], *, are_relative: bool = False
+    detector: BatchDetector, batches: Iterable[Batch], *, are_relative: bool = False
 ) -> Iterator[tuple[int, PictureDetections]]:
     """Detections of each picture, with its image id.
 

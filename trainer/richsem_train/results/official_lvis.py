@@ -24,7 +24,7 @@ and 3.45 GB (`benchmarks/score.py`)."""
 
 @dataclass(frozen=True)
 class Cost:
-    """What scoring will take: beyond the memory of this process so far, and on a core such as of today's servers."""
+    """Of scoring: beyond the memory of this process so far, and on a core such as of today's servers."""
 
     gigabytes: float
     seconds: float
@@ -35,12 +35,7 @@ class Cost:
 
 
 def official_cost(truth: GroundTruth, detections: int) -> Cost:
-    """What `lvis` will take; it looks at every category in every picture, whatever is in there.
-
-    Args:
-        truth: what is compared with.
-        detections: how many, in all pictures.
-    """
+    """The cost of scoring so many detections; `lvis` looks at every category in every picture, whatever is in there."""
     pairs = len(truth.image_ids) * len(truth.category_ids)
     return Cost(
         (pairs * _BYTES_A_PAIR + detections * _BYTES_A_DETECTION) / 1e9,
@@ -63,15 +58,10 @@ def require_official(truth: GroundTruth) -> None:
 
 
 def official_score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:
-    """What `lvis` 0.5.3 says of the annotations as they were read; see `evaluation.score`.
-
-    Args:
-        truth: what is compared with.
-        detections: as there.
-        max_detections: as there.
+    """The same as `evaluation.score`, by `lvis` 0.5.3 from the annotations as they were read.
 
     Raises:
-        RichSemError: as there; `lvis` can't be imported; or nothing is detected, where it fails.
+        RichSemError: as `evaluation.score` has it; `lvis` can't be imported; or nothing is detected, where it fails.
     """
     lvis = _imported()
     results = numbered(truth, detections, max_detections=max_detections).as_results()
@@ -79,7 +69,7 @@ def official_score(truth: GroundTruth, detections: Detections, *, max_detections
         raise RichSemError("lvis fails where nothing at all is detected; --scorer hotcoco says 0")
 
     class Annotations(lvis.LVIS):  # type: ignore[name-defined]
-        """What was read in the place of a file."""
+        """The annotations that were read, in the place of a file."""
 
         def _load_json(self, _: object) -> dict[str, Any]:
             return _content(truth)

@@ -1,26 +1,26 @@
 """Detections drawn on pictures: boxes, names and scores, in the colour of the class's frequency."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from torchvision.ops import nms
 
 from richsem_train.results.detections import PictureDetections
-from richsem_train.results.lettering import Lettering, can_be_drawn, one_line
+from richsem_train.results.labels import Rectangle, Style, place_labels, shortened
+from richsem_train.results.lettering import can_be_drawn, one_line
+from richsem_train.results.prediction import ClassTable
 
 Colour = tuple[int, int, int]
-Rectangle = tuple[float, float, float, float]
-"""Left, top, right, bottom, pixels."""
-
 FREQUENCY_COLOURS: dict[str, Colour] = {"r": (204, 51, 0), "c": (86, 180, 233), "f": (240, 228, 66)}
 """Vermilion, sky blue and yellow, after Okabe and Ito: told apart by all common kinds of colour vision."""
 
 FREQUENCY_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
-_CATEGORY_COLOURS: tuple[Colour, ...] = (
+_ROW_COLOURS: tuple[Colour, ...] = (
     (86, 180, 233),
     (240, 228, 66),
     (204, 51, 0),
@@ -29,7 +29,7 @@ _CATEGORY_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0),
     (0, 114, 178),
 )
-"""For classes without a frequency, by category id."""
+"""For classes without a frequency, by row."""
 
 _INK: Colour = (17, 17, 17)
 _PAPER: Colour = (255, 255, 255)
@@ -41,63 +41,25 @@ _LEGIBLE_SIDE = 480
 _SAME_BOX_IOU = 0.9
 """Boxes this close are one thing to the eye: only the best name is shown."""
 
-_SMALL_BOX = 6
-"""Boxes below so many times a label's area are kept clear of labels where there is room."""
-
-_SMALL_BOX_COST = 0.3
-"""What covering them counts, against covering another label."""
-
-_MOST_OVERLAP = 0.2
-"""Share of a label that others may cover; a label that would be covered further is left out, its box is not."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """Sizes that suit a picture, pixels.
-
-    Attributes:
-        line: width of a box's line; rare classes have half as much again.
-        font: of names and scores.
-        pad: around the text of a label.
-    """
-
-    line: int
-    font: Lettering
-    pad: int
-
-    @classmethod
-    def of(cls, size: tuple[int, int]) -> "Style":
-        """Lines and letters in proportion to a picture of this width and height."""
-        scale = math.sqrt(size[0] * size[1])
-        points = min(max(12.0, scale * 0.023), 64.0)
-        return cls(
-            line=max(2, round(scale * 0.003)),
-            font=Lettering(points),
-            pad=max(2, round(points / 6)),
-        )
-
 
 def draw_detections(
     image: Image.Image,
     detections: PictureDetections,
+    classes: ClassTable,
     *,
-    names: Mapping[int, str],
-    frequencies: Mapping[int, str] | None = None,
     score_threshold: float = 0.3,
     most: int = 30,
-    scores: bool = True,
     legend: bool = True,
 ) -> Image.Image:
     """Draw the best detections of a picture, the better above the worse.
 
     Args:
-        image: the picture as decoded.
-        detections: in pixels of `image`; of boxes that nearly coincide only the best is drawn.
-        names: by category id; the id where there is none, or where no font has its letters.
-        frequencies: "r", "c" or "f" by category id. Without it colours follow the category.
+        image: the picture as decoded, RGB.
+        detections: rows of `classes`, in pixels of `image`; of boxes that nearly coincide only the best is drawn.
+        classes: their names; a row's number stands for a name of which no font has the letters. Colours are those of
+            frequencies, or without any follow the row.
         score_threshold: worse ones are left out.
         most: how many are drawn at most.
-        scores: whether labels tell the score; not for ground truth.
         legend: whether a strip below tells the colours; only where there are frequencies.
 
     Returns:
@@ -105,88 +67,40 @@ def draw_detections(
     """
     canvas, factor = _enlarged(image)
     style = Style.of(canvas.size)
-    shown = choose_drawn(detections, score_threshold=score_threshold, most=most)
-    colours = [_colour(int(detections.category_ids[index]), frequencies) for index in shown]
-    boxes = [_within(detections.boxes_xyxy_px[index] * factor, canvas.size) for index in shown]
-    texts = [
-        _text(int(detections.category_ids[index]), float(detections.scores[index]) if scores else None, names)
-        for index in shown
-    ]
+    shown = detections[choose_drawn(detections, score_threshold=score_threshold, most=most)]
+    rows = shown.category_ids.tolist()
+    colours = [_colour(row, classes) for row in rows]
+    boxes = [_within(box * factor, canvas.size) for box in shown.boxes_xyxy_px]
+    texts = [f"{_label(row, classes)} {score:.2f}" for row, score in zip(rows, shown.scores.tolist(), strict=True)]
     draw = ImageDraw.Draw(canvas)
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         _draw_box(draw, box, colour, style)
     for placed, colour in zip(place_labels(boxes, texts, canvas.size, style), colours, strict=True):
         if placed is not None:
             _draw_label(draw, *placed, colour, style)
-    return _with_legend(canvas, style) if legend and frequencies else canvas
+    return _with_legend(canvas, style) if legend and classes.have_frequencies else canvas
 
 
-def choose_drawn(detections: PictureDetections, *, score_threshold: float, most: int) -> list[int]:
+def choose_drawn(detections: PictureDetections, *, score_threshold: float, most: int) -> NDArray[np.int64]:
     """Indexes of those worth drawing, best first, without boxes that nearly coincide with a better one."""
-    chosen: list[int] = []
-    for index in np.argsort(-detections.scores, kind="stable").tolist():
-        if len(chosen) == most or detections.scores[index] < score_threshold:
-            break
-        others = detections.boxes_xyxy_px[chosen]
-        if not (_iou(detections.boxes_xyxy_px[index], others) > _SAME_BOX_IOU).any():
-            chosen.append(index)
-    return chosen
-
-
-def place_labels(
-    boxes: Sequence[Rectangle], texts: Sequence[str], size: tuple[int, int], style: Style
-) -> list[tuple[Rectangle, str] | None]:
-    """Find each label a place at its box, inside of the picture and clear of the labels before it.
-
-    Args:
-        boxes: on the canvas, pixels.
-        texts: one a box; cut to the width of the picture.
-        size: of the canvas, width and height.
-        style: of the text.
-
-    Returns:
-        The label's rectangle and text; None where it would cover others.
-    """
-    placed: list[tuple[Rectangle, str] | None] = []
-    taken: list[Rectangle] = []
-    for box, full_text in zip(boxes, texts, strict=True):
-        text = _cut(full_text, size[0] - 2 * style.pad, style)
-        width, height = _label_size(text, style)
-        corners = _label_corners(box, width, height)
-        candidates = [_moved_within((x, y, x + width, y + height), size) for x, y in corners]
-        small = [other for other in boxes if _area(other) < _SMALL_BOX * width * height]
-        # In steps of a twentieth of the label: a touch is no reason to move away.
-        costs = [
-            (_covered(one, taken) + _SMALL_BOX_COST * _covered(one, small)) // (width * height / 20)
-            for one in candidates
-        ]
-        best = candidates[costs.index(min(costs))]
-        if _covered(best, taken) > _MOST_OVERLAP * width * height:
-            placed.append(None)
-        else:
-            placed.append((best, text))
-            taken.append(best)
-    return placed
+    good = np.flatnonzero(detections.scores >= score_threshold)
+    boxes, scores = (torch.from_numpy(values[good]) for values in (detections.boxes_xyxy_px, detections.scores))
+    return good[nms(boxes, scores, _SAME_BOX_IOU)[:most].numpy()]
 
 
 def contact_sheet(
-    pictures: Sequence[Image.Image],
-    columns: int,
-    captions: Sequence[str] | None = None,
-    *,
-    legend: bool = False,
+    pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, *, legend: bool
 ) -> Image.Image:
     """Pictures side by side with a caption below each, row by row.
 
     Args:
         pictures: of any sizes, at least one; a column is as wide as its widest, a row as high as its highest.
-        columns: cells a row.
         captions: one a picture, cut to its column's width; "" for none.
+        columns: cells a row.
         legend: whether a strip below tells the colours of frequencies.
     """
     assert pictures, "a sheet needs a picture"
-    captions = [one_line(caption) for caption in captions or [""] * len(pictures)]
-    assert len(captions) == len(pictures), (len(captions), len(pictures))
+    captions = [one_line(caption) for caption in captions]
     columns = min(columns, len(pictures))
     widths = [max(picture.width for picture in pictures[column::columns]) for column in range(columns)]
     heights = [
@@ -202,23 +116,21 @@ def contact_sheet(
         x = gap + sum(widths[:column]) + gap * column + (widths[column] - picture.width) // 2
         y = gap + sum(heights[:row]) + below * row
         sheet.paste(picture, (x, y))
-        text = _cut(caption, widths[column], style)
+        text = shortened(caption, widths[column], style)
         left = x + (picture.width - style.font.getlength(text)) / 2
         style.font.draw(draw, (left, y + picture.height + style.pad), text, _INK)
     return _with_legend(sheet, style) if legend else sheet
 
 
 def _enlarged(image: Image.Image) -> tuple[Image.Image, int]:
-    image = image.convert("RGB")
     factor = math.ceil(_LEGIBLE_SIDE / max(image.size))
     if factor == 1:
         return image.copy(), 1
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC), factor
 
 
-def _colour(category_id: int, frequencies: Mapping[int, str] | None) -> Colour:
-    frequency = (frequencies or {}).get(category_id, "")
-    return FREQUENCY_COLOURS.get(frequency) or _CATEGORY_COLOURS[category_id % len(_CATEGORY_COLOURS)]
+def _colour(row: int, classes: ClassTable) -> Colour:
+    return FREQUENCY_COLOURS.get(classes.frequencies[row]) or _ROW_COLOURS[row % len(_ROW_COLOURS)]
 
 
 def _within(box_xyxy: NDArray[np.floating], size: tuple[int, int]) -> Rectangle:
@@ -228,86 +140,17 @@ def _within(box_xyxy: NDArray[np.floating], size: tuple[int, int]) -> Rectangle:
     return left, top, max(left, right), max(top, bottom)
 
 
-def number_for_name(category_id: int, names: Mapping[int, str]) -> str | None:
-    """What is drawn for a name that has letters which no font has, such as `#12`; None for other names."""
-    return None if can_be_drawn(_plain_name(category_id, names)) else f"#{category_id}"
+def number_for_name(row: int, classes: ClassTable) -> str | None:
+    """The label, such as `#12`, of a class whose name has letters that no font has; None for other classes."""
+    return None if can_be_drawn(_plain_name(row, classes)) else f"#{row}"
 
 
-def _plain_name(category_id: int, names: Mapping[int, str]) -> str:
-    return one_line(names.get(category_id, str(category_id)).replace("_", " "))
+def _plain_name(row: int, classes: ClassTable) -> str:
+    return one_line(classes.names[row].replace("_", " "))
 
 
-def _text(category_id: int, score: float | None, names: Mapping[int, str]) -> str:
-    name = number_for_name(category_id, names) or _plain_name(category_id, names)
-    return name if score is None else f"{name} {score:.2f}"
-
-
-def _cut(text: str, width: float, style: Style) -> str:
-    """Shorten a text to a width; of `name 0.87` the score stays."""
-    if style.font.getlength(text) <= width:
-        return text
-    head, _, tail = text.rpartition(" ")
-    tail = f" {tail}" if head and tail.replace(".", "").isdigit() else ""
-    head = text[: len(text) - len(tail)]
-    while head and style.font.getlength(f"{head}...{tail}") > width:
-        head = head[:-1].rstrip()
-    return f"{head}...{tail}"
-
-
-def _label_size(text: str, style: Style) -> tuple[int, int]:
-    return math.ceil(style.font.getlength(text)) + 2 * style.pad, style.font.height() + style.pad
-
-
-def _label_corners(box: Rectangle, width: float, height: float) -> list[tuple[float, float]]:
-    """Where the label's own corner may lie, best first: above the box, inside, below, beside, then rows further off."""
-    left, top, right, bottom = box
-    return [
-        (left, top - height),
-        (left, top),
-        (right - width, top - height),
-        (right - width, top),
-        (left, bottom),
-        (left, bottom - height),
-        (right - width, bottom),
-        (right - width, bottom - height),
-        (right, top),
-        (left - width, top),
-        (left, top - 2 * height),
-        (left, top + height),
-        (left, bottom + height),
-        (left + (right - left - width) / 2, top + (bottom - top - height) / 2),
-    ]
-
-
-def _moved_within(rectangle: Rectangle, size: tuple[int, int]) -> Rectangle:
-    """Shift a rectangle into the canvas; one larger than the canvas keeps to its left and top."""
-    left, top, right, bottom = rectangle
-    width, height = round(right - left), round(bottom - top)
-    x = round(max(0.0, min(left, size[0] - width)))
-    y = round(max(0.0, min(top, size[1] - height)))
-    return x, y, x + width, y + height
-
-
-def _area(rectangle: Rectangle) -> float:
-    return (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
-
-
-def _covered(rectangle: Rectangle, others: Sequence[Rectangle]) -> float:
-    """Area that others take of a rectangle, pixels; doubly covered counts twice."""
-    left, top, right, bottom = rectangle
-    return sum(
-        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(bottom, other[3]) - max(top, other[1]))
-        for other in others
-    )
-
-
-def _iou(box_xyxy: NDArray[np.floating], others_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
-    low = np.maximum(box_xyxy[:2], others_xyxy[:, :2])
-    high = np.minimum(box_xyxy[2:], others_xyxy[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    areas = np.clip(others_xyxy[:, 2:] - others_xyxy[:, :2], 0, None).prod(axis=1)
-    area = np.clip(box_xyxy[2:] - box_xyxy[:2], 0, None).prod()
-    return np.asarray(shared / np.maximum(area + areas - shared, 1e-9))
+def _label(row: int, classes: ClassTable) -> str:
+    return number_for_name(row, classes) or _plain_name(row, classes)
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: Rectangle, colour: Colour, style: Style) -> None:

@@ -2,13 +2,15 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from cycler import cycler
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +20,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from richsem_schemas.io.files import write_atomically
 from richsem_train.results.lettering import font_files, one_line
 from richsem_train.results.tables import STEPS, Arms, Metrics, is_defined, spread
-from richsem_train.run.log import RunLog
+
+Record = Mapping[str, Any]
+"""A record of a run's log."""
 
 _INK = "#222222"
 _QUIET = "#8a8a8a"
@@ -26,96 +30,110 @@ _METRIC_COLOURS = {"AP": _INK, "APr": "#cc3300", "APc": "#2b8cc4", "APf": "#a88f
 """Frequencies as in the pictures, dark enough for white paper."""
 
 _LINE_COLOURS = ("#2b8cc4", "#cc3300", "#009e73", "#a88f00", "#9a5b8c", "#555555", "#e69f00")
+
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#bbbbbb",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.prop_cycle": cycler(color=_LINE_COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "grid.color": "#e6e6e6",
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.6,
+    "text.parse_math": False,
+    "xtick.color": _QUIET,
+    "xtick.labelsize": 8.5,
+    "xtick.major.size": 3,
+    "ytick.color": _QUIET,
+    "ytick.labelsize": 8.5,
+    "ytick.major.size": 3,
+}
+
 _SMOOTHED_OVER = 50
 """Points of the log that the thick line of a loss averages over; fewer for short logs."""
 
 _PART_OF_A_LAYER = re.compile(r"_(\d+|enc|dn(_\d+)?)$")
 """Ends of the names of losses that repeat those of the final layer."""
 
+_COMPARED = ("AP", "APr")
 _DOTS_A_INCH = 130
 
 
-def plot_run(log: RunLog, out: Path, *, title: str) -> None:
+def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, *, title: str) -> None:
     """Draw a run's loss, its parts, average precisions and learning rates into one PNG.
 
     Args:
-        log: of `run_log.read_log`; may be empty.
+        steps: records of training: `step`, `loss`, and if there are any `losses` by name and `lr`.
+        evaluations: `step` and `metrics` by name.
         out: the file, written whole or not at all.
         title: above the panels.
     """
-    with _fonts_for([title]):
-        _plot_run(log, out, _as_it_is(title))
+    with _style_for([title]):
+        figure = _titled_figure(title, 11, 7)
+        panels = figure.subplots(2, 2, sharex=True)
+        _draw_loss(panels[0, 0], steps)
+        _draw_metrics(panels[0, 1], evaluations)
+        _draw_parts(panels[1, 0], steps)
+        _draw_rates(panels[1, 1], steps)
+        last = max((record["step"] for record in (*steps, *evaluations)), default=1)
+        for panel in panels.flat:
+            panel.set_xlim(0, last * 1.02)
+            panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        for panel in panels[1]:
+            panel.set_xlabel("step")
+        _write(figure, out)
 
 
-def _plot_run(log: RunLog, out: Path, title: str) -> None:
-    figure = Figure(figsize=(11, 7), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
-    panels = figure.subplots(2, 2, sharex=True)
-    last = max((line["step"] for line in (*log.steps, *log.evaluations)), default=1)
-    _draw_loss(panels[0, 0], log)
-    _draw_metrics(panels[0, 1], log)
-    _draw_parts(panels[1, 0], log)
-    _draw_rates(panels[1, 1], log)
-    for panel in panels.flat:
-        _tidy(panel)
-        panel.set_xlim(0, last * 1.02)
-        panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    for panel in panels[1]:
-        panel.set_xlabel("step", color=_INK)
-    _write(figure, out)
-
-
-def plot_comparison(arms: Arms, out: Path, *, title: str, metrics: Sequence[str] = ("AP", "APr")) -> None:
+def plot_comparison(arms: Arms, out: Path, *, title: str) -> None:
     """Draw a point a seed, and mean and standard deviation an arm, a panel a metric.
 
     Args:
         arms: runs by arm, the first at the top.
         out: the file, written whole or not at all.
         title: above the panels.
-        metrics: a panel each.
     """
-    with _fonts_for([title, *arms]):
-        _plot_comparison(arms, out, _as_it_is(title), metrics)
+    with _style_for([title, *arms]):
+        figure = _titled_figure(title, 2.4 + 3.9 * len(_COMPARED), 1.5 + 0.62 * len(arms))
+        panels = figure.subplots(1, len(_COMPARED), sharey=True, squeeze=False)[0]
+        for panel, metric in zip(panels, _COMPARED, strict=True):
+            _draw_arms(panel, arms, metric)
+            panel.grid(visible=False, axis="y")
+        labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
+        panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
+        panels[0].set_ylim(len(arms) - 0.4, -0.6)
+        seeds = max((len(runs) for runs in arms.values()), default=0)
+        figure.supxlabel(
+            f"small points: single seeds (up to {seeds}); diamond and bar: mean ± standard deviation",
+            fontsize=8.5,
+            color=_QUIET,
+        )
+        _write(figure, out)
 
 
-def _plot_comparison(arms: Arms, out: Path, title: str, metrics: Sequence[str]) -> None:
-    figure = Figure(figsize=(2.4 + 3.9 * len(metrics), 1.5 + 0.62 * len(arms)), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(title, fontsize=13, color=_INK, x=0.01, ha="left")
-    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-    for panel, metric in zip(panels, metrics, strict=True):
-        _draw_arms(panel, arms, metric)
-        _tidy(panel)
-        panel.grid(visible=False, axis="y")
-    labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
-    panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
-    panels[0].set_ylim(len(arms) - 0.4, -0.6)
-    seeds = max((len(runs) for runs in arms.values()), default=0)
-    figure.supxlabel(
-        f"small points: single seeds (up to {seeds}); diamond and bar: mean ± standard deviation",
-        fontsize=8.5,
-        color=_QUIET,
-    )
-    _write(figure, out)
+def _titled_figure(title: str, width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=_DOTS_A_INCH, layout="constrained")
+    figure.suptitle(one_line(title), fontsize=13, color=_INK, x=0.01, ha="left")
+    return figure
 
 
 def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
     steps = spread([run.get(STEPS) for run in runs])
-    name = _as_it_is(arm)
+    name = one_line(arm)
     return name if steps is None else f"{name}\n{steps.mean:,.0f} steps"
 
 
-def _as_it_is(text: str) -> str:
-    """A text of anybody's that matplotlib takes for no formula."""
-    return one_line(text).replace("$", r"\$")
-
-
 @contextmanager
-def _fonts_for(texts: Sequence[str]) -> Iterator[None]:
-    """Draw with fonts that have the letters of all scripts, where they are needed."""
-    if all(text.isascii() for text in texts):
-        yield
-        return
-    with rc_context({"font.family": ["DejaVu Sans", *_families()]}):
+def _style_for(texts: Sequence[str]) -> Iterator[None]:
+    """Draw in our style, with fonts that have the letters of all scripts where they are needed."""
+    families = () if all(text.isascii() for text in texts) else _families()
+    with rc_context({**_STYLE, "font.family": ["DejaVu Sans", *families]}):
         yield
 
 
@@ -131,64 +149,61 @@ def _families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry.name for entry in fonts.ttflist[before:]))
 
 
-def _draw_loss(panel: Axes, log: RunLog) -> None:
-    panel.set_title("loss", loc="left", fontsize=10.5, color=_INK)
-    steps = [line["step"] for line in log.steps]
-    losses = [float(line["loss"]) for line in log.steps]
-    panel.plot(steps, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
-    panel.plot(steps, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
+def _draw_loss(panel: Axes, steps: Sequence[Record]) -> None:
+    panel.set_title("loss")
+    places, losses = _curve((record["step"], record["loss"]) for record in steps)
+    panel.plot(places, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
+    panel.plot(places, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
     _fit_losses(panel, [losses])
 
 
-def _draw_parts(panel: Axes, log: RunLog) -> None:
-    panel.set_title("losses of the final layer", loc="left", fontsize=10.5, color=_INK)
-    parts = _parts(log)
-    for index, (name, (steps, losses)) in enumerate(parts.items()):
-        colour = _LINE_COLOURS[index % len(_LINE_COLOURS)]
-        panel.plot(steps, _smoothed(losses), color=colour, linewidth=1.6, label=name)
-    _fit_losses(panel, [_smoothed(losses) for _, losses in parts.values()])
-    _legend(panel)
+def _draw_parts(panel: Axes, steps: Sequence[Record]) -> None:
+    panel.set_title("losses of the final layer")
+    names = list(dict.fromkeys(name for record in steps for name in record.get("losses", {})))
+    drawn = []
+    for name in [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]:
+        places, losses = _curve((record["step"], record.get("losses", {}).get(name)) for record in steps)
+        drawn.append(_smoothed(losses))
+        panel.plot(places, drawn[-1], label=name.removeprefix("loss_"))
+    _fit_losses(panel, drawn)
+    _add_legend(panel)
 
 
-def _draw_metrics(panel: Axes, log: RunLog) -> None:
-    panel.set_title("average precision", loc="left", fontsize=10.5, color=_INK)
+def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
+    panel.set_title("average precision")
     highest = 0.0
     for name, colour in _METRIC_COLOURS.items():
-        points = [
-            (line["step"], float(line["metrics"][name]))
-            for line in log.evaluations
-            if line["metrics"].get(name) is not None and is_defined(float(line["metrics"][name]))
-        ]
-        if not points:
+        places, values = _curve((record["step"], _defined(record["metrics"].get(name))) for record in evaluations)
+        if not values:
             continue
-        steps, values = zip(*points, strict=True)
         highest = max(highest, *values)
         wide = 2.4 if name == "AP" else 1.5
-        panel.plot(
-            steps, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=f"{name}  {values[-1]:.3f}"
-        )
+        label = f"{name}  {values[-1]:.3f}"
+        panel.plot(places, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=label)
     panel.set_ylim(0, max(highest * 1.1, 0.05))
-    _legend(panel)
+    _add_legend(panel)
 
 
-def _draw_rates(panel: Axes, log: RunLog) -> None:
-    panel.set_title("learning rate", loc="left", fontsize=10.5, color=_INK)
-    lines = [(line["step"], _named_rates(line["lr"])) for line in log.steps if "lr" in line]
-    names = list(dict.fromkeys(name for _, rates in lines for name in rates))
-    highest = 0.0
-    for index, name in enumerate(names):
-        points = [(step, rates[name]) for step, rates in lines if name in rates]
-        steps, values = zip(*points, strict=True)
-        highest = max(highest, *values)
-        panel.plot(steps, values, color=_LINE_COLOURS[index % len(_LINE_COLOURS)], linewidth=1.6, label=name)
-    panel.set_ylim(0, highest * 1.08 or 1)
+def _draw_rates(panel: Axes, steps: Sequence[Record]) -> None:
+    panel.set_title("learning rate")
+    places, rates = _curve((record["step"], record.get("lr")) for record in steps)
+    panel.plot(places, rates)
+    panel.set_ylim(0, max(rates, default=0.0) * 1.08 or 1)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if len(names) > 1:
-        _legend(panel)
+
+
+def _curve(points: Iterable[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
+    """Steps and values of the points that have one."""
+    known = [(step, float(value)) for step, value in points if value is not None]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def _defined(value: float | None) -> float | None:
+    return value if value is not None and is_defined(float(value)) else None
 
 
 def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
-    panel.set_title(metric, loc="left", fontsize=10.5, color=_INK)
+    panel.set_title(metric)
     colour = _METRIC_COLOURS.get(metric, _LINE_COLOURS[0])
     for row, runs in enumerate(arms.values()):
         values = spread([run.get(metric) for run in runs])
@@ -205,26 +220,6 @@ def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
         panel.text(values.mean, row - 0.2, text, ha="center", va="bottom", fontsize=8.5, color=_INK)
     panel.margins(x=0.18)
     panel.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _parts(log: RunLog) -> dict[str, tuple[list[int], list[float]]]:
-    """The final layer's losses by short name; all of them where none is the final layer's."""
-    names = list(dict.fromkeys(name for line in log.steps for name in line.get("losses", {})))
-    chosen = [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]
-    parts = {}
-    for name in chosen:
-        points = [(line["step"], float(line["losses"][name])) for line in log.steps if name in line.get("losses", {})]
-        steps, losses = zip(*points, strict=True)
-        parts[name.removeprefix("loss_")] = (list(steps), list(losses))
-    return parts
-
-
-def _named_rates(rates: float | Sequence[float] | Mapping[str, float]) -> dict[str, float]:
-    if isinstance(rates, Mapping):
-        return {name: float(rate) for name, rate in rates.items()}
-    if isinstance(rates, Sequence):
-        return {f"group {index}": float(rate) for index, rate in enumerate(rates)}
-    return {"lr": float(rates)}
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
@@ -250,19 +245,9 @@ def _fit_losses(panel: Axes, curves: Sequence[Sequence[float]]) -> None:
         panel.set_ylim(0, max(float(np.quantile(values, 0.99)) * 1.1, 1e-6))
 
 
-def _legend(panel: Axes) -> None:
+def _add_legend(panel: Axes) -> None:
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(frameon=False, fontsize=9, labelcolor=_INK)
-
-
-def _tidy(panel: Axes) -> None:
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        panel.spines[side].set_color("#bbbbbb")
-    panel.grid(visible=True, color="#e6e6e6", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(colors=_QUIET, labelsize=8.5, length=3)
+        panel.legend()
 
 
 def _write(figure: Figure, out: Path) -> None:

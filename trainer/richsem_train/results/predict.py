@@ -3,9 +3,8 @@
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from PIL import Image
 
 from richsem_schemas.errors import PictureError
 from richsem_schemas.io.files import write_atomically
-from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, decode_picture, gunzip_picture
-from richsem_train.results.detections import PictureDetections, require_finite
+from richsem_train.results.detections import PictureDetections
 from richsem_train.results.pictures import choose_drawn, contact_sheet, draw_detections, number_for_name
+from richsem_train.results.prediction import ClassTable, Prediction
+from richsem_train.results.read_picture import read_picture
 
 PREDICTIONS = "predictions.json"
 SHEET = "sheet.jpg"
@@ -24,14 +24,15 @@ _JPEG_QUALITY = 92
 _LONGEST_NAME, _LONGEST_NAME_BYTES = 120, 200
 """Of a name without what is added to it: file systems take 255 bytes, and 22 are a temporary's."""
 
+_MOST_DRAWN = 30
 _SHEET_PICTURES, _SHEET_COLUMNS, _SHEET_SIDE = 24, 4, 640
 _LOSSLESS = {".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 """Such pictures are drawn as PNG, others as JPEG."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Predicted:
-    """What `predict` did.
+    """The outcome of `predict`.
 
     Attributes:
         pictures: files written, in the order of the paths, without `predictions.json`.
@@ -40,9 +41,9 @@ class Predicted:
             names were drawn.
     """
 
-    pictures: tuple[Path, ...]
-    failed: tuple[tuple[Path, str], ...]
-    number_for_name: str | None
+    pictures: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    number_for_name: str | None = None
 
 
 def predict(
@@ -50,11 +51,8 @@ def predict(
     detect: Callable[[Image.Image], PictureDetections],
     out: Path,
     *,
-    names: Mapping[int, str],
-    frequencies: Mapping[int, str] | None = None,
-    category_ids: Mapping[int, int] | None = None,
+    classes: ClassTable,
     score_threshold: float = 0.3,
-    most: int = 30,
     on_picture: Callable[[Path, str | None], None] = lambda _path, _problem: None,
 ) -> Predicted:
     """Find and draw the objects of each picture.
@@ -68,53 +66,38 @@ def predict(
         paths: picture files; one that can't be used is left out and reported, the others go on.
         detect: finds the objects of an upright RGB picture, in its pixels.
         out: a folder, made if absent; nothing is written elsewhere.
-        names: by row of the vocabulary.
-        frequencies: "r", "c" or "f" by row, if known.
-        category_ids: of the annotations, by row; negative where they have none. None: each row is its id.
+        classes: the rows that `detect` gives.
         score_threshold: worse detections are not drawn.
-        most: how many detections are drawn at most.
         on_picture: called after each path, with the reason where it failed.
 
     Raises:
         OSError: `out` can't be written.
         RichSemError: a picture's detections aren't finite; nothing is written of it.
     """
-    output_names = name_outputs(paths)
-    records, pictures, failed = [], [], []
+    done = Predicted()
+    records: list[dict[str, Any]] = []
     cells: list[Image.Image] = []
-    number: str | None = None
-    for path, output_name in zip(paths, output_names, strict=True):
+    for path, output_name in zip(paths, name_outputs(paths), strict=True):
         try:
-            image = _read(path)
+            image = read_picture(path)
         except (PictureError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            failed.append((path, reason))
+            done.failed.append((path, reason))
             on_picture(path, reason)
             continue
-        found = _finite(detect(image), path)
-        draw = partial(
-            draw_detections, image, found, names=names, frequencies=frequencies, score_threshold=score_threshold
-        )
-        drawn = draw(most=most)
-        for index in choose_drawn(found, score_threshold=score_threshold, most=most):
-            number = number or number_for_name(int(found.category_ids[index]), names)
+        found = detect(image)
+        found.require_finite(str(path))
+        for row in found.category_ids[choose_drawn(found, score_threshold=score_threshold, most=_MOST_DRAWN)].tolist():
+            done.number_for_name = done.number_for_name or number_for_name(row, classes)
+        drawn = draw_detections(image, found, classes, score_threshold=score_threshold, most=_MOST_DRAWN)
+        _write_picture(drawn, out / output_name)
+        done.pictures.append(out / output_name)
+        records.append({"name": output_name, "source": str(path), **_record(image, found, classes)})
         if len(cells) < _SHEET_PICTURES and len(paths) > 1:
-            cells.append(_cell(draw(most=most, legend=False)))
-        write_atomically(out / output_name, _encoded(drawn, output_name))
-        pictures.append(out / output_name)
-        records.append(_record(path, output_name, image, found, names, frequencies or {}, category_ids or {}))
+            cells.append(_cell(image, found, classes, score_threshold))
         on_picture(path, None)
-    if cells:
-        captions = [record["name"] for record in records[: len(cells)]]
-        sheet = contact_sheet(cells, _SHEET_COLUMNS, captions, legend=bool(frequencies))
-        write_atomically(out / SHEET, _encoded(sheet, SHEET))
-    report = {
-        "pictures": records,
-        "failed": [{"source": str(path), "reason": reason} for path, reason in failed],
-    }
-    text = json.dumps(report, indent=1, allow_nan=False)
-    write_atomically(out / PREDICTIONS, (text + "\n").encode())
-    return Predicted(tuple(pictures), tuple(failed), number)
+    _write_report(out, done, records, cells, classes)
+    return done
 
 
 def output_files(paths: Sequence[Path], out: Path) -> list[Path]:
@@ -141,59 +124,55 @@ def name_outputs(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise PictureError("a folder or a device, not a picture file" if path.exists() else "no such file")
-    size = path.stat().st_size
-    if size > MAX_PICTURE_BYTES:
-        raise PictureError(f"{size:,} bytes; at most {MAX_PICTURE_BYTES:,} are read")
-    return decode_picture(gunzip_picture(path.read_bytes()))
+def _write_report(
+    out: Path, done: Predicted, records: list[dict[str, Any]], cells: list[Image.Image], classes: ClassTable
+) -> None:
+    if cells:
+        captions = [record["name"] for record in records[: len(cells)]]
+        sheet = contact_sheet(cells, captions, _SHEET_COLUMNS, legend=classes.have_frequencies)
+        _write_picture(sheet, out / SHEET)
+    failed = [{"source": str(path), "reason": reason} for path, reason in done.failed]
+    text = json.dumps({"pictures": records, "failed": failed}, indent=1, allow_nan=False)
+    write_atomically(out / PREDICTIONS, (text + "\n").encode())
 
 
-def _finite(found: PictureDetections, path: Path) -> PictureDetections:
-    require_finite(found.scores, found.boxes_xyxy_px, lambda _: str(path))
-    return found
+def _cell(image: Image.Image, found: PictureDetections, classes: ClassTable, score_threshold: float) -> Image.Image:
+    """A picture no larger than its place in the sheet, which has one legend for all."""
+    drawn = draw_detections(image, found, classes, score_threshold=score_threshold, most=_MOST_DRAWN, legend=False)
+    drawn.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+    return drawn
 
 
-def _cell(drawn: Image.Image) -> Image.Image:
-    """A picture no larger than its place in the sheet."""
-    small = drawn.copy()
-    small.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
-    return small
-
-
-def _encoded(image: Image.Image, name: str) -> bytes:
+def _write_picture(image: Image.Image, path: Path) -> None:
     buffer = io.BytesIO()
-    if name.endswith(".png"):
+    if path.suffix == ".png":
         image.save(buffer, "PNG")
     else:
         image.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
+    write_atomically(path, buffer.getvalue())
 
 
-def _record(
-    path: Path,
-    output_name: str,
-    image: Image.Image,
-    found: PictureDetections,
-    names: Mapping[int, str],
-    frequencies: Mapping[int, str],
-    category_ids: Mapping[int, int],
-) -> dict[str, Any]:
-    columns = zip(found.category_ids.tolist(), found.scores.tolist(), found.boxes_xyxy_px.tolist(), strict=True)
+def _record(image: Image.Image, found: PictureDetections, classes: ClassTable) -> dict[str, Any]:
+    prediction = Prediction.of(found, classes)
+    columns = zip(
+        prediction.class_names,
+        prediction.category_ids.tolist(),
+        found.category_ids.tolist(),
+        found.scores.tolist(),
+        found.boxes_xyxy_px.tolist(),
+        strict=True,
+    )
     return {
-        "name": output_name,
-        "source": str(path),
         "height": image.height,
         "width": image.width,
         "detections": [
             {
-                "name": names.get(row, str(row)),
-                "category_id": None if category_ids.get(row, row) < 0 else category_ids.get(row, row),
-                "frequency": frequencies.get(row) or None,
+                "name": name,
+                "category_id": None if category_id < 0 else category_id,
+                "frequency": classes.frequencies[row] or None,
                 "score": round(score, 6),
                 "box_xyxy_px": [round(edge, 2) for edge in box],
             }
-            for row, score, box in columns
+            for name, category_id, row, score, box in columns
         ],
     }

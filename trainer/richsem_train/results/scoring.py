@@ -1,89 +1,87 @@
-"""A detector's score on a split: each rank detects its share, the first scores all of it once."""
+"""A detector's score on a split: each rank detects its share, and all of it is scored once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from torch.utils.data import DataLoader, Subset
 
-from richsem_schemas.annotations import DetectionData
-from richsem_train.config import EvaluationConfig
-from richsem_train.console import Reporter
 from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.results.detections import DetectionWriter, PictureDetections, merge_detections, rank_file
+from richsem_train.results.detections import PictureDetections, merge_detections, rank_file, write_detections
 from richsem_train.results.evaluation import GroundTruth, score
-from richsem_train.results.inference import Detector, detect_all
+from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.results.official_lvis import official_score
-from richsem_train.run.distributed import Ranks
 from richsem_train.targets import Batch
 
 Scorer = Literal["hotcoco", "lvis"]
 
 
-def detect_split(
-    detector: Detector,
+def detect_share(
+    detector: BatchDetector,
     split: ScoredSplit,
-    config: EvaluationConfig,
-    folder: Path,
+    pictures: range,
+    path: Path,
     *,
+    batch_size: int,
     workers: int,
-    ranks: Ranks,
-    reporter: Reporter,
+    on_picture: Callable[[int], None],
 ) -> None:
-    """Write this rank's detections of a split into `folder`, and wait for the other ranks."""
-    loader = evaluation_loader(split.data, config, workers=workers, ranks=ranks)
-    reporter.begin("evaluating", len(range(ranks.rank, len(split.data), ranks.world_size)))
-    found_in_all = detect_all(detector, loader, are_relative=split.data.are_relative)
-    with DetectionWriter(rank_file(folder, ranks.rank)) as writer:
-        for done, (image_id, found) in enumerate(found_in_all, start=1):
-            writer.add(image_id, _in_ids(found, split))
-            reporter.move(done)
-    reporter.end()
-    ranks.wait()
+    """Write the detections of some pictures of a split, with the category ids of its annotations.
+
+    Args:
+        detector: finds them.
+        split: what it is scored on.
+        pictures: their indexes in the split.
+        path: of `rank_file`.
+        batch_size: pictures a batch.
+        workers: processes that read pictures; 0 reads in this one.
+        on_picture: is told after each how many are done.
+    """
+    batches = _batches(detector, split, pictures, batch_size, workers)
+
+    def found_in_all() -> Iterator[tuple[int, PictureDetections]]:
+        found = detect_all(detector, batches, are_relative=split.data.are_relative)
+        for done, (image_id, detections) in enumerate(found, start=1):
+            yield image_id, _in_ids(detections, split)
+            on_picture(done)
+
+    write_detections(path, found_in_all())
+
+
+def _batches(
+    detector: BatchDetector, split: ScoredSplit, pictures: range, batch_size: int, workers: int
+) -> Iterable[Batch]:
+    dataset = EvaluationDataset(split.data, short_side=detector.short_side, longest_side=detector.longest_side)
+    return DataLoader(
+        Subset[Sample](dataset, pictures),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=detector.normalise.mean.device.type == "cuda",
+    )
 
 
 def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:
     """Rows of the vocabulary as ids of the annotations; what is no category of theirs can't count."""
-    category_ids = split.category_ids[found.category_ids]
-    kept = category_ids != NO_CATEGORY
-    return PictureDetections(category_ids[kept], found.boxes_xyxy_px[kept], found.scores[kept])
+    in_ids = replace(found, category_ids=split.category_ids[found.category_ids])
+    return in_ids[in_ids.category_ids != NO_CATEGORY]
 
 
-def score_split(
-    truth: GroundTruth,
-    data: DetectionData,
-    folder: Path,
-    *,
-    ranks: Ranks,
-    detections: int,
-    scorer: Scorer = "hotcoco",
+def score_shares(
+    truth: GroundTruth, folder: Path, shares: int, *, max_detections: int, scorer: Scorer = "hotcoco"
 ) -> dict[str, float]:
-    """Merge what all ranks wrote and score it once.
+    """Merge what all ranks wrote and score it.
 
     Args:
         truth: the annotations.
-        data: the same, for the ids of all pictures.
-        folder: where `detect_split` wrote.
-        ranks: how many did.
-        detections: that count, a picture.
+        folder: where `rank_file`s lie.
+        shares: how many there are.
+        max_detections: that count, a picture.
         scorer: what computes it; `lvis` is the official evaluator, for annotations that `require_official` lets pass.
     """
-    merged = merge_detections(
-        [rank_file(folder, rank) for rank in range(ranks.world_size)], set(data.image_ids.tolist())
-    )
+    merged = merge_detections([rank_file(folder, rank) for rank in range(shares)], truth.image_ids.tolist())
     compute = official_score if scorer == "lvis" else score
-    return compute(truth, merged, max_detections=detections)
-
-
-def evaluation_loader(data: DetectionData, config: EvaluationConfig, *, workers: int, ranks: Ranks) -> Iterable[Batch]:
-    """This rank's pictures of a split, in order."""
-    dataset = EvaluationDataset(data, short_side=config.short_side, longest_side=config.longest_side)
-    return DataLoader(
-        Subset[Sample](dataset, range(ranks.rank, len(data), ranks.world_size)),
-        batch_size=config.batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=ranks.device.type == "cuda",
-    )
+    return compute(truth, merged, max_detections=max_detections)

@@ -1,6 +1,7 @@
-"""What a run and a comparison of runs reached: tables to print and content for JSON files."""
+"""The figures of a run and of a comparison of runs: tables to print and content for JSON files."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +43,10 @@ class Spread:
 
 def spread(values: Sequence[float | None]) -> Spread | None:
     """Mean and sample standard deviation of the defined values; None where there are none."""
-    defined = [value for value in values if value is not None and is_defined(value)]
+    defined = tuple(value for value in values if value is not None and is_defined(value))
     if not defined:
         return None
-    mean = math.fsum(defined) / len(defined)
-    if len(defined) == 1:
-        return Spread((mean,), mean, None)
-    variance = math.fsum((value - mean) ** 2 for value in defined) / (len(defined) - 1)
-    return Spread(tuple(defined), mean, math.sqrt(variance))
+    return Spread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
 
 
 def is_defined(value: float) -> bool:
@@ -57,24 +54,21 @@ def is_defined(value: float) -> bool:
     return value != NOT_DEFINED and math.isfinite(value)
 
 
-def results_table(rows: Mapping[str, Metrics], *, title: str, columns: Sequence[str] | None = None) -> Table:
-    """A row a model or evaluation, a column a metric.
+def results_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
+    """A row a model or evaluation, a column a metric: average precisions, then what else the rows have.
 
     Args:
         rows: by what the first column says, such as "last" and "best".
         title: above the table.
-        columns: names of metrics; by default all average precisions that any row has, then what else the rows have.
     """
-    names = columns or _columns(list(rows.values()))
+    names = _columns(list(rows.values()))
     table = _empty_table(title, names)
     for label, metrics in rows.items():
         table.add_row(_plain(label), *(_number(metrics.get(name)) for name in names))
     return table
 
 
-def comparison_table(
-    arms: Arms, *, title: str, columns: Sequence[str] = ("AP", "APr", "APc", "APf"), baseline: str | None = None
-) -> Table:
+def comparison_table(arms: Arms, *, title: str, columns: Sequence[str], baseline: str) -> Table:
     """A row an arm: mean and standard deviation over seeds, and the mean difference to the baseline arm.
 
     Where the runs took different numbers of steps a line below says so, since no other figure is comparable then.
@@ -90,15 +84,13 @@ def comparison_table(
         cells = []
         for name in columns:
             digits = 0 if name == STEPS else 3
-            cell = _mean_and_deviation(spread([run.get(name) for run in runs]), digits)
-            if baseline is not None and arm != baseline:
-                gain = spread(paired_differences(runs, arms[baseline], name))
-                cell += f"\n({gain.mean:+,.{digits}f})" if gain else ""
-            cells.append(cell)
+            gain = None if arm == baseline else spread(paired_differences(runs, arms[baseline], name))
+            difference = f"\n({gain.mean:+,.{digits}f})" if gain else ""
+            cells.append(_mean_and_deviation(spread([run.get(name) for run in runs]), digits) + difference)
         table.add_row(_plain(arm), *cells)
-    most = max((len(runs) for runs in arms.values()), default=0)
+    most = max(len(runs) for runs in arms.values())
     notes = [f"mean ± standard deviation over up to {most} seeds"] if most > 1 else []
-    notes += [f"in brackets the difference to {baseline!r}"] if baseline and len(arms) > 1 else []
+    notes += [f"in brackets the difference to {baseline!r}"] if len(arms) > 1 else []
     if STEPS in columns and (unequal := _unequal_steps(arms)):
         notes.append(f"the runs took {unequal} steps: a difference may be one of training length alone")
     table.caption = "\n".join(map(_plain, notes))
@@ -122,13 +114,13 @@ def paired_differences(runs: Sequence[Metrics], baseline: Sequence[Metrics], nam
 def run_content(
     *, step: int, metrics: Metrics, best_step: int | None, best: Metrics | None, **facts: Any
 ) -> dict[str, Any]:
-    """What `results.json` of a run holds; metrics that are not defined are null.
+    """The content of `results.json` of a run; metrics that are not defined are null.
 
     Args:
         step: of the last evaluation.
         metrics: of the last evaluation.
         best_step: of the best evaluation; None where AP is never defined.
-        best: its metrics; likewise.
+        best: its metrics, or None.
         facts: whatever else tells how they came about: config, seconds a step, data-wait share.
     """
     return {
@@ -140,18 +132,15 @@ def run_content(
     }
 
 
-def comparison_content(arms: Arms, *, baseline: str | None = None) -> dict[str, Any]:
-    """What `results.json` of a comparison holds: all seeds, means, deviations, paired differences to the baseline."""
+def comparison_content(arms: Arms, *, baseline: str) -> dict[str, Any]:
+    """The content of `comparison.json`: all seeds, means, deviations, paired differences to the baseline."""
     content: dict[str, Any] = {}
     for arm, runs in arms.items():
-        names = _columns(runs)
-        content[arm] = {"seeds": [_content(run) for run in runs], "summary": {}}
-        for name in names:
-            summary = _spread_content(spread([run.get(name) for run in runs]))
-            if baseline is not None and arm != baseline:
-                gain = spread(paired_differences(runs, arms[baseline], name))
-                summary["difference"] = _spread_content(gain)
-            content[arm]["summary"][name] = summary
+        summary = {name: _spread_content(spread([run.get(name) for run in runs])) for name in _columns(runs)}
+        if arm != baseline:
+            for name, figures in summary.items():
+                figures["difference"] = _spread_content(spread(paired_differences(runs, arms[baseline], name)))
+        content[arm] = {"seeds": [_content(run) for run in runs], "summary": summary}
     return {"baseline": baseline, "arms": content}
 
 

@@ -1,12 +1,10 @@
 """From a config to a detector and its losses."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.config import LossConfig, ModelConfig
+from richsem_train.config import LossConfig, ModelConfig, TrainConfig
 from richsem_train.losses.criterion import Criterion, LossWeights
 from richsem_train.losses.federated import federated_weights
 from richsem_train.losses.matcher import HungarianMatcher
@@ -14,7 +12,10 @@ from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.backbone import make_backbone
 from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
+from richsem_train.results.inference import BatchDetector
 from richsem_train.run.checkpoint import ModelInfo
+from richsem_train.run.open_data import Vocabulary
 
 
 def build_detector(
@@ -73,6 +74,29 @@ def build_detector(
     return detector.to(device)
 
 
+def batch_detector(
+    model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device
+) -> BatchDetector:
+    """A model that shows pictures as its config says.
+
+    Args:
+        model: in evaluation mode, on its device.
+        config: of its run.
+        class_names: by row of its vocabulary.
+        device: the same.
+    """
+    backbone, evaluation = config.model.backbone, config.evaluation
+    return BatchDetector(
+        model=model,
+        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(device),
+        precision=config.schedule.precision,
+        class_names=class_names,
+        keep=evaluation.detections,
+        short_side=evaluation.short_side,
+        longest_side=evaluation.longest_side,
+    )
+
+
 def attention_backend(config: ModelConfig, device: torch.device) -> Backend:
     """Who samples in a model's deformable attention, as `choose_backend` has it."""
     return choose_backend(config.deformable_attention, device, _attention_sizes(config))
@@ -87,18 +111,48 @@ def _attention_sizes(config: ModelConfig) -> LayerSizes:
     return LayerSizes(config.heads, config.hidden_dim // config.heads, config.feature_levels, config.points)
 
 
-def rebuild_detector(info: ModelInfo, *, device: torch.device) -> Dino:
-    """A detector for inference, as random as can be: weights come from the checkpoint."""
-    with_text = info.text_dim > 0
+def describe(config: TrainConfig, vocabulary: Vocabulary) -> ModelInfo:
+    """The description of a config's detector."""
+    text = vocabulary.text
+    return ModelInfo(
+        config=config,
+        class_names=vocabulary.class_names,
+        frequencies=vocabulary.frequencies,
+        text_dim=0 if text is None else text.features.shape[1],
+        logit_scale=0.0 if text is None else text.logit_scale,
+        category_ids=tuple(vocabulary.category_ids.tolist()),
+    )
+
+
+def described_detector(
+    info: ModelInfo,
+    *,
+    text: TextBank | None = None,
+    weights: str | None = None,
+    device: torch.device,
+    semantic_branch: bool = False,
+) -> Dino:
+    """The detector that a description is of.
+
+    Args:
+        info: the description.
+        text: the text bank; None for zeros in its place, where the weights that follow have it.
+        weights: of the backbone, as `make_backbone` takes them.
+        device: to put it on.
+        semantic_branch: whether it has one; detectors that are only used have none.
+    """
+    features_CD = None
+    if info.text_dim:
+        features_CD = torch.zeros(len(info.class_names), info.text_dim) if text is None else text_tensor(text)
     return build_detector(
         info.config.model,
         num_classes=len(info.class_names),
-        text_features_CD=torch.zeros(len(info.class_names), info.text_dim) if with_text else None,
-        logit_scale=info.logit_scale if with_text else None,
-        weights=None,
+        text_features_CD=features_CD,
+        logit_scale=info.logit_scale if info.text_dim else None,
+        weights=weights,
         device=device,
-        semantic_branch=False,
-    ).eval()
+        semantic_branch=semantic_branch,
+    )
 
 
 def build_criterion(
@@ -140,8 +194,3 @@ def build_criterion(
 def text_tensor(text: TextBank) -> Tensor:
     """The raw means of a text bank, float32 [C, D]."""
     return torch.from_numpy(text.features.copy())
-
-
-def vocabulary_mask(class_names: Sequence[str]) -> Tensor:
-    """Bool [C]: the rows that are classes; row 0 and rows without a name are none."""
-    return torch.tensor([row > 0 and bool(name) for row, name in enumerate(class_names)])

@@ -31,7 +31,7 @@ _COUNTS = (torch.int64, torch.bool)
 
 @dataclass(frozen=True, eq=False)
 class ModelInfo:
-    """What is needed to build a detector again, and to name what it finds.
+    """The description of a detector: enough to build it again, and to name what it finds.
 
     Attributes:
         config: of the run that trained it.
@@ -229,7 +229,7 @@ class _Sink:
 
 
 def _tensor_bytes(value: Any) -> int:
-    """What the tensors of nested dicts and lists weigh."""
+    """Of the tensors of nested dicts and lists."""
     if isinstance(value, Tensor):
         return value.nbytes
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -272,7 +272,7 @@ def _load_saved(path: Path) -> Checkpoint:
             dict(value.get("optimiser") or {}),
             _steps_taken(value["step"]),
             float(value.get("best_ap", -1.0)),
-            _fingerprints(value),
+            _fingerprints(value.get("fingerprints")),
         )
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RichSemError(f"{path}: not what this program writes ({error})") from None
@@ -294,11 +294,8 @@ def _weights(value: Any, field: str) -> dict[str, Tensor]:
     return named
 
 
-def _fingerprints(value: dict[str, Any]) -> dict[str, str]:
-    # Older checkpoints know of one label set only.
-    before = value.get("extra_fingerprint")
-    found = dict(value.get("fingerprints") or ({} if before is None else {"extra": before}))
-    return {str(section): str(fingerprint) for section, fingerprint in found.items()}
+def _fingerprints(value: Any) -> dict[str, str]:
+    return {str(section): str(fingerprint) for section, fingerprint in dict(value or {}).items()}
 
 
 def _steps_taken(value: Any) -> int:

@@ -18,8 +18,10 @@ from richsem_train.config import DenoisingConfig, ScheduleConfig
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.matcher import NonFiniteError
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
-from richsem_train.models.denoising import DenoisingQueries, draw_denoising
+from richsem_train.models.denoising import draw_denoising
 from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise, autocast
+from richsem_train.outputs import DenoisingQueries
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate
 from richsem_train.targets import Batch
@@ -32,7 +34,7 @@ class NonFiniteLossError(RichSemError):
 class DetectorLosses(nn.Module):
     """Detector and losses as one module, so that DDP sees every use of a parameter."""
 
-    def __init__(self, detector: Dino, criterion: Criterion, *, precision: str, normalise: "Normalise") -> None:
+    def __init__(self, detector: Dino, criterion: Criterion, *, precision: str, normalise: Normalise) -> None:
         super().__init__()
         self.detector = detector
         self.criterion = criterion
@@ -65,30 +67,6 @@ class DetectorLosses(nn.Module):
             generators=generators,
             semantic_logits=self.detector.semantic_logits,
         )
-
-
-class Normalise(nn.Module):
-    """From uint8 pixels to what the backbone takes; padding becomes 0, as in DETR."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Float32 [B, 3, H, W], channels last in memory, which convolutions like."""
-        pixels = (batch.pixels.float() / 255 - self.mean) / self.std
-        return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Bfloat16 where asked for; whatever needs the digits is float32 inside."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)

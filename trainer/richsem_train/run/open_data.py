@@ -1,4 +1,4 @@
-"""What a run reads: annotations, the vocabulary, and labels of caches, all checked to fit each other."""
+"""The data of a run: annotations, the vocabulary, and labels of caches, all checked to fit each other."""
 
 import hashlib
 import os
@@ -18,10 +18,16 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
-from richsem_schemas.io.places import Place, local_path
+from richsem_schemas.io.places import local_path
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
-from richsem_train.data.cache.local import read_through
-from richsem_train.data.cache.source import DETECTION, ExpectedCache, TrainingCache, open_training_cache
+from richsem_train.data.cache.alignment import WindowCache, align_windows
+from richsem_train.data.cache.source import (
+    DETECTION,
+    ExpectedCache,
+    TrainingCache,
+    open_training_cache,
+    read_through,
+)
 from richsem_train.data.category_rows import (
     ScoredSplit,
     ids_of_rows,
@@ -30,8 +36,6 @@ from richsem_train.data.category_rows import (
     rows_of_categories,
     scored_split,
 )
-from richsem_train.data.extra import open_extra
-from richsem_train.data.windows import WindowCache, align_windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,7 @@ class Vocabulary:
 
     @property
     def rows_note(self) -> str | None:
-        """What is to be said of rows that are no ids, where no text bank says what rows there are."""
+        """A line for the user where rows are no category ids; None where they are, or a text bank names them."""
         are_ids = self.category_ids[0] == 0
         if self.text is not None or are_ids:
             return None
@@ -115,37 +119,35 @@ def open_data(config: TrainConfig) -> RunData:
     Raises:
         RichSemError: something is missing, damaged, or doesn't fit the rest.
     """
-    data = data_folder(config)
     text = None if config.text is None else _read_text(config.text)
     extras: dict[str, TrainingCache] = {}
-    for section, extra in config.extras.items():
-        opened = _open_extra(extra, section, text=text, data=data, temperature=config.loss.temperature)
-        extras[section] = read_through(opened, gigabytes=config.cache_gb)
+    for section in config.extras:
+        extras[section] = _open_extra(config, section, text)
         # What the first one is learnt with, the others must have as well.
-        text = text or _Text(extras[section].text)
-    windows = None
-    if config.detection.labels == "cache":
-        windows = read_through(_open_windows(config, text=text, data=data), gigabytes=config.cache_gb)
+        text = text or _RunText(extras[section].text)
+    windows = _open_windows(config, text) if config.detection.labels == "cache" else None
     if text is None and windows is not None:
-        text = _Text(windows.text)
-    named = _named_classes(text, windows)
-    annotated = read_split(config.detection, config.detection.train, data, class_names=named)
+        text = _RunText(windows.text)
+    names = _class_names(text, windows)
+    annotated = _read_split(config, config.detection.train, class_names=names)
     vocabulary = _vocabulary(text, annotated)
     train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
-    caches = extras | ({} if windows is None else {DETECTION: windows})
-    fingerprints = {section: cache.fingerprint for section, cache in caches.items()}
-    if text is not None and text.is_other:
-        fingerprints["text"] = text.fingerprint
+    val = _read_split(config, config.detection.val, class_names=names or vocabulary.class_names, is_scored=True)
     return RunData(
         train,
-        scored_split(
-            _read_val(config, class_names=named or vocabulary.class_names, is_scored=True), vocabulary.class_names
-        ),
+        scored_split(val, vocabulary.class_names),
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
         extras,
         vocabulary,
-        fingerprints,
+        _fingerprints(extras if windows is None else extras | {DETECTION: windows}, text),
     )
+
+
+def _fingerprints(caches: dict[str, TrainingCache], text: "_RunText | None") -> dict[str, str]:
+    fingerprints = {section: cache.fingerprint for section, cache in caches.items()}
+    if text is not None and text.is_other:
+        fingerprints["text"] = text.fingerprint
+    return fingerprints
 
 
 def open_vocabulary(config: TrainConfig) -> Vocabulary:
@@ -157,14 +159,15 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
     text = None if config.text is None else _read_text(config.text)
     if text is None and config.model.needs_text:
         text = _read_text(_text_of_caches(config))
-    return _vocabulary(text, _read_val(config, class_names=_named_classes(text, None)))
+    val = _read_split(config, config.detection.val, class_names=_class_names(text, None))
+    return _vocabulary(text, val)
 
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
     for extra in config.extras.values():
-        return TextConfig(cache=extra.labels_from or extra.cache, labels=extra.label_set)
+        return TextConfig(cache=extra.labels_from or extra.cache, label_set=extra.label_set)
     detection = config.detection
-    return TextConfig(cache=detection.labels_from or detection.cache, labels=detection.label_set)
+    return TextConfig(cache=detection.labels_from or detection.cache, label_set=detection.label_set)
 
 
 def read_split(
@@ -196,12 +199,13 @@ def read_split(
     )
 
 
-def _read_val(config: TrainConfig, *, class_names: Sequence[str] | None, is_scored: bool = False) -> DetectionData:
-    detection, data = config.detection, data_folder(config)
-    return read_split(detection, detection.val, data, class_names=class_names, is_scored=is_scored)
+def _read_split(
+    config: TrainConfig, split: SplitConfig, *, class_names: Sequence[str] | None, is_scored: bool = False
+) -> DetectionData:
+    return read_split(config.detection, split, data_folder(config), class_names=class_names, is_scored=is_scored)
 
 
-def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
+def _class_names(text: "_RunText | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
     """The classes that the run is about, where something names them: the cache of its very boxes first."""
     if windows is not None:
         return windows.source.plan.vocabulary.class_names
@@ -209,7 +213,7 @@ def _named_classes(text: "_Text | None", windows: TrainingCache | None) -> tuple
 
 
 @dataclass(frozen=True, eq=False)
-class _Text:
+class _RunText:
     """The text bank of a run.
 
     Attributes:
@@ -231,7 +235,7 @@ class _Text:
         return json_sha256([list(self.bank.class_names), self.bank.logit_scale, features])
 
     def expected(self, wanted: ExpectedCache) -> ExpectedCache:
-        """What a label set must be that is learnt with this bank."""
+        """The same of label sets that are learnt with this bank."""
         return replace(
             wanted,
             class_names=self.bank.class_names,
@@ -241,55 +245,52 @@ class _Text:
         )
 
 
-def _open_extra(
-    extra: ExtraConfig, section: str, *, text: _Text | None, data: Path, temperature: float
-) -> TrainingCache:
+def _open_extra(config: TrainConfig, section: str, text: _RunText | None) -> TrainingCache:
+    extra = config.extras[section]
     expected = ExpectedCache(
         section=section,
         views=extra.views,
         labels=extra.labels,
         supervision=extra.supervision,
         teacher=extra.teacher,
-        temperature=temperature,
+        temperature=config.loss.temperature,
     )
-    return open_extra(
-        extra.cache,
-        label_set=extra.label_set,
-        expected=expected if text is None else text.expected(expected),
-        root=_below(data, extra.root),
-        labels_from=extra.labels_from,
-    )
+    return _open_cache(config, extra, expected, text)
 
 
-def _open_windows(config: TrainConfig, *, text: _Text | None, data: Path) -> TrainingCache:
+def _open_windows(config: TrainConfig, text: _RunText | None) -> TrainingCache:
     detection = config.detection
-    assert detection.cache is not None, "the config was checked for it"
     expected = ExpectedCache(
         section=DETECTION, views="windows", labels=detection.label_form, temperature=config.loss.temperature
     )
-    return open_training_cache(
-        detection.cache,
-        label_set=detection.label_set,
+    return _open_cache(config, detection, expected, text)
+
+
+def _open_cache(
+    config: TrainConfig, section: ExtraConfig | DetectionConfig, expected: ExpectedCache, text: _RunText | None
+) -> TrainingCache:
+    assert section.cache is not None, "the config was checked for it"
+    root = section.root
+    opened = open_training_cache(
+        section.cache,
+        label_set=section.label_set,
         expected=expected if text is None else text.expected(expected),
-        root=_below(data, detection.root),
-        labels_from=detection.labels_from,
+        root=data_folder(config) / root if isinstance(root, Path) else root,
+        labels_from=section.labels_from,
     )
+    return read_through(opened, gigabytes=config.cache_gb)
 
 
-def _below(data: Path, root: Place | None) -> Place | None:
-    return data / root if isinstance(root, Path) else root
-
-
-def _read_text(text: TextConfig) -> _Text:
+def _read_text(text: TextConfig) -> _RunText:
     if text.folder is not None:
         folder = read_text_folder(text.folder)
-        return _Text(folder.bank, folder.teacher)
+        return _RunText(folder.bank, folder.teacher)
     assert text.cache is not None, "the config was checked for it"
     cache = open_cache(text.cache)
-    return _Text(cache.text_bank(cache.label_set(text.labels).name))
+    return _RunText(cache.text_bank(cache.label_set(text.label_set).name))
 
 
-def _vocabulary(text: _Text | None, data: DetectionData) -> Vocabulary:
+def _vocabulary(text: _RunText | None, data: DetectionData) -> Vocabulary:
     if text is None:
         own = own_rows(data).tolist()
         names = [""] * (own[-1] + 1)

@@ -13,20 +13,16 @@ def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_de
     Source:
         The reference: 1e-4, 1e-5 for the backbone, weight decay 1e-4 on all parameters.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("backbone.")].append(parameter)
     return AdamW(
-        [
-            {"params": [parameter for name, parameter in named if not _is_backbone(name)], "base_lr": lr},
-            {"params": [parameter for name, parameter in named if _is_backbone(name)], "base_lr": backbone_lr},
-        ],
+        [{"params": params, "base_lr": rate} for params, rate in zip(groups, (lr, backbone_lr), strict=True)],
         lr=lr,
         weight_decay=weight_decay,
         fused=True,
     )
-
-
-def _is_backbone(name: str) -> bool:
-    return name.startswith("backbone.")
 
 
 def set_learning_rate(optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequence[int], warmup_steps: int) -> float:

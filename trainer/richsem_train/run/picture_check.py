@@ -36,12 +36,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Missing:
-    """A picture that can't be read.
-
-    Attributes:
-        index: among the pictures.
-        reason: in the system's words, or that it is empty or no file.
-    """
+    """A picture that can't be read: its index among the pictures, and the reason in the system's words or ours."""
 
     index: int
     reason: str
@@ -68,52 +63,44 @@ def require_pictures(
         reporter.begin("looking at the pictures", sum(len(pictures.files) for pictures in splits.values()))
         done = 0
         for name, pictures in splits.items():
-            missing = []
-            for looked in look_at_all(pictures):
-                missing += looked.missing
-                done += looked.pictures
+            missing: list[Missing] = []
+            for count, found in look_at_all(pictures):
+                missing += found
+                done += count
                 reporter.move(done)
-            if not missing:
-                continue
-            told = _told(name, pictures, missing)
-            if name not in skipping:
-                remedy = "restore them, or take them out of its annotations"
-                refusals.append(told + f"; {remedy}" + (_OR_SKIP if name == "train" else ""))
-            elif _longest_row(missing, len(pictures.files)) >= MAX_DAMAGED_IN_A_ROW:
-                refusals.append(
-                    f"{told}; {MAX_DAMAGED_IN_A_ROW} or more of them follow each other, which is no accident; check "
-                    "the folder of the pictures"
-                )
-            else:
-                reporter.say(f"{told}; the next ones take their place")
+            if missing:
+                told = _told(name, pictures, missing)
+                if refusal := _refusal(name, pictures, missing, may_skip=name in skipping):
+                    refusals.append(told + refusal)
+                else:
+                    reporter.say(f"{told}; the next ones take their place")
         reporter.end()
     ranks.stop_all(refusals)
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What was found of some pictures.
+def _refusal(name: str, pictures: Pictures, missing: Sequence[Missing], *, may_skip: bool) -> str | None:
+    """Why a run can't do without some pictures, as the end of a message; None where others replace them."""
+    if not may_skip:
+        return "; restore them, or take them out of its annotations" + (_OR_SKIP if name == "train" else "")
+    if _longest_row(missing, len(pictures.files)) >= MAX_DAMAGED_IN_A_ROW:
+        return (
+            f"; {MAX_DAMAGED_IN_A_ROW} or more of them follow each other, which is no accident; check the folder of "
+            "the pictures"
+        )
+    return None
 
-    Attributes:
-        pictures: how many.
-        missing: those that are not there, are empty, or are no files.
-    """
 
-    pictures: int
-    missing: list[Missing]
-
-
-def look_at_all(pictures: Pictures) -> Iterator[Looked]:
-    """Look at pictures, some at a time, in their order."""
+def look_at_all(pictures: Pictures) -> Iterator[tuple[int, list[Missing]]]:
+    """Look at pictures, some at a time, in their order: how many were looked at, and which of them are missing."""
     count = len(pictures.files)
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = (range(start, min(start + _AT_A_TIME, count)) for start in range(0, count, _AT_A_TIME))
         yield from pool.map(partial(_look_at, str(pictures.root), pictures.files), parts)
 
 
-def _look_at(root: str, files: Sequence[str], indexes: range) -> Looked:
+def _look_at(root: str, files: Sequence[str], indexes: range) -> tuple[int, list[Missing]]:
     found = [(index, _reason(os.path.join(root, files[index]))) for index in indexes]
-    return Looked(len(indexes), [Missing(index, reason) for index, reason in found if reason is not None])
+    return len(indexes), [Missing(index, reason) for index, reason in found if reason is not None]
 
 
 def _reason(path: str) -> str | None:
@@ -141,7 +128,7 @@ def _told(name: str, pictures: Pictures, missing: Sequence[Missing]) -> str:
 
 
 def _longest_row(missing: Sequence[Missing], count: int) -> int:
-    """How many follow each other at most; behind the last picture comes the first."""
+    """The most that follow each other; behind the last picture comes the first."""
     gone = {each.index for each in missing}
     if len(gone) == count:
         return count

@@ -1,4 +1,4 @@
-"""A detector from a checkpoint: what its config describes is compared with its weights before it is built.
+"""Detectors from files: what the config of a checkpoint describes is compared with its weights before it is built.
 
 A checkpoint is anybody's. A config can describe in a line what would take all memory, or hours to build.
 """
@@ -6,15 +6,22 @@ A checkpoint is anybody's. A config can describe in a line what would take all m
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.config import TrainConfig
 from richsem_train.models.backbone import CLIP_NAME
 from richsem_train.models.dino import Dino
-from richsem_train.run.build import rebuild_detector
+from richsem_train.models.published import load_published
+from richsem_train.run.build import describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
+from richsem_train.run.open_data import open_vocabulary
+
+_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
+"""Weights that only denoising uses."""
 
 _OF_LAYERS = {
     "encoder_layers": r"transformer\.encoder\.layers\.(\d+)\.",
@@ -52,10 +59,36 @@ def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) ->
             f"{'; ...' if len(misfits) > _SHOWN else ''}. Was the model changed by --set? If not, the file was; take "
             "another copy of it"
         )
-    detector = rebuild_detector(saved.info, device=device)
+    detector = described_detector(saved.info, device=device).eval()
     wanted = detector.state_dict().keys()
     detector.load_state_dict({name: tensor for name, tensor in weights.items() if name in wanted})
     return detector
+
+
+def published_detector(
+    checkpoint: Path, config: TrainConfig, source: str, device: torch.device
+) -> tuple[Dino, ModelInfo]:
+    """Build the detector of a config and load weights of another program.
+
+    Args:
+        checkpoint: with weights of published names.
+        config: to build it from.
+        source: the config's name or file, for messages.
+        device: to put it on.
+
+    Raises:
+        RichSemError: the weights are of other classifiers, or annotations or text of the config are missing.
+    """
+    vocabulary = open_vocabulary(config)
+    info = describe(config, vocabulary)
+    model = described_detector(info, text=vocabulary.text, device=device)
+    report = load_published(model, checkpoint)
+    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
+        raise RichSemError(
+            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {source}; choose the "
+            "config that it was trained with"
+        )
+    return model.eval(), info
 
 
 def _counted_misfits(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
@@ -93,7 +126,7 @@ def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[st
     info = replace(info, config=info.config.model_copy(update={"model": model}))
     try:
         with torch.device("meta"):
-            described = rebuild_detector(info, device=torch.device("meta")).state_dict()
+            described = described_detector(info, device=torch.device("meta")).state_dict()
     except (RichSemError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         return [f"it can't be built ({' '.join(str(error).split())[:200]})"]
     missing = [f"there is no {name}" for name in described if name not in weights]

@@ -1,15 +1,21 @@
+import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from richsem_schemas.annotations import DetectionData
+from richsem_schemas.annotations import DetectionData, read_annotations
 from richsem_schemas.cache.listed_boxes import ListedBoxes
-from richsem_schemas.errors import ManifestMismatchError
+from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
+from richsem_schemas.pictures.boxes import xywh_to_xyxy
 from richsem_train.data.cache.alignment import joined_by_name, require_same_boxes
 from richsem_train.data.cache.nearest import ABSENT
+from richsem_train.data.cache.source import DETECTION
+from tests.trainer.data.datasets import aligned, opened, stored_of
+from tests.trainer.windows import WindowsCache
 
 
 def names(*files):
@@ -37,11 +43,10 @@ def many(pictures, boxes):
     data = DetectionData(Path(), files, np.arange(pictures), hws, offsets, xywh, rows, (), {})
     order = rng.permutation(pictures)
     moved = np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in order])
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)[moved]
     listed = ListedBoxes(
         names(*(files[index] for index in order)),
         np.concatenate([[0], counts[order].cumsum()]),
-        xyxy,
+        xywh_to_xyxy(xywh)[moved],
         rows[moved].astype(np.int32),
         hws,
         np.arange(pictures),
@@ -80,12 +85,117 @@ def test_boxes_in_another_order_are_found_where_they_are_listed():
         turned = rng.permutation(part.stop - part.start)
         listed.boxes_xyxy[part], listed.rows[part] = listed.boxes_xyxy[part][turned], listed.rows[part][turned]
     found = require_same_boxes(data, listed, joined, np.arange(1204), where="x")
-    corners = data.boxes_xywh_px.copy()
-    corners[:, 2:] += corners[:, :2]
     for picture in range(50):
         part = slice(data.offsets[picture], data.offsets[picture + 1])
         first = listed.offsets[joined[picture]]
-        np.testing.assert_array_equal(listed.boxes_xyxy[first + found[part]], corners[part])
+        np.testing.assert_array_equal(listed.boxes_xyxy[first + found[part]], data.boxes_xyxy(picture))
         if joined[picture] % 2:
             assert found[part].tolist() == list(range(part.stop - part.start))
     assert order.tolist() != sorted(order)
+
+
+def test_folders_on_the_way_to_a_picture_may_differ(windows, folder):
+    data = read_annotations(folder / "train.json", folder / "train")
+    above = replace(data, root=folder, files=tuple(f"train/{name}" for name in data.files))
+    one, other = stored_of(windows, data), stored_of(windows, above)
+    np.testing.assert_array_equal(one.windows.positions, other.windows.positions)
+    assert other[0, 0, 5].name == f"train/{data.files[5]}"
+
+
+def rewritten(folder, tmp_path, change, **options):
+    """The split's annotations after a change."""
+    content = json.loads((folder / "train.json").read_text())
+    change(content)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(content))
+    return read_annotations(path, folder / "train", **options)
+
+
+def move_a_box(content):
+    content["annotations"][5]["bbox"][0] += 1
+
+
+def change_a_category(content):
+    first = content["annotations"][0]
+    first["category_id"] = first["category_id"] % 6 + 1
+
+
+def drop_a_box(content):
+    del content["annotations"][0]
+
+
+def change_a_size(content):
+    content["images"][2]["height"] += 4
+
+
+def add_a_picture(content):
+    content["images"].append(content["images"][0] | {"id": 99, "file_name": "new.png"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (move_a_box, r"1 of 40 pictures differ, first .*: box \[.*\] of row \d there, \[.*\] of row \d here"),
+        (change_a_category, r"first 000000000001\.png: box .* of row \d there"),
+        (drop_a_box, r"first 000000000001\.png: \d boxes there, \d here"),
+        (change_a_size, r"first 000000000003\.png: size is \d+ x \d+ there, \d+ x \d+ here"),
+        (add_a_picture, r"lacks 1 of 41 pictures of the annotations: new\.png"),
+    ],
+)
+def test_other_annotations_are_refused_by_what_differs(windows, folder, tmp_path, change, message):
+    with pytest.raises(ManifestMismatchError, match=message):
+        aligned(windows, rewritten(folder, tmp_path, change))
+
+
+def test_boxes_may_stand_in_another_order_and_pictures_may_be_fewer(windows, folder, tmp_path):
+    def shuffle(content):
+        content["annotations"].reverse()
+        content["images"] = content["images"][::-1][:30]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+
+    data = rewritten(folder, tmp_path, shuffle)
+    dataset = stored_of(windows, data)
+    assert len(dataset) == 30
+    assert dataset[0, 0, 0].target.image_id == 40
+
+
+def test_categories_are_joined_by_name(windows, folder, data, tmp_path):
+    """COCO's ids have gaps; rows of a cache have none."""
+
+    def spread(content):
+        for each in content["annotations"]:
+            each["category_id"] *= 10
+        for each in content["categories"]:
+            each["id"] *= 10
+
+    gaps = rewritten(folder, tmp_path, spread, file_format="coco")
+    one, other = stored_of(windows, data)[0, 0, 3], stored_of(windows, gaps)[0, 0, 3]
+    assert one.target.labels.tolist() == other.target.labels.tolist()
+
+
+def test_a_cache_of_other_pictures_says_so(windows, data):
+    renamed = replace(data, files=tuple(f"{number + 1000}.png" for number in range(len(data))))
+    with pytest.raises(ManifestMismatchError, match=r"lacks 40 of 40 pictures"):
+        aligned(windows, renamed)
+
+
+def test_a_cache_without_windows_or_boxes_is_refused(finished_cache, data):
+    with pytest.raises(ManifestMismatchError, match=r"views\.windows is 0 there, detection\.labels=cache needs"):
+        opened(finished_cache, section=DETECTION, views="windows")
+
+
+def test_a_limited_cache_is_refused(data, tmp_path):
+    cache = WindowsCache(data, tmp_path / "out", limit=16).make()
+    with pytest.raises(ManifestMismatchError, match=r"lacks 24 of 40 .* \(it was made with --limit 16\)"):
+        aligned(cache, data)
+
+
+def test_a_changed_listing_is_refused(data, tmp_path):
+    cache = WindowsCache(data, tmp_path / "out").make()
+    listing = cache.layout.listing
+    content = bytearray(listing.read_bytes())
+    content[len(content) // 2] ^= 1
+    listing.write_bytes(content)
+    with pytest.raises(CorruptCacheError, match=r"not the listing that the plan was made from"):
+        aligned(cache, data)

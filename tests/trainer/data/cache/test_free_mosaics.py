@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from richsem_schemas.cache import geometry
+from richsem_schemas.cache import recipes
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.geometry import Crop, uncut
 from richsem_schemas.cache.manifest import ViewGeometry
@@ -12,7 +12,8 @@ from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.view import NO_ANNOTATION, PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
 from richsem_train.data.cache.free_mosaics import free_mosaic, require_whole_crops, with_nearest_labels
-from richsem_train.data.cache.views import DamagedViewError, ReadView
+from richsem_train.data.cache.views import ReadView
+from richsem_train.data.damage import DamagedViewError
 
 SIDE = 64
 GEOMETRY = ViewGeometry(
@@ -57,7 +58,7 @@ class Centre:
 
 
 def mosaic_of(monkeypatch, drawn, centre, pictures=None):
-    monkeypatch.setattr(geometry, "draw_crop", lambda *_: drawn)
+    monkeypatch.setattr(recipes, "draw_crop", lambda *_: drawn)
     return free_mosaic(pictures or four(), geometry=GEOMETRY, rng=Centre(*centre))
 
 

@@ -8,38 +8,37 @@ import uuid
 
 import fsspec
 import pytest
-import torch
 
 from richsem_schemas.io.places import RemotePath, open_place
 from richsem_train.data.cache import local as local_cache
-from richsem_train.data.cache.local import KeptPath, Store, read_through
-from richsem_train.data.cache.views import DamagedViewError
-from richsem_train.data.extra import ExpectedCache, ExtraDataset, open_extra
+from richsem_train.data.cache.local import KeptPath, Store
+from richsem_train.data.cache.source import ExpectedCache, open_training_cache, read_through
+from richsem_train.data.damage import DamagedViewError
+from richsem_train.data.extra import ExtraDataset
+from tests.pipeline.synthetic_cache import SyntheticCache
+from tests.trainer.data.datasets import assert_same_samples, one_round
 
 
-def copied(cache, place):
-    """The same cache in another place."""
+def uploaded(folder):
+    """The files of a folder at a URL of its own."""
+    place = open_place(f"memory://{uuid.uuid4().hex}")
     files, path = fsspec.core.url_to_fs(str(place))
-    for file in sorted(cache.layout.out.rglob("*")):
+    for file in folder.rglob("*"):
         if file.is_file():
-            files.pipe_file(f"{path}/{file.relative_to(cache.layout.out).as_posix()}", file.read_bytes())
+            files.pipe_file(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
     return place
 
 
 @pytest.fixture
 def remote(finished_cache):
-    return copied(finished_cache, open_place(f"memory://{uuid.uuid4().hex}"))
+    return uploaded(finished_cache.layout.out)
 
 
 def dataset_of(out, folder=None, *, gigabytes=1.0, root=None, on_damage="stop"):
-    cache = open_extra(out, expected=ExpectedCache(labels="topk"), root=root)
+    cache = open_training_cache(out, expected=ExpectedCache(labels="topk"), root=root)
     if folder is not None:
         cache = read_through(cache, gigabytes=gigabytes, folder=folder)
     return ExtraDataset(cache, seed=0, lanes=4, on_damage=on_damage, block_bytes=2**24)
-
-
-def one_round(dataset):
-    return [dataset[number] for number in range(dataset.order.samples_per_round)]
 
 
 def bytes_of(folder):
@@ -69,15 +68,12 @@ def test_samples_are_those_of_the_local_cache_and_the_second_round_asks_for_noth
     made = requests_of(monkeypatch)
     second = one_round(dataset)
     assert made == []
-    for samples in (first, second):
-        assert [sample.name for sample in samples] == [sample.name for sample in expected]
-        for one, other in zip(samples, expected, strict=True):
-            assert torch.equal(one.pixels, other.pixels)
-            assert torch.equal(one.target.boxes_cxcywh_norm, other.target.boxes_cxcywh_norm)
+    assert_same_samples(first, expected)
+    assert_same_samples(second, expected)
 
 
 def test_a_local_cache_is_read_as_before(finished_cache, tmp_path):
-    cache = open_extra(finished_cache.layout.out, expected=ExpectedCache(labels="topk"))
+    cache = open_training_cache(finished_cache.layout.out, expected=ExpectedCache(labels="topk"))
     assert read_through(cache, gigabytes=1.0, folder=tmp_path).source.layout == cache.source.layout
     assert list(tmp_path.iterdir()) == []
 
@@ -109,19 +105,18 @@ def test_another_cache_at_the_same_url_is_not_taken_for_the_old_one(finished_cac
 
 
 def test_what_is_kept_and_was_damaged_is_fetched_again(finished_cache, remote, tmp_path):
-    expected = [sample.pixels for sample in one_round(dataset_of(remote, tmp_path))]
+    expected = one_round(dataset_of(remote, tmp_path))
     for file in tmp_path.glob("??/*"):
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
     # Of files that are kept whole parts are read once the whole was checked.
-    again = [sample.pixels for sample in one_round(dataset_of(remote, tmp_path))]
-    assert all(torch.equal(one, other) for one, other in zip(again, expected, strict=True))
+    assert_same_samples(one_round(dataset_of(remote, tmp_path)), expected)
 
 
 @pytest.mark.parametrize("file", ["pictures_tar", "labels", "labels_index"])
 def test_what_was_restored_at_its_url_is_read_from_there(finished_cache, remote, tmp_path, file):
-    layout = open_extra(remote, expected=ExpectedCache(labels="topk")).source.layout
+    layout = open_training_cache(remote, expected=ExpectedCache(labels="topk")).source.layout
     label_set = layout.label_set(finished_cache.label_set.name)
     path = {"pictures_tar": layout.pictures_tar, "labels": label_set.tar, "labels_index": label_set.index}[file](0)
     whole = path.read_bytes()
@@ -229,25 +224,15 @@ def test_several_processes_share_one_folder_and_one_may_die(tmp_path):
 
 
 def test_referenced_pictures_at_a_url_are_kept_as_well(pictures_root, tmp_path, monkeypatch):
-    import synthetic_cache
-
-    cache = synthetic_cache.SyntheticCache(pictures_root, tmp_path / "out", pictures="reference").make()
-    root = copied_tree(pictures_root, open_place(f"memory://{uuid.uuid4().hex}"))
+    cache = SyntheticCache(pictures_root, tmp_path / "out", pictures="reference").make()
+    root = uploaded(pictures_root)
     expected = one_round(dataset_of(cache.layout.out, root=pictures_root))
     one_round(dataset_of(cache.layout.out, tmp_path / "kept", root=root))
     dataset = dataset_of(cache.layout.out, tmp_path / "kept", root=root)
     made = requests_of(monkeypatch)
     shown = one_round(dataset)
     assert made == []
-    assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(shown, expected, strict=True))
-
-
-def copied_tree(folder, place):
-    files, path = fsspec.core.url_to_fs(str(place))
-    for file in folder.rglob("*"):
-        if file.is_file():
-            files.pipe_file(f"{path}/{file.relative_to(folder).as_posix()}", file.read_bytes())
-    return place
+    assert_same_samples(shown, expected)
 
 
 def test_the_folder_is_that_of_the_users_caches(monkeypatch, tmp_path):

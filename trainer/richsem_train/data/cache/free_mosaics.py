@@ -6,17 +6,15 @@ import numpy as np
 from PIL import Image
 
 from richsem_schemas.cache.codec import LabelledView
-from richsem_schemas.cache.geometry import draw_mosaic
 from richsem_schemas.cache.manifest import ViewGeometry
+from richsem_schemas.cache.recipes import AnnotatedPicture, mosaic_view
 from richsem_schemas.cache.view import View
-from richsem_train.data.cache.nearest import joined, nearest, sights_of
-from richsem_train.data.cache.views import DamagedViewError, ReadView
-from richsem_train.data.soft_labels import borrowed
+from richsem_train.data.cache.nearest import borrowed, joined, nearest, sights_of
+from richsem_train.data.cache.views import ReadView
+from richsem_train.data.damage import DamagedViewError
 
 MOSAIC_STREAM = 114
 """Sets free mosaics apart from other random numbers of the same seed."""
-
-CROPS_PER_MOSAIC = 4
 
 
 def free_mosaic(
@@ -32,10 +30,14 @@ def free_mosaic(
     Returns:
         The mosaic, and its pictures by the sample that its tiles name: 0..3, since those of several shards may meet.
     """
-    shown = [_only_picture(picture) for picture in pictures]
-    hws = [(picture.height, picture.width) for picture in shown]
-    category_ids = [int(picture.labelled.view.regions[0]["category_id"]) for picture in pictures]
-    return draw_mosaic(range(len(shown)), hws, category_ids, geometry, rng), dict(enumerate(shown))
+    shown = {number: read.only_picture for number, read in enumerate(pictures)}
+    annotated = [
+        AnnotatedPicture(
+            number, (shown[number].height, shown[number].width), int(read.labelled.view.regions[0]["category_id"])
+        )
+        for number, read in enumerate(pictures)
+    ]
+    return mosaic_view(annotated, 0, geometry, rng), shown
 
 
 def with_nearest_labels(mosaic: View, pictures: Sequence[ReadView], *, teacher_size: int | None) -> LabelledView:
@@ -71,7 +73,3 @@ def require_whole_crops(picture: ReadView) -> None:
         boxes = view.regions["box_xyxy_px"].tolist() + view.tiles["paste_xyxy_px"].tolist()
         if boxes != [whole, whole]:
             raise DamagedViewError(f"{picture.name}: not one region, the whole of its canvas; no label of a picture")
-
-
-def _only_picture(crop: ReadView) -> Image.Image:
-    return crop.pictures[int(crop.labelled.view.tiles[0]["sample"])]

@@ -7,6 +7,7 @@ last.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,10 +66,6 @@ class LaneOrder:
         """How many samples show all of them; the last one borrows what it lacks from the round's beginning."""
         return -(-self.views_per_round // self.views_per_sample)
 
-    def lane_of(self, counter: int) -> int:
-        """The lane that a sample is drawn from."""
-        return counter % self.samples_per_round % self.lanes
-
     def places(self, counter: int) -> tuple[ViewPlace, ...]:
         """The views of a sample.
 
@@ -85,24 +82,18 @@ class LaneOrder:
         first = (lane * shorter + min(lane, longer) + offset) * self.views_per_sample
         return [(round_, (first + view) % self.views_per_round) for view in range(self.views_per_sample)]
 
-    def substitute(self, place: ViewPlace, attempt: int) -> ViewPlace | None:
-        """The view to take where the one at `place` is damaged: 1, 2, 4, 8.. positions on in the same round.
+    def candidates(self, place: ViewPlace) -> Iterator[ViewPlace]:
+        """A view, then those to take where it is damaged: 1, 2, 4, 8.. positions on in the same round, and round it.
 
         Near ones first, since a lane has them at hand; doubling, so that a damaged block or shard is left soon.
-
-        Args:
-            place: the damaged one.
-            attempt: counted from 0.
-
-        Returns:
-            None when the steps are longer than the round.
         """
-        step = 1 << attempt
-        if step >= self.views_per_round:
-            return None
+        yield place
         shards, starts = self._shard_order(place.round)
-        slot = int(np.flatnonzero(shards == place.shard)[0])
-        return self.place(place.round, (int(starts[slot]) + place.position + step) % self.views_per_round)
+        position = int(starts[np.flatnonzero(shards == place.shard)[0]]) + place.position
+        step = 1
+        while step < self.views_per_round:
+            yield self.place(place.round, (position + step) % self.views_per_round)
+            step *= 2
 
     def place(self, round_: int, position: int) -> ViewPlace:
         """The view at a position of the row of all views of a round."""

@@ -14,16 +14,10 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.io.places import Place, RemotePath
-
-if TYPE_CHECKING:
-    from richsem_train.data.cache.source import TrainingCache
-    from richsem_train.data.cache.views import ViewSource
 
 ATTEMPTS = 3
 """Times that something is asked of a network before it counts as failed; clients have retries of their own as well."""
@@ -45,26 +39,6 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "richsem" / "remote"
 
 
-def read_through(cache: "TrainingCache", *, gigabytes: float, folder: Path | None = None) -> "TrainingCache":
-    """The same cache, what lies at URLs read through the local disk.
-
-    Args:
-        cache: an opened one; a local one stays as it is.
-        gigabytes: most that is kept, 10^9 bytes each; 0 keeps nothing.
-        folder: where; None is `default_folder`.
-    """
-    if not gigabytes:
-        return cache
-    store = Store(folder or default_folder(), int(gigabytes * 1e9))
-    source = cache.source
-    version = _version(source, cache.fingerprint)
-    layout, labels_layout = (
-        CacheLayout(_kept(layout.out, store, version), layout.name) for layout in (source.layout, source.labels_layout)
-    )
-    root = None if source.root is None else _kept(source.root, store, version)
-    return replace(cache, source=replace(source, layout=layout, labels_layout=labels_layout, root=root))
-
-
 def forget(*places: Place) -> None:
     """Drop what is kept of files that turned out to be damaged; those that are not read through a store stay."""
     for place in places:
@@ -72,18 +46,17 @@ def forget(*places: Place) -> None:
             place.store.forget(place.key)
 
 
-def _kept(place: Place, store: "Store", version: str) -> Place:
+def kept(place: Place, store: "Store", *, version: str) -> Place:
+    """The same place, what is read of it kept in a store; a local one stays as it is.
+
+    Args:
+        place: a folder.
+        store: where to.
+        version: of the files; what is kept of another version is not taken for theirs.
+    """
     if not isinstance(place, RemotePath):
         return place
     return KeptPath(place.url, place.named, store=store, version=version)
-
-
-def _version(source: "ViewSource", fingerprint: str) -> str:
-    """What is kept of a cache that has been made anew since is another cache's."""
-    digest = hashlib.sha256(fingerprint.encode())
-    for family in sorted(source.files.hashes):
-        digest.update(source.files.hashes[family].tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

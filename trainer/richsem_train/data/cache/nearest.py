@@ -10,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.view import View
+from richsem_schemas.pictures.boxes import iou
 
 WEIGHTS = (0.25, 1.0, 0.1)
 """What a doubling of the scale, a part without overlap and a mirror cost, beside each other."""
@@ -75,7 +78,7 @@ def differences(one: Sights, other: Sights) -> NDArray[np.float64]:
     |log2 of the ratio of the scales|; 1 - IoU of the parts, in the picture; 1 where one alone is mirrored.
     """
     octaves = np.abs(np.log2(one.scales / other.scales))
-    overlap = _iou(one.parts_xyxy_px, other.parts_xyxy_px)
+    overlap = iou(one.parts_xyxy_px, other.parts_xyxy_px)
     mirror = one.are_mirrored != other.are_mirrored
     return np.stack(np.broadcast_arrays(octaves, 1 - overlap, mirror), axis=-1)
 
@@ -87,13 +90,6 @@ def distance(differences_3: NDArray[np.float64]) -> NDArray[np.float64]:
         Ours; the weights are chosen by `benchmarks/fresh_labels.py`.
     """
     return np.asarray(differences_3 @ np.array(WEIGHTS))
-
-
-def _iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    common = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
-    both = common.clip(0).prod(axis=-1)
-    either = (one[..., 2:] - one[..., :2]).prod(axis=-1) + (other[..., 2:] - other[..., :2]).prod(axis=-1) - both
-    return np.asarray(both / np.maximum(either, 1e-12))
 
 
 def nearest(
@@ -131,3 +127,33 @@ def nearest(
     best_S = distances_SV.argmin(axis=1)
     each_S = np.arange(len(things_S))
     return np.where(is_other_SV[each_S, best_S], ABSENT, candidates_SV[each_S, best_S])
+
+
+def borrowed(
+    views: Sequence[LabelledView], rows_S: NDArray[np.int64]
+) -> tuple[TopKSoftLabels, NDArray[np.float32] | None, NDArray[np.bool_] | None]:
+    """Labels and embeddings of some regions, for other sights of the same things.
+
+    Args:
+        views: at least one; their R regions are counted one view after the other.
+        rows_S: regions; `ABSENT` for things that none of them shows.
+
+    Returns:
+        Labels and embeddings (None where some view has none) of S regions; and bool [S], which of them are known, None
+        where all are. An unknown one has a label that is well formed and says nothing.
+    """
+    is_known_S = rows_S != ABSENT
+    kept = [view.labels for view in views]
+    embeddings = [view.embeddings for view in views if view.embeddings is not None]
+    top_k = kept[0].class_ids.shape[1]
+    # One row more, for whatever is absent, whose row -1 is the last.
+    labels = TopKSoftLabels(
+        np.concatenate([*(each.class_ids for each in kept), np.arange(top_k, dtype=np.int32)[None]])[rows_S],
+        np.concatenate([*(each.log_probs for each in kept), np.full((1, top_k), -np.log(top_k), np.float16)])[rows_S],
+        np.concatenate([*(each.log_rest for each in kept), np.full(1, -np.inf, np.float32)])[rows_S],
+    )
+    embeddings_SD = None
+    if len(embeddings) == len(views):
+        dim = embeddings[0].shape[1]
+        embeddings_SD = np.concatenate([*embeddings, np.eye(1, dim, dtype=np.float32)])[rows_S]
+    return labels, embeddings_SD, None if is_known_S.all() else is_known_S

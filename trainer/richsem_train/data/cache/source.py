@@ -1,26 +1,30 @@
 """A cache opened for training: its manifests are checked to fit each other and the run, before a shard is read."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.layout import BLOCK_SAMPLES
-from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan, ShardSummary, ViewsSpec
+from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
+from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, Plan
 from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.recipes import PICTURES_PER_MOSAIC
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
-from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, open_place
-from richsem_train.config import Supervision
-from richsem_train.data.cache.free_mosaics import CROPS_PER_MOSAIC
-from richsem_train.data.cache.views import ShardFiles, ViewSource
-from richsem_train.data.soft_labels import LabelForm
+from richsem_train.choices import Supervision
+from richsem_train.data.cache.local import Store, default_folder, kept
+from richsem_train.data.cache.views import ViewSource, packed_summaries
 
 ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
+
+LabelForm = Literal["topk", "embedding", "hard"]
+"""What the semantic branch learns: the stored classes, the whole distribution, or the label as if it were soft."""
 
 DETECTION = "detection"
 """The section of the config whose cache has the windows of the detection pictures."""
@@ -66,6 +70,19 @@ class ExpectedCache:
         """The config's key for `labels`."""
         return "detection.label_form" if self.section == DETECTION else f"{self.section}.labels"
 
+    def check_teachable(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            RichSemError: hard labels are asked for where labels are not to be used.
+        """
+        if self.labels == "hard" and self.supervision != "labelled":
+            key = self.labels_key
+            raise RichSemError(
+                f"{key}=hard learns the labels of the pictures, {self.section}.supervision={self.supervision} does "
+                f"without them; choose {key}=topk or embedding, or {self.section}.supervision=labelled"
+            )
+
     @property
     def needs_own_text(self) -> bool:
         """Whether the set's own bank must be the model's: top-k labels are rows of it, and can't be scored anew."""
@@ -95,22 +112,22 @@ class TrainingCache:
     @property
     def views_per_pass(self) -> int:
         """How many views a pass has."""
-        return int(self.source.files.pass_views.sum())
+        return int(self.source.pass_views.sum())
 
     @property
     def blocks(self) -> int:
         """How many blocks there are, at most."""
-        return int((-(-self.source.files.samples // BLOCK_SAMPLES)).sum())
+        return int((-(-self.source.picture_summaries["samples"] // BLOCK_SAMPLES)).sum())
 
     @property
     def mean_block_bytes(self) -> float:
         """Bytes of pictures in a block, on average."""
-        return float(self.source.files.sizes["pictures"].sum()) / max(self.blocks, 1)
+        return float(self.source.picture_summaries["tar_bytes"].sum()) / max(self.blocks, 1)
 
     @property
     def mean_label_bytes(self) -> float:
         """Bytes of the labels of a block in memory, all passes together, on average: twice those that are stored."""
-        return 2 * float(self.source.files.sizes["labels"].sum()) / max(self.blocks, 1)
+        return 2 * float(self.source.label_summaries["tar_bytes"].sum()) / max(self.blocks, 1)
 
     @property
     def classes_without_row(self) -> tuple[str, ...]:
@@ -142,8 +159,10 @@ def open_training_cache(
     Raises:
         ManifestMismatchError: it is another cache than the run needs; names every field that differs.
         CorruptCacheError: its manifests contradict each other.
-        RichSemError: there is no such cache or label set, or it isn't finished.
+        RichSemError: there is no such cache or label set, it isn't finished, or hard labels are to be learnt without
+            labels.
     """
+    expected.check_teachable()
     cache = open_cache(out, only=label_set, labels_from=labels_from)
     labels = cache.label_set(label_set)
     path = cache.labels_layout.label_set(labels.name).manifest
@@ -156,25 +175,35 @@ def open_training_cache(
             f"{path} doesn't fit this run: {'; '.join(problems)}. Choose another cache or label set "
             f"({section}.cache, {section}.label_set), change the config, or make the labels with `richsem-prep shard`"
         )
-    kind = _KINDS[expected.views]
-    files = _shard_files(path, cache.manifest, labels, kind)
-    if not int(files.pass_views.sum()):
+    source = _view_source(cache, labels, root=_find_root(cache, root, section), expected=expected)
+    if not int(source.pass_views.sum()):
         raise RichSemError(f"{out}: holds no pictures, all were left out; see its quarantine folder")
-    source = ViewSource(
-        layout=cache.layout,
-        labels_layout=cache.labels_layout,
-        labels=labels.name,
-        kind=kind,
-        passes=labels.spec.views.passes[kind],
-        plan=plan,
-        spec=labels.spec,
-        files=files,
-        root=_find_root(cache, root, section),
-        section=section,
-    )
     used_text = expected.text if expected.is_other_text and expected.text is not None else text
     rows = _rows_by_name(plan.vocabulary.class_names, used_text.class_names)
     return TrainingCache(source, expected, used_text, rows, labels.fingerprint, cache.manifest.quarantined)
+
+
+def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None = None) -> TrainingCache:
+    """The same cache, its files at URLs read through the local disk.
+
+    Args:
+        cache: an opened one; a local one stays as it is.
+        gigabytes: most that is kept, 10^9 bytes each; 0 keeps nothing.
+        folder: where; None is `default_folder`.
+    """
+    if not gigabytes:
+        return cache
+    store, source = Store(folder or default_folder(), int(gigabytes * 1e9)), cache.source
+    # Files of a cache that was made anew since are another cache's.
+    digest = hashlib.sha256(cache.fingerprint.encode())
+    digest.update(source.picture_summaries.tobytes() + source.label_summaries.tobytes())
+    version = digest.hexdigest()
+    layout, labels_layout = (
+        CacheLayout(kept(layout.out, store, version=version), layout.name)
+        for layout in (source.layout, source.labels_layout)
+    )
+    root = None if source.root is None else kept(source.root, store, version=version)
+    return replace(cache, source=replace(source, layout=layout, labels_layout=labels_layout, root=root))
 
 
 def _rows_by_name(names: tuple[str, ...], class_names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -299,45 +328,42 @@ def _find_root(cache: Cache, root: Place | None, section: str) -> Place | None:
     return found
 
 
-def _shard_files(path: Place, cache: CacheManifest, labels: LabelManifest, kind: ViewKind) -> ShardFiles:
-    samples = np.array([summary.samples for summary in cache.shards], np.int64)
-    files: dict[str, list[FileHash]] = {
-        "pictures": [summary.tar for summary in cache.shards],
-        "pictures_index": [summary.index for summary in cache.shards],
-        "labels": [summary.tar for summary in labels.shards],
-        "labels_index": [summary.index for summary in labels.shards],
-    }
-    return ShardFiles(
-        samples,
-        _pass_views(path, samples, labels.shards, labels.spec.views, kind),
-        {family: _digests(hashes) for family, hashes in files.items()},
-        {family: np.array([item.bytes for item in hashes], np.int64) for family, hashes in files.items()},
+def _view_source(cache: Cache, labels: LabelManifest, *, root: Place | None, expected: ExpectedCache) -> ViewSource:
+    kind = _KINDS[expected.views]
+    pictures, of_labels = packed_summaries(cache.manifest.shards), packed_summaries(labels.shards)
+    path = cache.labels_layout.label_set(labels.name).manifest
+    samples = pictures["samples"]
+    return ViewSource(
+        layout=cache.layout,
+        labels_layout=cache.labels_layout,
+        label_set=labels.name,
+        kind=kind,
+        passes=labels.spec.views.passes[kind],
+        plan=cache.manifest.plan,
+        spec=labels.spec,
+        picture_summaries=pictures,
+        label_summaries=of_labels,
+        pass_views=_mosaics_a_pass(path, samples, of_labels["views"], labels) if kind == "mosaic" else samples.copy(),
+        root=root,
+        section=expected.section,
     )
 
 
-def _digests(hashes: list[FileHash]) -> NDArray[np.uint8]:
-    joined = b"".join(bytes.fromhex(item.sha256) for item in hashes)
-    return np.frombuffer(joined, np.uint8).reshape(-1, 32)
-
-
-def _pass_views(
-    path: Place, samples: NDArray[np.int64], shards: Iterable[ShardSummary], views: ViewsSpec, kind: ViewKind
+def _mosaics_a_pass(
+    path: Place, samples: NDArray[np.int64], total: NDArray[np.int64], labels: LabelManifest
 ) -> NDArray[np.int64]:
-    """How many views of a kind one pass has in each shard, without opening an index.
+    """How many mosaics one pass has in each shard, without opening an index.
 
-    A pass of another kind than mosaics has a view a sample. Mosaics depend on how many pictures each block has left,
-    but every pass has the same number, so it is what the others leave of the total. Readers check it against the
-    indexes.
+    They depend on how many pictures each block has left, but every pass has the same number, so it is what the others,
+    with a view a sample, leave of the total. Readers check it against the indexes.
 
     Raises:
         CorruptCacheError: the total doesn't come out even.
     """
-    if kind != "mosaic":
-        return samples
-    total = np.array([summary.views for summary in shards], np.int64)
+    views = labels.spec.views
     others = sum(views.passes.values()) - views.mosaics
     mosaics, rest = np.divmod(total - others * samples, views.mosaics)
-    wrong = (rest != 0) | (mosaics < -(-samples // CROPS_PER_MOSAIC)) | (mosaics > samples)
+    wrong = (rest != 0) | (mosaics < -(-samples // PICTURES_PER_MOSAIC)) | (mosaics > samples)
     if wrong.any():
         shard = int(np.argmax(wrong))
         raise CorruptCacheError(

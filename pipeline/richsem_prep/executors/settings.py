@@ -1,0 +1,29 @@
+"""The executor that a config asks for."""
+
+import os
+
+from richsem_prep.executors.inline import InlineExecutor
+from richsem_prep.shard.config import ShardConfig
+from richsem_prep.shard.executor import Executor
+from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerSettings
+
+
+def make_executor(config: ShardConfig, shards: int) -> Executor:
+    """The executor of a run that makes so many shards.
+
+    Raises:
+        RichSemError: its cluster can't be reached or started.
+    """
+    settings = WorkerSettings(
+        teacher=config.teacher,
+        region_encoder=config.region_encoder,
+        teacher_size=config.teacher_size,
+        device=config.device,
+        precision=config.precision,
+        decode_threads=min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS),
+    )
+    if config.executor == "inline":
+        return InlineExecutor(settings)
+    from richsem_prep.executors.ray import RayExecutor  # noqa: PLC0415 - Ray is loaded when it is needed
+
+    return RayExecutor(settings, workers=config.workers, address=config.ray_address, max_workers=max(shards, 1))

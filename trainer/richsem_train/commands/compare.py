@@ -1,0 +1,57 @@
+"""`richsem-train compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from richsem_schemas.io.places import local_path
+from richsem_schemas.program import AsJson
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.", parser=local_path),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Write comparison.json and comparison.png into this folder.", parser=local_path
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set runs side by side; seeds of one config name are one arm, with mean and spread.
+
+    [bold]Example[/bold]
+
+      richsem-train compare runs/demo_baseline runs/demo
+    """
+    from richsem_schemas.io.files import write_atomically
+    from richsem_schemas.io.output_files import require_folder, require_no_inputs
+    from richsem_train.results.comparison import comparison_json, group_arms
+    from richsem_train.results.tables import STEPS, comparison_table
+    from richsem_train.run.finished import files_of_run, read_run
+
+    arms = group_arms([read_run(run) for run in runs])
+    baseline = next(iter(arms))
+    written = []
+    if out is not None:
+        require_folder(out)
+        written = [out / "comparison.json", out / "comparison.png"]
+    require_no_inputs(written, [file for run in runs for file in files_of_run(run)], remedy="name another --out")
+    content, title = comparison_json(arms, baseline=baseline), "last evaluation of each run"
+    if as_json:
+        typer.echo(content, nl=False)
+    else:
+        columns = ("AP", "APr", "APc", "APf", STEPS, "s/step")
+        Console().print(comparison_table(arms, title=title, columns=columns, baseline=baseline))
+    if written:
+        from richsem_train.results.plots import plot_comparison
+
+        file, picture = written
+        write_atomically(file, content.encode())
+        plot_comparison(arms, picture, title=title)
+        typer.echo(f"{file}  {picture}", err=as_json)

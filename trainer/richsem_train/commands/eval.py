@@ -1,0 +1,58 @@
+"""`richsem-train eval`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from richsem_schemas.io.places import local_path
+from richsem_schemas.program import AsJson, print_json
+from richsem_train.commands.options import Changes, Checkpoint, Device, PublishedConfig
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    config: PublishedConfig = None,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep the detections in this folder.", parser=local_path)
+    ] = None,
+    scorer: Annotated[
+        Literal["hotcoco", "lvis"],
+        typer.Option(help="lvis is LVIS's official evaluator: the same figures, for much time and memory."),
+    ] = "hotcoco",
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint on the val split of its config.
+
+    [bold]Examples[/bold]
+
+      richsem-train eval runs/demo/checkpoints/best.pt
+      richsem-train eval runs/r50/checkpoints/best.pt --scorer lvis
+      richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
+    """
+    from richsem_train.console import ConsoleReporter
+    from richsem_train.detector_tasks import score_checkpoint
+    from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
+
+    with ConsoleReporter(Console(stderr=True)) as reporter:
+        scores = score_checkpoint(
+            checkpoint,
+            config=config,
+            changes=changes or [],
+            out=out,
+            scorer=scorer,
+            device=device,
+            reporter=reporter,
+        )
+        if scores is None:
+            return
+        if not is_defined(scores.metrics["AP"]):
+            reporter.say(AP_UNDEFINED)
+    if as_json:
+        metrics = {name: value if is_defined(value) else None for name, value in scores.metrics.items()}
+        print_json({"checkpoint": checkpoint, "annotations": scores.annotations, "metrics": metrics})
+    else:
+        Console().print(results_table({"": scores.metrics}, title=f"{checkpoint} on {scores.annotations}"))

@@ -1,0 +1,54 @@
+"""What a run is: read from YAML, changed by `--set`, validated once, then trusted."""
+
+from richsem_train.config.data import (
+    AugmentationConfig,
+    DetectionConfig,
+    ExtraConfig,
+    SplitConfig,
+    TextConfig,
+)
+from richsem_train.config.model import (
+    BackboneConfig,
+    DenoisingConfig,
+    LossConfig,
+    MatcherConfig,
+    ModelConfig,
+)
+from richsem_train.config.problems import known_keys
+from richsem_train.config.read import (
+    DEFAULT_CONFIG,
+    as_config,
+    builtin_configs,
+    config_differences,
+    config_yaml,
+    load_config,
+    parse_config,
+    with_changes,
+)
+from richsem_train.config.run import EvaluationConfig, LogConfig, ScheduleConfig, TrainConfig
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "AugmentationConfig",
+    "BackboneConfig",
+    "DenoisingConfig",
+    "DetectionConfig",
+    "EvaluationConfig",
+    "ExtraConfig",
+    "LogConfig",
+    "LossConfig",
+    "MatcherConfig",
+    "ModelConfig",
+    "ScheduleConfig",
+    "SplitConfig",
+    "TextConfig",
+    "TrainConfig",
+    "as_config",
+    "builtin_configs",
+    "config_differences",
+    "config_yaml",
+    "known_keys",
+    "load_config",
+    "parse_config",
+    "with_changes",
+]

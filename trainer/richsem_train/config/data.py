@@ -1,0 +1,145 @@
+"""Sections `detection`, `text` and `extra`: what is learnt from."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from richsem_schemas.annotations import AnnotationFormat
+from richsem_schemas.io.places import PlaceField
+from richsem_train.choices import Supervision
+from richsem_train.config.fields import Fraction, LocalPath, Section, Side
+
+
+class SplitConfig(Section):
+    """A split of the detection data."""
+
+    annotations: LocalPath
+    """The annotation file."""
+
+    images: LocalPath
+    """The folder that its pictures lie in."""
+
+
+class AugmentationConfig(Section):
+    """DETR's training augmentation: mirror; then resize, or resize, crop and resize (supplement, E.2)."""
+
+    short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
+    """What the short side is resized to, one of them at random; pixels."""
+
+    longest_side: Side = 1333
+    """The long side has at most this many pixels."""
+
+    first_short_sides: tuple[Side, ...] = (400, 500, 600)
+    """The same before a crop; none: no crops."""
+
+    crop_sides: tuple[Side, Side] = (384, 600)
+    """Least and most pixels of a crop's sides."""
+
+    flip: bool = True
+    """Mirror half of the pictures, at random."""
+
+
+class DetectionConfig(Section):
+    """The detection data."""
+
+    format: AnnotationFormat = "lvis"
+    """Of the annotations; decides the metric, too: that of LVIS or of COCO; of OpenImages and Visual Genome AP and
+    AP50."""
+
+    train: SplitConfig
+    """Pictures to learn from."""
+
+    val: SplitConfig
+    """Pictures to be scored on."""
+
+    repeat_threshold: Fraction | None = 0.001
+    """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195); null
+    repeats none."""
+
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """How pictures are drawn anew each time."""
+
+    labels: Literal["cache", "hard", "none"] = "none"
+    """What the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
+
+    views: Literal["fresh", "stored"] = "fresh"
+    """How pictures are shown: `fresh`, augmented anew each time, their boxes with the labels of the cache's nearest
+    windows; or `stored`, the windows in turn, in the place of augmentation."""
+
+    cache: PlaceField | None = None
+    """Of these very pictures and boxes, with windows."""
+
+    labels_from: PlaceField | None = None
+    """Another folder that holds label sets for its pictures (`richsem-prep shard --from-cache`)."""
+
+    label_set: str | None = None
+    """Name of the cache's label set; null where it has one only."""
+
+    label_form: Literal["topk", "embedding"] = "embedding"
+    """The stored `topk` classes, or the `embedding` (exact)."""
+
+    root: PlaceField | None = None
+    """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
+
+    on_damage: Literal["stop", "skip"] = "stop"
+    """Whether a missing or broken picture stops the run or is replaced and counted."""
+
+
+class TextConfig(Section):
+    """The text bank: that of a label set of a cache, or a folder with names of any choice."""
+
+    cache: PlaceField | None = None
+    """The cache whose label set has it."""
+
+    label_set: str | None = None
+    """Name of the cache's label set; null where it has one only."""
+
+    folder: PlaceField | None = None
+    """Made by `richsem-prep text`; stored embeddings of the same teacher are scored with it."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.cache is None) == (self.folder is None):
+            raise ValueError("name either text.cache or text.folder")
+        if self.label_set is not None and self.cache is None:
+            raise ValueError("text.label_set names a label set of text.cache; leave it out beside text.folder")
+        return self
+
+
+class ExtraConfig(Section):
+    """Extra data: views of a cache. All extra data together gives as many batches as the detection data."""
+
+    cache: PlaceField
+    """The cache."""
+
+    labels_from: PlaceField | None = None
+    """Another folder that holds label sets for its pictures (`richsem-prep shard --from-cache`)."""
+
+    weight: PositiveFloat = 1.0
+    """How many of the extra batches are of this cache, in proportion to the others'."""
+
+    label_set: str | None = None
+    """Name of the cache's label set; null where it has one only."""
+
+    teacher: str | None = None
+    """Refuse a label set of another teacher than this name; null takes any."""
+
+    labels: Literal["topk", "embedding", "hard"] = "embedding"
+    """What the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or the `hard` labels, for
+    comparison."""
+
+    views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
+    """`mosaics` (the paper's; supplement, E.2), `crops` or (of detection data) `windows` as stored, or `free-mosaics`
+    composed anew, with the labels of stored crops."""
+
+    supervision: Supervision = "labelled"
+    """How their classes are taught: `labelled`, `unlabelled`, or by `pseudo` labels of the teacher."""
+
+    lanes: Annotated[int, Field(gt=0, le=65_536)] = 64
+    """Independent sequences of blocks that a batch is drawn from."""
+
+    root: PlaceField | None = None
+    """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
+
+    on_damage: Literal["stop", "skip"] = "stop"
+    """Whether a damaged part of the cache stops the run or is replaced and counted."""

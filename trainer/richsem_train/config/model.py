@@ -1,0 +1,162 @@
+"""Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+
+from richsem_train.choices import ClassifierKind, Tail
+from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section
+
+
+class BackboneConfig(Section):
+    """The network that makes the feature maps."""
+
+    name: str = "resnet50"
+    """`resnet50` and its like (torchvision), `timm:NAME`, or `clip-resnet` (CLIP's own, for small students)."""
+
+    weights: str | None = "imagenet1k"
+    """`imagenet1k` (torchvision's or timm's pretrained ones), a file, or null for random ones."""
+
+    out_strides: Levels = (8, 16, 32)
+    """Strides of the maps that are used, in pixels of the picture."""
+
+    frozen_stages: Annotated[int, Field(ge=0, le=100)] = 2
+    """How many stages stay as they are, the stem being the first. The paper's: 2, and 0 with ImageNet-21k weights."""
+
+    frozen_norm: bool = True
+    """Batch norms stay as they are (ResNets)."""
+
+    clip_layers: Annotated[tuple[Layers, ...], Field(min_length=1)] = (3, 4, 6, 3)
+    """Of `clip-resnet`: bottlenecks in each stage."""
+
+    clip_width: PositiveInt = 64
+    """Of `clip-resnet`: channels after the stem."""
+
+    pixel_mean: Rgb = (0.485, 0.456, 0.406)
+    """RGB, of pictures in 0..1; taken from the pixels."""
+
+    pixel_std: Rgb = (0.229, 0.224, 0.225)
+    """RGB, of pictures in 0..1; the pixels are divided by it."""
+
+
+class DenoisingConfig(Section):
+    """Contrastive denoising: noised copies of the truth as extra queries (DINO, arXiv 2203.03605, section 3.3)."""
+
+    queries: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """How many in all; divided by the most boxes in a picture of the draw it gives the number of groups. 0 is none."""
+
+    label_noise: Fraction = 0.5
+    """Share of labels that are changed, halved as in DINO."""
+
+    box_noise: NonNegativeFloat = 1.0
+    """How far corners move, in half sides of the box."""
+
+
+class ModelConfig(Section):
+    """The detector: DINO (arXiv 2203.03605) with RichSem's classifier and semantic branch (arXiv 2310.12152)."""
+
+    backbone: BackboneConfig = BackboneConfig()
+    """The network that makes the feature maps."""
+
+    hidden_dim: PositiveInt = 256
+    """Width of the transformer; a multiple of `heads` and of 32."""
+
+    feature_levels: Layers = 4
+    """Maps that the transformer sees; those beyond the backbone's are made from its last by strides of 2."""
+
+    encoder_layers: Layers = 6
+    """Layers of the encoder."""
+
+    decoder_layers: Layers = 6
+    """Layers of the decoder; each has losses of its own."""
+
+    heads: PositiveInt = 8
+    """Attention heads a layer."""
+
+    points: PositiveInt = 4
+    """Points that deformable attention samples, a head and level."""
+
+    ffn_dim: PositiveInt = 2048
+    """Inner width of the feed-forward networks."""
+
+    queries: PositiveInt = 900
+    """Matching queries a picture: the most boxes that can be learnt or found in one."""
+
+    dropout: Fraction = 0.0
+    """Probability, in training alone."""
+
+    classifier: ClassifierKind = "text"
+    """Of the decoder's queries: `text` (scaled cosines with the text bank) or `linear`."""
+
+    encoder_classifier: ClassifierKind = "text"
+    """Of the encoder's proposals; the reference's baseline has `linear` and `text`."""
+
+    label_embedding: Literal["classifier", "embedding"] = "classifier"
+    """Contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO."""
+
+    semantic_branch: bool = True
+    """The head that learns soft labels and is dropped at inference: one linear layer (supplement, E.1)."""
+
+    size_divisor: Annotated[int, Field(gt=0, le=1024)] = 32
+    """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
+
+    query_positions: Literal["padded", "picture"] = "padded"
+    """Of the decoder's queries: relative to the `padded` batch or to the `picture`."""
+
+    denoising: DenoisingConfig = DenoisingConfig()
+    """Noised copies of the truth as extra queries."""
+
+    deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
+    """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the model can't be built without a text bank."""
+        return self.semantic_branch or "text" in (self.classifier, self.encoder_classifier)
+
+
+class MatcherConfig(Section):
+    """Costs of the Hungarian matching."""
+
+    class_cost: NonNegativeFloat = 2.0
+    """Of the focal-style class cost."""
+
+    bbox_cost: NonNegativeFloat = 5.0
+    """Of the L1 distance of boxes, in fractions of the picture."""
+
+    giou_cost: NonNegativeFloat = 2.0
+    """Of the generalised IoU."""
+
+
+class LossConfig(Section):
+    """Weights of the losses, and what they are told."""
+
+    class_weight: NonNegativeFloat = 1.0
+    """Of the focal loss of classes."""
+
+    bbox_weight: NonNegativeFloat = 5.0
+    """Of the L1 distance of boxes, in fractions of the picture."""
+
+    giou_weight: NonNegativeFloat = 2.0
+    """Of the generalised IoU."""
+
+    soft_weight: NonNegativeFloat = 0.5
+    """Of the KL divergence between teacher and semantic branch: the paper's λ_soft (supplement, E.1)."""
+
+    tail: Tail = "bucket"
+    """What top-k labels say of the classes that they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
+    away."""
+
+    temperature: PositiveFloat = 1.0
+    """Divides the teacher's logits, not the student's; above 1 is softer than CLIP. Stored `topk` labels have theirs
+    built in, which must be this one."""
+
+    federated: Annotated[int, Field(gt=0, le=1_000_000)] | None = 50
+    """Categories that the class loss sees in the pictures of a draw (federated loss, arXiv 2103.07461); null is all of
+    them."""
+
+    pseudo_threshold: Fraction = 0.05
+    """Probability from which on a class is a pseudo label."""
+
+    matcher: MatcherConfig = MatcherConfig()
+    """Costs of the Hungarian matching."""

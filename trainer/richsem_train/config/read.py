@@ -1,0 +1,180 @@
+"""Configs are read from YAML or from Python, over the config that they build on, and changed by `--set`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from richsem_schemas.errors import RichSemError
+from richsem_train.config.problems import did_you_mean, told_problems
+from richsem_train.config.run import TrainConfig
+from richsem_train.config.yaml_text import SHOWN, parse_yaml
+
+DEFAULT_CONFIG = "richsem_r50_inet_lvis"
+_BASE = "base"
+_MAX_CONFIG_BYTES = 2**20
+
+
+def builtin_configs() -> dict[str, Path]:
+    """The configs that come with the package, by name."""
+    folder = resources.files("richsem_train") / "configs"
+    return {path.stem: path for path in sorted(Path(str(folder)).glob("*.yaml"))}
+
+
+def load_config(name_or_file: str | Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read a config and apply `--set` changes.
+
+    Args:
+        name_or_file: one of `builtin_configs`, or the path of a YAML file.
+        changes: `KEY=VALUE` with dots in KEY and YAML in VALUE, such as `extra.labels=topk`.
+
+    Raises:
+        RichSemError: no such config, no YAML, an unknown key (with the nearest known one), or a bad value.
+    """
+    return _changed(_read_yaml(_config_path(str(name_or_file))), changes, source=str(name_or_file))
+
+
+def with_changes(config: TrainConfig, changes: Sequence[str], *, source: str) -> TrainConfig:
+    """The config of a checkpoint with `--set` changes.
+
+    Raises:
+        RichSemError: an unknown key, or a bad value.
+    """
+    return _changed(config.model_dump(mode="json"), changes, source=source)
+
+
+def as_config(config: TrainConfig | Mapping[str, Any] | str | Path) -> TrainConfig:
+    """A config from whatever describes one.
+
+    Args:
+        config: validated, or values as a YAML file has them (with a `base`, over those of that config), or the name of
+            one of `builtin_configs`, or the path of a YAML file.
+
+    Raises:
+        RichSemError: as `load_config` has it.
+    """
+    if isinstance(config, TrainConfig):
+        return config
+    if isinstance(config, Mapping):
+        return parse_config(_over_base(dict(config), source="config"), source="config")
+    return load_config(config)
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
+    """Validate what a YAML file or a checkpoint holds.
+
+    Raises:
+        RichSemError: an unknown key, or a bad value.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise RichSemError(f"{source}: {told_problems(error)}") from None
+
+
+def config_yaml(config: TrainConfig) -> str:
+    """The whole config as YAML, to be read by `load_config`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields, with dots, in which two configs differ."""
+    ours, theirs = dict(_flat("", one.model_dump(mode="json"))), dict(_flat("", other.model_dump(mode="json")))
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    }
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else key, part)
+    else:
+        yield prefix, value
+
+
+def _config_path(name_or_file: str) -> Path:
+    known = builtin_configs()
+    if name_or_file in known:
+        return known[name_or_file]
+    path = Path(name_or_file)
+    if path.is_file():
+        return path
+    raise RichSemError(
+        f"--config {name_or_file!r} is neither a file nor one of {', '.join(known)}{did_you_mean(name_or_file, known)}"
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise RichSemError(f"{path}: larger than {_MAX_CONFIG_BYTES} bytes; that is no config")
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RichSemError(f"{path}: no YAML of a config ({error})") from None
+    if not isinstance(values, dict):
+        raise RichSemError(f"{path}: no config; expected keys such as `detection:` and `model:`")
+    return _over_base(values, source=path)
+
+
+def _over_base(values: dict[Any, Any], *, source: str | Path) -> dict[str, Any]:
+    """Values over those of their `base`."""
+    if not all(isinstance(key, str) for key in values):
+        raise RichSemError(f"{source}: no config; expected keys such as `detection:` and `model:`")
+    base = values.pop(_BASE, None)
+    if base is None:
+        return values
+    known = builtin_configs()
+    if not isinstance(base, str) or base not in known or known[base] == source:
+        raise RichSemError(f"{source}: its base {base!r} is none of {', '.join(known)}")
+    return _merged(_read_yaml(known[base]), values)
+
+
+def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
+    for change in changes:
+        _apply(values, change)
+    return parse_config(values, source=source)
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RichSemError(f"--set {change!r} is not KEY=VALUE; such as --set extra.labels=topk")
+    try:
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise RichSemError(f"--set {change[:SHOWN]!r}: the value is no YAML of a config ({error})") from None
+    first, *rest = key.split(".")
+    values[first] = _with_value(values.get(first), rest, value, change)
+
+
+def _with_value(section: Any, path: Sequence[str], value: Any, change: str) -> Any:
+    """A copy of a section, or of a list of sections, with a value at the end of a path."""
+    if not path:
+        return value
+    first, *rest = path
+    if not isinstance(section, list):
+        inner = dict(section) if isinstance(section, dict) else {}
+        return inner | {first: _with_value(inner.get(first), rest, value, change)}
+    if not first.isdecimal() or int(first) >= len(section):
+        raise RichSemError(
+            f"--set {change[:SHOWN]!r}: there is a list of {len(section)} here; say which one by its number, counted "
+            "from 0, such as extra.0.labels"
+        )
+    position = int(first)
+    return [*section[:position], _with_value(section[position], rest, value, change), *section[position + 1 :]]

@@ -1,0 +1,210 @@
+"""A whole config, and its sections `schedule`, `evaluation` and `log`: how long, how fast, and what is kept."""
+
+from typing import Annotated, Self
+
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
+
+from richsem_train.choices import Precision
+from richsem_train.config.data import DetectionConfig, ExtraConfig, TextConfig
+from richsem_train.config.fields import Epochs, LocalPath, Pictures, Section, Side, Steps
+from richsem_train.config.model import LossConfig, ModelConfig
+
+
+class ScheduleConfig(Section):
+    """How long, how fast."""
+
+    epochs: Epochs = 24
+    """Over the detection data; extra batches come on top, one for each."""
+
+    global_batch_size: Pictures = 16
+    """Pictures a step, over all ranks."""
+
+    accumulate: Pictures = 1
+    """Parts that a rank's share of the batch is cut into, for less memory. Draws that are padded to other sizes go
+    through the model one after the other in any case."""
+
+    pictures_a_draw: Pictures = 2
+    """Consecutive pictures of the global batch that share their federated classes, their denoising groups and their
+    padding, on however many ranks and in however many parts; what a rank of the reference holds."""
+
+    lr: PositiveFloat = 1e-4
+    """Learning rate of AdamW, of all but the backbone."""
+
+    backbone_lr: NonNegativeFloat = 1e-5
+    """Learning rate of the backbone."""
+
+    weight_decay: NonNegativeFloat = 1e-4
+    """Of AdamW, on all weights."""
+
+    lr_drops: tuple[Epochs, ...] = (20,)
+    """Epochs after which the learning rates fall to a tenth."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    """Steps over which the learning rates rise linearly from 0."""
+
+    clip_norm: PositiveFloat | None = 0.1
+    """Most that the norm of the gradient may be; null doesn't clip."""
+
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the averaged weights that are scored and exported; null keeps none."""
+
+    precision: Precision = "fp32"
+    """Of backbone and transformer; boxes, cosines and losses are always fp32."""
+
+    compile: bool = False
+    """Compile the backbone by `torch.compile`."""
+
+
+class EvaluationConfig(Section):
+    """How the detector is scored, and how large it sees a picture then (and in `predict`)."""
+
+    every_epochs: Epochs = 1
+    """Epochs between two evaluations; there is one after the last epoch in any case."""
+
+    batch_size: Annotated[int, Field(gt=0, le=256)] = 1
+    """Pictures at a time, a rank."""
+
+    detections: Annotated[int, Field(gt=0, le=10_000)] = 300
+    """Boxes that are kept of a picture, the best ones."""
+
+    short_side: Side = 800
+    """What the short side of a picture is resized to, pixels."""
+
+    longest_side: Side = 1333
+    """The long side has at most this many pixels."""
+
+
+class LogConfig(Section):
+    """What is kept of a run."""
+
+    every_steps: Steps = 20
+    """Steps between two lines of the log."""
+
+    checkpoint_every_steps: Steps = 1000
+    """Steps between two checkpoints, besides one an epoch."""
+
+    tensorboard: bool = True
+    """Write TensorBoard files, into OUT/tensorboard."""
+
+    wandb: str | None = None
+    """Name of a Weights & Biases project; null is none."""
+
+
+ONE, SEVERAL = "one cache", "several caches"
+"""Pydantic's words for the two forms of `extra`, which are no keys."""
+
+_Extra = Annotated[
+    Annotated[ExtraConfig, Tag(ONE)] | Annotated[Annotated[tuple[ExtraConfig, ...], Field(min_length=1)], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else ONE),
+]
+
+
+class TrainConfig(Section):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$")]
+    """Of the config; runs of one name are compared as seeds of one arm."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The only source of randomness."""
+
+    workers: Annotated[int, Field(ge=0, le=1000)] = 4
+    """Loader processes a rank, for each kind of data."""
+
+    data: LocalPath | None = None
+    """Folder that relative paths of data start from; null is `$RICHSEM_DATA`, or `data`."""
+
+    start_from: LocalPath | None = None
+    """A checkpoint whose weights the model starts with, a published one included; classifiers of other classes are left
+    out."""
+
+    cache_gb: Annotated[float, Field(ge=0, le=1e9)] = 20.0
+    """Most gigabytes of caches at URLs that the local disk keeps; 0 keeps none."""
+
+    detection: DetectionConfig
+    """The detection data."""
+
+    text: TextConfig | None = None
+    """The text bank; null is that of the caches."""
+
+    extra: _Extra | None = None
+    """Extra data: a section, or a list of them for several caches at once."""
+
+    model: ModelConfig = ModelConfig()
+    """The detector."""
+
+    loss: LossConfig = LossConfig()
+    """Weights of the losses, and what they are told."""
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How long, how fast."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the detector is scored."""
+
+    log: LogConfig = LogConfig()
+    """What is kept of a run."""
+
+    @property
+    def extras(self) -> dict[str, ExtraConfig]:
+        """The extra data by its section's name: `extra`, or `extra.0`, `extra.1`... of a list."""
+        if self.extra is None:
+            return {}
+        if isinstance(self.extra, ExtraConfig):
+            return {"extra": self.extra}
+        return {f"extra.{number}": each for number, each in enumerate(self.extra)}
+
+    @model_validator(mode="after")
+    def _labels_come_from_a_cache(self) -> Self:
+        detection = self.detection
+        if detection.labels == "cache" and detection.cache is None:
+            raise ValueError(
+                "detection.labels=cache learns the soft labels of a cache of the detection pictures; name it as "
+                "detection.cache, or train without them by detection.labels=none"
+            )
+        if detection.views == "stored" and detection.labels != "cache":
+            raise ValueError(
+                f"detection.views=stored shows the windows of a cache, and detection.labels={detection.labels} "
+                "takes none; detection.views=fresh augments the pictures"
+            )
+        if self.model.needs_text and self.text is None and self.extra is None and detection.labels != "cache":
+            raise ValueError(
+                "the model needs a text bank; name text.cache or text.folder, or a cache as extra.cache or "
+                "detection.cache"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_meet_a_semantic_branch(self) -> Self:
+        model = self.model
+        teaches = self.detection.labels != "none" or any(each.labels != "hard" for each in self.extras.values())
+        if teaches and not model.semantic_branch and self.loss.soft_weight:
+            raise ValueError(
+                "there are labels for the semantic branch, and model.semantic_branch is false; set it to true, "
+                "or loss.soft_weight to 0"
+            )
+        if model.semantic_branch and model.classifier != "text":
+            raise ValueError("model.semantic_branch learns cosines with names; it needs model.classifier=text")
+        return self
+
+    @model_validator(mode="after")
+    def _widths_and_levels_fit(self) -> Self:
+        model = self.model
+        if model.hidden_dim % model.heads:
+            raise ValueError(f"model.hidden_dim {model.hidden_dim} is no multiple of model.heads {model.heads}")
+        if model.hidden_dim % 32:
+            raise ValueError(f"model.hidden_dim {model.hidden_dim} is no multiple of 32, the neck's groups")
+        if model.feature_levels < len(model.backbone.out_strides):
+            raise ValueError("model.feature_levels is fewer than the maps in model.backbone.out_strides")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_are_parts_of_whole_draws(self) -> Self:
+        schedule = self.schedule
+        if schedule.global_batch_size % (schedule.accumulate * schedule.pictures_a_draw):
+            raise ValueError(
+                f"schedule.global_batch_size {schedule.global_batch_size} can't be cut into schedule.accumulate "
+                f"{schedule.accumulate} parts of whole draws of schedule.pictures_a_draw {schedule.pictures_a_draw}; "
+                f"use a multiple of {schedule.accumulate * schedule.pictures_a_draw}, or change one of the two"
+            )
+        return self

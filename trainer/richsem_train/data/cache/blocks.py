@@ -1,0 +1,131 @@
+"""Reading views in the order of the lanes: block by block, each once a round."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.index import Rows, view_names
+from richsem_schemas.cache.layout import BLOCK_SAMPLES
+from richsem_schemas.cache.span import Span
+from richsem_schemas.errors import CorruptCacheError, RichSemError
+from richsem_train.data.cache.lanes import ViewPlace, block_order, view_order
+from richsem_train.data.cache.lru import LruCache
+from richsem_train.data.cache.views import ReadView, ShardIndex, ViewSource
+
+SPARE_SHARDS = 16
+"""Indexes that a reader keeps beyond one a lane, for the end of a round; about 1 MB each."""
+
+
+@dataclass(frozen=True, eq=False)
+class _BlockOrder:
+    """The blocks of a shard in the order of a round, and the position of each one's first view."""
+
+    blocks: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A block in memory: its views of some passes, each in the order of the round, and its pictures undecoded."""
+
+    names: list[str]
+    passes: list[list[LabelledView]]
+    pictures: Rows
+    span: Span | None
+
+    @property
+    def bytes(self) -> int:
+        views = [view for views in self.passes for view in views]
+        embeddings = sum(v.embeddings.nbytes for v in views if v.embeddings is not None)
+        labels = sum(v.labels.class_ids.nbytes * 2 for v in views)
+        return embeddings + labels + 4096 * len(views) + (len(self.span.data) if self.span else 0)
+
+
+class BlockReader:
+    """Reads views by their place; keeps the blocks and indexes that lanes are in the middle of.
+
+    Opens nothing before the first view is asked for, so it may be handed to worker processes.
+
+    Args:
+        source: which views.
+        seed: of the run.
+        lanes: how many it reads at a time.
+        block_bytes: most bytes of blocks that are kept.
+        whole_blocks: read the pictures of a block at once; otherwise each when it is needed, for lanes whose blocks
+            wouldn't fit in `block_bytes` all together.
+        all_passes: read the views of all passes with each; a view of every sample is a must.
+    """
+
+    def __init__(
+        self,
+        source: ViewSource,
+        *,
+        seed: int,
+        lanes: int,
+        block_bytes: int,
+        whole_blocks: bool = True,
+        all_passes: bool = False,
+    ) -> None:
+        self.source = source
+        self._all_passes = all_passes
+        self._seed = seed
+        self._whole_blocks = whole_blocks
+        self._indexes: LruCache[ShardIndex] = LruCache(lanes + SPARE_SHARDS)
+        self._orders: LruCache[_BlockOrder] = LruCache(lanes + SPARE_SHARDS)
+        self._blocks: LruCache[_Block] = LruCache(block_bytes, lambda block: block.bytes)
+        self.blocks_read = 0
+
+    def read(self, place: ViewPlace) -> ReadView:
+        """Read one view and decode its pictures.
+
+        Raises:
+            DamagedViewError: it can't be read, or is not what was written.
+        """
+        try:
+            return self._read(place)
+        except (RichSemError, OSError) as error:
+            raise self.source.damaged(place.shard, error) from error
+
+    def _read(self, place: ViewPlace) -> ReadView:
+        shard, key = place.shard, (place.round, place.shard)
+        index = self._indexes.get(shard, lambda: self.source.read_index(shard, check_labels=True))
+        order = self._orders.get(key, lambda: self._block_order(place, index))
+        slot = int(np.searchsorted(order.starts, place.position, side="right")) - 1
+        number = int(order.blocks[slot])
+        block = self._blocks.get((*key, number), lambda: self._read_block(place, index, number))
+        position = place.position - int(order.starts[slot])
+        views = [views[position] for views in block.passes]
+        labelled = views[place.pass_index if self._all_passes else 0]
+        shown = block.pictures[np.isin(block.pictures["sample"], labelled.view.tiles["sample"])]
+        pictures = self.source.decode(shard, shown, span=block.span)
+        return ReadView(block.names[position], labelled, pictures, tuple(views) if self._all_passes else ())
+
+    def _block_order(self, place: ViewPlace, index: ShardIndex) -> _BlockOrder:
+        blocks, counts = np.unique(index.views[place.pass_index]["sample"] // BLOCK_SAMPLES, return_counts=True)
+        order = block_order(len(blocks), seed=self._seed, round_=place.round, shard=place.shard)
+        return _BlockOrder(blocks[order], np.cumsum(counts[order]) - counts[order])
+
+    def _read_block(self, place: ViewPlace, index: ShardIndex, number: int) -> _Block:
+        self.blocks_read += 1
+        source, shard = self.source, place.shard
+        shown = index.views if self._all_passes else index.views[[place.pass_index]]
+        by_pass = [_of_block(rows, number) for rows in shown]
+        if any(not np.array_equal(rows["sample"], by_pass[0]["sample"]) for rows in by_pass):
+            raise CorruptCacheError(f"its index has other samples in one pass than in another, in block {number}")
+        order = view_order(len(by_pass[0]), seed=self._seed, round_=place.round, shard=shard, block=number)
+        rows = np.concatenate([each[order] for each in by_pass])
+        pictures = _of_block(index.pictures, number)
+        views = source.read_views(shard, rows, pictures, span=source.label_shard(shard).span(rows))
+        is_copied = self._whole_blocks and source.plan.pictures == "copy"
+        return _Block(
+            view_names(by_pass[place.pass_index if self._all_passes else 0][order]),
+            [views[first : first + len(order)] for first in range(0, len(views), len(order))],
+            pictures,
+            source.picture_shard(shard).span(pictures) if is_copied else None,
+        )
+
+
+def _of_block(rows: Rows, number: int) -> Rows:
+    return rows[rows["sample"] // BLOCK_SAMPLES == number]

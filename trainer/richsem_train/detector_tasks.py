@@ -1,0 +1,207 @@
+"""A trained detector is scored, shown pictures, or exported."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.output_files import require_folder, require_no_inputs
+from richsem_train.config import builtin_configs
+from richsem_train.console import Reporter, SilentReporter
+from richsem_train.data.category_rows import ScoredSplit, scored_split
+from richsem_train.detector import Detector, open_detector
+from richsem_train.results.detections import rank_file
+from richsem_train.results.evaluation import GroundTruth, truth_of
+from richsem_train.results.official_lvis import official_cost, require_official
+from richsem_train.results.predict import Predicted, output_files
+from richsem_train.results.predict import predict as predict_pictures
+from richsem_train.results.scoring import Scorer
+from richsem_train.run.build import attention_note
+from richsem_train.run.checkpoint import export_weights, load_checkpoint
+from richsem_train.run.distributed import Ranks, choose_device, join_ranks
+from richsem_train.run.evaluate import evaluate_split
+from richsem_train.run.open_data import data_folder, read_split
+from richsem_train.run.picture_check import require_pictures
+from richsem_train.run.rebuilding import rebuilt_detector
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A checkpoint's score on the val split of its config.
+
+    Attributes:
+        annotations: file of the split, as the config names it.
+        metrics: by name, such as `AP` and `APr`, 0 to 1; -1 where a metric is undefined.
+    """
+
+    annotations: Path
+    metrics: dict[str, float]
+
+
+def score_checkpoint(
+    checkpoint: Path,
+    *,
+    config: str | None,
+    changes: Sequence[str],
+    out: Path | None,
+    device: str | None,
+    reporter: Reporter,
+    scorer: Scorer = "hotcoco",
+) -> Scores | None:
+    """Score a checkpoint on the val split of its config.
+
+    Args:
+        checkpoint: of a run, exported, or published.
+        config: what to build a published one from.
+        changes: `KEY=VALUE`, such as another val split.
+        out: folder for the detections; None keeps none.
+        device: as `--device`.
+        reporter: watches.
+        scorer: what computes the figures.
+
+    Returns:
+        None on all ranks but the first.
+    """
+    with join_ranks(device) as ranks:
+        if not ranks.is_first:
+            reporter = SilentReporter()
+        detector = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
+        settings = detector.info.config
+        if note := attention_note(settings.model, ranks.device):
+            reporter.say(note)
+        val, truth = _val_split(detector, reporter)
+        annotations = settings.detection.val.annotations
+        if out is not None:
+            require_folder(out)
+            inputs = [*_files_of(checkpoint, config), data_folder(settings) / annotations]
+            require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
+        require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
+        if scorer == "lvis":
+            require_official(truth)
+            cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
+            reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
+        with _detections_folder(out, checkpoint, ranks) as folder:
+            metrics = evaluate_split(
+                detector.batches,
+                val,
+                truth,
+                folder,
+                config=settings.evaluation,
+                workers=settings.workers,
+                ranks=ranks,
+                reporter=reporter,
+                scorer=scorer,
+            )
+        return None if metrics is None else Scores(annotations, metrics)
+
+
+def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:
+    info, detection = detector.info, detector.info.config.detection
+    data = read_split(detection, detection.val, data_folder(info.config), class_names=info.class_names, is_scored=True)
+    val = scored_split(data, info.class_names)
+    truth = truth_of(val.data, detection.format)
+    for line in val.data.problem_lines():
+        reporter.say(f"annotations: {line}")
+    return val, truth
+
+
+@contextmanager
+def _detections_folder(out: Path | None, checkpoint: Path, ranks: Ranks) -> Iterator[Path]:
+    """Where all ranks write their detections; without `out` it is gone afterwards."""
+    if out is not None:
+        yield out
+    elif ranks.is_alone:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        # The one place that ranks on several nodes are known to share; a new folder, since this one is taken away.
+        name = f".{checkpoint.name}.{os.urandom(4).hex()}.detections"
+        beside = checkpoint.with_name(ranks.messages([name] if ranks.is_first else [])[0])
+        try:
+            yield beside
+        finally:
+            if ranks.is_first:
+                shutil.rmtree(beside, ignore_errors=True)
+
+
+def _files_of(checkpoint: Path, config: str | None) -> list[Path]:
+    """The files that `open_detector` reads."""
+    return [checkpoint, *([Path(config)] if config is not None and config not in builtin_configs() else [])]
+
+
+def show_pictures(
+    checkpoint: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    threshold: float,
+    config: str | None,
+    changes: Sequence[str],
+    device: str | None,
+    reporter: Reporter,
+) -> Predicted:
+    """Detect objects in pictures and write what was found into `out`.
+
+    Raises:
+        RichSemError: something would be written over what is read.
+    """
+    require_folder(out)
+    require_no_inputs(
+        output_files(images, out),
+        [*_files_of(checkpoint, config), *images],
+        remedy="name another --out than the folder of the pictures",
+    )
+    chosen = choose_device(device)
+    detector = open_detector(checkpoint, config=config, changes=changes, device=chosen)
+    if note := attention_note(detector.info.config.model, chosen):
+        reporter.say(note)
+    done = 0
+
+    def on_picture(path: Path, problem: str | None) -> None:
+        nonlocal done
+        done += 1
+        reporter.move(done)
+        if problem is not None:
+            reporter.say(f"{path}: {problem}")
+
+    reporter.begin("detecting", len(images))
+    outcome = predict_pictures(
+        images,
+        detector.batches.detect_picture,
+        out,
+        classes=detector.classes,
+        score_threshold=threshold,
+        on_picture=on_picture,
+    )
+    reporter.end()
+    return outcome
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How many tensors were exported, and numbers in them."""
+
+    tensors: int
+    parameters: int
+
+
+def export_checkpoint(checkpoint: Path, out: Path) -> Exported:
+    """Write inference weights: averaged ones where there are any, without the semantic branch.
+
+    Raises:
+        RichSemError: `out` is no name for them, or the checkpoint itself.
+    """
+    if out.suffix != ".safetensors":
+        raise RichSemError(f"--out {out}: exported weights are safetensors; name a file that ends in .safetensors")
+    require_no_inputs([out], [checkpoint], remedy="name another --out")
+    saved = load_checkpoint(checkpoint)
+    detector = rebuilt_detector(saved, checkpoint, torch.device("cpu"))
+    weights = detector.inference_state_dict()
+    export_weights(out, saved.info, weights)
+    return Exported(len(weights), sum(tensor.numel() for tensor in weights.values()))

@@ -1,0 +1,234 @@
+"""From a config and its data to a run that is ready to take steps."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from richsem_train.config import ScheduleConfig, TrainConfig
+from richsem_train.data.collate import Sample
+from richsem_train.data.detection import DetectionDataset
+from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset
+from richsem_train.data.extra_mix import ExtraMix
+from richsem_train.data.fresh_windows import FreshWindowDataset
+from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.order import RankShare, epoch_batches
+from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
+from richsem_train.data.showings import Showings
+from richsem_train.data.transforms import Augmentation
+from richsem_train.data.windows import WindowDataset
+from richsem_train.models.dino import Dino
+from richsem_train.models.inputs import Normalise
+from richsem_train.models.published import load_published
+from richsem_train.results.evaluation import GroundTruth, truth_of
+from richsem_train.run.build import build_criterion, describe, described_detector
+from richsem_train.run.checkpoint import ModelInfo
+from richsem_train.run.distributed import Ranks
+from richsem_train.run.engine import DetectorLosses, Trainer
+from richsem_train.run.memory import memory_named
+from richsem_train.run.open_data import RunData, data_file
+from richsem_train.run.optimiser import make_optimiser
+
+_SMALLER_DETECTOR = "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
+
+
+@dataclass(frozen=True, eq=False)
+class AssembledRun:
+    """The parts that the steps and evaluations of a run share.
+
+    Attributes:
+        config: of the run.
+        data: what it reads.
+        ranks: which of how many processes this one is.
+        share: this rank's part of each batch.
+        feed: detection pictures in the order of the epochs.
+        extra: views of caches; None without extra data.
+        info: how to build its detector again.
+        trainer: takes the steps.
+        truth: the annotations that it is scored by.
+        start_note: what was loaded from `start_from`; None without.
+    """
+
+    config: TrainConfig
+    data: RunData
+    ranks: Ranks
+    share: RankShare
+    feed: DetectionFeed
+    extra: ExtraMix | None
+    info: ModelInfo
+    trainer: Trainer
+    truth: GroundTruth
+    start_note: str | None
+
+    @property
+    def detector(self) -> Dino:
+        """The detector that is trained."""
+        return self.trainer.detector_losses.detector
+
+    @property
+    def scored_detector(self) -> Dino:
+        """The detector that is scored: with averaged weights where the run keeps them."""
+        averaged = self.trainer.averaged
+        assert averaged is None or isinstance(averaged, Dino)
+        return self.detector if averaged is None else averaged
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of detection pictures, and as many of extra data."""
+        return self.feed.epoch_batches * (1 if self.extra is None else 2)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all epochs."""
+        return self.steps_per_epoch * self.config.schedule.epochs
+
+    def loaders(self) -> TrainingLoaders:
+        """What gives this rank its batches."""
+        return TrainingLoaders(
+            self.feed,
+            self.extra,
+            share=self.share,
+            workers=self.config.workers,
+            pin_memory=self.ranks.device.type == "cuda",
+        )
+
+
+def assemble(config: TrainConfig, data: RunData, ranks: Ranks) -> AssembledRun:
+    """Make the parts of a run; all ranks make the same.
+
+    Raises:
+        RichSemError: the detector doesn't fit into the memory, weights to start from don't fit the detector, or a batch
+            can't be shared out in whole draws.
+    """
+    info = describe(config, data.vocabulary)
+    share = rank_share(config.schedule, ranks)
+    extra = _extra_mix(config, data, ranks)
+    feed = _detection_feed(config, data)
+    detector, start_note = _first_detector(config, data, info, ranks)
+    return AssembledRun(
+        config=config,
+        data=data,
+        ranks=ranks,
+        share=share,
+        feed=feed,
+        extra=extra,
+        info=info,
+        trainer=_make_trainer(config, data, detector, ranks),
+        truth=truth_of(data.val.data, config.detection.format),
+        start_note=start_note,
+    )
+
+
+def rank_share(schedule: ScheduleConfig, ranks: Ranks) -> RankShare:
+    """This rank's part of each batch.
+
+    Raises:
+        RichSemError: a batch can't be shared out and cut into parts in whole draws.
+    """
+    return RankShare(
+        schedule.global_batch_size,
+        ranks.rank,
+        ranks.world_size,
+        pictures_a_draw=schedule.pictures_a_draw,
+        accumulate=schedule.accumulate,
+    )
+
+
+def _extra_mix(config: TrainConfig, data: RunData, ranks: Ranks) -> ExtraMix | None:
+    extras = config.extras
+    if not extras:
+        return None
+    sources = [
+        ExtraDataset(
+            data.extras[section],
+            seed=config.seed,
+            lanes=extra.lanes,
+            on_damage=extra.on_damage,
+            world_size=ranks.world_size,
+            block_bytes=BLOCK_BYTES // len(extras),
+        )
+        for section, extra in extras.items()
+    ]
+    return ExtraMix(sources, [extra.weight for extra in extras.values()])
+
+
+def _detection_feed(config: TrainConfig, data: RunData) -> DetectionFeed:
+    global_batch = config.schedule.global_batch_size
+    factors = repeat_factors(
+        data.train.category_ids, data.train.offsets, threshold=config.detection.repeat_threshold or 0.0
+    )
+    epoch_list = partial(epoch_indices, factors, config.seed)
+    batches = epoch_batches(int(factors.sum()), global_batch)
+    dataset = _detection_dataset(config, data, epoch_list, epoch_length=batches * global_batch)
+    return DetectionFeed(dataset, epoch_list, batches)
+
+
+def _detection_dataset(
+    config: TrainConfig, data: RunData, epoch_list: Callable[[int], NDArray[np.int64]], *, epoch_length: int
+) -> Dataset[Sample]:
+    detection, train, windows = config.detection, data.train, data.windows
+    if windows is not None and detection.views == "stored":
+        showings = Showings(epoch_list, epoch_length=epoch_length, pictures=len(train))
+        return WindowDataset(train, windows, showings, on_damage=detection.on_damage)
+    augmentation = Augmentation(**detection.augmentation.model_dump())
+    if windows is not None:
+        return FreshWindowDataset(train, windows, augmentation, seed=config.seed, on_damage=detection.on_damage)
+    return DetectionDataset(
+        train,
+        augmentation,
+        seed=config.seed,
+        on_damage=detection.on_damage,
+        is_hard=detection.labels == "hard",
+    )
+
+
+def _first_detector(config: TrainConfig, data: RunData, info: ModelInfo, ranks: Ranks) -> tuple[Dino, str | None]:
+    """The detector as it is before the first step, and what was loaded from `start_from`."""
+    # Every rank starts from the same weights.
+    torch.manual_seed(config.seed)
+    weights = config.model.backbone.weights
+    with memory_named("the config's detector", _SMALLER_DETECTOR):
+        detector = described_detector(
+            info,
+            text=data.vocabulary.text,
+            weights=weights if weights is None else str(data_file(config, Path(weights))),
+            device=ranks.device,
+            semantic_branch=config.model.semantic_branch,
+        )
+    start_note = None
+    if config.start_from is not None:
+        file = data_file(config, config.start_from)
+        report = load_published(detector, file, fresh_heads=True, class_names=info.class_names)
+        start_note = f"{config.start_from}: {report.summary()}"
+    if config.schedule.compile:
+        detector.backbone.compile(dynamic=True)
+    return detector, start_note
+
+
+def _make_trainer(config: TrainConfig, data: RunData, detector: Dino, ranks: Ranks) -> Trainer:
+    schedule, backbone = config.schedule, config.model.backbone
+    criterion = build_criterion(
+        config.loss, config.model, text=data.vocabulary.text, image_counts_C=data.image_counts
+    ).to(ranks.device)
+    losses = DetectorLosses(
+        detector,
+        criterion,
+        precision=schedule.precision,
+        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(ranks.device),
+    )
+    return Trainer(
+        losses,
+        make_optimiser(detector, lr=schedule.lr, backbone_lr=schedule.backbone_lr, weight_decay=schedule.weight_decay),
+        None if schedule.ema is None else deepcopy(detector).eval(),
+        schedule=schedule,
+        denoising=config.model.denoising,
+        pseudo_threshold=config.loss.pseudo_threshold,
+        ranks=ranks,
+        seed=config.seed,
+    )

@@ -1,0 +1,141 @@
+"""The steps of a run: taken one after the other, saved and scored in between, ended early where that is asked for."""
+
+from collections.abc import Iterator
+
+from richsem_train.console import Reporter
+from richsem_train.data.loaders import LoadedStep
+from richsem_train.results.tables import AP_UNDEFINED, is_defined
+from richsem_train.run.assemble import AssembledRun
+from richsem_train.run.build import batch_detector
+from richsem_train.run.checkpoint import save_checkpoint
+from richsem_train.run.evaluate import evaluate_split
+from richsem_train.run.folder import RunFolder
+from richsem_train.run.log import LOG_NAME, read_log
+from richsem_train.run.memory import memory_named
+from richsem_train.run.signals import StopRequest
+from richsem_train.run.state import checkpoint_of
+from richsem_train.run.step_log import StepLog
+
+_SMALLER_STEP = (
+    "cut its batch into more parts by schedule.accumulate, or keep less of it by "
+    "model.deformable_attention=torch-checkpoint, and go on with --resume; or begin anew with schedule.precision=bf16"
+)
+
+
+class TrainingLoop:
+    """Takes the steps of a run.
+
+    Args:
+        run: takes part in them.
+        folder: where it is saved.
+        log: told of each step and evaluation.
+        reporter: watches.
+        stop: asks to stop.
+        best_ap: of the evaluations so far.
+    """
+
+    def __init__(
+        self,
+        run: AssembledRun,
+        folder: RunFolder,
+        log: StepLog,
+        reporter: Reporter,
+        stop: StopRequest,
+        *,
+        best_ap: float = -1.0,
+    ) -> None:
+        self._run = run
+        self._folder = folder
+        self._log = log
+        self._reporter = reporter
+        self._stop = stop
+        self._best_ap = best_ap
+
+    def take_steps(self, first_step: int) -> int:
+        """Take the steps that are left.
+
+        Args:
+            first_step: steps taken before; an evaluation that they left undone comes first.
+
+        Returns:
+            Steps taken in all.
+        """
+        run = self._run
+        if first_step and self._is_evaluation_due(first_step) and not self._was_evaluated(first_step):
+            self._evaluate(first_step)
+        taken = first_step
+        self._log.begin(taken)
+        for loaded in self._until_stopped(run.loaders().batches(first_step, run.total_steps)):
+            epoch = loaded.step // run.steps_per_epoch
+            with memory_named(f"step {loaded.step}", _SMALLER_STEP):
+                result = run.trainer.step(loaded.step, epoch, loaded.batch)
+            taken = loaded.step + 1
+            self._log.count(loaded, result, epoch)
+            should_stop, is_due = self._all_stop(), self._is_evaluation_due(taken)
+            if should_stop or is_due or taken % run.config.log.checkpoint_every_steps == 0:
+                self._save(taken)
+            if should_stop:
+                break
+            if is_due:
+                self._evaluate(taken)
+                self._log.begin(taken)
+        self._reporter.end()
+        return taken
+
+    def is_through(self, taken: int) -> bool:
+        """Whether nothing is left to do; a run stopped at its very last step has still to be evaluated."""
+        return taken == self._run.total_steps and self._was_evaluated(taken)
+
+    def _until_stopped(self, batches: Iterator[LoadedStep]) -> Iterator[LoadedStep]:
+        """The batches; a signal to the whole process group ends the loader's processes first, which is no error."""
+        try:
+            yield from batches
+        except RuntimeError:
+            if self._stop.signal is None:
+                raise
+
+    def _all_stop(self) -> bool:
+        """Whether any rank was asked to stop: all end after the same step."""
+        if not self._run.ranks.sum_of(float(self._stop.signal is not None)):
+            return False
+        self._stop.signal = self._stop.signal or "SIGTERM"
+        return True
+
+    def _is_evaluation_due(self, taken: int) -> bool:
+        epochs, rest = divmod(taken, self._run.steps_per_epoch)
+        return rest == 0 and (epochs % self._run.config.evaluation.every_epochs == 0 or taken == self._run.total_steps)
+
+    def _was_evaluated(self, taken: int) -> bool:
+        return any(line["step"] == taken for line in read_log(self._folder.out / LOG_NAME).evaluations)
+
+    def _evaluate(self, taken: int) -> None:
+        metrics = self._score()
+        if metrics is not None:
+            self._log.write_evaluation(taken, metrics)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
+            self._reporter.say(f"epoch {taken // self._run.steps_per_epoch}: {shown or AP_UNDEFINED}")
+            if metrics["AP"] > self._best_ap:
+                self._best_ap = metrics["AP"]
+                best = checkpoint_of(self._run, step=taken, best_ap=self._best_ap, with_optimiser=False)
+                save_checkpoint(self._folder.best, best)
+            # Again, so that a resume knows the best.
+            self._save(taken)
+        self._run.ranks.wait()
+
+    def _score(self) -> dict[str, float] | None:
+        run = self._run
+        return evaluate_split(
+            batch_detector(run.scored_detector.eval(), run.config, run.info.class_names, run.ranks.device),
+            run.data.val,
+            run.truth,
+            self._folder.detections,
+            config=run.config.evaluation,
+            workers=run.config.workers,
+            ranks=run.ranks,
+            reporter=self._reporter,
+        )
+
+    def _save(self, taken: int) -> None:
+        if self._run.ranks.is_first:
+            state = checkpoint_of(self._run, step=taken, best_ap=self._best_ap, with_optimiser=True)
+            save_checkpoint(self._folder.last, state)

@@ -1,0 +1,134 @@
+"""What a run says of itself before its first step."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from richsem_schemas.annotations import DetectionData
+from richsem_train.config import AugmentationConfig, DetectionConfig
+from richsem_train.data.cache.alignment import WindowCache
+from richsem_train.data.cache.source import TrainingCache
+from richsem_train.data.extra import sharing_notes
+from richsem_train.results.tables import AP_UNDEFINED
+from richsem_train.run.assemble import AssembledRun
+from richsem_train.run.build import attention_backend, attention_note
+
+_SHOWN = 5
+"""Classes that a line names."""
+
+
+def opening_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
+    """The lines of a run that begins, or goes on after `first_step` steps: its data, its detector, its steps."""
+    train, extras = run.data.train, run.data.extras
+    if run.start_note:
+        yield run.start_note
+    yield (
+        f"{run.config.name}: {len(train):,} detection pictures, {len(train.category_ids):,} boxes, "
+        f"{len(train.categories):,} categories" + (f"; {_views_note(extras)}" if extras else "; no extra data")
+    )
+    yield from _detection_notes(run)
+    yield from _extra_notes(run)
+    if rows := run.data.vocabulary.rows_note:
+        yield rows
+    if not len(run.truth.annotations.boxes):
+        yield f"{AP_UNDEFINED}, so no checkpoint is kept as the best"
+    yield from _step_notes(run, first_step)
+
+
+def _views_note(extras: Mapping[str, TrainingCache]) -> str:
+    if len(extras) == 1:
+        return f"{next(iter(extras.values())).views_per_pass:,} extra views a pass"
+    counted = [f"{cache.views_per_pass:,} of {cache.source.layout.out}" for cache in extras.values()]
+    return f"extra views a pass: {', '.join(counted)}"
+
+
+def _detection_notes(run: AssembledRun) -> Iterator[str]:
+    train, val = run.data.train, run.data.val.data
+    for line in [*train.problem_lines(), *(f"val: {line}" for line in val.problem_lines())]:
+        yield f"annotations: {line}"
+    if crowded := _crowded_note(train, run.config.model.queries):
+        yield crowded
+    if run.data.windows is not None:
+        yield from _windows_notes(run.config.detection, run.data.windows)
+
+
+def _crowded_note(data: DetectionData, queries: int) -> str | None:
+    """Where pictures have more boxes than there are queries to learn them."""
+    counts = np.diff(data.offsets)
+    crowded = np.flatnonzero(counts > queries)
+    if not len(crowded):
+        return None
+    first, most = crowded[0], int(counts.max())
+    return (
+        f"{len(crowded):,} detection pictures have more boxes than the detector has queries ({queries:,}), so some of "
+        f"their boxes are never learnt: first {data.files[first]} with {counts[first]:,}; --set model.queries={most} "
+        "gives each box one"
+    )
+
+
+def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator[str]:
+    source = windows.cache.source
+    labels = f"({source.label_set}, {windows.cache.expected.labels})"
+    otherwise = _drawn_otherwise(detection.augmentation, windows)
+    if detection.views == "stored":
+        yield (
+            f"detection pictures are shown as {source.layout.out} has them: windows of {source.passes} passes with "
+            f"soft labels {labels}"
+        )
+        if otherwise:
+            yield f"detection.augmentation is not used; the windows were drawn {otherwise}"
+    else:
+        yield (
+            f"detection pictures are augmented anew; their boxes have soft labels of the nearest of {source.passes} "
+            f"windows in {source.layout.out} {labels}"
+        )
+        if otherwise:
+            yield f"detection.augmentation draws what the windows don't show; they were drawn {otherwise}"
+
+
+def _drawn_otherwise(asked: AugmentationConfig, windows: WindowCache) -> str | None:
+    """How the windows were drawn, where the config says something else of augmentation."""
+    drawn = windows.cache.source.spec.views.geometry
+    if drawn.scale_jitter is not None:
+        low, high = drawn.scale_jitter.factors
+        return f"by scale jitter, {low:g} to {high:g} of what fits into {drawn.scale_jitter.side} px"
+    fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
+    differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
+    if not differing:
+        return None
+    return f"with other sizes: {', '.join(f'{field} {getattr(drawn, field)}' for field in differing)}"
+
+
+def _extra_notes(run: AssembledRun) -> Iterator[str]:
+    for cache in run.data.extras.values():
+        if cache.expected.supervision == "labelled" and cache.classes_without_row:
+            yield _unlabelled_note(cache)
+    if run.extra is None:
+        return
+    if run.config.detection.labels == "none":
+        yield "detection pictures have no soft labels (detection.labels=none); extra data alone has them"
+    for source in run.extra.sources:
+        yield from sharing_notes(
+            source,
+            world_size=run.ranks.world_size,
+            pictures_a_draw=run.share.pictures_a_draw,
+            workers=run.config.workers,
+        )
+
+
+def _unlabelled_note(cache: TrainingCache) -> str:
+    lost = cache.classes_without_row
+    shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
+    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
+
+
+def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
+    schedule, device = run.config.schedule, run.ranks.device
+    trained = sum(parameter.numel() for parameter in run.detector.parameters() if parameter.requires_grad)
+    yield (
+        f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {schedule.precision}, deformable "
+        f"attention: {attention_backend(run.config.model, device)}; {run.total_steps:,} steps of "
+        f"{schedule.global_batch_size} pictures" + (f", from step {first_step:,} on" if first_step else "")
+    )
+    if fallback := attention_note(run.config.model, device):
+        yield fallback
