@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.demo_teacher import losses, views
 from pipeline.demo_teacher import measure as measure_teacher
 from pipeline.demo_teacher import train as train_teacher
-from pipeline.demo_teacher import views
 from richsem_prep.demo import TEACHER_DIR, TEACHER_SIZE, world
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 
@@ -86,13 +86,13 @@ def test_the_teacher_loads_through_open_clip_alone():
 def test_no_prompt_is_longer_than_the_context():
     tokenizer = open_clip.SimpleTokenizer(context_length=77)
 
-    tokens = tokenizer([template.format(name) for template in train_teacher.TEMPLATES for name in world.NAMES])
+    tokens = tokenizer([template.format(name) for template in losses.TEMPLATES for name in world.NAMES])
 
     assert (tokens != 0).sum(dim=1).max() <= train_teacher.MODEL_CFG["text_cfg"]["context_length"]
 
 
 def test_training_never_names_the_held_out_names():
-    names = train_teacher.trained_names()
+    names = losses.trained_names()
 
     assert not set(names) & set(world.assignment().held_out)
     assert set(DETECTION_NAMES) <= set(names)
@@ -129,8 +129,8 @@ def test_a_few_steps_of_training_run_and_repeat(tmp_path):
 def test_the_loss_shares_the_target_among_images_of_one_name():
     images, texts = torch.eye(3)[[0, 0, 1]], torch.eye(3)
 
-    aligned = train_teacher.contrastive_loss(images, texts, torch.tensor([0, 0, 1]), torch.tensor(100.0))
-    mistaken = train_teacher.contrastive_loss(images, texts, torch.tensor([0, 1, 1]), torch.tensor(100.0))
+    aligned = losses.contrastive_loss(images, texts, torch.tensor([0, 0, 1]), torch.tensor(100.0))
+    mistaken = losses.contrastive_loss(images, texts, torch.tensor([0, 1, 1]), torch.tensor(100.0))
 
     # Images find their caption for sure; of the two captions shown, one is shared by two images: entropy log 2.
     assert aligned.item() == pytest.approx((0 + (np.log(2) + 0) / 2) / 2, rel=1e-4)
