@@ -42,7 +42,7 @@ class Problem:
 
 
 class BytesDone:
-    """Counts the bytes that have been read, over all threads, and reports the total."""
+    """Counts the bytes that have been read, over all threads."""
 
     def __init__(self, on_bytes: Callable[[int], None]) -> None:
         self._on_bytes = on_bytes
@@ -50,6 +50,7 @@ class BytesDone:
         self.total = 0
 
     def add(self, count: int) -> None:
+        """Count, and report the total."""
         with self._lock:
             self.total += count
             self._on_bytes(self.total)
@@ -115,6 +116,7 @@ class CacheFiles:
         return name_below(path, self.out)
 
     def has(self, path: Place) -> bool:
+        """Whether a regular file is there."""
         return self.relative(path) in self.sizes
 
     def count_below(self, folder: Place) -> int:
@@ -160,6 +162,7 @@ class Report:
         return replace(self, remedy=remedy)
 
     def add(self, path: Place, *messages: str) -> None:
+        """Add problems of one file."""
         name = self.files.relative(path)
         self.problems.extend(Problem(name, message, self.remedy) for message in messages)
 

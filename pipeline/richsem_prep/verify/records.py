@@ -38,7 +38,7 @@ class LabelSetUnderTest:
     @cached_property
     def summaries(self) -> dict[int, ShardSummary]:
         """The shards that its manifest names."""
-        return summaries_by_shard(self.manifest)
+        return {summary.shard: summary for summary in self.manifest.shards} if self.manifest else {}
 
 
 def read_plan(report: Report) -> Plan | None:
@@ -138,10 +138,6 @@ def _read_manifest(
         report = report.advising(f"{_AGAIN}, or `richsem-prep finish` after runs with --shard-range")
     missing = f"the {what} is not finished: {done} of {plan.shards} shards have a receipt"
     return report.record(path, read, missing=missing)
-
-
-def summaries_by_shard(manifest: CacheManifest | LabelManifest | None) -> dict[int, ShardSummary]:
-    return {summary.shard: summary for summary in manifest.shards} if manifest else {}
 
 
 def _manifest_problems(manifest: CacheManifest, plan: Plan) -> Iterator[str]:

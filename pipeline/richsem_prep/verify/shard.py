@@ -15,7 +15,7 @@ from richsem_prep.verify.pictures import (
     quarantined_samples,
     sidecar_problems,
 )
-from richsem_prep.verify.records import LabelSetUnderTest, summaries_by_shard
+from richsem_prep.verify.records import LabelSetUnderTest
 from richsem_prep.verify.rescored import embeddings_behind, rescored_problems
 from richsem_prep.verify.tar import Chunk, Members, tar_chunks
 from richsem_prep.verify.views import sampled_regions, view_row_problems, views_problems
@@ -59,7 +59,8 @@ class CacheUnderTest:
     @cached_property
     def summaries(self) -> dict[int, ShardSummary]:
         """The shards of pictures that a manifest names."""
-        return summaries_by_shard(self.elsewhere or self.manifest)
+        manifest = self.elsewhere or self.manifest
+        return {summary.shard: summary for summary in manifest.shards} if manifest else {}
 
 
 def check_shard(cache: CacheUnderTest, number: int) -> list[Problem]:
@@ -105,7 +106,7 @@ def _check_pictures(report: Report, cache: CacheUnderTest, shard: PictureShard) 
 
 
 def _pictures_elsewhere(cache: CacheUnderTest, elsewhere: CacheManifest, number: int) -> Rows | None:
-    """The index of a shard of pictures that another cache holds; None where it isn't the one that its manifest names."""
+    """The index of a shard of pictures in another cache; None where it isn't the one that the manifest names."""
     assert elsewhere.pictures_in is not None
     shard = PictureShard(CacheLayout(open_place(elsewhere.pictures_in), elsewhere.plan.dataset), number)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from richsem_prep.verify.files import CacheFiles, Problem, Report
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import AuditRecord, Plan
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.io.places import Place
 
 _AUDIT_FILE = re.compile(r"audits/(?P<label_set>[^/]+)/\d{8}T\d{12}\.json")
@@ -44,11 +45,11 @@ def _files(files: CacheFiles, layout: CacheLayout, plan: Plan, names: list[str])
     label_sets = [layout.label_set(name) for name in names]
     for labels in label_sets:
         yield from (labels.spec, labels.manifest, labels.text, labels.text_features)
-    for shard in shard_numbers(files, layout, plan):
-        yield from (layout.pictures_tar(shard), layout.pictures_index(shard), layout.pictures_receipt(shard))
-        yield layout.quarantine(shard)
-        for labels in label_sets:
-            yield from (labels.tar(shard), labels.index(shard), labels.receipt(shard))
+    for number in shard_numbers(files, layout, plan):
+        yield layout.quarantine(number)
+        shards: list[PictureShard | LabelShard] = [LabelShard(labels, number) for labels in label_sets]
+        for shard in [PictureShard(layout, number), *shards]:
+            yield from (shard.tar, shard.index, shard.receipt)
 
 
 def shard_numbers(files: CacheFiles, layout: CacheLayout, plan: Plan, *, folder: str = "") -> set[int]:

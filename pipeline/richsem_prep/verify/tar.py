@@ -11,7 +11,7 @@ from richsem_prep.verify.files import HashingReader
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2 * 2**20
 """Read and checked at a time: enough that a call of NumPy costs little a byte, little enough for many threads."""
 
 _BLOCK = 512
