@@ -9,7 +9,7 @@ READY := .venv/.ready
 # The demo's data lies here, wherever other data does.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
-.PHONY: help env demo demo-cache demo-compare test lint requirements clean
+.PHONY: help env demo demo-cache demo-compare test lint docs docs-serve requirements clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,8 @@ help:
 	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
+	@echo "make docs          set up, write the reference from the code, build the pages into build/site"
+	@echo "make docs-serve    then serve them on this machine, anew after each change"
 	@echo "make env           set up .venv with everything that the others need"
 	@echo "make requirements  pin the newest versions of all dependencies in requirements.txt"
 	@echo "make clean         remove .venv and what tools left behind; data/ and caches/ stay"
@@ -65,6 +67,17 @@ lint: env
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Material prints an advertisement against a later MkDocs, which isn't used here.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+
+docs: env
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --quiet --strict
+	@$(BIN)/python -c "import pathlib; print(pathlib.Path('build/site/index.html').resolve().as_uri())"
+
+docs-serve: env
+	$(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --livereload
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

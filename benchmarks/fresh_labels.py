@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_prep.demo import TEACHER_SIZE, world
-from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.demo.geometry import GEOMETRY
 from richsem_prep.teacher.region_encoder import RegionEncoder, make_region_encoder
 from richsem_prep.teacher.teacher import Teacher, load_teacher, parse_teacher
 from richsem_prep.teacher.text import text_means

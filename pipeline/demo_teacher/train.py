@@ -33,10 +33,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
+from pipeline.demo_teacher import views
 from pipeline.demo_teacher.measure import measure
-from richsem_prep.demo import TEACHER_SIZE, views, world
+from richsem_prep.demo import TEACHER_SIZE, world
 from richsem_prep.teacher.region_encoder import TRUNK_STRIDE, scaled_to, size_ratio, trunk, whole_pixels
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 IMAGE_SIZE = 64
 MODEL_CFG: dict[str, Any] = {
@@ -140,9 +142,9 @@ def draw_pool(rng: np.random.Generator, recipe: TrainingRecipe) -> Pool:
     names = trained_names()
     shown = [names[index] for index in rng.integers(0, len(names), recipe.pool_pictures).tolist()]
     for index in np.flatnonzero(rng.random(recipe.pool_pictures) < recipe.none_share).tolist():
-        shown[index] = views.NONE_NAME
-    pictures = [views.whole_picture(rng, name, jpeg=True) for name in shown]
-    scenes = [views.scene(rng, _scene_names(rng, names), jpeg=True) for _ in range(recipe.pool_scenes)]
+        shown[index] = NONE_NAME
+    pictures = [views.whole_picture(rng, name) for name in shown]
+    scenes = [views.scene(rng, _scene_names(rng, names)) for _ in range(recipe.pool_scenes)]
     return Pool(pictures, scenes)
 
 
@@ -157,14 +159,14 @@ def caption(rng: np.random.Generator, name: str) -> str:
 
     Names are underscored more often than spaced, since text banks take them as they are.
     """
-    if name == views.NONE_NAME:
+    if name == NONE_NAME:
         return name
     written = name if rng.random() < 0.75 else name.replace("_", " ")
     return TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(written)
 
 
-WORDS = (views.NONE_NAME, *world.TEXTURES, *world.COLOURS, *world.SHAPES)
-"""What the linear layer tells: nothing there, or one of each kind of word."""
+WORDS = (NONE_NAME, *world.TEXTURES, *world.COLOURS, *world.SHAPES)
+"""The classes of the linear layer: nothing there, or one of each kind of word."""
 
 
 def captions_loss(
@@ -191,7 +193,7 @@ def captions_loss(
         rng: draws the prompts.
         words_weight: of the second loss.
     """
-    names = [views.NONE_NAME, *trained_names()]
+    names = [NONE_NAME, *trained_names()]
     text_features_CD = model.encode_text(tokenizer([caption(rng, name) for name in names]))  # type: ignore[operator]
     labels = torch.tensor([names.index(name) for name in shown])
     scale = model.logit_scale.exp()  # type: ignore[operator]
@@ -204,7 +206,7 @@ def words_loss(words: nn.Linear, features_ND: Tensor, names: Sequence[str]) -> T
     """Binary cross-entropy of the words of each name, read off its embedding; summed over words, a mean over names."""
     told_ND = torch.zeros(len(names), len(WORDS))
     for row, name in enumerate(names):
-        for word in (name,) if name == views.NONE_NAME else world.split_name(name):
+        for word in (name,) if name == NONE_NAME else world.split_name(name):
             told_ND[row, WORDS.index(word)] = 1
     scaled = functional.normalize(features_ND, dim=-1) * _FIRST_LOGIT_SCALE
     logits = words(scaled)

@@ -1,7 +1,7 @@
 """Make the golden cache: `python tests/golden/make_golden.py`, only for a new format version.
 
 This one command makes the cache, the picture rendered from it, `pins.json`, with which tests compare what they read,
-and what `schemas/README.md` shows of it. Look at the difference before you commit it.
+and what `docs/format.md` shows of it. Look at the difference before you commit it.
 
 Nine small pictures, one of them broken, in two shards, with classes and with boxes, so that there are views of all
 kinds; three label sets, one a way to store embeddings, and one of them with windows of scale jitter. The code is the
@@ -64,9 +64,9 @@ PINS = HERE / "pins.json"
 """Hashes, fingerprints, and the values of that view: what must not change while the format's version stays."""
 
 ROOT = HERE.parents[1]
-README = ROOT / "schemas" / "README.md"
+PAGE = ROOT / "docs" / "format.md"
 SNIPPET = re.compile(r"(?<=^```sh\n)(.*?)^```\n\n```text\n.*?(?=^```$)", re.MULTILINE | re.DOTALL)
-"""A command of the README and what it prints."""
+"""A command of the page and what it prints."""
 
 LABEL_SETS = {"float16": "float16", "int8": "int8", "none": "none"}
 """Storage of embeddings by the name of the label set."""
@@ -319,8 +319,8 @@ def stored_regions(labels: str) -> np.ndarray:
         return np.load(io.BytesIO(member.read()), allow_pickle=False)["regions"]
 
 
-def refresh_readme() -> None:
-    """Let every command of the README show what it prints now; `python` is this one."""
+def refresh_page() -> None:
+    """Let every command of the page show what it prints now; `python` is this one."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def shown(match: re.Match[str]) -> str:
@@ -328,7 +328,7 @@ def refresh_readme() -> None:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return f"{match[1]}```\n\n```text\n{done.stdout}"
 
-    README.write_text(SNIPPET.sub(shown, README.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(SNIPPET.sub(shown, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:
@@ -345,7 +345,7 @@ def main() -> None:
     render(layout).save(buffer, "PNG", optimize=True)
     RENDERED.write_bytes(buffer.getvalue())
     PINS.write_text(json.dumps(pins(), indent=1) + "\n")
-    refresh_readme()
+    refresh_page()
 
 
 if __name__ == "__main__":

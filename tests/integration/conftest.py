@@ -3,13 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep.demo.views import GEOMETRY
+from richsem_prep.demo.geometry import GEOMETRY
 from richsem_prep.sources import datasets
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 
@@ -31,11 +32,16 @@ def _own_cache_home(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def use_small_views(patch, *names):
+    """Views of these datasets at a fifth of their size, for tests of what doesn't depend on it."""
+    for name in names:
+        patch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], geometry=GEOMETRY))
+
+
 @pytest.fixture(scope="module")
 def small_views():
-    """Views of `folder` at a fifth of their size, for tests of what doesn't depend on it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("a folder", geometry=GEOMETRY))
+        use_small_views(patch, "folder")
         yield
 
 

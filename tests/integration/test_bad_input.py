@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.reader import find_layout, open_cache
 from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
-from tests.integration.conftest import jpeg, tar_hashes, write_pictures
+from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
+from tests.integration.conftest import jpeg, tar_hashes, use_small_views, write_pictures
 from tests.integration.test_command_line import command, error_of  # noqa: F401 - a fixture
 from tests.integration.test_shard_inline import shard as run_shard
 
@@ -47,8 +46,7 @@ def attempt(root, out, teacher, **options):
 @pytest.fixture(scope="module", autouse=True)
 def _small_views():
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("folder", "inet-lvis"):
-            patch.setitem(datasets.PRESETS, name, datasets.Preset("small", geometry=GEOMETRY))
+        use_small_views(patch, "folder", "inet-lvis")
         yield
 
 
@@ -224,7 +222,7 @@ def write_tar(path, members):
 
 def test_folders_and_tars_of_imagenet_are_read_in_place(resnet, cheap_text, tmp_path, monkeypatch):
     root = tmp_path / "data" / "inet-lvis"
-    folder, tar, cut, empty, packed = sorted(datasets.class_ids_by_wnid(datasets.inet_lvis_categories()))[:5]
+    folder, tar, cut, empty, packed = sorted(class_ids_by_wnid(inet_lvis_categories()))[:5]
     (root / folder).mkdir(parents=True)
     (root / "n00000001").mkdir()  # of ImageNet-21k, not of LVIS
     for number in range(3):

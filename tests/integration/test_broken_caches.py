@@ -127,7 +127,7 @@ def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_at_once(out, comma
 def test_a_pipe_is_not_uploaded(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(IrregularFileError, match=r"pipe: not a regular file.* put the file itself there"):
-        hub._content(hub.Upload("labels/x.tar", tmp_path / "pipe"))
+        hub.Upload("labels/x.tar", tmp_path / "pipe").lay(tmp_path / "folder")
 
 
 # Cells of an index

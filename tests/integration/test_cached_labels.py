@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.sources import datasets
 from richsem_prep.teacher.region_encoder import RoiAlignEncoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.annotations import read_annotations
@@ -26,7 +24,7 @@ from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.engine import DetectorLosses
 from richsem_train.targets import SoftLabels
-from tests.integration.conftest import write_pictures
+from tests.integration.conftest import use_small_views, write_pictures
 from tests.integration.test_shard_inline import shard
 from tests.trainer.tiny import VALUES, write_split
 
@@ -38,7 +36,7 @@ def cache(resnet, tmp_path_factory):
     """OUT of a cache whose regions a small random CLIP ResNet has pooled from its map."""
     folder = tmp_path_factory.mktemp("online")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.PRESETS, "folder", datasets.Preset("small", geometry=GEOMETRY))
+        use_small_views(patch, "folder")
         shard(write_pictures(folder / "pictures", 12), folder / "out", resnet, teacher_size=TEACHER_SIZE)
     return folder / "out"
 
@@ -53,8 +51,7 @@ def windows_cache(resnet, tmp_path_factory):
     annotations = root / "annotations" / "instances_train2017.json"
     (root / "train2017.json").rename(annotations)
     with pytest.MonkeyPatch.context() as patch:
-        preset = replace(datasets.PRESETS["coco"], geometry=GEOMETRY)
-        patch.setitem(datasets.PRESETS, "coco", preset)
+        use_small_views(patch, "coco")
         options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": TEACHER_SIZE}
         shard(root, out, resnet, dataset="coco", **options)
     return out, read_annotations(annotations, root / "train2017", file_format="coco")

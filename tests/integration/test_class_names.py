@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from richsem_prep.sources.class_names import read_vocabulary
+from richsem_prep.teacher.class_lists import read_vocabulary
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import SourceError
 from tests.integration.conftest import jpeg, run

@@ -1,17 +1,15 @@
 """Real pictures and boxes through both programs: windows of them and views of others teach one detector."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from richsem_prep.demo.views import GEOMETRY
-from richsem_prep.sources import datasets
 from richsem_prep.teacher.make_text import make_text
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.reader import open_cache
+from tests.integration.conftest import use_small_views
 from tests.integration.test_shard_inline import shard
 from tests.trainer.tiny import Quiet, World, losses_of
 
@@ -30,7 +28,7 @@ def test_a_detector_learns_of_detection_and_extra_caches_together(
 ):
     if not COCO.is_dir():
         pytest.skip(f"no real pictures at {COCO}")
-    monkeypatch.setitem(datasets.PRESETS, dataset, replace(datasets.PRESETS[dataset], geometry=GEOMETRY))
+    use_small_views(monkeypatch, dataset)
     windows, extra = tmp_path / "windows", tmp_path / "extra"
     options = {"crops": None, "mosaics": None, "pictures": None, "teacher_size": 96}
     names = {"annotations": Path(file), "images": Path("train2017")}

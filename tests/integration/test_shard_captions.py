@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
-from tests.integration.conftest import jpeg
+from tests.integration.conftest import jpeg, use_small_views
 from tests.integration.test_shard_inline import shard
 from tests.pipeline.sources.img2dataset_tree import write_shard
 
@@ -17,9 +16,9 @@ from tests.pipeline.sources.img2dataset_tree import write_shard
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Few classes and small views, since what is tested here doesn't depend on them."""
-    monkeypatch.setattr(datasets, "lvis_vocabulary", lambda: Vocabulary(name="few", class_names=("none", "a", "b")))
-    for name in ("cc3m", "webdataset"):
-        monkeypatch.setitem(datasets.PRESETS, name, datasets.Preset("small", geometry=GEOMETRY))
+    few = Vocabulary(name="few", class_names=("none", "a", "b"))
+    monkeypatch.setattr(datasets, "known_vocabulary", lambda name: few)
+    use_small_views(monkeypatch, "cc3m", "webdataset")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`richsem-prep shard` on detection datasets, from their layouts on disk to verified caches."""
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,20 +8,20 @@ import numpy as np
 import pytest
 
 from richsem_prep.commands.shard import summary_table
-from richsem_prep.demo.views import GEOMETRY
 from richsem_prep.hub import dataset_card
 from richsem_prep.shard.plan import planned_entries
-from richsem_prep.sources import datasets, source
+from richsem_prep.sources import detection_dataset
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache import recipes
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError, SourceError
 from richsem_schemas.io.places import open_place
 from richsem_schemas.pictures.decode import decode_picture
-from richsem_schemas.vocabularies.lvis import lvis_categories
+from richsem_schemas.vocabularies.known import known_vocabulary
+from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests import detection_trees as trees
 from tests.integration import test_shard_inline as inline
-from tests.integration.conftest import run, tar_hashes
+from tests.integration.conftest import run, tar_hashes, use_small_views
 
 DETECTION = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "samples_per_shard": 3, "teacher_size": 96}
 TREES = {
@@ -39,9 +38,9 @@ TREES = {
 def _small_views():
     """Views at a fifth of their size and LVIS's first three names, since what is tested doesn't depend on them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "lvis_categories", lambda: lvis_categories()[:3])
-        for name in TREES:
-            patch.setitem(datasets.PRESETS, name, dataclasses.replace(datasets.PRESETS[name], geometry=GEOMETRY))
+        few = Vocabulary(name="lvis-v1", class_names=known_vocabulary("lvis").class_names[:4])
+        patch.setattr(detection_dataset, "known_vocabulary", lambda name: few)
+        use_small_views(patch, *TREES)
         yield
 
 

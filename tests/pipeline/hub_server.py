@@ -20,6 +20,10 @@ class HubServer:
         requests: method and path of every request.
         large: contents by SHA-256, uploaded but perhaps in no commit.
         fail: says of a method and a path whether to break off in the middle.
+        cut: bytes after which a file's connection ends, once, by the file's name.
+        ranges: names of files of which a part was asked for, and the part.
+        hold: says of a path whether to keep its answer for ever once it has begun, which `held` then tells.
+        token: the one that is asked for; None asks for none.
     """
 
     def __init__(self):
@@ -28,6 +32,11 @@ class HubServer:
         self.requests: list[tuple[str, str]] = []
         self.large: dict[str, bytes] = {}
         self.fail = lambda method, path: False
+        self.cut: dict[str, int] = {}
+        self.ranges: list[tuple[str, str]] = []
+        self.hold = lambda path: False
+        self.held = threading.Event()
+        self.token: str | None = None
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -61,7 +70,13 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.hub.fail(self.command, path):
+        if (
+            self.hub.token
+            and not path.startswith("/upload/")
+            and self.headers.get("Authorization") != f"Bearer {self.hub.token}"
+        ):
+            self._json({"error": "Repository not found"}, 401, {"X-Error-Code": "RepoNotFound"})
+        elif self.hub.fail(self.command, path):
             self._break_off()
         elif path.startswith("/upload/"):
             self.hub.large[path.removeprefix("/upload/")] = self.body
@@ -132,8 +147,14 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.hub.repos["/".join(repo)][int(revision, 16)].get(name)
         if data is None:
             return self._json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+        if self.headers.get("Range"):
+            self.hub.ranges.append((name, self.headers["Range"]))
         first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        return self._send(data[first:], 206 if first else 200, {"X-Repo-Commit": revision})
+        if self.command == "GET" and self.hub.hold(path):
+            return self._hold(data)
+        etag = (hashlib.sha256 if name.endswith(LARGE) else hashlib.sha1)(data).hexdigest()
+        span = {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"} if first else {}
+        return self._send(data[first:], 206 if first else 200, {"X-Repo-Commit": revision, "ETag": f'"{etag}"'} | span)
 
     def _json(self, value, status=200, headers=None):
         self._send(json.dumps(value).encode(), status, {"Content-Type": "application/json"} | (headers or {}))
@@ -144,7 +165,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        path = unquote(urlsplit(self.path).path)
+        if self.command != "HEAD":
+            part = self.hub.cut.pop(path.rpartition("/")[2], None) if self.command == "GET" else None
+            self.wfile.write(data[:part])
+            self.close_connection = self.close_connection or part is not None
+
+    def _hold(self, data):
+        """Begin an answer, and never end it."""
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:100])
+        self.wfile.flush()
+        self.hub.held.set()
+        threading.Event().wait(60)
 
     def _break_off(self):
         """Promise more than comes, as a connection that is cut does."""

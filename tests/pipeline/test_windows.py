@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_prep.sources.datasets import preset
+from richsem_prep.sources.datasets import find_dataset
 from richsem_schemas.cache.geometry import draw_crop, draw_scaled, resized_hw
 from richsem_schemas.cache.manifest import ScaleJitter, ViewGeometry, ViewsSpec
 from richsem_schemas.cache.recipes import (
@@ -138,7 +138,7 @@ def test_canvases_stay_below_the_limit_of_readers():
 
 
 def test_windows_of_the_demo_are_the_augmentation_of_its_training():
-    drawn, trained = preset("demo-detection").geometry, load_config("demo").detection.augmentation
+    drawn, trained = find_dataset("demo-detection").geometry, load_config("demo").detection.augmentation
     assert drawn.short_sides == trained.short_sides
     assert drawn.longest_side == trained.longest_side
     assert drawn.first_short_sides == trained.first_short_sides == ()

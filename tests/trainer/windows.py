@@ -9,7 +9,7 @@ from richsem_prep.shard.plan import freeze_listing
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan, ViewsSpec
-from richsem_schemas.io.originals import WHOLE_FILE
+from richsem_schemas.pictures.originals import WHOLE_FILE
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests.pipeline.synthetic_cache import GEOMETRY, SAMPLES_PER_SHARD, SyntheticCache
 

@@ -32,11 +32,11 @@ def pull(
     from richsem_schemas.io.words import readable_bytes
 
     with bytes_bar("pull") as on_progress:
-        done = pull_labels(HubRepo(repo), open_place(out).absolute(), labels=label_set, on_progress=on_progress)
+        done = pull_labels(HubRepo(repo), open_place(out).absolute(), label_set=label_set, on_progress=on_progress)
     if as_json:
         print_json(figures(done))
         return
     there = f", {done.already:,} of them there already" if done.already else ""
-    typer.echo(f"{out}: label set {done.labels}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
+    typer.echo(f"{out}: label set {done.label_set}, {done.shards:,} shards{there}, {readable_bytes(done.bytes)}")
     if not done.has_pictures:
         typer.echo("its pictures are elsewhere: train with `labels_from` beside a cache of the same plan")

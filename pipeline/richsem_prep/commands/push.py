@@ -39,11 +39,11 @@ def push(
     from richsem_schemas.io.words import readable_bytes
 
     done = push_labels(
-        open_place(out).absolute(), HubRepo(repo), labels=label_set, with_pictures=with_pictures, private=private
+        open_place(out).absolute(), HubRepo(repo), label_set=label_set, with_pictures=with_pictures, private=private
     )
     if as_json:
         print_json(figures(done))
         return
     there = f", {done.already:,} of them there already" if done.already else ""
-    typer.echo(f"{repo}: label set {done.labels}, {done.files:,} files{there}, {readable_bytes(done.bytes)}")
-    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --label-set {done.labels}")
+    typer.echo(f"{repo}: label set {done.label_set}, {done.files:,} files{there}, {readable_bytes(done.bytes)}")
+    typer.echo(f"to fetch it: richsem-prep pull {repo} OUT --label-set {done.label_set}")

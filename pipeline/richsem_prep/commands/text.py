@@ -48,8 +48,8 @@ def text(options: TextOptions, device: Device = None, as_json: AsJson = False) -
       richsem-prep text --teacher demo --names my.txt --name-policy clean --out t
     """
     from richsem_prep.console import counting_bar, warn
-    from richsem_prep.sources.class_names import alike_warning
     from richsem_prep.teacher.make_text import make_text
+    from richsem_prep.teacher.names import alike_warning
 
     with counting_bar("text", "classes") as on_progress:
         made = make_text(

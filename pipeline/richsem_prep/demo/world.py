@@ -67,7 +67,7 @@ class DetectionClass(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """What each of the 144 names is used for."""
+    """The use of each of the 144 names."""
 
     detection: tuple[DetectionClass, ...]
     """96 classes in the order of their names, which is the order of their class folders."""

@@ -14,7 +14,7 @@ from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
 from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSettings
-from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
@@ -102,25 +102,6 @@ class Worker:
         """Make one shard."""
         assert self._inputs is not None
         return run_shard(shard, self._inputs, self.encoder, self.progress)
-
-
-def torch_device(name: str | None) -> torch.device:
-    """The device that `--device` names; None is the first CUDA device if there is one.
-
-    Raises:
-        TeacherError: it can't be used.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise TeacherError(f"--device {name!r} can't be used: {reason}; leave it out, or name cpu or cuda") from None
-    if device.type not in {"cpu", "cuda"}:
-        raise TeacherError(f"--device {name!r}: only cpu and cuda are supported")
-    return device
 
 
 def _environment(device: torch.device) -> Environment:

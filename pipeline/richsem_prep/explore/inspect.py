@@ -20,7 +20,7 @@ from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.places import Place, RemotePath, each_of
+from richsem_schemas.io.places import Place, RemotePath, map_small_files
 from richsem_schemas.io.words import printable_text, readable_bytes
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
@@ -203,7 +203,8 @@ def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, 
 
 def _quarantine_reasons(layout: CacheLayout, shards: int) -> Counter[str]:
     reasons: Counter[str] = Counter()
-    for found in each_of(layout.out, _reasons, (layout.listing_quarantine, *map(layout.quarantine, range(shards)))):
+    of_shards = map(layout.quarantine, range(shards))
+    for found in map_small_files(layout.out, _reasons, (layout.listing_quarantine, *of_shards)):
         reasons.update(found)
     return reasons
 
@@ -219,7 +220,7 @@ def _stage_seconds(cache: Cache, manifest: LabelManifest) -> dict[str, float]:
     """From the receipts of the labels; where a shard's pictures were made with them, those seconds are among them."""
     total: Counter[str] = Counter()
     shards = [cache.label_shard(manifest.name, summary.shard) for summary in manifest.shards]
-    for receipt in each_of(cache.labels_layout.out, LabelShard.read_receipt, shards):
+    for receipt in map_small_files(cache.labels_layout.out, LabelShard.read_receipt, shards):
         total.update(receipt.seconds)
     return dict(total)
 

@@ -1,16 +1,22 @@
-"""A dataset repository on the Hugging Face hub, as `push` and `pull` need it; what goes wrong there is one error."""
+"""A dataset repository on the Hugging Face hub, as `push` and `pull` need it; what goes wrong there is one error.
+
+Files go and come by the hub's own client, which splits, retries and goes on after a cut. Ours is what it doesn't
+promise: only names that are asked for are fetched, and what comes and goes has the size and the hash that a manifest
+names.
+"""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, HfFileSystem
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import logging
 
 from richsem_schemas.cache.layout import check_set_name
 from richsem_schemas.cache.manifest import (
@@ -22,26 +28,19 @@ from richsem_schemas.cache.manifest import (
     TextManifest,
 )
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import FileHash, hashed_file, open_regular
-from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.files import FileHash, hash_file, move_into_place
+from richsem_schemas.io.output_files import FULL, full_disk_named
+from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
+from richsem_schemas.io.words import one_line
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_CHUNK = 2**20
 
 _Record = TypeVar("_Record", Plan, CacheManifest, PicturesReceipt, LabelManifest, LabelsReceipt, TextManifest)
 
 
 class HubError(RichSemError):
     """The hub, or the way there, failed."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository: its size in bytes, and the SHA-256 of its content where the hub knows it."""
-
-    bytes: int
-    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -58,160 +57,195 @@ class Upload:
     content: Place | bytes
     expected: FileHash | None = None
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        if self.expected is not None:
+            return self.expected.bytes
+        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+
+    def lay(self, folder: Path) -> None:
+        """Put it below a folder that the client uploads: a link to a local file, a copy of anything else.
+
+        Raises:
+            IrregularFileError: it is no regular file; the client would wait for a pipe.
+            CorruptCacheError: it is not what it is known to be.
+        """
+        path = folder / self.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.content, bytes):
+            path.write_bytes(self.content)
+            return
+        if isinstance(self.content, RemotePath):
+            with self.content.open() as source, path.open("wb") as copy:
+                while data := source.read(READ_AHEAD_BYTES):
+                    copy.write(data)
+        else:
+            path.symlink_to(self.content.absolute())
+        found = hash_file(path if isinstance(self.content, RemotePath) else self.content)
+        if self.expected is not None and found != self.expected:
+            raise CorruptCacheError(
+                f"{self.content!s}: its bytes don't match the manifest; see `richsem-prep verify`, push again"
+            )
+
 
 class HubRepo:
     """One dataset repository.
 
     Attributes:
         name: ORGANISATION/NAME.
+        api: the hub's client.
     """
 
     def __init__(self, name: str, endpoint: str | None = None) -> None:
         if not _REPO.fullmatch(name) or ".." in name or "--" in name:
             raise HubError(f"{name!r} names no repository; write ORGANISATION/NAME, such as my-group/inet-lvis-labels")
+        # Its warnings of each connection that it tries again would cross our lines.
+        logging.set_verbosity_error()
         self.name = name
-        self._api = HfApi(endpoint=endpoint)
-        self._files = HfFileSystem(endpoint=endpoint, use_listings_cache=False, skip_instance_cache=True)
+        self.api = HfApi(endpoint=endpoint)
 
     def create(self, *, private: bool) -> None:
         """Make the repository, unless it is there."""
-        with self._speaking():
-            self._api.create_repo(self.name, repo_type="dataset", private=private, exist_ok=True)
+        with _client_errors(self.name):
+            self.api.create_repo(self.name, repo_type="dataset", private=private, exist_ok=True)
 
-    def revision(self) -> str:
-        """The commit that the main branch is at.
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """The main branch as it is now.
 
         Raises:
             HubError: there is no such repository, or it can't be reached.
         """
-        with self._speaking():
-            return str(self._api.dataset_info(self.name).sha)
+        with _client_errors(self.name):
+            revision = str(self.api.dataset_info(self.name).sha)
+            tree = self.api.list_repo_tree(self.name, recursive=True, revision=revision, repo_type="dataset")
+            files = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        with TemporaryDirectory(prefix="richsem-hub-") as folder:
+            yield Snapshot(self, revision, files, Path(folder))
 
-    def files(self, revision: str) -> dict[str, RemoteFile]:
-        """All files by name; names are whatever the repository says."""
-        with self._speaking():
-            tree = self._api.list_repo_tree(self.name, recursive=True, revision=revision, repo_type="dataset")
-            found = [item for item in tree if isinstance(item, RepoFile)]
-        return {item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs else None) for item in found}
-
-    def chunks(self, name: str, revision: str, *, limit: int) -> Iterator[bytes]:
-        """The content of a file, piece by piece, never more than one piece beyond `limit` bytes.
+    def upload(self, uploads: Sequence[Upload], message: str) -> None:
+        """Upload files, each checked before the first goes; those that are there already cost nothing.
 
         Raises:
-            HubError: the network failed, or the repository doesn't have the file.
+            CorruptCacheError: a file is not what it is known to be; nothing of all of them is uploaded.
+            HubError: the network failed.
         """
-        path = f"datasets/{self.name}@{revision}/{name}"
-        with self._speaking(name), closing(self._files.open(path, "rb", block_size=0)) as file:
-            done = 0
-            while done <= limit and (data := file.read(_CHUNK)):
-                done += len(data)
-                yield data
-
-    def fetch(self, name: str, revision: str, to: Place, expected: FileHash) -> None:
-        """Write a file of the repository to a place, whole and with the hash that is expected, or not at all.
-
-        Raises:
-            HubError: the network failed, or it is another file.
-        """
-        with hashed_file(to) as file:
-            for data in self.chunks(name, revision, limit=expected.bytes):
-                file.write(data)
-            if (found := file.hash()) != expected:
-                raise HubError(
-                    f"{self.name}: {name} is not what its manifest names ({found.bytes:,} bytes of "
-                    f"{expected.bytes:,}, SHA-256 {found.sha256[:12]}… instead of {expected.sha256[:12]}…); run the "
-                    "same command again, or ask whoever pushed it to push again"
+        with TemporaryDirectory(prefix="richsem-push-") as folder:
+            for upload in uploads:
+                upload.lay(Path(folder))
+            with _client_errors(self.name):
+                self.api.upload_folder(
+                    repo_id=self.name, folder_path=folder, repo_type="dataset", commit_message=message
                 )
 
-    def read(self, name: str, revision: str) -> bytes:
-        """A small file.
 
-        Raises:
-            HubError: the network failed, the repository doesn't have it, or it is larger than any JSON of ours.
-        """
-        data = b"".join(self.chunks(name, revision, limit=MAX_JSON_BYTES))
-        if len(data) > MAX_JSON_BYTES:
-            raise HubError(f"{self.name}: {name} has more than {MAX_JSON_BYTES:,} bytes")
-        return data
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit.
 
-    def record(self, model: type[_Record], name: str, revision: str) -> _Record:
+    Attributes:
+        repo: the repository.
+        revision: the commit.
+        files: what the repository says of its files, by names that may be anything.
+        folder: small files are fetched here.
+    """
+
+    repo: HubRepo
+    revision: str
+    files: Mapping[str, RepoFile]
+    folder: Path
+
+    def label_sets(self) -> list[str]:
+        """Names of the finished label sets, sorted; other names are passed over."""
+        manifests = [re.fullmatch("labels/([^/]*)/manifest.json", name) for name in self.files]
+        return sorted(match[1] for match in manifests if match is not None and _is_set_name(match[1]))
+
+    def record(self, model: type[_Record], name: str) -> _Record:
         """A sealed JSON file, validated.
 
         Raises:
             CorruptCacheError: it isn't what was written.
-            HubError: the network failed, or the repository doesn't have it.
+            HubError: as `fetch`.
         """
-        data = self.read(name, revision)
-        with TemporaryDirectory(prefix="richsem-") as folder:
-            copy = Path(folder) / "record.json"
-            copy.write_bytes(data)
-            try:
-                return model.read(copy)
-            except CorruptCacheError as error:
-                raise CorruptCacheError(str(error).replace(str(copy), f"{self.name}/{name}")) from None
+        path = self.fetch(name, self.folder, limit=MAX_JSON_BYTES)
+        try:
+            return model.read(path)
+        except CorruptCacheError as error:
+            raise CorruptCacheError(str(error).replace(str(path), f"{self.repo.name}/{name}")) from None
 
-    def commit(self, uploads: Sequence[Upload], message: str) -> None:
-        """Upload files and make them visible, all or none; those that are there already cost nothing.
+    def fetch(self, name: str, folder: Path, *, limit: int) -> Path:
+        """Fetch a file into a folder.
 
         Raises:
-            CorruptCacheError: a file is not what it is known to be; nothing of this commit is visible then.
-            HubError: the network failed.
+            HubError: the network failed, or the repository has no such file, or one of more than `limit` bytes.
+            FullDiskError: there is no space for it.
         """
-        operations = [CommitOperationAdd(upload.name, _content(upload)) for upload in uploads]
-        with self._speaking():
-            self._api.preupload_lfs_files(self.name, operations, repo_type="dataset", free_memory=False)
-        for upload, operation in zip(uploads, operations, strict=True):
-            if upload.expected is not None and operation.upload_info.sha256.hex() != upload.expected.sha256:
-                raise CorruptCacheError(
-                    f"{upload.content!s}: its bytes don't match the manifest; see `richsem-prep verify`, push again"
+        known = self.files.get(name)
+        if known is None:
+            raise HubError(f"{self.repo.name} lacks {name}: nobody has pushed a label set there, or not to its end")
+        if known.size > limit:
+            raise HubError(f"{self.repo.name}: {name} has {known.size:,} bytes; at most {limit:,} are fetched")
+        with full_disk_named(folder / name), _client_errors(self.repo.name):
+            return Path(
+                self.repo.api.hf_hub_download(
+                    self.repo.name, name, repo_type="dataset", revision=self.revision, local_dir=folder
                 )
-        with self._speaking():
-            self._api.create_commit(self.name, operations, commit_message=message, repo_type="dataset")
+            )
 
-    @contextmanager
-    def _speaking(self, file: str = "what was asked for") -> Iterator[None]:
-        """Turn whatever the client raises into one error that says what to do."""
-        try:
-            yield
-        except (RichSemError, MemoryError):
-            raise
-        except RepositoryNotFoundError as error:
-            raise HubError(
-                f"{self.name}: the hub has no such dataset repository, or hides it from you; check the name, and "
-                "`hf auth login` if it is private"
-            ) from error
-        except (FileNotFoundError, EntryNotFoundError) as error:
-            raise HubError(
-                f"{self.name} lacks {file}: nobody has pushed a label set there, or not to its end"
-            ) from error
-        except Exception as error:
-            # The client's exceptions are those of several libraries, and differ between its versions.
-            text = " ".join(str(error).split())[:300]
-            raise HubError(
-                f"{self.name}: the hub could not be used ({type(error).__name__}: {text}); check the network and "
-                "`hf auth whoami`, then run the same command again: it goes on from what is there"
-            ) from error
+    def take(self, name: str, to: Place, expected: FileHash, folder: Path) -> None:
+        """Fetch a file to a place where it appears whole and with the hash that is expected, or not at all.
 
+        Args:
+            name: in the repository.
+            to: the place.
+            expected: size and hash; of another size it isn't fetched at all.
+            folder: where it is until it is whole; on the disk of `to`, unless that is a URL.
 
-def label_manifests(files: Iterable[str]) -> list[str]:
-    """Names of the manifests of label sets among a repository's files, sorted; other names are passed over."""
-    return sorted(name for name in files if _is_label_manifest(name))
+        Raises:
+            HubError: as `fetch`, or it is another file.
+            FullDiskError: there is no space for it.
+        """
+        listed = self.files.get(name)
+        if listed is not None and listed.size != expected.bytes:
+            raise self._wrong(name, f"{listed.size:,} bytes instead of {expected.bytes:,}")
+        path = self.fetch(name, folder, limit=expected.bytes)
+        if hash_file(path) != expected:
+            path.unlink()
+            raise self._wrong(name, "other bytes")
+        move_into_place(path, to)
+
+    def _wrong(self, name: str, found: str) -> HubError:
+        return HubError(
+            f"{self.repo.name}: {name} is not what its manifest names ({found}); run the same command again, or ask "
+            "whoever pushed it to push again"
+        )
 
 
-def _is_label_manifest(name: str) -> bool:
-    folder, _, file = name.rpartition("/")
+def _is_set_name(name: str) -> bool:
     try:
-        return file == "manifest.json" and folder == f"labels/{check_set_name(folder.removeprefix('labels/'))}"
+        return check_set_name(name) == name
     except ValueError:
         return False
 
 
-def _content(upload: Upload) -> str | bytes:
-    """What the client takes: the path of a local file, else bytes."""
-    if isinstance(upload.content, RemotePath):
-        return upload.content.read_bytes()
-    if isinstance(upload.content, bytes):
-        return upload.content
-    # The client would wait for a pipe.
-    open_regular(upload.content).close()
-    return str(upload.content)
+@contextmanager
+def _client_errors(repo: str) -> Iterator[None]:
+    """Turn whatever the client raises into one error that says what to do."""
+    try:
+        yield
+    except (RichSemError, MemoryError):
+        raise
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{repo}: the hub has no such dataset repository, or hides it from you; check the name, and "
+            "`hf auth login` if it is private"
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        # The client's exceptions are those of several libraries, and differ between its versions.
+        raise HubError(
+            f"{repo}: the hub could not be used ({type(error).__name__}: {one_line(error)}); check the network and "
+            "`hf auth whoami`, then run the same command again: it goes on from what is there"
+        ) from error

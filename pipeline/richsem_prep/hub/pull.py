@@ -1,18 +1,25 @@
 """`richsem-prep pull`: a label set from a dataset repository, every byte against a hash, its manifest last.
 
 Nothing that a repository says becomes a path: files are asked for by the names that they have in a cache, and those
-follow from the plan's validated dataset name and from the set's.
+follow from the plan's validated dataset name and from the set's. So the client fetches them one by one: its snapshots
+take patterns, and with them whatever else a repository has that matches. So, too, a cache at a URL takes no room here.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from richsem_prep.hub.hub import HubError, HubRepo, RemoteFile, label_manifests
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from richsem_prep.hub.hub import HubError, HubRepo, Snapshot
 from richsem_prep.shard.finish import finish_cache
 from richsem_schemas.cache.jobs import JOBS_FOLDER, hold_job
-from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout, check_set_name
+from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import (
     CacheManifest,
     LabelManifest,
@@ -26,13 +33,15 @@ from richsem_schemas.cache.manifest import (
 from richsem_schemas.cache.reader import read_plan, require_same_pictures
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import FileHash, hash_bytes, write_atomically
-from richsem_schemas.io.places import Place
+from richsem_schemas.io.files import FileHash
+from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.places import Place, RemotePath, name_below
 
 _PLAN = "plan/plan.json"
+_SHARDS_AT_ONCE = 8
 
 _ELSEWHERE = "a cache of the same plan"
-"""What stands for the place of the pictures where a pull brings none: only their owner knows it."""
+"""In the place of the pictures' folder where a pull brings none: only their owner knows it."""
 
 OnBytes = Callable[[int, int], None]
 """Told bytes done and bytes in all."""
@@ -40,82 +49,90 @@ OnBytes = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull did.
+    """A pull that is done.
 
     Attributes:
-        labels: the set.
+        label_set: its name.
         shards: of labels.
         already: shards that were there before.
         bytes: of the set.
         has_pictures: whether OUT holds pictures now.
     """
 
-    labels: str
+    label_set: str
     shards: int
     already: int
     bytes: int
     has_pictures: bool
 
 
-def pull(repo: HubRepo, out: Place, *, labels: str | None, on_progress: OnBytes) -> Pulled:
+def pull(repo: HubRepo, out: Place, *, label_set: str | None, on_progress: OnBytes) -> Pulled:
     """Fetch a label set into a cache of the same plan, or into an empty folder together with its plan.
 
     Pictures are fetched where the repository has them and OUT has none. A pull that stops half way leaves shards that
-    are whole and no manifest; the same pull again fetches what is missing.
+    are whole and no manifest; the same pull again goes on from there.
 
     Args:
         repo: the dataset repository.
         out: folder of the cache.
-        labels: name of the set; None is the only one.
+        label_set: its name; None is the only one.
         on_progress: told how far the download is.
 
     Raises:
         RichSemError: OUT holds something else, or the repository isn't what it says.
     """
-    revision = repo.revision()
-    there = repo.files(revision)
-    name = _chosen_set(repo, there, labels)
-    plan = repo.record(Plan, _PLAN, revision)
-    names = CacheLayout(Path(), plan.dataset)
-    layout = CacheLayout(out, plan.dataset)
-    manifest = repo.record(LabelManifest, str(names.label_set(name).manifest), revision)
-    _require_consistent(repo, manifest, name, plan)
-    _require_usable(out)
-    # A shard's receipt is the last of its files to be pushed.
-    has_pictures = all(str(names.pictures_receipt(shard)) in there for shard in range(plan.shards))
-    with hold_job(out, None):
-        _require_same(layout, plan, manifest)
-        _require_whole_pictures(layout, has_pictures)
-        fetch = _Fetch(repo, revision, names, layout, plan, has_pictures)
-        fetch.plan_files()
-        fetch.text_and_spec(manifest)
-        missing = [summary for summary in manifest.shards if not _has_labels(layout.label_set(name), summary)]
-        if missing:
-            # Until all are there nobody takes the set, nor an older one whose shards give way.
-            layout.label_set(name).manifest.unlink(missing_ok=True)
-        done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
-        for summary in missing:
-            fetch.labels(manifest, summary)
-            done += summary.tar.bytes
-            on_progress(done, manifest.bytes)
-        fetch.pictures()
-        fetch.cache_manifest()
-        manifest.write(layout.label_set(name).manifest)
-    already = len(manifest.shards) - len(missing)
+    # The client's bars would cross ours.
+    disable_progress_bars()
+    with repo.snapshot() as there:
+        name = _chosen_set(there, label_set)
+        plan = there.record(Plan, _PLAN)
+        layout = CacheLayout(out, plan.dataset)
+        manifest = there.record(LabelManifest, name_below(layout.label_set(name).manifest, out))
+        _require_consistent(there, manifest, name, plan)
+        _require_usable(out)
+        with hold_job(out, None), _folder_of_parts(out) as folder:
+            fetch = _Fetch(there, layout, plan, folder)
+            _require_same(layout, plan, manifest)
+            _require_whole_pictures(layout, fetch.has_pictures)
+            fetch.plan_files()
+            fetch.text_and_spec(manifest)
+            already = fetch.labels(manifest, on_progress)
+            fetch.pictures()
+            if not layout.manifest.is_file():
+                finish_cache(layout, [])
+            manifest.write(layout.label_set(name).manifest)
     return Pulled(name, len(manifest.shards), already, manifest.bytes, layout.pictures_tar(0).is_file())
 
 
-def _chosen_set(repo: HubRepo, there: Mapping[str, RemoteFile], labels: str | None) -> str:
-    known = [path.split("/")[1] for path in label_manifests(there)]
-    if labels is None and len(known) == 1:
+@contextmanager
+def _folder_of_parts(out: Place) -> Iterator[Path]:
+    """Where files are until they are whole: on the disk of OUT, that they can be moved."""
+    if isinstance(out, RemotePath):
+        with TemporaryDirectory(prefix="richsem-pull-") as temporary:
+            yield Path(temporary)
+        return
+    folder = out / JOBS_FOLDER / "pull"
+    # A pull that was killed left parts of files, with which the client doesn't go on.
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _chosen_set(there: Snapshot, label_set: str | None) -> str:
+    known = there.label_sets()
+    if label_set is None and len(known) == 1:
         return known[0]
-    if labels is not None and labels in known:
-        return check_set_name(labels)
-    what = "no label set was named" if labels is None else f"there is no finished label set {labels!r}"
-    raise RichSemError(f"{repo.name}: {what}; finished ones: {', '.join(known) or 'none'}; choose one with --label-set")
+    if label_set in known:
+        return label_set
+    what = "no label set was named" if label_set is None else f"there is no finished label set {label_set!r}"
+    raise RichSemError(
+        f"{there.repo.name}: {what}; finished ones: {', '.join(known) or 'none'}; choose one with --label-set"
+    )
 
 
-def _require_consistent(repo: HubRepo, manifest: LabelManifest, name: str, plan: Plan) -> None:
+def _require_consistent(there: Snapshot, manifest: LabelManifest, name: str, plan: Plan) -> None:
     """Check that plan and manifest of a repository speak of each other."""
     complaints = {
         f"is the manifest of {manifest.name!r}": manifest.name != name,
@@ -126,7 +143,7 @@ def _require_consistent(repo: HubRepo, manifest: LabelManifest, name: str, plan:
     }
     for complaint, is_so in complaints.items():
         if is_so:
-            raise CorruptCacheError(f"{repo.name}/labels/{name}/manifest.json {complaint}; push the set again")
+            raise CorruptCacheError(f"{there.repo.name}/labels/{name}/manifest.json {complaint}; push the set again")
 
 
 def _are_all(shards: tuple[ShardSummary, ...], plan: Plan) -> bool:
@@ -146,17 +163,12 @@ def _require_usable(out: Place) -> None:
 
 
 def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> None:
-    """Check that OUT has the same plan, if any, and the same label set, if any.
-
-    Raises:
-        ManifestMismatchError: names the fields that differ.
-    """
+    """Check that OUT has the same plan, if any, and the same label set, if any."""
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
         if own.fingerprint != plan.fingerprint:
-            require_same(
-                layout.plan, own, plan, ignore=Plan.not_identifying, remedy="Name another OUT, or make the same cache"
-            )
+            remedy = "Name another OUT, or make the same cache"
+            require_same(layout.plan, own, plan, ignore=Plan.not_identifying, remedy=remedy)
         # Its listing, too.
         read_plan(layout)
     with suppress(FileNotFoundError):
@@ -193,92 +205,109 @@ class _Fetch:
     """Fetches the parts of a cache, each whole or not at all.
 
     Attributes:
-        repo: where from.
-        revision: the commit; one for the whole pull.
-        names: of files in the repository, as relative paths.
-        layout: where to.
+        there: the repository at one commit, for the whole pull.
+        layout: where to; files have the same names there.
         plan: of the repository.
-        has_pictures: whether the repository has them.
+        folder: of what isn't whole yet.
     """
 
-    repo: HubRepo
-    revision: str
-    names: CacheLayout
+    there: Snapshot
     layout: CacheLayout
     plan: Plan
-    has_pictures: bool
+    folder: Path
+
+    @cached_property
+    def has_pictures(self) -> bool:
+        """Whether the repository has them; a shard's receipt is the last of its files to be pushed."""
+        receipts = map(self.layout.pictures_receipt, range(self.plan.shards))
+        return all(self._name(receipt) in self.there.files for receipt in receipts)
 
     def plan_files(self) -> None:
         """The listing and then the plan, unless they are there; and whether pictures go with them."""
-        manifest = self._remote_manifest()
-        if self.layout.manifest.is_file():
-            path = Path(f"{self.repo.name}/{self.names.manifest}")
-            require_same_pictures(path, manifest, CacheManifest.read(self.layout.manifest), self.layout)
-        if self.layout.plan.is_file():
+        layout, plan, manifest = self.layout, self.plan, self._manifest()
+        if layout.manifest.is_file():
+            path = Path(f"{self.there.repo.name}/{self._name(layout.manifest)}")
+            require_same_pictures(path, manifest, CacheManifest.read(layout.manifest), layout)
+        if layout.plan.is_file():
             return
-        self._file(self.names.listing, self.layout.listing, self.plan.listing)
-        if self.plan.listing_quarantine is not None:
-            here = self.layout.listing_quarantine
-            self._file(self.names.listing_quarantine, here, self.plan.listing_quarantine)
+        self._take(layout.listing, plan.listing)
+        self._take(layout.listing_quarantine, plan.listing_quarantine)
         if not self.has_pictures:
-            manifest.model_copy(update={"pictures_in": _ELSEWHERE}).write(self.layout.pictures_elsewhere)
-        self.plan.write(self.layout.plan)
+            manifest.model_copy(update={"pictures_in": _ELSEWHERE}).write(layout.pictures_elsewhere)
+        plan.write(layout.plan)
 
     def text_and_spec(self, manifest: LabelManifest) -> None:
         """The text bank and then the spec, after which the set counts as begun."""
-        names, layout = self.names.label_set(manifest.name), self.layout.label_set(manifest.name)
-        data = self.repo.read(str(names.text), self.revision)
-        if hash_bytes(data) != manifest.text:
-            raise HubError(f"{self.repo.name}: {names.text} is not what its manifest names; push the set again")
-        text = self.repo.record(TextManifest, str(names.text), self.revision)
-        self._file(names.text_features, layout.text_features, text.features)
-        write_atomically(layout.text, data)
+        layout = self.layout.label_set(manifest.name)
+        text = self.there.record(TextManifest, self._name(layout.text))
+        self._take(layout.text_features, text.features)
+        self._take(layout.text, manifest.text)
         manifest.spec.write(layout.spec)
 
-    def labels(self, manifest: LabelManifest, summary: ShardSummary) -> None:
-        """One shard of labels, its receipt last."""
-        names, layout = self.names.label_set(manifest.name), self.layout.label_set(manifest.name)
-        path = str(names.receipt(summary.shard))
-        receipt = self.repo.record(LabelsReceipt, path, self.revision)
-        if receipt.summary != summary or receipt.spec_fingerprint != manifest.fingerprint:
-            raise HubError(f"{self.repo.name}: {path} is not what the manifest of {manifest.name} says; push it again")
-        self._file(names.tar(summary.shard), layout.tar(summary.shard), summary.tar)
-        self._file(names.index(summary.shard), layout.index(summary.shard), summary.index)
-        receipt.write(layout.receipt(summary.shard))
+    def labels(self, manifest: LabelManifest, on_progress: OnBytes) -> int:
+        """The shards of labels that OUT lacks; the number of those that it has."""
+        layout = self.layout.label_set(manifest.name)
+        missing = [summary for summary in manifest.shards if not _has_labels(layout, summary)]
+        if missing:
+            # Until all are there nobody takes the set, nor an older one whose shards give way.
+            layout.manifest.unlink(missing_ok=True)
+        done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
+        for summary in self._several(lambda summary: self._labels(manifest, summary), missing):
+            done += summary.tar.bytes
+            on_progress(done, manifest.bytes)
+        return len(manifest.shards) - len(missing)
 
     def pictures(self) -> None:
-        """Every shard of pictures that OUT lacks, each with its receipt last; none for labels alone."""
+        """The shards of pictures that OUT lacks; none for labels alone."""
         if not self.has_pictures or self.layout.pictures_elsewhere.is_file():
             return
-        for summary in self._remote_manifest().shards:
-            shard = summary.shard
-            if self.layout.pictures_receipt(shard).is_file():
-                continue
-            path = str(self.names.pictures_receipt(shard))
-            receipt = self.repo.record(PicturesReceipt, path, self.revision)
-            if receipt.summary != summary or receipt.plan_fingerprint != self.plan.fingerprint:
-                raise HubError(f"{self.repo.name}: {path} is not what its manifest.json says; push it again")
-            self._file(self.names.pictures_tar(shard), self.layout.pictures_tar(shard), summary.tar)
-            self._file(self.names.pictures_index(shard), self.layout.pictures_index(shard), summary.index)
-            if receipt.quarantine is not None:
-                self._file(self.names.quarantine(shard), self.layout.quarantine(shard), receipt.quarantine)
-            receipt.write(self.layout.pictures_receipt(shard))
+        shards = self._manifest().shards
+        missing = [summary for summary in shards if not self.layout.pictures_receipt(summary.shard).is_file()]
+        for _ in self._several(self._pictures, missing):
+            pass
 
-    def cache_manifest(self) -> None:
-        """The manifest of the cache, unless it is there."""
-        if self.layout.manifest.is_file():
-            return
-        if self.layout.pictures_elsewhere.is_file():
-            CacheManifest.read(self.layout.pictures_elsewhere).write(self.layout.manifest)
-        else:
-            finish_cache(self.layout, [])
+    def _several(self, fetch: Callable[[ShardSummary], None], missing: list[ShardSummary]) -> Iterator[ShardSummary]:
+        """Fetch shards, several at a time; those that are there, in order."""
+        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            for summary, _ in zip(missing, ordered_map(pool, fetch, missing, ahead=_SHARDS_AT_ONCE), strict=True):
+                yield summary
 
-    def _remote_manifest(self) -> CacheManifest:
-        name = str(self.names.manifest)
-        manifest = self.repo.record(CacheManifest, name, self.revision)
+    def _labels(self, manifest: LabelManifest, summary: ShardSummary) -> None:
+        layout, shard = self.layout.label_set(manifest.name), summary.shard
+        path = layout.receipt(shard)
+        receipt = self.there.record(LabelsReceipt, self._name(path))
+        self._require(receipt.summary == summary and receipt.spec_fingerprint == manifest.fingerprint, path)
+        self._take(layout.tar(shard), summary.tar)
+        self._take(layout.index(shard), summary.index)
+        # Last: it says that the others are there.
+        receipt.write(path)
+
+    def _pictures(self, summary: ShardSummary) -> None:
+        layout, shard = self.layout, summary.shard
+        path = layout.pictures_receipt(shard)
+        receipt = self.there.record(PicturesReceipt, self._name(path))
+        self._require(receipt.summary == summary and receipt.plan_fingerprint == self.plan.fingerprint, path)
+        self._take(layout.pictures_tar(shard), summary.tar)
+        self._take(layout.pictures_index(shard), summary.index)
+        self._take(layout.quarantine(shard), receipt.quarantine)
+        receipt.write(path)
+
+    def _require(self, is_as_its_manifest_says: bool, receipt: Place) -> None:
+        if not is_as_its_manifest_says:
+            raise HubError(
+                f"{self.there.repo.name}: {self._name(receipt)} is not what its manifest says; push it again"
+            )
+
+    def _manifest(self) -> CacheManifest:
+        name = self._name(self.layout.manifest)
+        manifest = self.there.record(CacheManifest, name)
         if manifest.plan.fingerprint != self.plan.fingerprint or not _are_all(manifest.shards, self.plan):
-            raise CorruptCacheError(f"{self.repo.name}/{name} is of another plan; push the set again")
+            raise CorruptCacheError(f"{self.there.repo.name}/{name} is of another plan; push the set again")
         return manifest
 
-    def _file(self, name: Place, to: Place, expected: FileHash) -> None:
-        self.repo.fetch(str(name), self.revision, to, expected)
+    def _name(self, path: Place) -> str:
+        return name_below(path, self.layout.out)
+
+    def _take(self, path: Place, expected: FileHash | None) -> None:
+        if expected is not None:
+            self.there.take(self._name(path), path, expected, self.folder)

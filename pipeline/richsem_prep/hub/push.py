@@ -1,12 +1,12 @@
 """`richsem-prep push`: a label set to a dataset repository; its manifest and the card go last."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from richsem_prep.hub.dataset_card import dataset_card
-from richsem_prep.hub.hub import HubRepo, RemoteFile, Upload, label_manifests
+from richsem_prep.hub.hub import HubRepo, Snapshot, Upload
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     LabelManifest,
@@ -21,67 +21,58 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, name_below
 
-BATCH_FILES = 64
-BATCH_BYTES = 2**30
-"""What one commit holds at most, unless one file is larger."""
+FILES_AT_ONCE = 192
+"""Files that go to the client together: a push that stops goes on after the last of them, and of a cache at a URL so
+many are copied to this machine at a time."""
 
 PICTURES_LICENCE = "pictures/LICENCE"
 """Under which licence the pictures of a repository were given away; one line."""
 
+_MAX_LICENCE_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: the label set, its files, those of them that were there already, and their bytes."""
+    """A push that is done: the label set, its files, those of them that were there already, and their bytes."""
 
-    labels: str
+    label_set: str
     files: int
     already: int
     bytes: int
 
 
-def push(
-    out: Place,
-    repo: HubRepo,
-    *,
-    labels: str | None,
-    with_pictures: str | None,
-    private: bool,
-) -> Pushed:
+def push(out: Place, repo: HubRepo, *, label_set: str | None, with_pictures: str | None, private: bool) -> Pushed:
     """Upload a finished label set with its plan, and the pictures where a licence allows it.
 
-    Files go in batches, the set's manifest and the card in the last commit: a push that stops half way leaves nothing
-    that `pull` would take for a set, and the same push again goes on.
+    The set's manifest and the card go last: a push that stops half way leaves nothing that `pull` would take for a set,
+    and the same push again goes on.
 
     Args:
         out: folder of the cache.
         repo: the dataset repository; made if it isn't there.
-        labels: name of the set; None is the only one.
+        label_set: its name; None is the only one.
         with_pictures: the licence under which the pictures may be given away; None leaves them out.
         private: of a repository that is made now.
 
     Raises:
         RichSemError: the set isn't finished, pictures can't be given away, or the repository holds something else.
     """
-    cache = open_cache(out, only=labels)
-    manifest = cache.label_set(labels)
+    cache = open_cache(out, only=label_set)
+    manifest = cache.label_set(label_set)
     _require_pictures(cache, with_pictures)
     repo.create(private=private)
-    revision = repo.revision()
-    there = repo.files(revision)
-    _require_same_cache(cache.manifest.plan, manifest, repo, revision, there)
-    with TemporaryDirectory(prefix="richsem-push-") as folder:
+    with repo.snapshot() as there, TemporaryDirectory(prefix="richsem-push-") as folder:
+        _require_same_cache(there, cache.manifest.plan, manifest)
         uploads = [*_common_files(cache, Path(folder)), *_label_files(cache, manifest)]
         uploads += _picture_files(cache, with_pictures) if with_pictures else ()
         missing = [upload for upload in uploads if not _is_there(upload, there)]
-        for batch in _batches(missing):
-            repo.commit(batch, f"Label set {manifest.name}: {batch[0].name} and {len(batch) - 1} more")
-        total = sum(map(_size, uploads))
-    licence = with_pictures or _licence_there(repo, revision, there)
-    others = [repo.record(LabelManifest, path, revision) for path in label_manifests(there)]
-    sets = {item.name: item for item in [*others, manifest]}
-    card = dataset_card(repo.name, cache.manifest, [sets[name] for name in sorted(sets)], licence=licence)
-    last = _file(cache.labels_layout.label_set(manifest.name).manifest, cache.labels_layout.out)
-    repo.commit([last, Upload("README.md", card.encode())], f"Label set {manifest.name}, whole")
+        for start in range(0, len(missing), FILES_AT_ONCE):
+            part = missing[start : start + FILES_AT_ONCE]
+            repo.upload(part, f"Label set {manifest.name}: {part[0].name} and {len(part) - 1} more")
+        card = Upload("README.md", _card(there, cache, manifest, with_pictures).encode())
+        last = _file(cache.labels_layout.label_set(manifest.name).manifest, cache.labels_layout.out)
+        repo.upload([last, card], f"Label set {manifest.name}, whole")
+        total = sum(upload.size for upload in uploads)
     return Pushed(manifest.name, len(uploads), len(uploads) - len(missing), total)
 
 
@@ -99,25 +90,20 @@ def _require_pictures(cache: Cache, licence: str | None) -> None:
         raise RichSemError(f"{cache.labels_elsewhere.out} holds labels alone; leave --with-pictures out")
 
 
-def _require_same_cache(
-    plan: Plan, manifest: LabelManifest, repo: HubRepo, revision: str, there: Mapping[str, RemoteFile]
-) -> None:
-    """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same.
-
-    Raises:
-        ManifestMismatchError: names the fields that differ.
-    """
+def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) -> None:
+    """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same."""
     names = CacheLayout(Path(), plan.dataset)
-    if str(names.plan) in there:
-        found = repo.record(Plan, str(names.plan), revision)
+    if str(names.plan) in there.files:
+        found = there.record(Plan, str(names.plan))
         if found.fingerprint != plan.fingerprint:
+            path = Path(f"{there.repo.name}/{names.plan}")
             remedy = "One repository is for one plan: name another"
-            require_same(Path(f"{repo.name}/{names.plan}"), found, plan, ignore=Plan.not_identifying, remedy=remedy)
-    path = names.label_set(manifest.name).manifest
-    if str(path) in there:
-        spec = repo.record(LabelManifest, str(path), revision).spec
+            require_same(path, found, plan, ignore=Plan.not_identifying, remedy=remedy)
+    if manifest.name in there.label_sets():
+        name = str(names.label_set(manifest.name).manifest)
+        spec = there.record(LabelManifest, name).spec
         remedy = "Delete the set in the repository, or push to another"
-        require_same(Path(f"{repo.name}/{path}"), spec, manifest.spec, remedy=remedy)
+        require_same(Path(f"{there.repo.name}/{name}"), spec, manifest.spec, remedy=remedy)
 
 
 def _file(path: Place, out: Place, expected: FileHash | None = None) -> Upload:
@@ -165,31 +151,18 @@ def _picture_files(cache: Cache, licence: str) -> Iterator[Upload]:
         yield _file(layout.pictures_receipt(shard), out)
 
 
-def _size(upload: Upload) -> int:
-    if upload.expected is not None:
-        return upload.expected.bytes
-    return len(upload.content) if isinstance(upload.content, bytes) else upload.content.stat().st_size
-
-
-def _is_there(upload: Upload, there: Mapping[str, RemoteFile]) -> bool:
+def _is_there(upload: Upload, there: Snapshot) -> bool:
     """Whether the repository is known to have a file; of small ones the hub finds out when they come."""
-    found = there.get(upload.name)
-    return found is not None and upload.expected is not None and found.sha256 == upload.expected.sha256
+    found = there.files.get(upload.name)
+    return bool(found and found.lfs and upload.expected and found.lfs.sha256 == upload.expected.sha256)
 
 
-def _batches(uploads: Iterable[Upload]) -> Iterator[list[Upload]]:
-    batch: list[Upload] = []
-    for upload in uploads:
-        if batch and (len(batch) == BATCH_FILES or sum(map(_size, [*batch, upload])) > BATCH_BYTES):
-            yield batch
-            batch = []
-        batch.append(upload)
-    if batch:
-        yield batch
-
-
-def _licence_there(repo: HubRepo, revision: str, there: Mapping[str, RemoteFile]) -> str | None:
-    """The licence of pictures that an earlier push brought."""
-    if PICTURES_LICENCE not in there:
-        return None
-    return repo.read(PICTURES_LICENCE, revision).decode(errors="replace").strip()
+def _card(there: Snapshot, cache: Cache, manifest: LabelManifest, licence: str | None) -> str:
+    """The card of what the repository will hold: the sets that are there and this one, pictures of an earlier push."""
+    layout = CacheLayout(Path(), cache.manifest.plan.dataset)
+    sets = {name: there.record(LabelManifest, str(layout.label_set(name).manifest)) for name in there.label_sets()}
+    sets[manifest.name] = manifest
+    if licence is None and PICTURES_LICENCE in there.files:
+        path = there.fetch(PICTURES_LICENCE, there.folder, limit=_MAX_LICENCE_BYTES)
+        licence = path.read_text(errors="replace").strip()
+    return dataset_card(there.repo.name, cache.manifest, [sets[name] for name in sorted(sets)], licence=licence)

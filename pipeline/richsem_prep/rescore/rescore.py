@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
 from richsem_prep.shard.finish import finish_cache
-from richsem_prep.sources.class_names import alike_warning
+from richsem_prep.teacher.names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity

@@ -12,25 +12,6 @@ from richsem_schemas.io.canonical_json import MAX_WHOLE_NUMBER
 from richsem_schemas.io.places import PlaceField
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
-DatasetChoice = Literal[
-    "lvis",
-    "coco",
-    "objects365",
-    "objects365-boxes",
-    "openimages",
-    "visual-genome",
-    "inet-lvis",
-    "inet-21k",
-    "inet-unlabeled",
-    "cc3m",
-    "cc3m-unlabeled",
-    "webdataset",
-    "folder",
-    "demo",
-    "demo-detection",
-]
-
-
 MAX_COPIES = 100
 """Noised copies of one box, at all scales together; a picture may have thousands of boxes, and they share a record."""
 
@@ -44,6 +25,12 @@ _cache = partial(typer.Option, rich_help_panel="Cache")
 _work = partial(typer.Option, rich_help_panel="Where the work happens")
 
 _Passes = Annotated[int, Field(ge=0, le=1000)]
+
+
+def _dataset_names(incomplete: str) -> list[str]:
+    from richsem_prep.sources.datasets import DATASETS  # noqa: PLC0415 - so that --help is quick
+
+    return [name for name in DATASETS if name.startswith(incomplete)]
 
 
 def _numbers(text: str, form: str) -> tuple[float, ...]:
@@ -81,11 +68,12 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     """Options of `richsem-prep shard`; what isn't given is filled in as suits the dataset."""
 
     dataset: Annotated[
-        DatasetChoice,
+        str,
         _what_to_do(
+            autocompletion=_dataset_names,
             help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
-            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
-            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]"
+            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset, folder. Drawn by code: demo, "
+            "demo-detection. \\[required without --from-cache]",
         ),
     ] = OF_THE_DATASET
     root: Annotated[PlaceField, _what_to_do(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]")] = (

@@ -9,7 +9,9 @@ from typing import Any
 import typer
 
 from richsem_prep.shard.from_cache import options_of_plan
-from richsem_prep.sources.datasets import Preset, preset
+from richsem_prep.sources.dataset import PictureDataset
+from richsem_prep.sources.datasets import find_dataset
+from richsem_prep.sources.detection_dataset import DetectionDataset
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import open_place
 
@@ -33,7 +35,7 @@ def filled_in(given: Mapping[str, Any]) -> dict[str, Any]:
         raise typer.BadParameter(
             "missing; name one, or take the pictures of a cache with --from-cache OUT1", param_hint="--dataset"
         )
-    chosen = preset(options["dataset"])
+    chosen = find_dataset(options["dataset"])
     _require_views_of(chosen, options)
     data = open_place(os.environ.get("RICHSEM_DATA") or "data")
     defaults = {
@@ -50,7 +52,7 @@ def filled_in(given: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _require_views_of(chosen: Preset, options: Mapping[str, Any]) -> None:
+def _require_views_of(chosen: PictureDataset | DetectionDataset, options: Mapping[str, Any]) -> None:
     """Detection data takes windows, wholes and jitters, classification data crops and mosaics."""
     asked = [
         f"--{name.replace('_', '-')}" + ("" if options[name] is True else f" {options[name]}")

@@ -18,7 +18,7 @@ from richsem_schemas.cache.resizers import resizers_note
 from richsem_schemas.cache.shard import LabelShard, PictureShard, Shard
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import hash_bytes, read_file
-from richsem_schemas.io.places import Place, each_of
+from richsem_schemas.io.places import Place, map_small_files
 
 _SHOWN_SHARDS = 8
 
@@ -129,9 +129,9 @@ def _receipts(
             raise RichSemError(f"{shard.receipt} belongs to another {made_by.stem} than {made_by}; {shard.remedy}")
         return receipt
 
-    return each_of(out, read, shards)
+    return map_small_files(out, read, shards)
 
 
 def _missing(shards: Sequence[Shard], out: Place) -> list[int]:
-    there = each_of(out, lambda shard: shard.receipt.is_file(), shards)
+    there = map_small_files(out, lambda shard: shard.receipt.is_file(), shards)
     return [shard.number for shard, is_there in zip(shards, there, strict=True) if not is_there]

@@ -9,7 +9,7 @@ from richsem_schemas.cache.jobs import JOBS_FOLDER
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import temporaries
-from richsem_schemas.io.places import Place, RemotePath, each_of, lives_in_this_process
+from richsem_schemas.io.places import Place, RemotePath, lives_in_this_process, map_small_files
 
 _PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", "audits")
 
@@ -83,7 +83,7 @@ def _remove(path: Place) -> None:
     if isinstance(path, RemotePath):
         path.unlink(missing_ok=True)
         written = [path / name for name in path.sizes_below() if PurePosixPath(name).suffix in _SUFFIXES]
-        each_of(path, lambda file: file.unlink(missing_ok=True), written)
+        map_small_files(path, lambda file: file.unlink(missing_ok=True), written)
         return
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

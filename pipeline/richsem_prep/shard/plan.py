@@ -19,8 +19,8 @@ from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.io.files import FileHash, HashedFile, file_sha256, hashed_file
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.io.words import printable
 
 LISTING_BATCH = 1_024
 """Rows of the listing that are written and read at a time: a shard's rows lie anywhere, so batches are small."""

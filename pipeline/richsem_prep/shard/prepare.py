@@ -7,11 +7,9 @@ from richsem_prep.shard.from_cache import adopt_plan, require_pictures_of_its_ow
 from richsem_prep.shard.out_folder import remove_cache, remove_label_set, sweep_listing
 from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.shard.progress import OnProgress, Progress, Reporter
-from richsem_prep.sources.class_names import alike_warning
-from richsem_prep.sources.datasets import find_pictures, open_source, preset
-from richsem_prep.sources.detection_datasets import other_annotations
-from richsem_prep.sources.source import Source
-from richsem_prep.teacher.names import text_spec
+from richsem_prep.sources.dataset import Source
+from richsem_prep.sources.datasets import find_dataset, find_pictures, open_source, other_annotations
+from richsem_prep.teacher.names import alike_warning, text_spec
 from richsem_prep.teacher.settings import WorkerDescription
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan, ViewsSpec
@@ -19,7 +17,7 @@ from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.text_bank import has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import Place, each_of
+from richsem_schemas.io.places import Place, map_small_files
 
 _PROBES = 64
 """Pictures of a plan that are looked for, to tell where all of them lie."""
@@ -80,7 +78,7 @@ def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> 
 def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> Place:
     """Where the pictures of a plan lie; raw data that may be gone is only looked for where it is needed."""
     if plan.pictures == "copy" and not config.retry_failed:
-        done = each_of(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
+        done = map_small_files(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
         if all(done):
             return config.root
     names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
@@ -156,7 +154,7 @@ def _label_spec(config: ShardConfig, plan: Plan, description: WorkerDescription)
             whole=config.whole,
             jitters=config.jitters,
             noise_scales=config.noise,
-            geometry=preset(config.dataset).geometry.model_copy(update={"scale_jitter": config.scale_jitter}),
+            geometry=find_dataset(config.dataset).geometry.model_copy(update={"scale_jitter": config.scale_jitter}),
         ),
         text=text_spec(plan.vocabulary, config.names, description.templates),
         embeddings=config.embeddings,

@@ -17,7 +17,7 @@ from richsem_schemas.cache.jobs import hold_job, one_at_a_time
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelSpec, Plan, ShardSummary
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import Place, each_of, is_local
+from richsem_schemas.io.places import Place, is_local, map_small_files
 
 if TYPE_CHECKING:
     from richsem_prep.shard.task import ShardResult
@@ -119,7 +119,7 @@ def _make_shards(
 ) -> None:
     layout, name = summary.layout, summary.label_set
     spec = LabelSpec.read(layout.label_set(name).spec)
-    done = each_of(layout.out, lambda shard: shard_is_done(layout, name, shard, plan, spec), shards)
+    done = map_small_files(layout.out, lambda shard: shard_is_done(layout, name, shard, plan, spec), shards)
     missing = [shard for shard, is_done in zip(shards, done, strict=True) if not is_done]
     summary.already = len(shards) - len(missing)
     if not missing:

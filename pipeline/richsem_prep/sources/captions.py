@@ -1,4 +1,4 @@
-"""What counts as a caption."""
+"""The rules for captions."""
 
 MAX_CAPTION_BYTES = 2**14
 """More is no caption; a cache keeps them beside every picture."""

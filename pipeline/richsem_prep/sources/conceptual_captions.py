@@ -19,8 +19,9 @@ from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import WHOLE_FILE, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import WHOLE_FILE
 
 TSV_NAMES = (
     "Train_GCC-training.tsv",
@@ -29,7 +30,7 @@ TSV_NAMES = (
     "GCC-training.tsv",
     "cc3m.tsv",
 )
-"""What people call the file of the training captions; the first that is there counts."""
+"""Names that the file of the training captions has; the first that is there counts."""
 
 PICTURES = "training"
 DOWNLOADS = f"{TSV_NAMES[0]} beside {PICTURES}/ with pictures called CRC or LINE_CRC"

@@ -1,205 +1,248 @@
-"""Which datasets there are: where their pictures and class names come from, and the defaults that suit them."""
+"""Which datasets there are, a record each: adding one is a lister in a file of its own and a record here."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from richsem_prep.demo import TEACHER_SIZE, is_demo, write_demo
-from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
-from richsem_prep.demo.views import GEOMETRY, SCENE_GEOMETRY
-from richsem_prep.sources import (
-    absent_classes,
-    folder_classes,
-    list_cc3m,
-    list_folder,
-    list_imagenet,
-    list_webdataset,
-)
+from richsem_prep.demo import TEACHER_SIZE
+from richsem_prep.demo.geometry import GEOMETRY, SCENE_GEOMETRY
+from richsem_prep.sources.cc3m import list_cc3m
 from richsem_prep.sources.class_names import checked_names
-from richsem_prep.sources.detection_datasets import LAYOUTS, images_folders, open_detection, pictures_root
-from richsem_prep.sources.folder import NO_LABEL
-from richsem_prep.sources.source import Source, lvis_vocabulary
-from richsem_schemas.cache.manifest import Plan, ViewGeometry
-from richsem_schemas.errors import RichSemError, SourceError
-from richsem_schemas.io.places import Place, require_local
+from richsem_prep.sources.dataset import PictureDataset, Source
+from richsem_prep.sources.demo import draw_demo, open_demo
+from richsem_prep.sources.detection_dataset import DetectionDataset
+from richsem_prep.sources.folder import NO_LABEL, folder_classes, list_folder
+from richsem_prep.sources.imagenet import absent_classes, list_imagenet
+from richsem_prep.sources.webdataset import list_webdataset
+from richsem_schemas.cache.manifest import Plan
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.imagenet21k import imagenet21k_names
+from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Defaults of a dataset.
-
-    Attributes:
-        about: one line for help texts.
-        folder: where its pictures lie in $RICHSEM_DATA; None is a folder of the dataset's name.
-        crops: passes of crop views.
-        mosaics: passes of mosaic views.
-        windows: passes of window views; 0 for classification data, which has no boxes.
-        pictures: as `--pictures` takes it.
-        teacher: as `--teacher` takes it.
-        teacher_size: as `--teacher-size` takes it.
-        geometry: the scales of views.
-    """
-
-    about: str
-    folder: str | None = None
-    crops: int = 1
-    mosaics: int = 4
-    windows: int = 0
-    pictures: str = "copy"
-    teacher: str = "RN50:openai"
-    teacher_size: int | None = None
-    geometry: ViewGeometry = field(default_factory=ViewGeometry)
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether it is detection data: its views are windows, and nothing else's are."""
-        return self.windows > 0
+def _open_imagenet(root: Place, vocabulary: Vocabulary, class_ids: Mapping[str, int]) -> Source:
+    return Source(
+        vocabulary=vocabulary,
+        root=root,
+        entries=partial(list_imagenet, root, class_ids),
+        class_count=len(class_ids),
+        absent=tuple(absent_classes(root, class_ids)),
+    )
 
 
-def _detection(about: str, **changes: Any) -> Preset:
-    """Detection data stays where it is, and a cache of 4 passes costs a sixth of what the teacher costs online."""
-    return Preset(about, **{"crops": 0, "mosaics": 0, "windows": 4, "pictures": "reference", **changes})
+def _open_inet_lvis(root: Place) -> Source:
+    return _open_imagenet(root, known_vocabulary("lvis"), class_ids_by_wnid(inet_lvis_categories()))
 
 
-PRESETS: dict[str, Preset] = {
-    "inet-lvis": Preset("ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid"),
-    "inet-21k": Preset("all 21,841 classes of ImageNet-21k; a folder or tar a wnid"),
-    "inet-unlabeled": Preset("the pictures of inet-21k without labels", folder="inet-21k"),
-    "cc3m": Preset("Conceptual Captions: its TSV beside the pictures, or img2dataset's tars"),
-    "cc3m-unlabeled": Preset("the pictures of cc3m without captions", folder="cc3m"),
-    "webdataset": Preset("any tars of pictures, without labels"),
-    "lvis": _detection("LVIS v1 boxes on the pictures of COCO"),
-    "coco": _detection("COCO 2017 boxes"),
-    "objects365": _detection("Objects365 v1 or v2 boxes"),
-    "objects365-boxes": _detection("Objects365 boxes without their classes", folder="objects365"),
-    "openimages": _detection("OpenImages V4 and later: the CSV of boxes"),
-    "visual-genome": _detection("Visual Genome's objects of frequent names"),
-    "folder": Preset("any folder of pictures; a class is a folder's name"),
-    "demo": Preset("drawn by code, nothing to download", teacher="demo", teacher_size=TEACHER_SIZE, geometry=GEOMETRY),
-    "demo-detection": _detection(
+def _open_inet_21k(root: Place) -> Source:
+    names = imagenet21k_names()
+    vocabulary = Vocabulary(name="imagenet-21k", class_names=(NONE_NAME, *names.values()))
+    return _open_imagenet(root, vocabulary, {wnid: row for row, wnid in enumerate(names, 1)})
+
+
+def _open_inet_unlabeled(root: Place) -> Source:
+    return _open_imagenet(root, known_vocabulary("lvis"), dict.fromkeys(imagenet21k_names(), NO_LABEL))
+
+
+def _open_cc3m(root: Place, *, with_captions: bool) -> Source:
+    entries = partial(list_cc3m, root, with_captions=with_captions)
+    return Source(vocabulary=known_vocabulary("lvis"), root=root, entries=entries, has_captions=with_captions)
+
+
+def _open_tars(root: Place) -> Source:
+    return Source(vocabulary=known_vocabulary("lvis"), root=root, entries=partial(list_webdataset, root))
+
+
+def _open_folder(root: Place) -> Source:
+    classes = folder_classes(root)
+    own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
+    ids = {name: row for row, name in enumerate(classes, 1)}
+    return Source(
+        vocabulary=own if classes else known_vocabulary("lvis"),
+        root=root,
+        entries=partial(list_folder, root, ids),
+        class_count=len(ids),
+    )
+
+
+_OBJECTS365 = (
+    "annotations/zhiyuan_objv2_train.json",
+    "zhiyuan_objv2_train.json",
+    "train/zhiyuan_objv2_train.json",
+    "annotations/objects365_train.json",
+    "objects365_train.json",
+)
+_OPENIMAGES = ("oidv6-train-annotations-bbox.csv", "train-annotations-bbox.csv")
+
+_RECORDS: tuple[PictureDataset | DetectionDataset, ...] = (
+    DetectionDataset(
+        "lvis",
+        "LVIS v1 boxes on the pictures of COCO",
+        file_format="lvis",
+        annotations=("annotations/lvis_v1_train.json", "lvis_v1_train.json"),
+        images=(".", "images", "../coco", "../coco/images"),
+    ),
+    DetectionDataset(
+        "coco",
+        "COCO 2017 boxes",
+        file_format="coco",
+        annotations=("annotations/instances_train2017.json", "annotations/instances_train2014.json"),
+        images=("{split}", "images/{split}", ".", "images"),
+    ),
+    DetectionDataset(
+        "objects365",
+        "Objects365 v1 or v2 boxes",
+        file_format="objects365",
+        annotations=_OBJECTS365,
+        images=("{split}", "images/{split}", "images", "."),
+    ),
+    DetectionDataset(
+        "objects365-boxes",
+        "Objects365 boxes without their classes",
+        folder="objects365",
+        file_format="objects365",
+        annotations=_OBJECTS365,
+        images=("{split}", "images/{split}", "images", "."),
+        has_classes=False,
+    ),
+    DetectionDataset(
+        "openimages",
+        "OpenImages V4 and later: the CSV of boxes",
+        file_format="openimages",
+        annotations=tuple(f"{folder}{name}" for folder in ("", "annotations/", "metadata/") for name in _OPENIMAGES),
+        images=(".", "images", "OpenImages"),
+    ),
+    DetectionDataset(
+        "visual-genome",
+        "Visual Genome's objects of frequent names",
+        file_format="visual-genome",
+        annotations=("objects.json", "annotations/objects.json"),
+        images=(".", "images"),
+    ),
+    PictureDataset(
+        "inet-lvis", "ImageNet-21k's 997 classes that LVIS knows; a folder or tar a wnid", open=_open_inet_lvis
+    ),
+    PictureDataset("inet-21k", "all 21,841 classes of ImageNet-21k; a folder or tar a wnid", open=_open_inet_21k),
+    PictureDataset(
+        "inet-unlabeled",
+        "the pictures of inet-21k without labels",
+        folder="inet-21k",
+        open=_open_inet_unlabeled,
+    ),
+    PictureDataset(
+        "cc3m",
+        "Conceptual Captions: its TSV beside the pictures, or img2dataset's tars",
+        open=partial(_open_cc3m, with_captions=True),
+    ),
+    PictureDataset(
+        "cc3m-unlabeled",
+        "the pictures of cc3m without captions",
+        folder="cc3m",
+        open=partial(_open_cc3m, with_captions=False),
+    ),
+    PictureDataset("webdataset", "any tars of pictures, without labels", open=_open_tars),
+    PictureDataset("folder", "any folder of pictures; a class is a folder's name", open=_open_folder),
+    PictureDataset(
+        "demo",
+        "drawn by code, nothing to download",
+        draw=draw_demo,
+        open=open_demo,
+        teacher="demo",
+        teacher_size=TEACHER_SIZE,
+        geometry=GEOMETRY,
+    ),
+    DetectionDataset(
+        "demo-detection",
         "the demo's scenes and their boxes",
         folder="demo",
+        draw=draw_demo,
+        file_format="lvis",
+        annotations=("detection/annotations/lvis_demo_train.json",),
+        images=("detection/{split}",),
         teacher="demo",
         teacher_size=TEACHER_SIZE,
         geometry=SCENE_GEOMETRY,
     ),
-}
+)
+
+DATASETS: dict[str, PictureDataset | DetectionDataset] = {record.name: record for record in _RECORDS}
+"""By the names that `--dataset` takes, in the order of help texts."""
 
 
-def preset(dataset: str) -> Preset:
-    """Defaults of a dataset.
+def find_dataset(name: str) -> PictureDataset | DetectionDataset:
+    """The record of a dataset.
 
     Raises:
         RichSemError: there is no such dataset.
     """
-    if dataset not in PRESETS:
-        known = "; ".join(f"{name} ({item.about})" for name, item in PRESETS.items())
-        raise RichSemError(f"--dataset {dataset!r} is unknown; there are: {known}")
-    return PRESETS[dataset]
+    if name not in DATASETS:
+        known = "; ".join(f"{name} ({record.about})" for name, record in DATASETS.items())
+        raise RichSemError(f"--dataset {name!r} is unknown; there are: {known}")
+    return DATASETS[name]
+
+
+def dataset_kinds() -> str:
+    """The names of all datasets by their kind, for help texts."""
+    names: dict[str, list[str]] = {"Detection": [], "Classification": [], "Drawn by code": []}
+    for record in DATASETS.values():
+        kind = "Drawn by code" if record.draw else "Detection" if record.has_boxes else "Classification"
+        names[kind].append(record.name)
+    return ". ".join(f"{kind}: {', '.join(found)}" for kind, found in names.items())
 
 
 def open_source(dataset: str, root: Place, *, annotations: Path | None = None, images: Path | None = None) -> Source:
-    """Look at a dataset's root, without listing it.
+    """Look at a dataset's root, without listing it; what is drawn by code is drawn where it isn't there.
 
     Args:
-        dataset: a name of `PRESETS`.
+        dataset: its name.
         root: its folder.
-        annotations: of detection data, as `--annotations` takes it.
-        images: of detection data, as `--images` takes it.
+        annotations: of detection data, a file to take instead of the training split's, from here or below `root`.
+        images: of detection data, the folder of the pictures, from here or below `root`; None finds it.
 
     Raises:
         SourceError: it isn't there, or not in the expected layout, or a class can't have its name.
     """
-    if dataset in LAYOUTS:
-        _draw_demo(dataset, root)
-        return open_detection(dataset, root, annotations=annotations, images=images)
-    source = _open_classification(dataset, root)
+    record = _drawn(dataset, root)
+    if isinstance(record, DetectionDataset):
+        return record.open(root, annotations=annotations, images=images)
+    source = record.open(root)
     checked_names(str(root), source.vocabulary.class_names[1:])
     return source
-
-
-def _open_classification(dataset: str, root: Place) -> Source:
-    if dataset == "demo":
-        return _open_demo(require_local(root, "the demo"))
-    if dataset == "folder":
-        return _open_folder(root)
-    if dataset == "webdataset":
-        return Source(lvis_vocabulary(), (), root, 0, partial(list_webdataset, root))
-    if dataset in {"cc3m", "cc3m-unlabeled"}:
-        has_captions = dataset == "cc3m"
-        entries = partial(list_cc3m, root, with_captions=has_captions)
-        return Source(lvis_vocabulary(), (), root, 0, entries, has_captions=has_captions)
-    return _open_imagenet(dataset, root)
-
-
-def _open_imagenet(dataset: str, root: Place) -> Source:
-    if dataset == "inet-21k":
-        names_by_wnid = imagenet21k_names()
-        vocabulary = Vocabulary(name="imagenet-21k", class_names=(NONE_NAME, *names_by_wnid.values()))
-        ids = {wnid: row for row, wnid in enumerate(names_by_wnid, 1)}
-    elif dataset == "inet-unlabeled":
-        vocabulary, ids = lvis_vocabulary(), dict.fromkeys(imagenet21k_names(), NO_LABEL)
-    else:
-        vocabulary, ids = lvis_vocabulary(), class_ids_by_wnid(inet_lvis_categories())
-    return Source(vocabulary, tuple(absent_classes(root, ids)), root, len(ids), partial(list_imagenet, root, ids))
-
-
-def _open_demo(root: Path) -> Source:
-    _draw_demo("demo", root)
-    ids = _demo_class_ids(root)
-    names = (NONE_NAME, *sorted(ids, key=ids.__getitem__))
-    pictures = root / CLASSIFICATION
-    vocabulary = Vocabulary(name="demo", class_names=names)
-    return Source(vocabulary, (), pictures, len(ids), partial(list_imagenet, pictures, ids))
 
 
 def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *, images: Path | None = None) -> Place:
     """Where the pictures of an existing plan lie, without reading annotations again.
 
     Args:
-        dataset: a name of `PRESETS`.
+        dataset: its name.
         root: its folder.
         plan: of the cache.
         names: of some pictures of it.
-        images: of detection data, as `--images` takes it.
+        images: as `open_source` takes it.
 
     Raises:
         SourceError: they aren't there.
     """
-    if dataset not in LAYOUTS:
-        return open_source(dataset, root).root
-    _draw_demo(dataset, root)
-    folders = images_folders(dataset, root, plan.annotations or "", images)
-    found = pictures_root(folders, names)
-    if found is None:
-        raise SourceError(
-            f"{', '.join(map(str, folders))}: no picture of the plan is there, such as {names[0]}; name their folder "
-            "with --images"
-        )
-    return found
+    record = _drawn(dataset, root)
+    if isinstance(record, DetectionDataset):
+        return record.find_pictures(root, plan, names, images=images)
+    return open_source(dataset, root).root
 
 
-def _draw_demo(dataset: str, root: Place) -> None:
-    if dataset in {"demo", "demo-detection"} and not is_demo(folder := require_local(root, "the demo")):
-        write_demo(folder)
+def _drawn(dataset: str, root: Place) -> PictureDataset | DetectionDataset:
+    record = find_dataset(dataset)
+    if record.draw is not None:
+        record.draw(root)
+    return record
 
 
-def _demo_class_ids(root: Path) -> dict[str, int]:
-    try:
-        return {category["name"]: int(category["id"]) for category in json.loads((root / CATEGORIES).read_bytes())}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"{root / CATEGORIES} is damaged ({error}); delete {root}, it is drawn again") from None
+def other_annotations(plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
+    """The fields of a plan that would be others with the annotations which a run asks for.
 
-
-def _open_folder(root: Place) -> Source:
-    classes = folder_classes(root)
-    own = Vocabulary(name="folders", class_names=(NONE_NAME, *classes))
-    vocabulary = own if classes else lvis_vocabulary()
-    ids = {name: row for row, name in enumerate(classes, 1)}
-    return Source(vocabulary, (), root, len(ids), partial(list_folder, root, ids))
+    They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
+    """
+    record = find_dataset(plan.dataset)
+    return record.other_annotations(plan, root, annotations) if isinstance(record, DetectionDataset) else {}

@@ -8,12 +8,13 @@ from stat import S_ISREG
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry, require_pictures
 from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import WHOLE_FILE, printable
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import WHOLE_FILE
 
 MAX_BOXES = 10_000
 """Most boxes of one picture; its KEY.json must stay below a megabyte."""
@@ -32,13 +33,10 @@ def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[S
         SourceError: at the end where there was not a single picture.
     """
     sizes = data.root.sizes_below() if isinstance(data.root, RemotePath) else None
-    is_empty = True
-    for index, name in enumerate(data.files):
-        item = _entry(data, index, name, row_of, sizes)
-        is_empty = is_empty and isinstance(item, Rejected)
-        yield item
-    if is_empty:
-        raise SourceError(f"{data.root}: not one of the {len(data):,} annotated pictures is there; name their --images")
+    items = (_entry(data, index, name, row_of, sizes) for index, name in enumerate(data.files))
+    yield from require_pictures(
+        items, f"{data.root}: not one of the {len(data):,} annotated pictures is there; name their --images"
+    )
 
 
 def _entry(

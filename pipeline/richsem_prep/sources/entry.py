@@ -1,14 +1,15 @@
-"""What a source lists: pictures, and things that are none."""
+"""Entries of a source: pictures, and things that are none."""
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.errors import PictureError
-from richsem_schemas.io.originals import Original, read_original
+from richsem_schemas.errors import PictureError, SourceError
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.pictures.originals import Original, read_original
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +44,7 @@ class SourceEntry:
     r"""One picture of a source: where its bytes lie, which class it has, and what else is annotated.
 
     Attributes:
-        name: for people and for KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
+        name: in messages and in KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
             `n01440764.tar/n01440764_10.JPEG`; bytes that are no UTF-8 are shown as `\xff`.
         file: as in `Original`.
         offset: as in `Original`.
@@ -73,6 +74,20 @@ class Rejected:
 
     name: str
     reason: str
+
+
+def require_pictures(items: Iterable[SourceEntry | Rejected], otherwise: str) -> Iterator[SourceEntry | Rejected]:
+    """Pass on what is listed.
+
+    Raises:
+        SourceError: at the end where there was not a single picture; says `otherwise`.
+    """
+    is_empty = True
+    for item in items:
+        is_empty = is_empty and isinstance(item, Rejected)
+        yield item
+    if is_empty:
+        raise SourceError(otherwise)
 
 
 def read_entry(root: Place, entry: SourceEntry) -> bytes:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from richsem_prep.sources.entry import Rejected, SourceEntry
+from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
 from richsem_prep.sources.walk import Entry, file_entry, is_folder, scan_root, walk_files
-from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 
 _LAYOUT = "pictures, or folders of pictures, one folder a class"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
@@ -38,17 +37,10 @@ def list_folder(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceEnt
         SourceError: at once where ROOT is missing or empty; while listing where a folder can't be read; at the end
             where there was not a single picture.
     """
-    return _list_top(root, scan_root(root, layout=_LAYOUT), class_ids)
-
-
-def _list_top(root: Place, entries: list[Entry], class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:
-    is_empty = True
-    for item in _list_files(root, entries, class_ids):
-        checked = _reject_archive(item)
-        is_empty = is_empty and isinstance(checked, Rejected)
-        yield checked
-    if is_empty:
-        raise SourceError(f"{root} has no file that could be a picture; expected {_LAYOUT}. Point --root at it")
+    files = map(_reject_archive, _list_files(root, scan_root(root, layout=_LAYOUT), class_ids))
+    return require_pictures(
+        files, f"{root} has no file that could be a picture; expected {_LAYOUT}. Point --root at it"
+    )
 
 
 def _list_files(root: Place, entries: list[Entry], class_ids: Mapping[str, int]) -> Iterator[SourceEntry | Rejected]:

@@ -3,19 +3,19 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from richsem_prep.sources.entry import Rejected, SourceEntry
-from richsem_prep.sources.tar_files import COMPRESSED, COMPRESSED_REASON, TAR, member_name, tar_files
+from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
+from richsem_prep.sources.tar_files import COMPRESSED, COMPRESSED_REASON, TAR, member_entry, tar_files
 from richsem_prep.sources.walk import Entry, file_entry, first_names, is_folder, scan_root, walk_files
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 
 _LAYOUT = "a folder or an uncompressed tar per class, such as n01440764/ or n01440764.tar"
 
 
 @dataclass(frozen=True, slots=True)
 class _ClassPlace:
-    """What ROOT has of one class: the file name of a folder or a tar, and things that can't be used."""
+    """A class in ROOT: the file name of its folder or tar, and things that can't be used."""
 
     class_name: str
     folder: bytes | None
@@ -50,7 +50,10 @@ def list_imagenet(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceE
             f"{root} has none of the {len(class_ids)} classes asked for; expected {_LAYOUT}; {found}. "
             "Point --root at the folder that holds the classes"
         )
-    return _list_places(root, places, class_ids)
+    return require_pictures(
+        _list_places(root, places, class_ids),
+        f"{root} has folders of the classes asked for but no file in them; expected {_LAYOUT}",
+    )
 
 
 def absent_classes(root: Place, class_ids: Mapping[str, int]) -> list[str]:
@@ -109,28 +112,12 @@ def _why_unusable(name: str, used: bytes | None) -> str:
 def _list_places(
     root: Place, places: list[_ClassPlace], class_ids: Mapping[str, int]
 ) -> Iterator[SourceEntry | Rejected]:
-    is_empty = True
     for place in places:
         yield from place.unusable
-        if not place.is_usable:
-            continue
-        for item in _list_class(root, place, class_ids[place.class_name]):
-            is_empty = is_empty and isinstance(item, Rejected)
-            yield item
-    if is_empty:
-        raise SourceError(f"{root} has folders of the classes asked for but no file in them; expected {_LAYOUT}")
-
-
-def _list_class(root: Place, place: _ClassPlace, category_id: int) -> Iterator[SourceEntry | Rejected]:
-    if place.folder is not None:
-        return walk_files(root, place.folder, category_id)
-    assert place.tar is not None  # unusable places are skipped
-    return _list_tar(root, place.tar, category_id)
-
-
-def _list_tar(root: Place, tar: bytes, category_id: int) -> Iterator[SourceEntry | Rejected]:
-    """List a tar's pictures in the order a folder of the same files would have, what is rejected first."""
-    members, rejected = tar_files(root, tar)
-    yield from rejected
-    for path, member in members.items():
-        yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, category_id)
+        category_id = class_ids[place.class_name]
+        if place.folder is not None:
+            yield from walk_files(root, place.folder, category_id)
+        elif place.tar is not None:
+            members, rejected = tar_files(root, place.tar)
+            yield from rejected
+            yield from (member_entry(place.tar, path, member, category_id) for path, member in members.items())

@@ -1,4 +1,4 @@
-"""What img2dataset writes with `--output_format webdataset`: tars of KEY.jpg, KEY.txt and KEY.json, a parquet each.
+"""img2dataset's output with `--output_format webdataset`: tars of KEY.jpg, KEY.txt and KEY.json, a parquet each.
 
 A sample's picture, caption and facts are members of one tar. The parquet beside it has a row for every link, those that
 were dead included.
@@ -15,16 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse_caption, too_long
-from richsem_prep.sources.entry import Rejected, SourceEntry
+from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
 from richsem_prep.sources.folder import NO_LABEL
-from richsem_prep.sources.tar_files import TAR, find_tars, member_name, tar_files
+from richsem_prep.sources.tar_files import TAR, find_tars, member_entry, member_name, tar_files
 from richsem_prep.sources.tar_members import TarMember
 from richsem_prep.sources.walk import first_names, scan_root
 from richsem_prep.sources.webdataset import is_picture
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import read_at
-from richsem_schemas.io.originals import open_below, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import open_below
 
 TARS = "img2dataset's tars, such as 00000.tar"
 
@@ -50,22 +51,20 @@ def list_img2dataset(root: Place, *, layout: str, with_captions: bool) -> Iterat
         found = "; ".join(f"{item.name}: {item.reason}" for item in rejected[:3])
         found = found or f"found {first_names(scan_root(root, layout=layout))}"
         raise SourceError(f"{root}: {found}; expected {layout}. Point --root at it")
-    return _list_tars(root, tars, rejected, with_captions)
+    asked = " with a caption; --dataset cc3m-unlabeled takes them without" if with_captions else ""
+    return require_pictures(
+        _list_tars(root, tars, rejected, with_captions),
+        f"the tars in {root} hold no pictures{asked}; expected {TARS}",
+    )
 
 
 def _list_tars(
     root: Place, tars: list[bytes], rejected: list[Rejected], with_captions: bool
 ) -> Iterator[SourceEntry | Rejected]:
     yield from rejected
-    is_empty = True
     for tar in tars:
         yield from _dead_links(root, tar)
-        for item in _list_tar(root, tar, with_captions):
-            is_empty = is_empty and isinstance(item, Rejected)
-            yield item
-    if is_empty:
-        asked = " with a caption; --dataset cc3m-unlabeled takes them without" if with_captions else ""
-        raise SourceError(f"the tars in {root} hold no pictures{asked}; expected {TARS}")
+        yield from _list_tar(root, tar, with_captions)
 
 
 def _list_tar(root: Place, tar: bytes, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
@@ -74,7 +73,7 @@ def _list_tar(root: Place, tar: bytes, with_captions: bool) -> Iterator[SourceEn
     pictures = [(path, member) for path, member in members.items() if is_picture(path)]
     if not with_captions:
         for path, member in pictures:
-            yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, NO_LABEL)
+            yield member_entry(tar, path, member, NO_LABEL)
     elif pictures:
         with open_below(root, tar) as descriptor:
             for path, member in pictures:

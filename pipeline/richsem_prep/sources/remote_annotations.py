@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from richsem_schemas.annotations.openimages_file import CLASS_FILES, folders_of_classes
+from richsem_schemas.annotations.visual_genome_file import PICTURE_FILE
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
 
-_BESIDE = ("image_data.json", "*class-descriptions*.csv", "*classes-description*.csv")
-"""What Visual Genome and OpenImages want beside their boxes."""
+_BESIDE = (PICTURE_FILE, *CLASS_FILES)
+"""Files that Visual Genome and OpenImages need beside their boxes."""
 
 
 @contextmanager
@@ -37,8 +39,8 @@ def local_annotations(path: Place) -> Iterator[Path]:
 
 
 def _beside(path: RemotePath) -> Iterator[RemotePath]:
-    above = path.parent.parent
-    for folder in (above / "annotations", above / "metadata", above, path.parent / "metadata", path.parent):
+    # All are copied into one folder, so that of files of one name the preferred one comes last.
+    for folder in reversed(folders_of_classes(path)):
         if folder.is_dir():
             for item, status in folder.scan():
                 if any(fnmatch.fnmatchcase(item.name, pattern) for pattern in _BESIDE) and status.st_size:

@@ -6,8 +6,9 @@ from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.tar_members import TarDamageError, TarMember, tar_members
 from richsem_prep.sources.walk import file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.errors import PictureError
-from richsem_schemas.io.originals import open_below, printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import open_below
 
 TAR = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -70,8 +71,13 @@ def tar_files(root: Place, tar: bytes) -> tuple[dict[bytes, TarMember], list[Rej
 
 
 def member_name(tar: bytes, path: bytes) -> str:
-    """What people read for a member of a tar."""
+    """The name of a member of a tar in messages and in KEY.json."""
     return printable(tar + b"/" + path)
+
+
+def member_entry(tar: bytes, path: bytes, member: TarMember, category_id: int) -> SourceEntry:
+    """The picture that a member of a tar is."""
+    return SourceEntry(member_name(tar, path), tar, member.offset, member.size, category_id)
 
 
 def _add_member(members: dict[bytes, TarMember], tar: bytes, member: TarMember) -> Iterator[Rejected]:

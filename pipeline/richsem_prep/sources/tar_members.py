@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import OpenFile, read_at, size_of
-from richsem_schemas.io.originals import printable
+from richsem_schemas.io.words import printable
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
@@ -157,7 +157,7 @@ def _read_extension(descriptor: OpenFile, offset: int, size: int) -> bytes:
 
 
 def _extension_fields(kind: bytes, content: bytes, offset: int) -> dict[bytes, bytes]:
-    """What the content of a pax or GNU header says of the next member, as pax fields."""
+    """The fields that a pax or GNU header gives the next member."""
     if kind == _LONG_NAME:
         return {b"path": content.split(b"\0", 1)[0]}
     if kind == b"K":

@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import WHOLE_FILE, printable
 from richsem_schemas.io.places import Place, RemotePath, RemoteStatus
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import WHOLE_FILE
 
 _DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
 _HIDDEN = b"."

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
 from richsem_prep.sources.folder import NO_LABEL
-from richsem_prep.sources.tar_files import find_tars, member_name, tar_files
+from richsem_prep.sources.tar_files import find_tars, member_entry, tar_files
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 
 _LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
 _SHOWN = 3
@@ -64,4 +64,4 @@ def _list_tar(root: Place, tar: bytes) -> Iterator[SourceEntry | Rejected]:
     if not pictures and not rejected:
         yield Rejected(printable(tar), "a tar without a member that is called like a picture (.jpg, .png, .webp, ...)")
     for path, member in pictures:
-        yield SourceEntry(member_name(tar, path), tar, member.offset, member.size, NO_LABEL)
+        yield member_entry(tar, path, member, NO_LABEL)

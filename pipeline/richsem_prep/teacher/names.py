@@ -1,16 +1,19 @@
-"""How class names stand in prompts, and what identifies a text bank; needs no torch."""
+"""How class names stand in prompts, which of them a teacher reads as one, and what identifies a text bank; no torch."""
 
 from typing import Literal
 
 from richsem_schemas.cache.manifest import TextSpec
+from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
+
+_SHOWN = 5
 
 NamePolicy = Literal["raw", "clean"]
 
 
 def prompted_name(name: str, policy: NamePolicy) -> str:
-    """What stands in the templates for a class name.
+    """The text that stands in templates for a class name.
 
     `raw` leaves it as the dataset writes it, underscores and brackets included, as the reference does. `clean` (ours)
     writes "bow_(decorative_ribbons)" as "bow decorative ribbons".
@@ -21,7 +24,7 @@ def prompted_name(name: str, policy: NamePolicy) -> str:
 
 
 def text_spec(vocabulary: Vocabulary, policy: NamePolicy, templates: tuple[str, ...]) -> TextSpec:
-    """What identifies the text of a label set."""
+    """The identity of a label set's text: vocabulary, policy and a hash of all prompts."""
     names = [prompted_name(name, policy) for name in vocabulary.class_names]
     return TextSpec(
         vocabulary=vocabulary.name,
@@ -29,4 +32,29 @@ def text_spec(vocabulary: Vocabulary, policy: NamePolicy, templates: tuple[str, 
         classes=len(names),
         templates=len(templates),
         prompts_sha256=json_sha256([names, list(templates)]),
+    )
+
+
+def alike_names(bank: TextBank) -> list[tuple[str, ...]]:
+    """Names of classes that have one and the same text embedding, a group each, in the order of their rows.
+
+    Case is nothing to CLIP's tokenizer, and of a prompt it reads 77 tokens. What it reads as one goes through the same
+    batches to the same bytes.
+    """
+    groups: dict[bytes, list[str]] = {}
+    for name, features_D in zip(bank.class_names, bank.features, strict=True):
+        groups.setdefault(features_D.tobytes(), []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def alike_warning(bank: TextBank) -> str | None:
+    """A warning of classes that the teacher can't tell apart by their names; None where there are none."""
+    groups = alike_names(bank)
+    if not groups:
+        return None
+    shown = "; ".join(" = ".join(map(repr, names[:_SHOWN])) for names in groups[:_SHOWN])
+    more = f"; and {len(groups) - _SHOWN:,} more" if len(groups) > _SHOWN else ""
+    return (
+        f"the teacher reads some class names as one, and these classes share what a soft label gives them evenly: "
+        f"{shown}{more}. Rename or merge them if that isn't meant"
     )

@@ -40,7 +40,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, eq=False)
 class PreparedView:
-    """What the device needs of one view.
+    """One view, ready for the device.
 
     Attributes:
         images: uint8 [1, H, W, 3] for `roi-align`, [R, H, W, 3] for `crop`.
@@ -241,7 +241,7 @@ def scaled_to(pixels_HW3: NDArray[np.uint8], longer_side: int | None) -> NDArray
 
 
 def size_ratio(new_HW3: NDArray[np.uint8], old_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """What coordinates (x1, y1, x2, y2) are multiplied by when a picture changes its size: float32 [4]."""
+    """Factors of coordinates (x1, y1, x2, y2) when a picture changes its size: float32 [4]."""
     return np.array([new_HW3.shape[1] / old_HW3.shape[1], new_HW3.shape[0] / old_HW3.shape[0]] * 2, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What driver and workers tell each other; needs neither torch nor Ray."""
+"""Settings that a driver gives its workers, and their answer; needs neither torch nor Ray."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ MAX_DECODE_THREADS = 16
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a worker needs before it knows any cache.
+    """The settings of a worker before it knows any cache.
 
     Attributes:
         teacher: as given to `--teacher`.
@@ -33,7 +33,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class WorkerDescription:
-    """What a worker turned out to be."""
+    """A worker's answer: the teacher and the environment that its settings led to."""
 
     teacher: TeacherIdentity
     region_encoder: RegionEncoderSpec

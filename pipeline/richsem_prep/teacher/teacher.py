@@ -33,7 +33,7 @@ _GELU = "-gelu"
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What `--teacher` says.
+    """The teacher that `--teacher` names.
 
     Attributes:
         model: open_clip's name of the architecture, or `hf-hub:...`, or `local-dir:...`.
@@ -206,6 +206,25 @@ def load_teacher(spec: TeacherSpec, *, device: torch.device) -> Teacher:
     # Convolutions are up to twice as fast in this layout, on CPUs as on GPUs.
     model.visual.to(memory_format=torch.channels_last)
     return Teacher(model, identity, tokenizer)
+
+
+def torch_device(name: str | None) -> torch.device:
+    """The device that `--device` names; None is the first CUDA device if there is one.
+
+    Raises:
+        TeacherError: it can't be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise TeacherError(f"--device {name!r} can't be used: {reason}; leave it out, or name cpu or cuda") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise TeacherError(f"--device {name!r}: only cpu and cuda are supported")
+    return device
 
 
 @contextmanager

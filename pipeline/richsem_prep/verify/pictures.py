@@ -14,9 +14,9 @@ from richsem_schemas.cache.layout import sample_key
 from richsem_schemas.cache.manifest import PicturesReceipt, Plan
 from richsem_schemas.cache.quarantine import read_quarantine
 from richsem_schemas.errors import CorruptCacheError
-from richsem_schemas.io.originals import Original
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
+from richsem_schemas.pictures.originals import Original
 
 EXTENSIONS = ("jpg", "png", "webp", "bmp", "gif", "tif", "ppm")
 """What pictures in a cache are called; `picture_extension` gives no other."""

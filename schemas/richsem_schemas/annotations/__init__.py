@@ -5,7 +5,6 @@ from richsem_schemas.annotations.detection_data import (
     DetectionData,
     check_vocabulary,
     read_annotations,
-    read_annotations_below,
 )
 from richsem_schemas.annotations.scored_annotations import Category, ScoredAnnotations
 
@@ -18,5 +17,4 @@ __all__ = [
     "ScoredAnnotations",
     "check_vocabulary",
     "read_annotations",
-    "read_annotations_below",
 ]

@@ -1,4 +1,4 @@
-"""What every format of annotation files is read into, before boxes are cleaned and pictures looked for."""
+"""The contents of annotation files of any format, before boxes are cleaned and pictures looked for."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ METRIC_OF: Mapping[AnnotationFormat, Metric] = {
     "openimages": "boxes",
     "visual-genome": "boxes",
 }
-"""What files of a format are scored by; for all but `boxes` they hold what an official metric takes."""
+"""The protocol that files of a format are scored by; for all but `boxes` they hold what an official metric takes."""
 
 MAX_CATEGORY_ID = 1_000_000
 """Largest category id that is accepted: tables by id are as long."""
@@ -42,14 +42,14 @@ class CategoryRecord:
 
 @dataclass(frozen=True, eq=False)
 class MetricFields:
-    """What only a metric needs of N pictures and M boxes.
+    """Fields of N pictures and M boxes that only a metric needs.
 
     Attributes:
         areas: float64 [M]; NaN where the file gives none.
         are_ignored: bool [M]; what `lvis` reads under `ignore`.
         negative_ids: categories that were looked for in a picture and aren't there, an int64 array a picture; None
             where the metric is not LVIS's.
-        not_exhaustive_ids: categories of which a picture may show more than is annotated; likewise.
+        not_exhaustive_ids: categories of which a picture may show more than is annotated; as `negative_ids`.
     """
 
     areas: NDArray[np.float64]

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import SourceError
+
+Float = TypeVar("Float", bound=np.floating)
 
 MIN_BOX_SIDE_PX = 1e-3
 """Boxes thinner than this have no area in float32 at the far side of a large picture."""
@@ -21,6 +24,16 @@ _NEARLY_ALL = 0.9
 
 _AT_ONCE = 2**20
 """Boxes that are cleaned at a time, so that it takes little memory beside the boxes themselves."""
+
+
+def xywh_to_xyxy(boxes_xywh: NDArray[Float]) -> NDArray[Float]:
+    """Boxes [..., 4] by left, top, width and height as boxes by their corners, of the same type."""
+    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
+
+
+def xyxy_to_xywh(boxes_xyxy: NDArray[Float]) -> NDArray[Float]:
+    """Boxes [..., 4] by their corners as boxes by left, top, width and height, of the same type."""
+    return np.concatenate([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +120,7 @@ def clean_boxes(
 
 
 def look_like_fractions(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> dict[str, int]:
-    """Count the boxes that lie in the first pixel of their picture, for people, if nearly all do; else nothing.
+    """Count the boxes that lie in the first pixel of their picture, if nearly all do; else nothing.
 
     Fractions of the picture's sides do where pixels are expected, and are too small to be seen or found.
 
@@ -117,10 +130,10 @@ def look_like_fractions(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> dic
     """
     count = 0
     for part in _parts(boxes):
-        xywh = part.boxes_xywh
         with np.errstate(invalid="ignore", over="ignore"):
-            in_first = (xywh[:, :2] >= 0).all(axis=1) & (xywh[:, :2] + xywh[:, 2:] <= 1).all(axis=1)
-        count += int((in_first & (xywh[:, 2:] > 0).all(axis=1) & (hws_px[part.image_index] > 1).all(axis=1)).sum())
+            xyxy = xywh_to_xyxy(part.boxes_xywh)
+        in_first = ((xyxy[:, :2] >= 0) & (xyxy[:, 2:] <= 1) & (part.boxes_xywh[:, 2:] > 0)).all(axis=1)
+        count += int((in_first & (hws_px[part.image_index] > 1).all(axis=1)).sum())
     if not count or count < _NEARLY_ALL * len(boxes):
         return {}
     return {
@@ -158,8 +171,6 @@ def _cleaned(
 
 
 def _clip(boxes_xywh: NDArray[np.floating], hws_px: NDArray[np.int32]) -> NDArray[np.float64]:
-    limits = hws_px[:, ::-1].astype(np.float64)
-    first = np.clip(boxes_xywh[:, :2].astype(np.float64), 0, limits)
+    limits = np.tile(hws_px[:, ::-1].astype(np.float64), 2)
     with np.errstate(over="ignore"):  # Infinity is clipped as well.
-        last = np.clip(boxes_xywh[:, :2].astype(np.float64) + boxes_xywh[:, 2:], 0, limits)
-    return np.concatenate([first, last - first], axis=1)
+        return xyxy_to_xywh(np.clip(xywh_to_xyxy(boxes_xywh.astype(np.float64)), 0, limits))

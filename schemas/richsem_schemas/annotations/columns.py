@@ -41,7 +41,7 @@ class RecordList(list[Any]):
                 )
 
     def values(self, key: str, default: object = None) -> list[Any]:
-        """What stands under `key`; `default` where there is no such key."""
+        """The values under `key`; `default` where there is no such key."""
         if self._are_typed:
             return list(map(attrgetter(key), self))
         return [record.get(key, default) for record in self]

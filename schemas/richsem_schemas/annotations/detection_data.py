@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import METRIC_OF, AnnotationFile, AnnotationFormat
-from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images, look_like_fractions
+from richsem_schemas.annotations.boxes import (
+    AnnotatedBoxes,
+    clean_boxes,
+    count_images,
+    look_like_fractions,
+    xywh_to_xyxy,
+)
 from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures, require_names_once
@@ -23,7 +29,7 @@ from richsem_schemas.annotations.scored_annotations import (
 )
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import IrregularFileError, SourceError
-from richsem_schemas.io.places import Place
+from richsem_schemas.io.places import Place, RemotePath
 
 _SHOWN = 5
 """How many culprits a message names."""
@@ -80,8 +86,7 @@ class DetectionData:
 
     def boxes_xyxy(self, index: int) -> NDArray[np.float32]:
         """Boxes of a picture by their corners, float32 [G, 4]; pixels, or fractions where `are_relative`."""
-        boxes_xywh, _ = self.objects(index)
-        return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+        return xywh_to_xyxy(self.objects(index)[0])
 
     def image_counts(self, num_classes: int) -> NDArray[np.int64]:
         """Pictures a category, int64 [C], 0 for rows without a category; for the federated loss."""
@@ -90,13 +95,13 @@ class DetectionData:
         return counts
 
     def problem_lines(self) -> list[str]:
-        """One line a kind of problem, for people; empty where there was none."""
+        """One line of text a kind of problem; empty where there was none."""
         return [f"{count:,} {problem}" for problem, count in self.problems.items() if count]
 
 
 def read_annotations(
     path: Path,
-    root: Place,
+    root: Place | Sequence[Place],
     *,
     file_format: AnnotationFormat = "lvis",
     class_names: Sequence[str] | None = None,
@@ -110,7 +115,8 @@ def read_annotations(
 
     Args:
         path: the JSON file; of OpenImages the CSV of boxes, of Visual Genome `objects.json`.
-        root: folder of the pictures; see `picture_files.locate_pictures` for where they may lie in it.
+        root: folder of the pictures, or several in the order of preference, of which the first that has them counts;
+            see `picture_files.locate_pictures` for where they may lie in it.
         file_format: whose files these are.
         class_names: for Visual Genome, whose files don't list their classes: those to keep, in the order of their ids
             from 1. None keeps the frequent ones.
@@ -118,34 +124,8 @@ def read_annotations(
         is_scored: read what the metric of the format needs as well, and require it.
 
     Raises:
-        SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be.
-    """
-    return read_annotations_below(
-        path, [root], file_format=file_format, class_names=class_names, may_miss=may_miss, is_scored=is_scored
-    )
-
-
-def read_annotations_below(
-    path: Path,
-    roots: Sequence[Place],
-    *,
-    file_format: AnnotationFormat,
-    class_names: Sequence[str] | None = None,
-    may_miss: bool = False,
-    is_scored: bool = False,
-) -> DetectionData:
-    """Read a file of detection annotations whose pictures lie below one of several folders; see `read_annotations`.
-
-    Args:
-        path: as there.
-        roots: the folders, in the order of preference.
-        file_format: as there.
-        class_names: as there.
-        may_miss: as there.
-        is_scored: as there.
-
-    Raises:
-        SourceError: as there; about the first folder where the pictures are in none.
+        SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be; about
+            the first folder where the pictures are in none.
     """
     found = _found(path, file_format, class_names, is_scored=is_scored)
     categories = _categories(found)
@@ -159,10 +139,11 @@ def read_annotations_below(
     order = np.argsort(kept.image_index, kind="stable")
     kept = kept.only(order)
     count = len(found.image_ids)
-    root, files = _located(found, roots, path, may_miss)
+    roots = [root] if isinstance(root, Path | RemotePath) else root
+    folder, files = _located(found, roots, path, may_miss)
     require_names_once(files, found.image_ids, path)
     return DetectionData(
-        root=root,
+        root=folder,
         files=files,
         image_ids=found.image_ids,
         hws_px=found.hws_px,

@@ -70,7 +70,7 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
     with open_regular(path) as file:
         if _is_wide(file.peek(4)[:4]):
             raise SourceError(f"{path}: is UTF-16 or UTF-32, and JSON is read as UTF-8; save it as UTF-8")
-        text = _Text(file)
+        text = _JsonText(file)
         try:
             first = text.peek()
             if first == "[":
@@ -102,7 +102,7 @@ def _is_wide(start: bytes) -> bool:
     return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _WIDE_BRACKET.match(start) is not None
 
 
-def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:
+def _members(text: "_JsonText", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[str, list[Any]]]:
     text.take("{")
     names: set[str] = set()
     while text.peek() != "}":
@@ -122,7 +122,7 @@ def _members(text: "_Text", decoders: Mapping[str, _Decoder]) -> Iterator[tuple[
     text.take("}")
 
 
-def _batches(name: str, text: "_Text", decoder: _Decoder | None) -> Iterator[tuple[str, list[Any]]]:
+def _batches(name: str, text: "_JsonText", decoder: _Decoder | None) -> Iterator[tuple[str, list[Any]]]:
     text.take("[")
     batch: list[Any] = []
     is_first, count = True, 0
@@ -143,7 +143,7 @@ def _batches(name: str, text: "_Text", decoder: _Decoder | None) -> Iterator[tup
         yield name, batch
 
 
-class _Text:
+class _JsonText:
     """The text of a file from some position on, as much as is needed; `done` counts characters of values."""
 
     def __init__(self, file: BinaryIO) -> None:

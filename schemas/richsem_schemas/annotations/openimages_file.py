@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +15,24 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import AnnotationFile, CategoryRecord, NameRule
-from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes, xyxy_to_xywh
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import open_regular
+from richsem_schemas.io.places import RemotePath
+from richsem_schemas.io.words import printable
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)
 _GROUP = "IsGroupOf"
-_CLASS_FILES = ("*class-descriptions-boxable.csv", "*classes-description*.csv", "*class-descriptions*.csv")
+CLASS_FILES = ("*class-descriptions-boxable.csv", "*classes-description*.csv", "*class-descriptions*.csv")
+"""Patterns of the names that people's class descriptions have, in the order of preference."""
+
 _MAX_CLASSES = 100_000
 _MAX_LINE = 2**16
 _SHOWN = 5
+
+AnyPlace = TypeVar("AnyPlace", Path, RemotePath)
 _UNKNOWN = -1
 
 
@@ -41,9 +47,9 @@ def read_openimages_file(path: Path) -> AnnotationFile:
         SourceError: a file can't be read, is something else, or has no usable line.
     """
     class_file = _class_file(path)
-    labels = _read_class_file(class_file)
+    labels = read_class_file(class_file)
     table = _Table(path, {label: number for number, (label, _) in enumerate(labels, 1)})
-    broken = _Broken()
+    broken = _BrokenLines()
     for batch in _batches(path, broken):
         table.add(batch)
     if not table.images:
@@ -73,8 +79,8 @@ def _examples(unknown: dict[str, None]) -> str:
     return ", ".join(list(unknown)[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")
 
 
-class _Broken:
-    """Counts lines with another number of columns than the header."""
+class _BrokenLines:
+    """Skips and counts lines with another number of columns than the header."""
 
     def __init__(self) -> None:
         self.lines = 0
@@ -84,7 +90,7 @@ class _Broken:
         return "skip"
 
 
-def _batches(path: Path, broken: _Broken) -> Iterator[pa.RecordBatch]:
+def _batches(path: Path, broken: _BrokenLines) -> Iterator[pa.RecordBatch]:
     """The needed columns as bytes: numbers and names are checked afterwards, so that one bad line ends nothing."""
     columns = _header(path)
     missing = [name for name in _NEEDED if name not in columns]
@@ -182,7 +188,7 @@ class _Table:
         image_index = _numbered(batch.column("ImageID"), self._image_number)
         category_ids = _numbered(batch.column("LabelName"), self._category_number)
         with np.errstate(invalid="ignore"):  # Infinities, which are left out below.
-            boxes_xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1)
+            boxes_xywh = xyxy_to_xywh(np.stack([x1, y1, x2, y2], axis=1))
         # A cell that is no number became NaN; no line of OpenImages has one.
         whole = np.isfinite(boxes_xywh).all(axis=1) & np.isfinite(crowd)
         self.broken += int((~whole).sum())
@@ -202,7 +208,7 @@ class _Table:
 def _numbered(column: pa.Array, number_of: Callable[[str], int]) -> NDArray[np.int64]:
     """The number of each text, int64 [N]."""
     encoded = column.dictionary_encode()
-    numbers = [number_of(text.decode("utf-8", "backslashreplace")) for text in encoded.dictionary.to_pylist()]
+    numbers = [number_of(printable(text)) for text in encoded.dictionary.to_pylist()]
     return np.array(numbers, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
@@ -221,12 +227,15 @@ def _number(cell: bytes) -> float:
         return float("nan")
 
 
+def folders_of_classes(path: AnyPlace) -> tuple[AnyPlace, ...]:
+    """Folders in which the class descriptions of a CSV of boxes may lie, in the order of preference."""
+    here, above = path.parent, path.parent.parent
+    return here, here / "metadata", above, above / "metadata", above / "annotations"
+
+
 def _class_file(path: Path) -> Path:
-    """The class descriptions beside a CSV of boxes, or in the folder above or its `metadata`."""
-    above = path.parent.parent
-    folders = (path.parent, path.parent / "metadata", above, above / "metadata", above / "annotations")
-    for folder in folders:
-        for pattern in _CLASS_FILES:
+    for folder in folders_of_classes(path):
+        for pattern in CLASS_FILES:
             if found := sorted(item for item in folder.glob(pattern) if item.is_file()):
                 return found[0]
     raise SourceError(
@@ -234,8 +243,12 @@ def _class_file(path: Path) -> Path:
     )
 
 
-def _read_class_file(path: Path) -> list[tuple[str, str]]:
-    """Labels and their names in the order of the file; a header is passed over."""
+def read_class_file(path: Path) -> list[tuple[str, str]]:
+    """Labels and their names in the order of a file of class descriptions; a header is passed over.
+
+    Raises:
+        SourceError: it can't be read, is something else, or names a label twice.
+    """
     labels: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

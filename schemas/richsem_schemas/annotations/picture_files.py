@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import NameRule
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import Place, each_of
+from richsem_schemas.io.places import Place, map_small_files
 
 _PROBES = 8
 """How many pictures, spread over the file, must exist for a rule to count."""
@@ -45,36 +45,38 @@ def locate_pictures(
         raise SourceError(f"{root}: no such folder of pictures for {path}")
     probes = _FORGIVING_PROBES if may_miss else _PROBES
     positions = sorted({position * count // probes for position in range(probes)})
-    tried: list[str] = []
-    first_missing: list[str] = []
+    tried: dict[str, str] = {}
     best: tuple[int, tuple[str, ...]] = (0, ())
     for description, rule in rules.items():
-        try:
-            names = [rule(position) for position in range(count)]
-        except UnusableNameError as error:
-            raise SourceError(f"{error}{_remedy(error.name, root)}") from None
-        known = tuple(name for name in names if name is not None)
-        if len(known) < count:
+        names = _names_by(rule, count, root)
+        if names is None:
             continue
-        probed = [known[position] for position in positions]
-        are_there = each_of(root, lambda name: _is_file(root / name), probed)
-        missing = [name for name, is_there in zip(probed, are_there, strict=True) if not is_there]
-        if not missing:
-            return known
-        best = max(best, (len(positions) - len(missing), known), key=lambda found: found[0])
-        first_missing.append(missing[0])
-        tried.append(f"{missing[0]} ({description})")
+        probed = [names[position] for position in positions]
+        are_there = map_small_files(root, lambda name: _is_file(root / name), probed)
+        if all(are_there):
+            return names
+        best = max(best, (sum(are_there), names), key=lambda found: found[0])
+        tried.setdefault(probed[are_there.index(False)], description)
     if may_miss and best[0]:
         return best[1]
     if not tried:
         raise SourceError(
             f"{path}: not every entry of `images` has a `file_name` or a `coco_url`; one of them must name the picture"
         )
-    strange = next((name for name in first_missing if "\\" in name), None)
-    raise SourceError(
-        f"{path}: its pictures are not below {root}; missing: {'; '.join(dict.fromkeys(tried))}"
-        + (". Give the folder that these names start from" if strange is None else _remedy(strange, root))
-    )
+    strange = next((name for name in tried if "\\" in name), None)
+    missing = "; ".join(f"{name} ({description})" for name, description in tried.items())
+    remedy = ". Give the folder that these names start from" if strange is None else _remedy(strange, root)
+    raise SourceError(f"{path}: its pictures are not below {root}; missing: {missing}{remedy}")
+
+
+def _names_by(rule: NameRule, count: int, root: Place) -> tuple[str, ...] | None:
+    """The names of all pictures by a rule; None where it can't tell them all."""
+    try:
+        names = [rule(position) for position in range(count)]
+    except UnusableNameError as error:
+        raise SourceError(f"{error}{_remedy(error.name, root)}") from None
+    known = tuple(name for name in names if name is not None)
+    return known if len(known) == count else None
 
 
 def require_names_once(names: Sequence[str], image_ids: NDArray[np.int64], path: Path) -> None:
@@ -148,7 +150,7 @@ _ABSOLUTE = re.compile(r"/|\\|[A-Za-z]:[/\\]|[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def _remedy(name: object, root: Place) -> str:
-    """What to write in the place of an absolute name, an address, or one with backslashes."""
+    """Advice on an absolute name, an address, or one with backslashes; empty for others."""
     if not isinstance(name, str) or not (_ABSOLUTE.match(name) or "\\" in name):
         return ""
     last = re.split(r"[/\\]", name)[-1]

@@ -29,7 +29,7 @@ class Category:
 
 @dataclass(frozen=True, eq=False)
 class ScoredAnnotations:
-    """What detections of N pictures are compared with: S boxes of K categories.
+    """S boxes of K categories, with which the detections of N pictures are compared.
 
     Where an official metric takes such files, the boxes are as written, since it takes them so: crowd regions and boxes
     beyond their picture are among them. Elsewhere they are cleaned as for training.
@@ -44,7 +44,7 @@ class ScoredAnnotations:
         are_ignored: bool [S]; what `lvis` reads under `ignore`.
         negative_ids: categories that were looked for in a picture and aren't there, an int64 array a picture; None
             where the metric is not LVIS's.
-        not_exhaustive_ids: categories of which a picture may show more than is annotated; likewise.
+        not_exhaustive_ids: categories of which a picture may show more than is annotated; as `negative_ids`.
     """
 
     source: str

@@ -23,9 +23,9 @@ from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.canonical_json import parse_json
 from richsem_schemas.io.files import FileHash, file_sha256, hash_bytes, read_file
-from richsem_schemas.io.originals import Original, read_original
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
+from richsem_schemas.pictures.originals import Original, read_original
 
 MAX_SIDECAR_BYTES = 2**20
 

@@ -17,6 +17,7 @@ from richsem_schemas.errors import CorruptCacheError, IrregularFileError
 from richsem_schemas.io.canonical_json import canonical_json
 from richsem_schemas.io.output_files import full_disk_named, require_replaceable
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemoteFile, RemotePath
+from richsem_schemas.io.words import printable
 
 OpenFile = int | RemoteFile
 """A file open for reading: a descriptor, or a file at a URL."""
@@ -47,7 +48,7 @@ def open_regular(path: str | bytes | os.PathLike[str], *, buffering: int = io.DE
 
 
 def _regular_descriptor(path: str | bytes, flags: int) -> int:
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    shown = printable(os.fsencode(path))
     message = f"{shown}: not a regular file, and only those are read; put the file itself there, or make it anew"
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -85,20 +86,23 @@ def read_file(path: Place, *, limit: int | None = None) -> bytes:
     return data
 
 
-def file_sha256(path: Place) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+def hash_file(path: Place) -> FileHash:
+    """Size and SHA-256 of a file.
 
     Raises:
         IrregularFileError: it is no regular file.
     """
-    if not isinstance(path, RemotePath):
-        with open_regular(path) as local:
-            return hashlib.file_digest(local, "sha256").hexdigest()
-    digest = hashlib.sha256()
-    with path.open() as file:
+    digest, size = hashlib.sha256(), 0
+    with path.open() if isinstance(path, RemotePath) else open_regular(path) as file:
         while data := file.read(READ_AHEAD_BYTES):
             digest.update(data)
-    return digest.hexdigest()
+            size += len(data)
+    return FileHash(bytes=size, sha256=digest.hexdigest())
+
+
+def file_sha256(path: Place) -> str:
+    """SHA-256 of a file, as hexadecimal digits; see `hash_file`."""
+    return hash_file(path).sha256
 
 
 def size_of(file: OpenFile) -> int:
@@ -129,17 +133,25 @@ def write_atomically(path: Place, data: bytes) -> None:
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    with full_disk_named(path, needed=len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            commit(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with hashed_file(path, needed=len(data)) as file:
+        file.write(data)
+
+
+def move_into_place(local: Path, place: Place) -> None:
+    """Make a finished local file visible at a place, durably; at a URL by an upload.
+
+    Args:
+        local: gone afterwards; on the disk of `place`, unless that is a URL.
+        place: where it appears.
+    """
+    if isinstance(place, RemotePath):
+        place.upload(local)
+        local.unlink()
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with local.open("rb") as file:
+        os.fsync(file.fileno())
+    commit(local, place)
 
 
 def temporary_path(path: Path) -> Path:
@@ -153,7 +165,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def temporaries(folder: Place) -> list[Path]:
-    """What processes write in a folder, or left when they were killed; none at a URL, where files appear whole."""
+    """Files that processes are writing in a folder, or left when they were killed; none at a URL."""
     return sorted(folder.glob(".*.tmp")) if isinstance(folder, Path) and folder.is_dir() else []
 
 
@@ -217,10 +229,12 @@ class HashedFile:
 
 
 @contextmanager
-def hashed_file(path: Place) -> Iterator[HashedFile]:
+def hashed_file(path: Place, *, needed: int | None = None) -> Iterator[HashedFile]:
     """Write a file that becomes visible, fsynced, when the block ends well, and leaves nothing when it doesn't.
 
-    At a URL it is written to a local temporary file first, and uploaded when it is whole.
+    Args:
+        path: its place; at a URL it is written to a local temporary file first, and uploaded when it is whole.
+        needed: its bytes, if they are known, to be told where the disk is full.
     """
     if isinstance(path, RemotePath):
         with NamedTemporaryFile(prefix="richsem-", suffix=f"-{path.name}") as spool:
@@ -230,7 +244,7 @@ def hashed_file(path: Place) -> Iterator[HashedFile]:
             if not hashed.discarded:
                 path.upload(Path(spool.name))
         return
-    with full_disk_named(path):
+    with full_disk_named(path, needed=needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path)
         try:

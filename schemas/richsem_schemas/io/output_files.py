@@ -1,4 +1,4 @@
-"""What commands write: never over what they read, and where a disk is full the file and the space are named."""
+"""Rules for files that commands write: never over what they read; a full disk is told with the file and the space."""
 
 import errno
 import os

@@ -1,261 +1,48 @@
 """Where caches and datasets lie: in a folder, or at a URL that fsspec knows.
 
-A local place is a plain `pathlib.Path`. A remote one is a `RemotePath`, which has those of a path's methods that every
-file system can keep: a file is written whole, by one call, and whatever goes wrong is an `OSError` that names the file.
+A local place is a plain `pathlib.Path`, a remote one a `RemotePath`.
 """
 
-import errno
 import os
-import posixpath
 import re
-import stat as stat_modes
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self, TypeAlias, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 from pydantic import BeforeValidator, PlainSerializer
 
 from richsem_schemas.errors import RichSemError, SourceError
+from richsem_schemas.io.remote import READ_AHEAD_BYTES, RemoteFile, RemotePath, RemoteStatus
+from richsem_schemas.io.words import one_line
 
-READ_AHEAD_BYTES = 4 * 2**20
-"""What one request fetches where a file is read from start to end."""
+__all__ = [
+    "READ_AHEAD_BYTES",
+    "Place",
+    "PlaceField",
+    "RemoteFile",
+    "RemotePath",
+    "RemoteStatus",
+    "is_local",
+    "lives_in_this_process",
+    "local_path",
+    "map_small_files",
+    "name_below",
+    "open_place",
+    "require_local",
+]
 
 ROUND_TRIPS_AT_ONCE = 16
 """Requests under way at a time where many small files are looked at."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")
-_ERRNO = {PermissionError: errno.EACCES, TimeoutError: errno.ETIMEDOUT}
-_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "memory"})
 _LOCAL = ("file://", "local://")
 _PACKAGES = {"s3": "richsem[s3]", "s3a": "richsem[s3]"}
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class RemoteStatus:
-    """What there is to know of a remote file or folder, named as in `os.stat_result`."""
-
-    st_size: int
-    st_mode: int
-
-
-@dataclass(frozen=True, order=True)
-class RemotePath:
-    """A file or a folder at a URL; travels to other processes as its text.
-
-    Folders need not be made, and there are none without files in object stores. Listings are never remembered: other
-    processes write, too.
-
-    Attributes:
-        url: as fsspec takes it, without a slash at its end.
-        named: how many of its letters the user named; what follows are names of files, which may hold anything.
-    """
-
-    url: str
-    named: int = field(default=-1, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if not self.url.endswith("://"):
-            object.__setattr__(self, "url", self.url.rstrip("/"))
-        if not 0 <= self.named <= len(self.url):
-            object.__setattr__(self, "named", len(self.url))
-
-    def __str__(self) -> str:
-        return self.url
-
-    def __truediv__(self, name: str | os.PathLike[str]) -> Self:
-        separator = "" if self.url.endswith("/") else "/"
-        return replace(self, url=f"{self.url}{separator}{os.fspath(name)}")
-
-    @property
-    def name(self) -> str:
-        """The last part."""
-        return posixpath.basename(self.url)
-
-    @property
-    def stem(self) -> str:
-        """The last part without its extension."""
-        return PurePosixPath(self.name).stem
-
-    @property
-    def suffix(self) -> str:
-        """The extension, dot included."""
-        return PurePosixPath(self.name).suffix
-
-    @property
-    def parent(self) -> Self:
-        """The folder; that of a bucket is the bucket."""
-        folder = self.url.rpartition("/")[0]
-        return self if folder.endswith(":/") else replace(self, url=folder)
-
-    def absolute(self) -> "RemotePath":
-        """Itself: a URL is absolute."""
-        return self
-
-    def resolve(self) -> "RemotePath":
-        """Itself: there are no links to follow."""
-        return self
-
-    def stat(self) -> RemoteStatus:
-        """Size and kind.
-
-        Raises:
-            FileNotFoundError: there is nothing.
-            OSError: it couldn't be asked.
-        """
-        with self._file_system() as (files, path):
-            return _status(files.info(path))
-
-    def exists(self) -> bool:
-        """Whether there is a file or a folder; a network that fails is no answer.
-
-        Raises:
-            OSError: it couldn't be asked.
-        """
-        return self._kind() is not None
-
-    def is_file(self) -> bool:
-        """Whether there is a file, as `exists`."""
-        return self._kind() == stat_modes.S_IFREG
-
-    def is_dir(self) -> bool:
-        """Whether there is a folder, as `exists`."""
-        return self._kind() == stat_modes.S_IFDIR
-
-    def _kind(self) -> int | None:
-        try:
-            return self.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def read_bytes(self) -> bytes:
-        """The whole file."""
-        with self._file_system() as (files, path):
-            return bytes(files.cat_file(path))
-
-    def read_range(self, offset: int, size: int) -> bytes:
-        """Bytes from the middle, by one request; fewer only where the file ends."""
-        if size <= 0:
-            return b""
-        try:
-            with self._file_system() as (files, path):
-                return bytes(files.cat_file(path, start=offset, end=offset + size))
-        except OSError as error:
-            # How servers say that a range lies behind the end.
-            if error.errno == errno.EINVAL:
-                return b""
-            raise
-
-    @contextmanager
-    def open(self) -> Iterator["RemoteFile"]:
-        """The file for reading, some megabytes a request."""
-        with self._file_system() as (files, path):
-            file = files.open(path, "rb", block_size=READ_AHEAD_BYTES)
-        try:
-            yield RemoteFile(self.url, file)
-        finally:
-            file.close()
-
-    def write_bytes(self, data: bytes) -> None:
-        """Write the file by one call; in object stores it is there at once and whole, or not at all."""
-        with self._file_system() as (files, path):
-            _make_folder(files, path)
-            files.pipe_file(path, data)
-
-    def upload(self, local: Path) -> None:
-        """Write the file from a local one; in object stores it is there at once and whole, or not at all."""
-        with self._file_system() as (files, path):
-            _make_folder(files, path)
-            if "memory" in _protocols(files):
-                # Its own upload shows the file while it grows.
-                files.pipe_file(path, local.read_bytes())
-            else:
-                files.put_file(str(local), path)
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Remove the file."""
-        try:
-            with self._file_system() as (files, path):
-                files.rm_file(path)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
-
-    def scan(self) -> list[tuple[Self, RemoteStatus]]:
-        """What lies in the folder, sorted by name."""
-        with self._file_system() as (files, path):
-            # Some stores list a folder in itself.
-            found = {info["name"].rstrip("/"): info for info in files.ls(path, detail=True)}
-        found.pop(path.rstrip("/"), None)
-        return [(self / posixpath.basename(name), _status(found[name])) for name in sorted(found)]
-
-    def iterdir(self) -> Iterator[Self]:
-        """What lies in the folder, sorted by name."""
-        return (path for path, _ in self.scan())
-
-    def sizes_below(self) -> dict[str, int]:
-        """Bytes of every file below the folder, by its name relative to it; nothing where there is no folder."""
-        try:
-            with self._file_system() as (files, path):
-                found = files.find(path, detail=True)
-        except FileNotFoundError:
-            return {}
-        prefix = path.rstrip("/") + "/"
-        below = {name.removeprefix(prefix): info for name, info in found.items() if name.startswith(prefix)}
-        return {name: int(info["size"] or 0) for name, info in sorted(below.items()) if name and name[-1] != "/"}
-
-    @contextmanager
-    def _file_system(self) -> Iterator[tuple[Any, str]]:
-        """The file system and the path in it; what goes wrong there becomes an `OSError` that names the file."""
-        with _naming(self.url):
-            # fsspec keeps its file systems, apart for each process, and for threads where they can't be shared.
-            files, top = fsspec.core.url_to_fs(self.url[: self.named], use_listings_cache=False)
-            names = self.url[self.named :]
-            yield files, top.rstrip("/") + names if names else top
-
-
-class RemoteFile:
-    """A remote file open for reading."""
-
-    def __init__(self, url: str, file: Any) -> None:
-        self._url = url
-        self._file = file
-        self.size = int(file.size)
-
-    def read(self, size: int) -> bytes:
-        """The next bytes; fewer only where the file ends."""
-        with _naming(self._url):
-            return bytes(self._file.read(size))
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Bytes from anywhere; fewer only where the file ends."""
-        with _naming(self._url):
-            self._file.seek(offset)
-            return bytes(self._file.read(size))
-
-
-@contextmanager
-def _naming(url: str) -> Iterator[None]:
-    """Turn whatever a file system raises into an `OSError` that names the file."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(errno.ENOENT, "No such file", url) from None
-    except OSError as error:
-        if error.filename == url:
-            raise
-        number = next((code for kind, code in _ERRNO.items() if isinstance(error, kind)), error.errno or errno.EIO)
-        raise OSError(number, _one_line(error.strerror or error), url) from error
-    except Exception as error:
-        # Clients of object stores have exceptions of their own for networks that fail.
-        raise OSError(errno.EIO, f"{type(error).__name__}: {_one_line(error)}", url) from error
 
 
 Place: TypeAlias = Path | RemotePath
@@ -299,7 +86,7 @@ def _require_protocol(place: RemotePath) -> None:
             fsspec.get_filesystem_class(protocol)
         except ImportError as error:
             package = _PACKAGES.get(protocol)
-            remedy = f"pip install '{package}'" if package else _one_line(error)
+            remedy = f"pip install '{package}'" if package else one_line(error)
             raise RichSemError(f"{place}: the package for {protocol}:// is not installed; {remedy}") from None
         except ValueError:
             raise RichSemError(
@@ -350,8 +137,8 @@ def lives_in_this_process(place: Place) -> bool:
     return isinstance(place, RemotePath) and place.url.startswith("memory://")
 
 
-def each_of(place: Place, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-    """Apply a function that looks at small files; where each look is a round trip, several at a time."""
+def map_small_files(place: Place, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """The results of a function that looks at a small file, in order; at URLs, several round trips go at a time."""
     if is_local(place):
         return [function(item) for item in items]
     with ThreadPoolExecutor(ROUND_TRIPS_AT_ONCE) as pool:
@@ -382,23 +169,3 @@ def name_below(path: Place, folder: Place) -> str:
             raise ValueError(f"{path} does not lie in {folder}")
         return path.url[len(str(folder)) + 1 :]
     return path.relative_to(str(folder)).as_posix()
-
-
-def _status(info: Mapping[str, Any]) -> RemoteStatus:
-    kinds = {"file": stat_modes.S_IFREG, "directory": stat_modes.S_IFDIR}
-    return RemoteStatus(int(info.get("size") or 0), kinds.get(info["type"], 0))
-
-
-def _make_folder(files: Any, path: str) -> None:
-    """Object stores have no folders; making one there would make a bucket."""
-    if not _protocols(files) & _OBJECT_STORES:
-        files.makedirs(posixpath.dirname(path), exist_ok=True)
-
-
-def _protocols(files: Any) -> set[str]:
-    return {files.protocol} if isinstance(files.protocol, str) else set(files.protocol)
-
-
-def _one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"

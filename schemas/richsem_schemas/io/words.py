@@ -20,7 +20,7 @@ def readable_bytes(count: float) -> str:
 
 
 def told_in_one_line(error: Exception) -> str:
-    """What to tell the user of an error: of the system's by file and reason, without its number."""
+    """An error as the user reads it: one of the system's by file and reason, without its number."""
     if not isinstance(error, OSError):
         return str(error)
     told = os_error_text(error)
@@ -28,15 +28,15 @@ def told_in_one_line(error: Exception) -> str:
 
 
 def os_error_text(error: OSError) -> str:
-    """The same on one line: `FILE: REASON`."""
+    """A system's error on one line: `FILE: REASON`."""
     name, reason = os_error_parts(error)
     return reason if name is None else f"{name}: {reason}"
 
 
 def os_error_parts(error: OSError) -> tuple[str | None, str]:
-    r"""What the system says, for people: the files if any, bytes that are no UTF-8 as `\xff`; and the reason."""
+    r"""The files of a system's error, if any, bytes that are no UTF-8 as `\xff`; and the reason."""
     names = [
-        os.fsencode(name).decode("utf-8", "backslashreplace")
+        printable(os.fsencode(name))
         for name in (error.filename, error.filename2)
         if isinstance(name, str | bytes | os.PathLike)
     ]
@@ -46,3 +46,14 @@ def os_error_parts(error: OSError) -> tuple[str | None, str]:
 def printable_text(text: str) -> str:
     r"""Untrusted text for a terminal: control characters, which could steer it, become escapes such as `\x1b`."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def printable(name: bytes) -> str:
+    r"""A file name, or other bytes, as text; bytes that are no UTF-8 become `\xff`."""
+    return name.decode("utf-8", "backslashreplace")
+
+
+def one_line(text: object) -> str:
+    """Anybody's text on one line of at most 300 letters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else f"{line[:300]}…"

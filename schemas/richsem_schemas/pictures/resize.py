@@ -18,7 +18,7 @@ except ImportError:
     cykooz_resizer = None
 
 KERNEL = f"cykooz-resizer {metadata.version('cykooz-resizer')}" if cykooz_resizer else f"pillow {PIL.__version__}"
-"""What resizes on this machine; receipts record it."""
+"""The kernel of this machine; receipts record it."""
 
 Box = tuple[float, float, float, float]
 

@@ -1,4 +1,4 @@
-"""What a picture file may be made of, counted before a decoder sees it.
+"""Limits on what a picture file is made of, counted before a decoder sees it.
 
 A small file can keep its decoder busy for minutes: by a header of millions of parts, by thousands of passes over the
 pixels, or in a form that Pillow decodes pixel by pixel in Python. So parts, bytes of headers and passes are bounded,
@@ -55,7 +55,7 @@ _SEGMENTS = _FRAME | {0xC4, _SCAN, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
 Arithmetic coding and the lossless processes take many times as long, and browsers show none of them."""
 
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""What ends coded pixels: neither a stuffed byte, nor fill, nor a restart."""
+"""The end of coded pixels: neither a stuffed byte, nor fill, nor a restart."""
 
 _PIXEL_CHUNKS = {b"IDAT", b"fdAT", b"fcTL", b"DDAT"}
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Category:
+class LvisCategory:
     """One LVIS v1 category.
 
     Attributes:
@@ -35,24 +35,24 @@ class Category:
 
 
 @cache
-def lvis_categories() -> tuple[Category, ...]:
+def lvis_categories() -> tuple[LvisCategory, ...]:
     """All 1203 categories in the order of their ids.
 
     Source:
         The LVIS v1 annotations; wnids from WordNet 3.0 (see NOTICE).
     """
     table = resources.files("richsem_schemas").joinpath("data/lvis_v1_categories.json").read_text(encoding="utf-8")
-    fields = Category.__slots__
-    return tuple(Category(**{field: row[field] for field in fields}) for row in json.loads(table))
+    fields = LvisCategory.__slots__
+    return tuple(LvisCategory(**{field: row[field] for field in fields}) for row in json.loads(table))
 
 
 @cache
-def inet_lvis_categories() -> tuple[Category, ...]:
+def inet_lvis_categories() -> tuple[LvisCategory, ...]:
     """The 997 categories of INet-LVIS (277 rare, 390 common, 330 frequent) in the order of their ids."""
     return tuple(category for category in lvis_categories() if category.in_imagenet21k)
 
 
-def class_ids_by_wnid(categories: Iterable[Category]) -> dict[str, int]:
+def class_ids_by_wnid(categories: Iterable[LvisCategory]) -> dict[str, int]:
     """Map the name of an ImageNet class folder to its category id; categories without a wnid are left out.
 
     No two LVIS categories share a wnid today. Should a table ever have such a clash it is refused, since a folder's

@@ -10,7 +10,7 @@ class Vocabulary(BaseModel, frozen=True, extra="forbid"):
     """The classes that `category_id` counts.
 
     Attributes:
-        name: for people, such as `lvis-v1`.
+        name: such as `lvis-v1`.
         class_names: row 0 is "none", the label of unlabelled pictures.
     """
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from pipeline.demo_teacher import measure as measure_teacher
 from pipeline.demo_teacher import train as train_teacher
-from richsem_prep.demo import TEACHER_DIR, TEACHER_SIZE, views, world
+from pipeline.demo_teacher import views
+from richsem_prep.demo import TEACHER_DIR, TEACHER_SIZE, world
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 
 DETECTION_NAMES = [each.name for each in world.assignment().detection]
@@ -48,7 +49,7 @@ def test_the_recipe_records_accuracies_above_the_bars(recipe):
 
 def test_zero_shot_accuracy_on_held_out_pictures_is_as_recorded(teacher, text_features):
     rng = np.random.default_rng(12345)
-    pictures = [views.whole_picture(rng, name, jpeg=True) for name in DETECTION_NAMES * 3]
+    pictures = [views.whole_picture(rng, name) for name in DETECTION_NAMES * 3]
 
     found = measure_teacher.top_1(
         teacher, pictures, text_features, DETECTION_NAMES, region_encoder="crop", teacher_size=None

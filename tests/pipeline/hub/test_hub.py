@@ -1,18 +1,23 @@
 """Label sets to and from a dataset repository, with the real client and a stand-in for the hub."""
 
+import errno
 import hashlib
 import io
+import os
 import re
 import shutil
+import subprocess
+import sys
+import uuid
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import huggingface_hub.utils._http
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
-from richsem_prep.hub.hub import HubError, HubRepo, label_manifests
+from richsem_prep.hub.hub import HubError, HubRepo
 from richsem_prep.hub.pull import pull
 from richsem_prep.hub.push import push
 from richsem_prep.shard.finish import finish_cache
@@ -21,6 +26,9 @@ from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.manifest import LabelManifest, Plan
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import write_atomically
+from richsem_schemas.io.output_files import FullDiskError
+from richsem_schemas.io.places import open_place
 from tests.pipeline.hub_server import LARGE, HubServer
 
 REPO = "group/labels"
@@ -42,11 +50,16 @@ def repo(hub):
 
 
 def push_set(cache, repo, **options):
-    return push(cache.layout.out, repo, **{"labels": None, "with_pictures": None, "private": True} | options)
+    return push(cache.layout.out, repo, **{"label_set": None, "with_pictures": None, "private": True} | options)
 
 
-def pull_set(repo, out, labels=None):
-    return pull(repo, out, labels=labels, on_progress=lambda done, total: None)
+def pull_set(repo, out, label_set=None):
+    return pull(repo, out, label_set=label_set, on_progress=lambda done, total: None)
+
+
+def finished_sets(repo):
+    with repo.snapshot() as there:
+        return there.label_sets()
 
 
 def content(out, *patterns):
@@ -69,7 +82,7 @@ def pushed(finished_cache, repo):
 def test_a_label_set_goes_without_its_pictures_and_without_local_paths(finished_cache, repo, hub):
     done = push_set(finished_cache, repo)
     files = hub.files(REPO)
-    assert done.labels == SET
+    assert done.label_set == SET
     assert {name: files[name] for name in content(finished_cache.layout.out, *LABELS)} == content(
         finished_cache.layout.out, *LABELS
     )
@@ -88,20 +101,20 @@ def test_what_is_there_is_not_uploaded_again(finished_cache, pushed, hub):
 
 
 def test_a_push_that_breaks_off_leaves_no_set_and_goes_on(finished_cache, repo, hub, monkeypatch):
-    monkeypatch.setattr("richsem_prep.hub.push.BATCH_FILES", 4)
+    monkeypatch.setattr("richsem_prep.hub.push.FILES_AT_ONCE", 4)
     hub.fail = lambda method, path: method == "POST" and "/commit/" in path and len(hub.repos[REPO]) == 3
     with pytest.raises(HubError, match=r"group/labels: the hub could not be used.*run the same command again"):
         push_set(finished_cache, repo)
-    assert label_manifests(hub.files(REPO)) == []
+    assert finished_sets(repo) == []
     with pytest.raises(RichSemError, match="no label set was named; finished ones: none"):
         pull_set(repo, finished_cache.layout.out.parent / "elsewhere")
     hub.fail = lambda method, path: False
     push_set(finished_cache, repo)
-    assert label_manifests(hub.files(REPO)) == [f"labels/{SET}/manifest.json"]
+    assert finished_sets(repo) == [SET]
 
 
 def test_pictures_that_broke_off_take_nothing_from_the_labels_that_are_there(finished_cache, repo, hub, monkeypatch):
-    monkeypatch.setattr("richsem_prep.hub.push.BATCH_FILES", 4)
+    monkeypatch.setattr("richsem_prep.hub.push.FILES_AT_ONCE", 4)
     push_set(finished_cache, repo)
     before = len(hub.repos[REPO])
     hub.fail = lambda method, path: method == "POST" and "/commit/" in path and len(hub.repos[REPO]) == before + 1
@@ -120,7 +133,7 @@ def test_damaged_labels_are_not_pushed(cache, repo, hub):
     tar.write_bytes(bytes(data))
     with pytest.raises(CorruptCacheError, match=r"000001\.tar: its bytes don't match the manifest"):
         push_set(cache, repo)
-    assert label_manifests(hub.files(REPO)) == []
+    assert finished_sets(repo) == []
 
 
 def test_an_unfinished_cache_or_set_is_not_pushed(cache, repo, hub):
@@ -236,7 +249,7 @@ def _run(recipe):
 
 def test_a_pulled_set_is_the_pushed_one_in_a_folder_of_its_own(finished_cache, pushed, tmp_path):
     done = pull_set(pushed, tmp_path / "out")
-    assert (done.labels, done.shards, done.already, done.has_pictures) == (SET, 3, 0, False)
+    assert (done.label_set, done.shards, done.already, done.has_pictures) == (SET, 3, 0, False)
     out = finished_cache.layout.out
     assert content(tmp_path / "out", *LABELS) == content(out, *LABELS)
     plan = content(out, "plan/*")
@@ -251,9 +264,9 @@ def test_a_pulled_set_is_the_pushed_one_in_a_folder_of_its_own(finished_cache, p
 def test_labels_alone_are_shared_like_any_and_have_no_pictures_to_give(pushed, hub, tmp_path):
     pull_set(pushed, tmp_path / "out")
     with pytest.raises(RichSemError, match="holds labels alone"):
-        push(tmp_path / "out", pushed, labels=None, with_pictures="cc-by-4.0", private=True)
+        push(tmp_path / "out", pushed, label_set=None, with_pictures="cc-by-4.0", private=True)
     again = HubRepo("group/again", endpoint=hub.url)
-    push(tmp_path / "out", again, labels=None, with_pictures=None, private=True)
+    push(tmp_path / "out", again, label_set=None, with_pictures=None, private=True)
     assert hub.files("group/again").keys() == hub.files(REPO).keys()
     assert {name for name, data in hub.files("group/again").items() if data != hub.files(REPO)[name]} == {"README.md"}
 
@@ -283,10 +296,86 @@ def test_a_network_that_fails_in_the_middle_leaves_no_set_and_the_next_pull_goes
     assert not list((tmp_path / "out").glob("**/manifest.json"))
     assert not list((tmp_path / "out").glob("**/*.tmp"))
     hub.fail = lambda method, path: False
-    already = len(list((tmp_path / "out").glob(f"receipts/labels/{SET}/*.json")))
-    assert already == {"000001.tar": 1, "000002.parquet": 2}.get(broken, 0)
-    assert pull_set(pushed, tmp_path / "out").already == already
+    already = [path.stem for path in (tmp_path / "out").glob(f"receipts/labels/{SET}/*.json")]
+    whole = {"000001.tar": ["folder-000000", "folder-000002"], "000002.parquet": ["folder-000000", "folder-000001"]}
+    assert sorted(already) == whole.get(broken, [])
+    assert pull_set(pushed, tmp_path / "out").already == len(already)
     assert open_cache(tmp_path / "out").label_set(SET)
+
+
+def test_a_connection_that_is_cut_is_gone_on_with_from_where_it_was(pushed, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 512)
+    hub.cut = {"folder-000001.tar": 700}
+    pull_set(pushed, tmp_path / "out")
+    assert hub.ranges == [(f"labels/{SET}/folder-000001.tar", "bytes=512-")]
+    assert verify_cache(tmp_path / "out").problems == ()
+
+
+def test_a_pull_that_is_killed_leaves_no_set_and_the_next_one_goes_on(finished_cache, pushed, hub, tmp_path):
+    out = tmp_path / "out"
+    hub.hold = lambda path: path.endswith("000001.tar")
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "richsem_prep", "pull", REPO, str(out)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert hub.held.wait(60), process.communicate()[0]
+        process.kill()
+    assert list((out / ".jobs" / "pull").rglob("*.incomplete"))
+    assert not list(out.glob("labels/**/*000001.tar"))
+    assert not list(out.glob("**/manifest.json"))
+    hub.hold = lambda path: False
+    pull_set(pushed, out)
+    assert verify_cache(out).problems == ()
+    assert content(out, *LABELS) == content(finished_cache.layout.out, *LABELS)
+    assert not (out / ".jobs" / "pull").exists()
+
+
+def test_a_private_repository_needs_the_token_of_the_environment(finished_cache, repo, hub, monkeypatch, tmp_path):
+    hub.token = "hf_secret"
+    with pytest.raises(HubError, match=r"hf auth") as error:
+        push_set(finished_cache, repo)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    push_set(finished_cache, repo)
+    pull_set(repo, tmp_path / "out")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match=r"hides it from you.*hf auth login") as error:
+        pull_set(repo, tmp_path / "again")
+    assert "hf_secret" not in str(error.value)
+
+
+def test_a_link_of_somebodys_in_the_cache_is_not_uploaded_and_a_linked_tar_is_its_content(cache, repo, hub, tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (cache.layout.out / "labels" / SET / "notes.txt").symlink_to(tmp_path / "secret")
+    tar = cache.label_set.tar(0)
+    tar.rename(tmp_path / "moved.tar")
+    tar.symlink_to(tmp_path / "moved.tar")
+    push_set(cache, repo)
+    assert not [name for name, data in hub.files(REPO).items() if data == b"mine"]
+    assert hub.files(REPO)[tar.relative_to(cache.layout.out).as_posix()] == (tmp_path / "moved.tar").read_bytes()
+
+
+def test_a_cache_at_a_url_is_pushed_and_pulled_like_a_local_one(finished_cache, repo, hub):
+    there = open_place(f"memory://{uuid.uuid4().hex}/cache")
+    for name, data in content(finished_cache.layout.out, "[!.]*", "[!.]*/**/*").items():
+        write_atomically(there / name, data)
+    push(there, repo, label_set=None, with_pictures="cc0-1.0", private=True)
+    out = open_place(f"memory://{uuid.uuid4().hex}/out")
+    pull_set(repo, out)
+    pulled = {name: (out / name).read_bytes() for name in out.sizes_below()}
+    assert pulled == content(finished_cache.layout.out, "[!.]*", "[!.]*/**/*")
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_no_set(pushed, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    download = HfApi.hf_hub_download
+    monkeypatch.setattr(HfApi, "hf_hub_download", lambda self, repo, name, **options: (
+        full if name.endswith("000001.tar") else download)(self, repo, name, **options))  # fmt: skip
+    with pytest.raises(FullDiskError, match=r"No space left on device \(.* bytes are free\)") as error:
+        pull_set(pushed, tmp_path / "out")
+    assert error.value.filename.endswith("000001.tar")
+    assert not list((tmp_path / "out").glob("**/manifest.json"))
 
 
 def test_other_bytes_than_the_manifest_names_are_refused(pushed, hub, tmp_path):

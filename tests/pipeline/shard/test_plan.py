@@ -15,7 +15,8 @@ from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
 from richsem_schemas.io.files import hashed_file
-from richsem_schemas.io.originals import WHOLE_FILE, printable
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.originals import WHOLE_FILE
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 ODD_NAMES = [

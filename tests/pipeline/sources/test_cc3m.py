@@ -4,16 +4,11 @@ import zlib
 
 import pytest
 
-from richsem_prep.sources import Rejected, SourceEntry, list_cc3m, read_entry
+from richsem_prep.sources import list_cc3m, read_entry
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES
 from richsem_schemas.errors import SourceError
 from tests.pipeline.sources.img2dataset_tree import sample, write_shard, write_tar
-
-
-def split(items):
-    items = list(items)
-    entries = [item for item in items if isinstance(item, SourceEntry)]
-    return entries, [(item.name, item.reason) for item in items if isinstance(item, Rejected)]
+from tests.pipeline.sources.listings import split
 
 
 def listing(root, *, with_captions=True):
@@ -260,8 +255,6 @@ def test_a_parquet_that_is_none_costs_no_picture(tmp_path, content):
 
 
 def test_a_root_that_is_no_cc3m_is_an_error_that_says_what_to_do(tmp_path):
-    with pytest.raises(SourceError, match=r"doesn't exist.*--root"):
-        listing(tmp_path / "missing")
     (tmp_path / "Train_GCC-training.tsv").write_text("a\tb\n")
     with pytest.raises(SourceError, match=r"found Train_GCC-training\.tsv; expected img2dataset's tars.*training/"):
         listing(tmp_path)

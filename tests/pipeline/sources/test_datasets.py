@@ -1,11 +1,15 @@
 import pytest
+from typer.testing import CliRunner
 
+from richsem_prep.cli import app
+from richsem_prep.demo import write_demo
 from richsem_prep.shard.plan import freeze_listing, planned_entries
 from richsem_prep.sources import SourceEntry
-from richsem_prep.sources.datasets import PRESETS, open_source, preset
+from richsem_prep.sources.datasets import DATASETS, dataset_kinds, find_dataset, open_source
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import RichSemError, SourceError
+from tests import detection_trees as trees
 from tests.pipeline.sources.img2dataset_tree import write_shard, write_tar
 
 BIRD, MACHINE, BEE = "n02012849", "n03126707", "n02206856"
@@ -75,13 +79,76 @@ def test_captions_reach_the_plan_of_cc3m_alone(tmp_path):
         assert {entry.category_id for entry in planned} == {0}
 
 
+def tars(root):
+    write_shard(root, 0, [(f"{n:09d}", f"size {n}", trees.picture(n)) for n in range(3)])
+    return root
+
+
+def class_folders(root):
+    for name in ("n02691156", "n02694662", "cats"):
+        trees.write(root / name / f"{name}_1.JPEG", trees.picture())
+    return root
+
+
+TREES = {
+    "lvis": (trees.lvis_tree, "lvis-v1", 8),
+    "coco": (trees.coco_tree, "coco", 8),
+    "objects365": (trees.objects365_v2_tree, "objects365", 8),
+    "objects365-boxes": (trees.objects365_v1_tree, "lvis-v1", 8),
+    "openimages": (trees.openimages_tree, "openimages", 5),
+    "visual-genome": (trees.visual_genome_tree, "visual-genome", 8),
+    "inet-lvis": (class_folders, "lvis-v1", 2),
+    "inet-21k": (class_folders, "imagenet-21k", 2),
+    "inet-unlabeled": (class_folders, "lvis-v1", 2),
+    "cc3m": (tars, "lvis-v1", 3),
+    "cc3m-unlabeled": (tars, "lvis-v1", 3),
+    "webdataset": (tars, "lvis-v1", 3),
+    "folder": (class_folders, "folders", 3),
+    "demo": (lambda root: root, "demo", 96),
+    "demo-detection": (lambda root: root, "demo", None),
+}
+"""Of every dataset: what writes a tiny tree of its layout, its vocabulary, and how many pictures the tree has."""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo") / "demo"
+    write_demo(root, pictures_per_class=1, val_instances_per_class=1)
+    return root
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_opens_on_a_tree_of_its_layout(dataset, demo, tmp_path):
+    tree, vocabulary, count = TREES[dataset]
+    source = open_source(dataset, tree(demo if DATASETS[dataset].draw else tmp_path))
+    found = entries(source)
+    assert source.vocabulary.name == vocabulary
+    assert source.vocabulary.class_names[0] == "none"
+    assert len(found) == (count or len(list((demo / "detection" / "train").iterdir())))
+    assert {entry.boxes is not None for entry in found} == {source.has_boxes} == {DATASETS[dataset].has_boxes}
+    assert all((source.root / entry.file.decode()).is_file() for entry in found)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_detection_data_has_windows_and_refers_to_its_pictures_other_data_has_crops_and_mosaics(dataset):
+    record = DATASETS[dataset]
+    passes = (record.crops, record.mosaics, record.windows)
+    assert (passes, record.pictures) == (((0, 0, 4), "reference") if record.has_boxes else ((1, 4, 0), "copy"))
+
+
 def test_datasets_of_the_same_pictures_share_their_place():
-    assert preset("inet-unlabeled").folder == "inet-21k"
-    assert preset("cc3m-unlabeled").folder == "cc3m"
-    for dataset in ("inet-21k", "inet-unlabeled", "cc3m", "cc3m-unlabeled", "webdataset"):
-        assert (preset(dataset).crops, preset(dataset).mosaics) == (PRESETS["inet-lvis"].crops, 4)
+    shared = {name: record.folder for name, record in DATASETS.items() if record.folder is not None}
+    assert shared == {
+        "inet-unlabeled": "inet-21k", "cc3m-unlabeled": "cc3m", "objects365-boxes": "objects365",
+        "demo-detection": "demo",
+    }  # fmt: skip
 
 
 def test_an_unknown_dataset_is_refused_with_those_there_are():
     with pytest.raises(RichSemError, match=r"'cc4m' is unknown; there are: .*cc3m.*webdataset"):
-        preset("cc4m")
+        find_dataset("cc4m")
+
+
+def test_the_help_of_shard_names_every_dataset_by_its_kind():
+    shown = CliRunner().invoke(app, ["shard", "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
+    assert dataset_kinds() in " ".join(shown.replace("│", " ").split())

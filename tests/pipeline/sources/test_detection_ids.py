@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from richsem_prep.sources.detection_datasets import open_detection
+from richsem_prep.sources.datasets import open_source
 from richsem_schemas.errors import SourceError
 from tests import detection_trees as trees
 
@@ -22,7 +22,7 @@ def with_ids(root, ids, names=None):
 
 
 def opened(root):
-    return open_detection("coco", root, annotations=None, images=None)
+    return open_source("coco", root)
 
 
 @pytest.mark.parametrize("ids", [{1: 0, 13: 1, 90: 2}, {1: 0, 13: 7, 90: 900_000}])

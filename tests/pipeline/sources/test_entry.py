@@ -8,8 +8,9 @@ import pytest
 
 from richsem_prep.sources import SourceEntry, read_entry
 from richsem_schemas.errors import PictureError, SourceError
-from richsem_schemas.io import originals
-from richsem_schemas.io.originals import WHOLE_FILE, printable
+from richsem_schemas.io.words import printable
+from richsem_schemas.pictures import originals
+from richsem_schemas.pictures.originals import WHOLE_FILE
 
 
 def whole(file, size=0):

@@ -16,7 +16,6 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.reader import find_layout
 from richsem_schemas.cache.span import read_span
 from richsem_schemas.errors import CorruptCacheError, IrregularFileError, PictureError, RichSemError, SourceError
-from richsem_schemas.io import places
 from richsem_schemas.io.files import (
     file_sha256,
     open_regular,
@@ -26,10 +25,10 @@ from richsem_schemas.io.files import (
     temporaries,
     write_atomically,
 )
-from richsem_schemas.io.originals import WHOLE_FILE, Original, open_below, read_original
-from richsem_schemas.io.places import RemotePath, name_below, open_place
+from richsem_schemas.io.places import RemotePath, map_small_files, name_below, open_place
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.io.words import os_error_text
+from richsem_schemas.pictures.originals import WHOLE_FILE, Original, open_below, read_original
 from tests.s3_server import new_bucket, s3_server
 
 
@@ -214,8 +213,8 @@ def test_a_network_that_fails_is_an_os_error_that_names_the_file_and_no_answer(p
 
 
 def test_several_round_trips_go_at_once_and_their_answers_stay_in_order(place, tmp_path):
-    assert places.each_of(place, lambda number: number * 2, range(40)) == list(range(0, 80, 2))
-    assert places.each_of(tmp_path, lambda number: number * 2, range(4)) == [0, 2, 4, 6]
+    assert map_small_files(place, lambda number: number * 2, range(40)) == list(range(0, 80, 2))
+    assert map_small_files(tmp_path, lambda number: number * 2, range(4)) == [0, 2, 4, 6]
 
 
 def test_a_dead_server_is_an_error_within_seconds(monkeypatch):

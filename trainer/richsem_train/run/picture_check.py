@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from richsem_schemas.io.originals import printable
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import printable
 from richsem_train.console import Reporter
 from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW
 from richsem_train.run.distributed import Ranks

@@ -98,7 +98,7 @@ def test_another_cache_at_the_same_url_is_not_taken_for_the_old_one(finished_cac
     dataset = dataset_of(remote, tmp_path)
     one_round(dataset)
     path = dataset.cache.source.layout.pictures_tar(0)
-    other = KeptPath(path.url, path.named, store=path.store, version="another")
+    other = KeptPath(path.url, path.typed_length, store=path.store, version="another")
     fsspec.filesystem("memory").pipe_file(path.url.removeprefix("memory:/"), b"other bytes")
     assert other.read_bytes() == b"other bytes"
     assert other.read_range(6, 3) == b"byt"

@@ -56,7 +56,7 @@ def kept(place: Place, store: "Store", *, version: str) -> Place:
     """
     if not isinstance(place, RemotePath):
         return place
-    return KeptPath(place.url, place.named, store=store, version=version)
+    return KeptPath(place.url, place.typed_length, store=store, version=version)
 
 
 @dataclass(frozen=True)

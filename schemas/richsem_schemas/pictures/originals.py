@@ -9,6 +9,7 @@ from typing import Any, Self
 from richsem_schemas.errors import IrregularFileError, PictureError, SourceError
 from richsem_schemas.io.files import OpenFile, open_regular, read_at, size_of
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.words import printable
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, gunzip_picture
 
 WHOLE_FILE = -1
@@ -67,11 +68,6 @@ def read_original(root: Place, original: Original) -> bytes:
             else:
                 data = _read_range(file, original.offset, original.size)
     return gunzip_picture(data)
-
-
-def printable(name: bytes) -> str:
-    r"""Decode a file name for people; bytes that are no UTF-8 become `\xff`."""
-    return name.decode("utf-8", "backslashreplace")
 
 
 @contextmanager

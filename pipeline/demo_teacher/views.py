@@ -1,4 +1,4 @@
-"""What the demo teacher is trained and measured on: views of fresh pictures, made by the code that makes caches.
+"""Views of fresh pictures, made by the code that makes caches: the demo teacher is trained and measured on them.
 
 Every view here is drawn anew from the world, with the names of its regions beside it.
 """
@@ -11,31 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from richsem_prep.demo import world
+from richsem_prep.demo.geometry import GEOMETRY
 from richsem_schemas.cache import recipes
 from richsem_schemas.cache.geometry import draw_crop
-from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import View
-
-from . import world
-
-GEOMETRY = ViewGeometry(
-    short_sides=tuple(range(96, 161, 8)),
-    longest_side=267,
-    first_short_sides=(80, 100, 120),
-    crop_sides=(77, 120),
-    mosaic_tile=96,
-    whole_short_side=128,
-    whole_longest_side=267,
-)
-"""The reference's scales divided by five, as pictures of the demo are smaller than COCO's. Mosaics by a little more, so
-that their canvas has just the size at which the teacher sees it."""
-
-NONE_NAME = "none"
-"""What a picture of nothing but background is called; row 0 of every text bank."""
-
-SCENE_GEOMETRY = GEOMETRY.model_copy(update={"short_sides": (128,), "first_short_sides": ()})
-"""Detection scenes as the demo's training shows them: at their own size and whole."""
+from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 
 _JPEG_QUALITY = 85
 _LEAST_VISIBLE = 0.5
@@ -56,22 +38,21 @@ class NamedView:
     names: tuple[str, ...]
 
 
-def whole_picture(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedView:
-    """A classification picture as drawn; its region is the whole of it.
+def whole_picture(rng: np.random.Generator, name: str) -> NamedView:
+    """A classification picture, through JPEG as all of a dataset are; its region is the whole of it.
 
     Args:
         rng: draws the picture.
         name: its class, or "none".
-        jpeg: whether the picture goes through JPEG, as one of a dataset has.
     """
     scene = world.draw_picture(rng, None if name == NONE_NAME else name)
-    picture = _decoded(scene.pixels, jpeg=jpeg)
+    picture = _through_jpeg(scene.pixels)
     return NamedView(picture, np.array([(0, 0, *picture.size)], np.float32), (name,))
 
 
-def crop(rng: np.random.Generator, name: str, *, jpeg: bool = False) -> NamedView:
+def crop(rng: np.random.Generator, name: str) -> NamedView:
     """A crop view of a fresh picture."""
-    return crop_of(rng, whole_picture(rng, name, jpeg=jpeg))
+    return crop_of(rng, whole_picture(rng, name))
 
 
 def crop_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
@@ -80,9 +61,9 @@ def crop_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
     return _rendered(recipes.crop_view(sample, 0, GEOMETRY, rng), [whole.picture], whole.names)
 
 
-def mosaic(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+def mosaic(rng: np.random.Generator, names: Sequence[str]) -> NamedView:
     """A mosaic view of four fresh pictures."""
-    return mosaic_of(rng, [whole_picture(rng, name, jpeg=jpeg) for name in names])
+    return mosaic_of(rng, [whole_picture(rng, name) for name in names])
 
 
 def mosaic_of(rng: np.random.Generator, wholes: Sequence[NamedView]) -> NamedView:
@@ -94,16 +75,16 @@ def mosaic_of(rng: np.random.Generator, wholes: Sequence[NamedView]) -> NamedVie
     return _rendered(recipes.mosaic_view(samples, 0, GEOMETRY, rng), pictures, [whole.names[0] for whole in wholes])
 
 
-def scene(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+def scene(rng: np.random.Generator, names: Sequence[str]) -> NamedView:
     """A whole detection scene with its boxes."""
     drawn = world.draw_scene(rng, names)
     boxes = np.array([each.box_xyxy_px for each in drawn.objects], np.float32)
-    return NamedView(_decoded(drawn.pixels, jpeg=jpeg), boxes, tuple(names))
+    return NamedView(_through_jpeg(drawn.pixels), boxes, tuple(names))
 
 
-def window(rng: np.random.Generator, names: Sequence[str], *, jpeg: bool = False) -> NamedView:
+def window(rng: np.random.Generator, names: Sequence[str]) -> NamedView:
     """A fresh detection scene as the detection augmentation shows it."""
-    return window_of(rng, scene(rng, names, jpeg=jpeg))
+    return window_of(rng, scene(rng, names))
 
 
 def window_of(rng: np.random.Generator, whole: NamedView) -> NamedView:
@@ -137,10 +118,8 @@ def _areas(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
 
 
-def _decoded(pixels: NDArray[np.uint8], *, jpeg: bool) -> Image.Image:
+def _through_jpeg(pixels: NDArray[np.uint8]) -> Image.Image:
     picture = Image.fromarray(pixels)
-    if not jpeg:
-        return picture
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return Image.open(buffer).convert("RGB")

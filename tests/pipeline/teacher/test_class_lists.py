@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from richsem_prep.sources.class_names import MAX_NAME_CHARACTERS, read_templates, read_vocabulary
+from richsem_prep.sources.class_names import MAX_NAME_CHARACTERS
+from richsem_prep.teacher.class_lists import read_templates, read_vocabulary
 from richsem_schemas.errors import SourceError
 from richsem_schemas.vocabularies.known import known_vocabulary
 
