@@ -18,7 +18,7 @@ from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
-from richsem_schemas.io.files import FileHash, HashedFile, hashed_file, open_regular
+from richsem_schemas.io.files import FileHash, HashedFile, file_sha256, hashed_file
 from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
 from richsem_schemas.io.words import printable
 
@@ -198,8 +198,7 @@ def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatc
 def _require_intact(path: Path, expected: FileHash) -> None:
     """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
     try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except FileNotFoundError:
         digest = "missing"
     _require_digest(path, digest, expected)

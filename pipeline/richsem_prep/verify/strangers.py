@@ -47,7 +47,8 @@ def _files(files: CacheFiles, layout: CacheLayout, plan: Plan, names: list[str])
         yield from (labels.spec, labels.manifest, labels.text, labels.text_features)
     for number in shard_numbers(files, layout, plan):
         yield layout.quarantine(number)
-        for shard in (PictureShard(layout, number), *(LabelShard(labels, number) for labels in label_sets)):
+        shards: list[PictureShard | LabelShard] = [LabelShard(labels, number) for labels in label_sets]
+        for shard in [PictureShard(layout, number), *shards]:
             yield from (shard.tar, shard.index, shard.receipt)
 
 

@@ -98,6 +98,7 @@ class ViewBatch:
         kept = [labelled.labels for _, labelled in named]
         embeddings = [labelled.embeddings for _, labelled in named if labelled.embeddings is not None]
         tiles_V = np.array([len(view.tiles) for view in views])
+        regions = np.concatenate([view.regions for view in views])
         return cls(
             [name for name, _ in named],
             np.array([VIEW_KINDS.index(view.kind) for view in views]),
@@ -105,11 +106,11 @@ class ViewBatch:
             np.cumsum(tiles_V) - tiles_V,
             np.concatenate([view.tiles for view in views]),
             np.repeat(np.arange(len(views)), tiles_V),
-            np.concatenate([view.regions["box_xyxy_px"] for view in views]),
-            np.concatenate([view.regions["tile"] for view in views]),
-            np.concatenate([view.regions["category_id"] for view in views]),
-            np.concatenate([view.regions["annotation"] for view in views]),
-            np.concatenate([view.regions["noise_scale"] for view in views]),
+            regions["box_xyxy_px"],
+            regions["tile"],
+            regions["category_id"],
+            regions["annotation"],
+            regions["noise_scale"],
             np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
             TopKSoftLabels(
                 np.concatenate([labels.class_ids for labels in kept]),
