@@ -99,8 +99,8 @@ class BlockReader:
         position = address.position - int(order.starts[slot])
         views = [views[position] for views in block.passes]
         labelled = views[address.pass_index if self._all_passes else 0]
-        shown = block.pictures[np.isin(block.pictures["sample"], labelled.view.tiles["sample"])]
-        pictures = self.source.decode(shard, shown, span=block.span)
+        shown = np.searchsorted(block.pictures["sample"], np.unique(labelled.view.tiles["sample"]))
+        pictures = self.source.decode(shard, block.pictures[shown], span=block.span)
         return ReadView(block.names[position], labelled, pictures, tuple(views) if self._all_passes else ())
 
     def _block_order(self, address: ViewAddress, index: ShardIndex) -> _BlockOrder:

@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+# Reading an index imports it and, where there is one, pandas, which takes a while: better once, before worker processes
+# are forked, than in each.
+import pyarrow.dataset  # noqa: F401
 from numpy.typing import NDArray
 from PIL import Image
 
