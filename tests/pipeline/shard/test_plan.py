@@ -11,6 +11,7 @@ from richsem_prep.shard import plan as plan_module
 from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
+from richsem_schemas.cache.listed_boxes import boxes_of_samples, read_box_rows
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.errors import CorruptCacheError, SourceError
@@ -102,6 +103,22 @@ def test_boxes_and_captions_read_back(layout):
         np.testing.assert_array_equal(entry.boxes.boxes_xyxy, expected.boxes.boxes_xyxy)
         np.testing.assert_array_equal(entry.boxes.rows, expected.boxes.rows)
         assert (entry.boxes.boxes_xyxy.dtype, entry.boxes.rows.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize("batch", [3, 1_024])
+def test_classes_of_boxes_read_once_are_those_of_each_shards_entries(layout, monkeypatch, batch):
+    monkeypatch.setattr(plan_module, "LISTING_BATCH", batch)
+    rng = np.random.default_rng(0)
+    boxes = [[(0, 0, 1, 1, row) for row in rng.integers(0, 99, count)] for count in rng.integers(0, 5, 40)]
+    entries = [boxed(b"%02d.jpg" % number, found, (9, 9)) for number, found in enumerate(boxes)]
+    plan = freeze(layout, entries, samples=35, has_boxes=True)
+    listed = read_box_rows(layout, plan)
+    for shard in range(plan.shards):
+        samples = np.arange(plan.shard_samples(shard))[1::2]
+        found = boxes_of_samples(listed, plan, shard, samples)
+        expected = [entry.boxes.rows for entry in planned_entries(layout, plan, shard)[1::2]]
+        np.testing.assert_array_equal(np.diff(found.offsets), [len(rows) for rows in expected])
+        np.testing.assert_array_equal(found.rows, np.concatenate(expected))
 
 
 def test_a_listing_without_boxes_and_captions_has_the_bytes_it_always_had(layout):
