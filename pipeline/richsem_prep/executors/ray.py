@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, failure_of
-from richsem_prep.shard.progress import Failure, OnProgress, Progress, ShardOutcome
+from richsem_prep.shard.progress import Failure, OnProgress, Progress, ShardOutcome, ShardResult
 from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
@@ -25,7 +25,7 @@ from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from richsem_prep.executors.worker import Worker
-    from richsem_prep.shard.task import ShardResult
+    from richsem_prep.shard.progress import ShardResult
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Receipts are all that travels, so Ray's shared memory stays at about its minimum."""
@@ -136,7 +136,7 @@ class RayWorker:
             return self._not_started
         return _as_value(lambda: self._worker.open(layout, label_set, root))  # type: ignore[union-attr]
 
-    def run(self, shard: int) -> "ShardResult | Failure":
+    def run(self, shard: int) -> ShardResult | Failure:
         """Make one shard."""
         return _as_value(lambda: self._worker.run(shard))  # type: ignore[union-attr]
 

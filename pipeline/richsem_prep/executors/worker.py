@@ -9,8 +9,8 @@ import PIL.features
 import torch
 import torchvision
 
-from richsem_prep.shard.progress import Progress
-from richsem_prep.shard.task import ShardInputs, ShardResult, run_shard
+from richsem_prep.shard.progress import Progress, ShardResult
+from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSettings

@@ -10,8 +10,7 @@ from richsem_prep.shard import run
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import MakeExecutor
 from richsem_prep.shard.plan import default_samples_per_shard
-from richsem_prep.shard.progress import OnProgress, Reporter, ShardOutcome
-from richsem_prep.shard.task import ShardResult
+from richsem_prep.shard.progress import OnProgress, Reporter, ShardOutcome, ShardResult
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan
 from richsem_schemas.cache.shard import LabelShard, PictureShard

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from richsem_prep.shard.task import ShardResult
+from richsem_schemas.cache.manifest import LabelsReceipt
 
 
 @dataclass
@@ -23,6 +22,23 @@ class Progress:
     views: int = 0
     quarantined: int = 0
     text_classes: int = 0
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """Counts and seconds of a finished shard, for the summary.
+
+    Attributes:
+        receipt: of its labels.
+        quarantined: samples left out.
+        picture_bytes: bytes of the pictures' tar.
+        seconds: by stage, thread-seconds for those in threads.
+    """
+
+    receipt: LabelsReceipt
+    quarantined: int
+    picture_bytes: int
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class ShardOutcome:
     """A shard that is done with: made, or given up."""
 
     shard: int
-    result: "ShardResult | None"
+    result: ShardResult | None
     failure: Failure | None
 
 

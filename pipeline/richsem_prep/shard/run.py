@@ -4,23 +4,19 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import Executor, MakeExecutor
 from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.out_folder import require_usable_out, sweep_shards
 from richsem_prep.shard.prepare import prepare_label_set, prepare_plan
-from richsem_prep.shard.progress import Reporter
+from richsem_prep.shard.progress import Reporter, ShardResult
 from richsem_prep.shard.retry import drop_mended_shards
 from richsem_schemas.cache.jobs import hold_job, one_at_a_time
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelSpec, Plan, ShardSummary
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import Place, is_local, map_small_files
-
-if TYPE_CHECKING:
-    from richsem_prep.shard.task import ShardResult
 
 
 @dataclass
@@ -43,7 +39,7 @@ class RunSummary:
 
     layout: CacheLayout
     label_set: str
-    results: "dict[int, ShardResult]" = field(default_factory=dict)
+    results: dict[int, ShardResult] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     left_out: int = 0
     already: int = 0

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from richsem_prep.shard.pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
-from richsem_prep.shard.progress import Progress
+from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.stage_clock import StageClock
 from richsem_prep.sources import PictureBoxes
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
@@ -77,23 +77,6 @@ class ShardInputs:
     def label_shard(self, number: int) -> LabelShard:
         """A shard of the label set."""
         return LabelShard(self.layout.label_set(self.label_set), number)
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """Counts and seconds of a finished shard, for the summary.
-
-    Attributes:
-        receipt: of its labels.
-        quarantined: samples left out.
-        picture_bytes: bytes of the pictures' tar.
-        seconds: by stage, thread-seconds for those in threads.
-    """
-
-    receipt: LabelsReceipt
-    quarantined: int
-    picture_bytes: int
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
