@@ -10,7 +10,7 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def command_parts(command: Any, path: str) -> Iterator[str]:
     # Nothing is parsed, required or run.
     context = command.make_context(path, [], resilient_parsing=True)
     # Typer puts braces around what is required.
-    pieces = [re.sub(r"^{(.+)}(\.{3})?$", r"\1", piece) for piece in command.collect_usage_pieces(context)]
+    pieces = [re.sub(r"^{(.+)}(\.{3})?$", r"\1\2", piece) for piece in command.collect_usage_pieces(context)]
     yield f"```text\n{' '.join([path, *pieces])}\n```"
     yield from help_parts(inspect.cleandoc(command.help or ""))
     panels: dict[str, list[list[str]]] = {}
@@ -273,10 +273,12 @@ def code(text: object) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def table(head: list[str], rows: Any) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def table(head: list[str], rows: Iterable[list[str]]) -> str:
+    """A Markdown table, without columns that no row has anything in."""
+    filled = list(rows)
+    columns = [column for column in range(len(head)) if any(row[column] for row in filled)]
+    lines = [head, ["---"] * len(head), *filled]
+    return "\n".join(f"| {' | '.join(cells[column] for column in columns)} |" for cells in lines)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def richsem_prep(_version: Version = False) -> None:
       richsem-prep push caches/inet-lvis my-group/inet-lvis-rn50
       richsem-prep pull my-group/inet-lvis-rn50 caches/inet-lvis
 
-    [bold]No data at hand?[/bold] --dataset demo draws its own, and --teacher demo comes with the package:
+    [bold]No data at hand?[/bold] `--dataset demo` draws its own, and `--teacher demo` comes with the package:
 
       richsem-prep shard --dataset demo
     """

@@ -56,9 +56,9 @@ def test_a_command_has_usage_help_examples_and_a_table_a_panel():
         "Until it boils.",
         "**Examples**",
         "```sh\n# As eggs like it:\nrichsem-cook boil pot\n```",
-        "| Arguments | value | default |  |\n"
-        "| --- | --- | --- | --- |\n"
-        "| `POT` |  | required | The pot. |",
+        "| Arguments | default |  |\n"
+        "| --- | --- | --- |\n"
+        "| `POT` | required | The pot. |",
         "| Stove | value | default |  |\n"
         "| --- | --- | --- | --- |\n"
         "| `--heat` | `low`, `high` | `low` | How hot. |",

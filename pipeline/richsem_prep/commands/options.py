@@ -10,6 +10,9 @@ LabelSet = Annotated[str | None, typer.Option(help="Name of the label set; neede
 Threads = Annotated[int | None, typer.Option(min=1, help="Shards at a time. \\[default: one a core]")]
 Originals = Annotated[
     str | None,
-    typer.Option("--root", help="Where originals lie, for a cache that refers to them. \\[default: as it says]"),
+    typer.Option(
+        "--root",
+        help="Where originals lie, for a cache that refers to them. \\[default: where they lay when it was made]",
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")]

@@ -94,7 +94,7 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         Path | None,
         _what_to_do(
             metavar="PATH",
-            help="Of detection data: folder of the pictures, from here or below ROOT. \\[default: found]",
+            help="Of detection data: folder of the pictures, from here or below ROOT. \\[default: looked for in ROOT]",
         ),
     ] = None
     limit: Annotated[
@@ -194,7 +194,9 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         _cache(help="Pictures in a shard. \\[default: as many of 64, 128, … 1024 as leave 16 shards, at least 64]"),
     ] = None
     seed: Annotated[Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)], _cache(help="Of the order and the views.")] = 0
-    workers: Annotated[PositiveInt | None, _work(help="\\[default: one a GPU, or one a core without]")] = None
+    workers: Annotated[
+        PositiveInt | None, _work(help="Each makes whole shards. \\[default: one a GPU, or one a core without]")
+    ] = None
     executor: Annotated[Literal["ray", "inline"], _work(help="ray, or inline: one worker in this process.")] = "ray"
     ray_address: Annotated[str | None, _work(help="Join a Ray cluster, such as HOST:6379 or auto.")] = None
     shard_range: Annotated[

@@ -13,7 +13,7 @@ from richsem_schemas.program import AsJson
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="OUT...", help="Folders of finished runs, the baseline first.", parser=local_path),
+        typer.Argument(metavar="OUT", help="Folders of finished runs, the baseline first.", parser=local_path),
     ],
     out: Annotated[
         Path | None,

@@ -14,7 +14,7 @@ from richsem_train.commands.options import Changes, Checkpoint, Device, Publishe
 
 def predict(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures.", parser=local_path)],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Picture files.", parser=local_path)],
     out: Annotated[
         Path,
         typer.Option(
