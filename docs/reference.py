@@ -92,7 +92,7 @@ def command_parts(command: Any, path: str) -> Iterator[str]:
         if not parameter.hidden and "--help" not in parameter.opts:
             panels.setdefault(panel(parameter), []).append(parameter_row(parameter, context))
     for title, rows in panels.items():
-        yield table([title, "value", "default", ""], rows)
+        yield table([title, "meaning", "value", "default"], rows)
 
 
 def help_parts(text: str) -> Iterator[str]:
@@ -126,7 +126,7 @@ def panel(parameter: Any) -> str:
 
 
 def parameter_row(parameter: Any, context: Any) -> list[str]:
-    """Names, value, default and meaning of an option or argument."""
+    """Names, meaning, value and default of an option or argument."""
     is_argument = parameter.param_type_name == "argument"
     is_flag = getattr(parameter, "is_flag", False)
     names = [parameter.metavar or parameter.name] if is_argument else [*parameter.opts, *parameter.secondary_opts]
@@ -136,7 +136,7 @@ def parameter_row(parameter: Any, context: Any) -> list[str]:
     elif default is None and parameter.default is not None and not is_flag:
         default = code(parameter.default)
     value = "" if is_argument or is_flag else option_value(parameter, context)
-    return [", ".join(code(name) for name in names), value, default or "", prose(help_text)]
+    return [", ".join(code(name) for name in names), prose(help_text), value, default or ""]
 
 
 def option_value(parameter: Any, context: Any) -> str:
@@ -171,9 +171,9 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
         rows = [
             [
                 code(f"{path}.{key}" if path else key),
+                prose(value.get("description") or documented.get(key, "")),
                 value_type(value),
                 config_default(value),
-                prose(value.get("description") or documented.get(key, "")),
             ]
             for key, value in section["properties"].items()
             if not section_names(value, models)
@@ -182,7 +182,7 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
         if path:
             yield prose(summary)
         if rows:
-            yield table(["key", "value", "default", ""], rows)
+            yield table(["key", "meaning", "value", "default"], rows)
 
 
 def package_configs() -> Iterator[list[str]]:

@@ -56,17 +56,17 @@ def test_a_command_has_usage_help_examples_and_a_table_a_panel():
         "Until it boils.",
         "**Examples**",
         "```sh\n# As eggs like it:\nrichsem-cook boil pot\n```",
-        "| Arguments | default |  |\n"
+        "| Arguments | meaning | default |\n"
         "| --- | --- | --- |\n"
-        "| `POT` | required | The pot. |",
-        "| Stove | value | default |  |\n"
+        "| `POT` | The pot. | required |",
+        "| Stove | meaning | value | default |\n"
         "| --- | --- | --- | --- |\n"
-        "| `--heat` | `low`, `high` | `low` | How hot. |",
-        "| Options | value | default |  |\n"
+        "| `--heat` | How hot. | `low`, `high` | `low` |",
+        "| Options | meaning | value | default |\n"
         "| --- | --- | --- | --- |\n"
-        "| `--minutes`, `-m` | whole number, 1 to 90 | `3` | How long. |\n"
-        r"| `--salt` | `KIND` | the cook's own | a\|b \<c>. |" "\n"
-        "| `--lid` |  |  | See `--heat`. |",
+        "| `--minutes`, `-m` | How long. | whole number, 1 to 90 | `3` |\n"
+        r"| `--salt` | a\|b \<c>. | `KIND` | the cook's own |" "\n"
+        "| `--lid` | See `--heat`. |  |  |",
     ]  # fmt: skip
 
 
@@ -98,14 +98,14 @@ def test_a_config_has_a_table_a_section_with_types_defaults_and_docstrings():
     parts = list(config_parts(Recipe))
     assert parts[parts.index("### Of the whole run") :] == [
         "### Of the whole run",
-        "| key | value | default |  |\n"
+        "| key | meaning | value | default |\n"
         "| --- | --- | --- | --- |\n"
-        "| `steps` | list of: whole number | `[1, 2]` | In their order. |\n"
-        "| `size` | 2 of: whole number | `[3, 4]` |  |",
+        "| `steps` | In their order. | list of: whole number | `[1, 2]` |\n"
+        "| `size` |  | 2 of: whole number | `[3, 4]` |",
         "### `spices`",
         "What is added.",
-        "| key | value | default |  |\n"
+        "| key | meaning | value | default |\n"
         "| --- | --- | --- | --- |\n"
-        "| `spices.name` | text | required | of the spice, in Latin. |\n"
-        "| `spices.grams` | number above 0 below 10 or `null` | `null` |  |",
+        "| `spices.name` | of the spice, in Latin. | text | required |\n"
+        "| `spices.grams` |  | number above 0 below 10 or `null` | `null` |",
     ]  # fmt: skip
