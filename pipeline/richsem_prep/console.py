@@ -111,7 +111,7 @@ class ConsoleReporter:
             done = _done(unit, counters)
             rate, eta = _rate(done, total, started)
             live.update(
-                task, completed=done, rate=f"{rate:.1f} {unit}/s", note=f"ETA {eta}  {self._troubles(counters)}"
+                task, completed=done, rate=f"{rate:.1f} {unit}/s", note=", ".join([*eta, self._troubles(counters)])
             )
 
         return move
@@ -126,7 +126,7 @@ class ConsoleReporter:
         self._last_line = time.monotonic() + (1e9 if finished else 0)
         rate, eta = _rate(done, total, started)
         of = f" of {total}" if total else ""
-        self.say(f"{name}: {done}{of} {unit}, {rate:.1f}/s, ETA {eta}, {self._troubles(counters)}")
+        self.say(", ".join([f"{name}: {done}{of} {unit}", f"{rate:.1f}/s", *eta, self._troubles(counters)]))
 
     def _troubles(self, counters: progress.Progress) -> str:
         return f"{counters.quarantined} quarantined, {self.failures} failed"
@@ -148,9 +148,10 @@ def _done(unit: str, counters: progress.Progress) -> int:
     return counters.text_classes if unit == "classes" else counters.samples
 
 
-def _rate(done: int, total: int | None, started: float) -> tuple[float, str]:
+def _rate(done: int, total: int | None, started: float) -> tuple[float, list[str]]:
+    """Things a second, and when all are done, where that is known."""
     rate = done / max(time.monotonic() - started, 1e-6)
     if not total or not done:
-        return rate, "?"
+        return rate, []
     minutes, seconds = divmod(round(max(total - done, 0) / rate), 60)
-    return rate, f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+    return rate, [f"ETA {minutes // 60}:{minutes % 60:02d}:{seconds:02d}"]

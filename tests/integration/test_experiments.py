@@ -85,7 +85,7 @@ def test_plan_and_manifest_say_where_the_pictures_are(original, apart):
 
 
 def test_readers_join_both_folders_by_key(original, apart):
-    for cache in (open_cache(original, labels_from=apart), open_cache(apart)):
+    for cache in (open_cache(original, labels_from=str(apart)), open_cache(apart)):
         assert list(cache.label_sets) == ["vit"]
         assert (cache.layout.out, cache.labels_layout.out) == (original, apart)
         assert cache.text_bank("vit").class_names[0] == "none"

@@ -121,7 +121,7 @@ def summary_table(summary: "RunSummary") -> Table:
     table.add_row("regions", f"{regions:,}")
     if regions:
         labels, each = made["label_bytes"] / regions, made["picture_bytes"] / pictures
-        table.add_row("bytes a region", f"{labels:,.0f} labels; {each:,.0f} a picture")
+        table.add_row("bytes", f"{labels:,.0f} a region, {each:,.0f} a picture")
         table.add_row("throughput", f"{regions / work:,.1f} regions/s, {pictures / work:,.1f} pictures/s")
         table.add_row("with start-up", f"{regions / whole:,.1f} regions/s, {pictures / whole:,.1f} pictures/s")
     table.add_row("start-up", f"{summary.start_seconds:,.1f} s")

@@ -290,8 +290,9 @@ def _noise(views: ViewsSpec) -> str:
 
 def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     spec, regions = statistics.spec, sum(statistics.regions.values())
-    embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} x {spec.embeddings}"
-    yield "stored a region", f"top {spec.top_k} of {spec.text.classes:,} classes, {embeddings}"
+    has_none = spec.embeddings == "none"
+    embeddings = "no embeddings" if has_none else f"embeddings of {spec.teacher.embed_dim} x {spec.embeddings}"
+    yield "stored a region", f"top {spec.top_k} of {spec.text.classes:,} classes; {embeddings}"
     for kind, views in sorted(statistics.views.items()):
         passes = spec.views.passes[kind]
         shown = f"{passes} pass{'es' * (passes != 1)}: {views:,} views"
@@ -317,7 +318,7 @@ def _class_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
     unlabelled = sum(statistics.regions.values()) - statistics.labelled_regions
     yield "classes with regions", f"{len(present):,} of {len(statistics.class_counts):,}"
     yield "classes without", f"{len(statistics.class_counts) - len(present):,}"
-    yield "regions without a label", f"{unlabelled:,} ({NONE_NAME})"
+    yield "regions without a label", f"{unlabelled:,} (category {NONE_NAME})"
     if present:
         yield "most frequent", _shown(present[:CLASSES_SHOWN])
         yield "least frequent", _shown(present[::-1][:CLASSES_SHOWN])

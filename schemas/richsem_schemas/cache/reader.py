@@ -113,37 +113,43 @@ class Cache:
         """A shard of the views of a label set."""
         return LabelShard(self.labels_layout.label_set(label_set), number)
 
-    def views(self, label_set: str | None = None, *, root: Place | None = None) -> Iterator[RenderedView]:
+    def views(
+        self, label_set: str | None = None, *, root: Place | str | os.PathLike[str] | None = None
+    ) -> Iterator[RenderedView]:
         """All views of a label set, in the order of the shards, keys and members; a block of pictures in memory.
 
         Args:
             label_set: its name; None is the only one.
-            root: where originals lie, for caches that refer to them; None is where the plan says.
+            root: folder or URL where originals lie, for caches that refer to them; None is where the plan says.
 
         Raises:
             RichSemError: there is no such label set, or originals are not where they were.
             CorruptCacheError: a file is damaged.
         """
         manifest = self.label_set(label_set)
+        originals = self.originals_root if root is None else open_place(root)
         for shard in manifest.shards:
             yield from rendered_views(
                 self.picture_shard(shard.shard),
                 self.label_shard(manifest.name, shard.shard),
                 self.manifest.plan,
                 manifest.spec,
-                root=root or self.originals_root,
+                root=originals,
             )
 
 
 def open_cache(
-    out: Place | str | os.PathLike[str], *, only: str | None = None, labels_from: Place | None = None
+    out: Place | str | os.PathLike[str],
+    *,
+    only: str | None = None,
+    labels_from: Place | str | os.PathLike[str] | None = None,
 ) -> Cache:
     """Open a finished cache.
 
     Args:
         out: its folder or URL; one of labels alone leads to the cache that holds the pictures.
         only: leaves out the manifests of all label sets but this one; those of many shards take time and memory.
-        labels_from: another folder that holds label sets for the same pictures; they are joined by key.
+        labels_from: another folder or URL that holds label sets for the same pictures; they are joined by key.
 
     Raises:
         RichSemError: there is none, or it isn't finished.
@@ -153,7 +159,7 @@ def open_cache(
     layout = find_layout(open_place(out))
     manifest = _finished(layout)
     if labels_from is not None:
-        labels = _labels_elsewhere(layout, manifest, find_layout(labels_from))
+        labels = _labels_elsewhere(layout, manifest, find_layout(open_place(labels_from)))
         return Cache(layout, manifest, _label_sets(labels, only), labels)
     pictures = _elsewhere(manifest, layout)
     return Cache(pictures, manifest, _label_sets(layout, only), None if pictures == layout else layout)

@@ -46,7 +46,8 @@ def train(
         out: folder of the run: checkpoints, log, results. None is runs/NAME.
         resume: go on with the run in `out` from its last checkpoint; only what doesn't touch its weights may differ.
         device: `cpu`, `cuda`, `cuda:1`; None is CUDA where there is one.
-        reporter: told of progress; None shows a bar on standard error. `SilentReporter()` says nothing.
+        reporter: told of progress; None shows a bar on standard error. `richsem_train.console.SilentReporter()`
+            says nothing.
 
     Returns:
         The run's folder and figures.
