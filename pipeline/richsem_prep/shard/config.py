@@ -193,7 +193,10 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         Annotated[int, Field(ge=1, le=MAX_SAMPLES_PER_SHARD)] | None,
         _cache(help="Pictures in a shard. \\[default: as many of 64, 128, … 1024 as leave 16 shards, at least 64]"),
     ] = None
-    seed: Annotated[Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)], _cache(help="Of the order and the views.")] = 0
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_WHOLE_NUMBER)],
+        _cache(help="Decides the order of the pictures and all draws of views."),
+    ] = 0
     workers: Annotated[
         PositiveInt | None, _work(help="Each makes whole shards. \\[default: one a GPU, or one a core without]")
     ] = None

@@ -43,7 +43,7 @@ class DetectionConfig(Section):
     """The detection data."""
 
     format: AnnotationFormat = "lvis"
-    """Of the annotations; decides the metric, too: that of LVIS or of COCO; of OpenImages and Visual Genome AP and
+    """Format of the annotations; decides the metric, too: LVIS's or COCO's; of OpenImages and Visual Genome AP and
     AP50."""
 
     train: SplitConfig
@@ -67,7 +67,7 @@ class DetectionConfig(Section):
     windows; or `stored`, the windows in turn, in the place of augmentation."""
 
     cache: PlaceField | None = None
-    """Of these very pictures and boxes, with windows."""
+    """A cache of these very pictures and boxes, with windows; needed for `labels: cache`."""
 
     labels_from: PlaceField | None = None
     """Another folder that holds label sets for its pictures (`richsem-prep shard --from-cache`)."""

@@ -27,10 +27,10 @@ class BackboneConfig(Section):
     """Batch norms stay as they are (ResNets)."""
 
     clip_layers: Annotated[tuple[Layers, ...], Field(min_length=1)] = (3, 4, 6, 3)
-    """Of `clip-resnet`: bottlenecks in each stage."""
+    """For `clip-resnet`: bottlenecks in each stage."""
 
     clip_width: PositiveInt = 64
-    """Of `clip-resnet`: channels after the stem."""
+    """For `clip-resnet`: channels after the stem."""
 
     pixel_mean: Rgb = (0.485, 0.456, 0.406)
     """RGB, of pictures in 0..1; taken from the pixels."""
@@ -86,10 +86,10 @@ class ModelConfig(Section):
     """Probability, in training alone."""
 
     classifier: ClassifierKind = "text"
-    """Of the decoder's queries: `text` (scaled cosines with the text bank) or `linear`."""
+    """Classifier of the decoder's queries: `text` (scaled cosines with the text bank) or `linear`."""
 
     encoder_classifier: ClassifierKind = "text"
-    """Of the encoder's proposals; the reference's baseline has `linear` and `text`."""
+    """Classifier of the encoder's proposals; the reference's baseline has `linear` above and `text` here."""
 
     label_embedding: Literal["classifier", "embedding"] = "classifier"
     """Contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO."""
@@ -101,7 +101,7 @@ class ModelConfig(Section):
     """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
 
     query_positions: Literal["padded", "picture"] = "padded"
-    """Of the decoder's queries: relative to the `padded` batch or to the `picture`."""
+    """Positions of the decoder's queries: relative to the `padded` batch or to the `picture`."""
 
     denoising: DenoisingConfig = DenoisingConfig()
     """Noised copies of the truth as extra queries."""
@@ -119,29 +119,29 @@ class MatcherConfig(Section):
     """Costs of the Hungarian matching."""
 
     class_cost: NonNegativeFloat = 2.0
-    """Of the focal-style class cost."""
+    """Weight of the focal-style class cost."""
 
     bbox_cost: NonNegativeFloat = 5.0
-    """Of the L1 distance of boxes, in fractions of the picture."""
+    """Weight of the L1 distance of boxes, in fractions of the picture."""
 
     giou_cost: NonNegativeFloat = 2.0
-    """Of the generalised IoU."""
+    """Weight of the generalised IoU."""
 
 
 class LossConfig(Section):
     """Weights of the losses, and what they are told."""
 
     class_weight: NonNegativeFloat = 1.0
-    """Of the focal loss of classes."""
+    """Weight of the focal loss of classes."""
 
     bbox_weight: NonNegativeFloat = 5.0
-    """Of the L1 distance of boxes, in fractions of the picture."""
+    """Weight of the L1 distance of boxes, in fractions of the picture."""
 
     giou_weight: NonNegativeFloat = 2.0
-    """Of the generalised IoU."""
+    """Weight of the generalised IoU."""
 
     soft_weight: NonNegativeFloat = 0.5
-    """Of the KL divergence between teacher and semantic branch: the paper's λ_soft (supplement, E.1)."""
+    """Weight of the KL divergence between teacher and semantic branch: the paper's λ_soft (supplement, E.1)."""
 
     tail: Tail = "bucket"
     """What top-k labels say of the classes that they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d

@@ -34,7 +34,7 @@ class ScheduleConfig(Section):
     """Learning rate of the backbone."""
 
     weight_decay: NonNegativeFloat = 1e-4
-    """Of AdamW, on all weights."""
+    """Weight decay of AdamW, on all weights."""
 
     lr_drops: tuple[Epochs, ...] = (20,)
     """Epochs after which the learning rates fall to a tenth."""
@@ -49,7 +49,7 @@ class ScheduleConfig(Section):
     """Decay of the averaged weights that are scored and exported; null keeps none."""
 
     precision: Precision = "fp32"
-    """Of backbone and transformer; boxes, cosines and losses are always fp32."""
+    """Precision of backbone and transformer; boxes, cosines and losses are always fp32."""
 
     compile: bool = False
     """Compile the backbone by `torch.compile`."""
@@ -103,7 +103,7 @@ class TrainConfig(Section):
     """A whole run."""
 
     name: Annotated[str, Field(pattern=r"^[^/\x00-\x1f]+$")]
-    """Of the config; runs of one name are compared as seeds of one arm."""
+    """Name of the config; runs of one name are compared as seeds of one arm."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The only source of randomness."""
