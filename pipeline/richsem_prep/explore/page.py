@@ -122,7 +122,8 @@ def _printable(value: object) -> object:
 def _facts(cache: Cache, manifest: LabelManifest) -> dict[str, str]:
     plan, spec = cache.manifest.plan, manifest.spec
     size = f"views at {spec.region_encoder.teacher_size} px" if spec.region_encoder.teacher_size else "views full size"
-    embeddings = "no embeddings" if spec.embeddings == "none" else f"{spec.teacher.embed_dim} × {spec.embeddings}"
+    has_none = spec.embeddings == "none"
+    embeddings = "no embeddings" if has_none else f"embeddings of {spec.teacher.embed_dim} × {spec.embeddings}"
     passes = {f"{kind}s": count for kind, count in spec.views.passes.items()}
     return {
         "Pictures": f"{cache.manifest.samples:,} ({readable_bytes(cache.manifest.bytes)})",
@@ -131,7 +132,7 @@ def _facts(cache: Cache, manifest: LabelManifest) -> dict[str, str]:
         "Teacher": spec.teacher.name,
         "Region encoder": f"{spec.region_encoder.kind}, {size}, {spec.precision}",
         "Vocabulary": f"{spec.text.classes:,} names of {spec.text.vocabulary}",
-        "Stored a region": f"top {spec.top_k}, {embeddings}",
+        "Stored a region": f"top {spec.top_k} classes; {embeddings}",
         "Fingerprint": manifest.fingerprint[:12],
         "Seed": str(plan.seed),
     }
