@@ -128,7 +128,8 @@ def rendered(statistics):
 
 def test_the_table_tells_what_the_cache_is(statistics):
     text = rendered(statistics)
-    for expected in ("hash, weights 000000000000", "top 5 of 7 classes; embeddings of 16 x float16", "40 views, 40 regions",
+    for expected in ("hash, weights 000000000000", "top 5 of 7 classes; embeddings of 16 x float16",
+                         "40 views, 40 regions",
                      "2 passes: 22 views", "nats", "with the rest as one bucket", "c <script>alert(1)<script>",
                      "5 of 6", "an archive; unpack it"):  # fmt: skip
         assert expected in text
