@@ -16,7 +16,9 @@ from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.cache.view_batch import ShardPictures
+from richsem_schemas.errors import PictureError
 from richsem_schemas.io.places import Place
+from richsem_schemas.io.words import os_error_text
 from richsem_schemas.pictures.decode import decode_picture
 
 _DECODED_PICTURES = 8
@@ -112,8 +114,14 @@ def rendered_views(
 
 
 def _picture_bytes(shard: PictureShard, rows: Rows, root: Place | None) -> dict[int, bytes]:
-    stored = shard.pictures(rows, root=root, span=shard.span(rows))
-    return {int(picture.row["sample"]): picture.data for picture in stored}
+    span = shard.span(rows)
+    try:
+        stored = shard.pictures(rows, root=root, span=span)
+        return {int(picture.row["sample"]): picture.data for picture in stored}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PictureError(
+            f"{os_error_text(error)}; the cache refers to its pictures, say by `root` where they lie now"
+        ) from None
 
 
 def _blocks(pictures: Rows, views: Rows) -> Iterator[tuple[Rows, Rows]]:

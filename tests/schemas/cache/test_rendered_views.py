@@ -66,6 +66,16 @@ def test_pictures_are_not_read_before_pixels_are_asked_for(tmp_path):
         view.pixels  # noqa: B018
 
 
+def test_an_original_that_is_gone_is_named_with_the_remedy(cache, monkeypatch):
+    def pictures(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory", b"/gone/a.jpg")
+
+    monkeypatch.setattr("richsem_schemas.cache.shard.PictureShard.pictures", pictures)
+    view = next(cache.views("float16", root="/gone"))
+    with pytest.raises(RichSemError, match=r"^/gone/a\.jpg: .*say by `root` where they lie"):
+        view.pixels  # noqa: B018
+
+
 def test_a_damaged_view_is_named_before_it_is_rendered(tmp_path):
     shutil.copytree(CACHE, tmp_path / "c")
     cache = open_cache(tmp_path / "c")
