@@ -113,7 +113,7 @@ class Cache:
         """A shard of the views of a label set."""
         return LabelShard(self.labels_layout.label_set(label_set), number)
 
-    def views(self, label_set: str | None = None, *, root: Place | None = None) -> Iterator[RenderedView]:
+    def views(self, label_set: str | None = None, *, root: Place | str | None = None) -> Iterator[RenderedView]:
         """All views of a label set, in the order of the shards, keys and members; a block of pictures in memory.
 
         Args:
@@ -125,18 +125,19 @@ class Cache:
             CorruptCacheError: a file is damaged.
         """
         manifest = self.label_set(label_set)
+        originals = self.originals_root if root is None else open_place(root)
         for shard in manifest.shards:
             yield from rendered_views(
                 self.picture_shard(shard.shard),
                 self.label_shard(manifest.name, shard.shard),
                 self.manifest.plan,
                 manifest.spec,
-                root=root or self.originals_root,
+                root=originals,
             )
 
 
 def open_cache(
-    out: Place | str | os.PathLike[str], *, only: str | None = None, labels_from: Place | None = None
+    out: Place | str | os.PathLike[str], *, only: str | None = None, labels_from: Place | str | None = None
 ) -> Cache:
     """Open a finished cache.
 
@@ -153,7 +154,7 @@ def open_cache(
     layout = find_layout(open_place(out))
     manifest = _finished(layout)
     if labels_from is not None:
-        labels = _labels_elsewhere(layout, manifest, find_layout(labels_from))
+        labels = _labels_elsewhere(layout, manifest, find_layout(open_place(labels_from)))
         return Cache(layout, manifest, _label_sets(labels, only), labels)
     pictures = _elsewhere(manifest, layout)
     return Cache(pictures, manifest, _label_sets(layout, only), None if pictures == layout else layout)
