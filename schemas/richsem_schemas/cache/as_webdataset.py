@@ -132,6 +132,6 @@ def _block_of(sample: _Sample) -> tuple[str, int]:
 
 def _number(sample: _Sample) -> int:
     digits = sample["__key__"].partition("-")[2]
-    if not digits.isdecimal():
+    if not digits.isdecimal() or len(digits) > 9:
         raise CorruptCacheError(f"{sample['tar']}: {sample['__key__']!r} is no key; `richsem-prep verify` says more")
     return int(digits)

@@ -1,7 +1,9 @@
 """A cache as a program uses it: its views one by one, plainly and through the `webdataset` package."""
 
+import io
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import fsspec
@@ -136,6 +138,15 @@ def cut(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
+def keep_one_member(path, name):
+    with tarfile.open(path) as old:
+        data = [old.extractfile(member).read() for member in old]
+    with tarfile.open(path, "w") as new:
+        member = tarfile.TarInfo(name)
+        member.size = len(data[0])
+        new.addfile(member, io.BytesIO(data[0]))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -146,6 +157,8 @@ def cut(path, keep):
         (lambda labels, pictures: shutil.copy(pictures.with_name("golden-000001.tar"), pictures), "of its 21 views"),
         (lambda labels, pictures: shutil.copy(pictures, labels), "8 of its 21 views are there"),
         (lambda labels, pictures: shutil.copy(labels, pictures), "not a JPEG"),
+        (lambda labels, pictures: keep_one_member(pictures, "000000-x.jpg"), "'000000-x' is no key"),
+        (lambda labels, pictures: keep_one_member(pictures, "000000-1.json"), "000000-1 has no picture"),
     ],
 )
 def test_webdataset_names_what_is_damaged_and_loses_no_view_silently(tmp_path, harm, said):
