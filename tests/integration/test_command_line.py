@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from richsem_prep import cli
+from richsem_prep.shard.config import ShardConfig
 from tests.integration.conftest import jpeg, run
 from tests.integration.programs import call as run_program
 
@@ -171,6 +172,13 @@ def test_the_root_defaults_to_the_datasets_folder_in_richsem_data(shard, command
     assert str(tmp_path / "data" / "inet-lvis") in error_of(command(*arguments))
     monkeypatch.setenv("RICHSEM_DATA", str(tmp_path / "elsewhere"))
     assert str(tmp_path / "elsewhere" / "inet-lvis") in error_of(command(*arguments))
+
+
+def test_an_option_that_an_unset_variable_left_empty_is_as_if_it_were_not_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty = {"root": "", "out": "", "teacher": "", "label_set": ""}
+    assert ShardConfig(dataset="coco", **empty) == ShardConfig(dataset="coco")
+    assert ShardConfig(dataset="coco", **empty).out == tmp_path / "caches" / "coco"
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "/proc/richsem"])

@@ -96,6 +96,13 @@ def test_json_of_a_run_is_what_its_results_say(command):
     assert json.loads(command.stdout) == json.loads((command.out / "results.json").read_text())
 
 
+def test_json_of_configs(command):
+    assert command("--list-configs", "--json") == 0
+    assert list(json.loads(command.stdout)) == list(builtin_configs())
+    assert command("--config", "demo", "--show-config", "--json") == 0
+    assert json.loads(command.stdout) == load_config("demo").model_dump(mode="json")
+
+
 def test_json_of_eval_has_the_metrics_of_the_table(command, trained):
     arguments = ("eval", trained / "checkpoints" / "last.pt", "--device", "cpu")
     assert command(*arguments, "--json") == 0, command.stderr

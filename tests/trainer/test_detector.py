@@ -13,7 +13,7 @@ from PIL import Image
 
 import richsem_train
 from richsem_schemas.errors import PictureError, RichSemError
-from richsem_train.detector import Detector
+from richsem_train import Detector, train
 from richsem_train.results.detections import merge_detections, rank_file
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import VAL, one_thread
@@ -159,6 +159,14 @@ def test_what_is_no_checkpoint_is_named(tmp_path, name):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize(("path", "message"), [("", "a path is empty"), ("memory://run", "is a URL")])
+def test_what_is_no_local_path_is_refused(path, message):
+    with pytest.raises(RichSemError, match=message):
+        Detector.load(path)
+    with pytest.raises(RichSemError, match=message):
+        train("demo", path)
+
+
 RGB = np.zeros((4, 6, 3), np.uint8)
 
 
@@ -178,6 +186,7 @@ RGB = np.zeros((4, 6, 3), np.uint8)
         ("gone.jpg", r"gone\.jpg: no such file"),
         (["."], r"\.: a folder or a device"),
         (Image.new("F", (4, 4)), "images: floating-point pixels"),
+        (Image.new("RGB", (0, 5)), "images: 0 x 5 pixels"),
         ("a\0b.jpg", "a\0b.jpg: "),
     ],
 )
@@ -199,7 +208,10 @@ def test_a_file_that_is_damaged_when_pixels_are_read_is_told(detector, paths, tm
         ({"score_threshold": 1.5}, r"score_threshold is 1\.5; scores run from 0 to 1"),
         ({"score_threshold": float("nan")}, "score_threshold is nan"),
         ({"top_k": 0}, "top_k is 0; give a whole number from 1 on"),
+        ({"score_threshold": None}, "score_threshold is None"),
+        ({"score_threshold": "0.5"}, r"score_threshold is '0\.5'"),
         ({"top_k": 2.0}, r"top_k is 2\.0"),
+        ({"top_k": True}, "top_k is True"),
     ],
 )
 def test_options_that_cannot_be_are_refused(detector, options, message):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import overload
 
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.places import local_path
 from richsem_train.config import load_config, with_changes
 from richsem_train.results.inference import BatchDetector
 from richsem_train.results.prediction import ClassTable, Prediction
@@ -53,7 +54,7 @@ class Detector:
             RichSemError: no such file, damaged, or something else; or the device isn't there.
         """
         return open_detector(
-            _checkpoint_in(Path(path)),
+            _checkpoint_in(local_path(path)),
             config=None,
             changes=(),
             device=choose_device(None if device is None else str(device)),
@@ -91,10 +92,10 @@ class Detector:
             PictureError: one is no picture.
             RichSemError: a threshold or a number that can't be, or the weights give no numbers.
         """
-        if not 0 <= score_threshold <= 1:
-            raise RichSemError(f"score_threshold is {score_threshold}; scores run from 0 to 1")
-        if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
-            raise RichSemError(f"top_k is {top_k}; give a whole number from 1 on, or None")
+        if not isinstance(score_threshold, Real) or not 0 <= score_threshold <= 1:
+            raise RichSemError(f"score_threshold is {score_threshold!r}; scores run from 0 to 1")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+            raise RichSemError(f"top_k is {top_k!r}; give a whole number from 1 on, or None")
         find = partial(self._predictions, score_threshold=score_threshold, top_k=top_k)
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) or not isinstance(images, Iterable):
             return find([("images", images)])[0]

@@ -4,6 +4,7 @@ from rich.table import Table
 
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, Spread
+from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place
 
 
@@ -18,9 +19,16 @@ def last_audit(label_set: LabelSetLayout, fingerprint: str) -> AuditRecord | Non
     paths: list[Place] = [*label_set.audits.iterdir()]
     for path in sorted(paths, key=lambda path: path.name, reverse=True):
         if path.suffix == ".json" and not path.name.startswith("."):
-            record = AuditRecord.read(path)
+            record = _read(path)
             return record if record.spec_fingerprint == fingerprint else None
     return None
+
+
+def _read(path: Place) -> AuditRecord:
+    try:
+        return AuditRecord.read(path)
+    except CorruptCacheError as error:
+        raise CorruptCacheError(f"{error}; remove it, and audit again") from None
 
 
 def audit_table(record: AuditRecord) -> Table:

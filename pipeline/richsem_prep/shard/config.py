@@ -60,7 +60,7 @@ def _first_and_last(value: Any) -> Any:
         return value
     parts = value.split(":")
     if len(parts) != 2 or not all(part.isdecimal() and len(part) <= 9 for part in parts):
-        raise ValueError("is not A:B; 0:10 makes shards 0 to 9")
+        raise ValueError("needs A:B; 0:10 makes shards 0 to 9")
     return tuple(map(int, parts))
 
 
@@ -72,8 +72,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         _what_to_do(
             autocompletion=_dataset_names,
             help="Detection: lvis, coco, objects365, objects365-boxes, openimages, visual-genome. Classification: "
-            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset, folder. Drawn by code: demo, "
-            "demo-detection. \\[required without --from-cache]",
+            "inet-lvis, inet-21k, inet-unlabeled, cc3m, cc3m-unlabeled, webdataset (any tars of pictures), folder (any "
+            "folder of pictures). Drawn by code: demo, demo-detection. \\[required without --from-cache]",
         ),
     ] = OF_THE_DATASET
     root: Annotated[PlaceField, _what_to_do(help="Where the raw pictures lie. \\[default: $RICHSEM_DATA/DATASET]")] = (

@@ -17,6 +17,7 @@ from richsem_schemas.io.places import open_place
 
 _OF_DETECTION = ("windows", "whole", "jitters", "noise", "scale_jitter", "annotations", "images")
 _OF_CLASSIFICATION = ("crops", "mosaics")
+_NONE_WHERE_EMPTY = ("root", "out", "teacher", "label_set")
 
 
 def filled_in(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def filled_in(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RichSemError: there is no such dataset, or its kind of data doesn't take what is given.
     """
-    options = dict(given)
+    # An unset variable of a script, as in --out "$OUT", never means the folder that it runs in.
+    options = {name: value for name, value in given.items() if value != "" or name not in _NONE_WHERE_EMPTY}
     if options.get("from_cache") is not None:
         options["from_cache"] = open_place(options["from_cache"]).absolute()
         options |= options_of_plan(options["from_cache"], options.get("dataset"), options.get("root"))

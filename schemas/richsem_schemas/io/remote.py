@@ -213,7 +213,10 @@ class RemoteFile:
     def __init__(self, url: str, file: Any) -> None:
         self._url = url
         self._file = file
-        self.size = int(file.size)
+        # Files of file systems that keep copies here don't know their size.
+        with _os_errors_of(url):
+            self.size = int(file.seek(0, os.SEEK_END))
+            file.seek(0)
 
     def read(self, size: int) -> bytes:
         """The next bytes; fewer only where the file ends."""

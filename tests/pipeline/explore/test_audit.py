@@ -173,6 +173,14 @@ def test_inspect_shows_the_last_audit_of_the_set_as_it_is(cache, live):
     assert last_audit(cache.label_set, "0" * 64) is None
 
 
+def test_a_record_that_cannot_be_read_is_told_with_the_remedy(cache, live):
+    run(cache)
+    (path,) = cache.label_set.audits.iterdir()
+    path.write_text("{}")
+    with pytest.raises(CorruptCacheError, match="remove it, and audit again"):
+        inspect_label_set(open_cache(cache.layout.out), LABELS)
+
+
 def test_verify_looks_at_audits(cache, live):
     run(cache)
     (path,) = cache.label_set.audits.iterdir()

@@ -1,9 +1,12 @@
 """A cache as a program uses it: its views one by one, plainly and through the `webdataset` package."""
 
+import io
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import webdataset
@@ -120,6 +123,64 @@ def test_webdataset_refuses_a_cache_that_refers_to_its_pictures(cache):
     referring = type(cache)(cache.layout, cache.manifest.model_copy(update={"plan": plan}), cache.label_sets)
     with pytest.raises(RichSemError, match="refers to its pictures"):
         webdataset_pipeline(referring, "none")
+
+
+HOSTILE_NAMES = ("pipe:touch ran;", "a{0..3}", "a::b", "a b\nc", "${HOME}", "file:", "q?x#y")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_webdataset_takes_no_name_for_a_url(cache, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(CACHE, Path(name) / "c")
+    found = [facts(view) for view in webdataset_pipeline(open_cache(f"{name}/c"), "int8")]
+    assert found == [facts(view) for view in cache.views("int8")]
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("url", ["memory://webdataset/c", "simplecache::memory://webdataset/c"])
+def test_webdataset_reads_from_a_url(cache, url):
+    fsspec.filesystem("memory").put(str(CACHE), "/webdataset/c", recursive=True)
+    found = [facts(view) for view in webdataset_pipeline(open_cache(url), "none")]
+    assert found == [facts(view) for view in cache.views("none")]
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def keep_one_member(path, name):
+    with tarfile.open(path) as old:
+        data = [old.extractfile(member).read() for member in old]
+    with tarfile.open(path, "w") as new:
+        member = tarfile.TarInfo(name)
+        member.size = len(data[0])
+        new.addfile(member, io.BytesIO(data[0]))
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda labels, pictures: cut(labels, 700), r"golden-000000\.tar: unexpected end of data; .*verify"),
+        (lambda labels, pictures: cut(labels, 0), r"golden-000000\.tar: empty file"),
+        (lambda labels, pictures: labels.write_bytes(bytes(labels.stat().st_size)), "0 of its 21 views are there"),
+        (lambda labels, pictures: cut(pictures, 0), r"pictures/golden-000000\.tar: empty file"),
+        (lambda labels, pictures: shutil.copy(pictures.with_name("golden-000001.tar"), pictures), "of its 21 views"),
+        (lambda labels, pictures: shutil.copy(pictures, labels), "8 of its 21 views are there"),
+        (lambda labels, pictures: shutil.copy(labels, pictures), "not a JPEG"),
+        (lambda labels, pictures: keep_one_member(pictures, "000000-x.jpg"), "'000000-x' is no key"),
+        (lambda labels, pictures: keep_one_member(pictures, "000000-1.json"), "000000-1 has no picture"),
+    ],
+)
+def test_webdataset_names_what_is_damaged_and_loses_no_view_silently(tmp_path, harm, said):
+    shutil.copytree(CACHE, tmp_path / "c")
+    harm(tmp_path / "c/labels/float16/golden-000000.tar", tmp_path / "c/pictures/golden-000000.tar")
+    with pytest.raises(RichSemError, match=said):
+        [view.pixels for view in webdataset_pipeline(open_cache(tmp_path / "c"), "float16")]
+
+
+def test_places_are_taken_as_text_too(cache):
+    both = open_cache(str(CACHE), labels_from=str(CACHE))
+    assert next(both.views("none", root=str(CACHE))).name == next(cache.views("none")).name
 
 
 def test_the_package_offers_open_cache_and_nothing_unknown():

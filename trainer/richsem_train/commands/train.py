@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, Version
+from richsem_schemas.program import AsJson, Version, print_json
 from richsem_train.commands.options import Changes, Device
 
 STOPPED = 143
@@ -62,12 +62,11 @@ def train(
     from richsem_train.config import DEFAULT_CONFIG, builtin_configs, config_yaml, load_config
 
     if list_configs:
-        for name, path in builtin_configs().items():
-            typer.echo(f"{name:28} {_first_comment(path)}")
+        _print_configs({name: _first_comment(path) for name, path in builtin_configs().items()}, as_json=as_json)
         return
     wanted = load_config(DEFAULT_CONFIG if config is None else config, changes or [])
     if show_config:
-        typer.echo(config_yaml(wanted), nl=False)
+        print_json(wanted) if as_json else typer.echo(config_yaml(wanted), nl=False)
         return
     from richsem_train.console import ConsoleReporter
     from richsem_train.run import training
@@ -81,6 +80,14 @@ def train(
         typer.echo(RunFolder(run.out).results.read_text(encoding="utf-8"), nl=False)
     elif run.table is not None:
         Console().print(run.table)
+
+
+def _print_configs(abouts: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(abouts)
+        return
+    for name, about in abouts.items():
+        typer.echo(f"{name:28} {about}")
 
 
 def _first_comment(path: Path) -> str:

@@ -43,7 +43,7 @@ def to_rgb(picture: Picture, name: str) -> Image.Image:
         return _of_array(picture, name)
     try:
         if isinstance(picture, Image.Image):
-            return upright_rgb(picture)
+            return upright_rgb(_with_pixels(picture))
         if isinstance(picture, str | os.PathLike):
             name = os.fsdecode(picture)
             return read_picture(Path(name))
@@ -57,6 +57,12 @@ def to_rgb(picture: Picture, name: str) -> Image.Image:
         f"{name} is of type {type(picture).__name__}; a picture is a path, a PIL picture, or a NumPy array uint8 "
         "[height, width, 3]"
     )
+
+
+def _with_pixels(picture: Image.Image) -> Image.Image:
+    if 0 in picture.size:
+        raise PictureError(f"{picture.width} x {picture.height} pixels; there must be at least one")
+    return picture
 
 
 def _of_array(array: NDArray[np.uint8], name: str) -> Image.Image:

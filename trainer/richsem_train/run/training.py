@@ -9,6 +9,7 @@ from rich.console import Console
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import FullDiskError
+from richsem_schemas.io.places import local_path
 from richsem_train.config import TrainConfig, as_config
 from richsem_train.console import ConsoleReporter, Reporter, SilentReporter
 from richsem_train.run.assemble import AssembledRun, assemble, rank_share
@@ -61,7 +62,7 @@ def train(
         join_ranks(device) as ranks,
         stop_requests() as stop,
     ):
-        folder = RunFolder(Path("runs") / settings.name if out is None else Path(out))
+        folder = RunFolder(Path("runs") / settings.name if out is None else local_path(out))
         return _train(settings, folder, ranks, stop, shown if ranks.is_first else SilentReporter(), resume=resume)
 
 
