@@ -62,10 +62,7 @@ class DenoisingQueries:
         return self.labels.shape[1]
 
     def attention_mask(self, queries: int) -> Tensor:
-        """Who must not see whom, the denoising queries first.
-
-        Args:
-            queries: matching queries that follow.
+        """Who must not see whom, with the denoising queries first and so many matching queries behind them.
 
         Returns:
             bool [B, N + queries, N + queries], True where a row must not see a column: matching queries see no

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
-from richsem_train.choices import Supervision
+from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
 from richsem_train.config.fields import Fraction, LocalPath, Section, Side
 
 
@@ -75,13 +75,13 @@ class DetectionConfig(Section):
     label_set: str | None = None
     """Name of the cache's label set; null where it has one only."""
 
-    label_form: Literal["topk", "embedding"] = "embedding"
+    label_form: SoftForm = "embedding"
     """The stored `topk` classes, or the `embedding` (exact)."""
 
     root: PlaceField | None = None
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
-    on_damage: Literal["stop", "skip"] = "stop"
+    on_damage: OnDamage = "stop"
     """Whether a missing or broken picture stops the run or is replaced and counted."""
 
 
@@ -124,11 +124,11 @@ class ExtraConfig(Section):
     teacher: str | None = None
     """Refuse a label set of another teacher than this name; null takes any."""
 
-    labels: Literal["topk", "embedding", "hard"] = "embedding"
+    labels: LabelForm = "embedding"
     """What the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or the `hard` labels, for
     comparison."""
 
-    views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
+    views: ViewForm = "mosaics"
     """`mosaics` (the paper's; supplement, E.2), `crops` or (of detection data) `windows` as stored, or `free-mosaics`
     composed anew, with the labels of stored crops."""
 
@@ -141,5 +141,5 @@ class ExtraConfig(Section):
     root: PlaceField | None = None
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
-    on_damage: Literal["stop", "skip"] = "stop"
+    on_damage: OnDamage = "stop"
     """Whether a damaged part of the cache stops the run or is replaced and counted."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from richsem_train.choices import ClassifierKind, Tail
+from richsem_train.choices import Backend, ClassifierKind, LabelEmbedding, Tail
 from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section
 
 
@@ -91,7 +91,7 @@ class ModelConfig(Section):
     encoder_classifier: ClassifierKind = "text"
     """Of the encoder's proposals; the reference's baseline has `linear` and `text`."""
 
-    label_embedding: Literal["classifier", "embedding"] = "classifier"
+    label_embedding: LabelEmbedding = "classifier"
     """Contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO."""
 
     semantic_branch: bool = True
@@ -106,7 +106,7 @@ class ModelConfig(Section):
     denoising: DenoisingConfig = DenoisingConfig()
     """Noised copies of the truth as extra queries."""
 
-    deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
+    deformable_attention: Literal["auto", Backend] = "auto"
     """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
 
     @property

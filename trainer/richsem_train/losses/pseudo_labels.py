@@ -15,11 +15,6 @@ def with_pseudo_labels(target: Target, teacher: SoftLoss, *, threshold: float = 
 
     A box of several such classes appears once for each, a box of none disappears, soft labels follow the boxes.
 
-    Args:
-        target: returned as it is unless its supervision is "pseudo".
-        teacher: turns embeddings into probabilities; on the target's device.
-        threshold: least probability of a label, above 0.
-
     Returns:
         A "labelled" target.
 

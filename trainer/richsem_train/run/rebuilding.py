@@ -43,11 +43,6 @@ _SHOWN = 3
 def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) -> Dino:
     """Build the detector of a checkpoint and load its inference weights.
 
-    Args:
-        saved: the checkpoint.
-        source: where it was read from, for messages.
-        device: to put it on.
-
     Raises:
         RichSemError: its weights are not those of the detector that its config describes.
     """
@@ -69,12 +64,6 @@ def published_detector(
     checkpoint: Path, config: TrainConfig, source: str, device: torch.device
 ) -> tuple[Dino, ModelInfo]:
     """Build the detector of a config and load weights of another program.
-
-    Args:
-        checkpoint: with weights of published names.
-        config: to build it from.
-        source: the config's name or file, for messages.
-        device: to put it on.
 
     Raises:
         RichSemError: the weights are of other classifiers, or annotations or text of the config are missing.
