@@ -18,7 +18,7 @@ OnDamage = Literal["stop", "skip"]
 """At a picture or view that is missing or broken: stop, or take another one and tell."""
 
 Tail = Literal["bucket", "uniform", "renormalise"]
-"""What becomes of the mass outside the stored classes: one more class, spread evenly, or left out."""
+"""The mass outside the stored classes: one more class, spread evenly, or left out."""
 
 ClassifierKind = Literal["text", "linear"]
 """Scaled cosines with the text bank, or a linear layer."""

@@ -13,7 +13,7 @@ _LOG_SECONDS = 15.0
 
 
 class Reporter(Protocol):
-    """Whoever watches a run."""
+    """Is told of the progress of a run."""
 
     def say(self, message: str) -> None:
         """A line that stays."""

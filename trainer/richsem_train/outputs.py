@@ -1,4 +1,4 @@
-"""What passes between the detector and its losses: what it says of a batch, and the denoising queries it was shown."""
+"""Between the detector and its losses: its outputs for a batch, and the denoising queries that it was shown."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class DinoOutputs:
-    """What the detector says of a batch; layers are the decoder's, the last one is final.
+    """The outputs for a batch; layers are the decoder's, the last one is final.
 
     Attributes:
         pred_logits: float32 [L, B, Q, C].

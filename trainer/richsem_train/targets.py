@@ -1,4 +1,4 @@
-"""What a batch is made of, from the data to the losses."""
+"""A batch and its parts, from the data to the losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a run is: read from YAML, changed by `--set`, validated once, then trusted."""
+"""The config of a run: read from YAML, changed by `--set`, validated once, then trusted."""
 
 from richsem_train.config.data import (
     AugmentationConfig,

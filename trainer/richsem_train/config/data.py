@@ -24,7 +24,7 @@ class AugmentationConfig(Section):
     """DETR's training augmentation: mirror; then resize, or resize, crop and resize (supplement, E.2)."""
 
     short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
-    """What the short side is resized to, one of them at random; pixels."""
+    """Short sides that a picture is resized to, one of them at random; pixels."""
 
     longest_side: Side = 1333
     """The long side has at most this many pixels."""
@@ -60,7 +60,7 @@ class DetectionConfig(Section):
     """How pictures are drawn anew each time."""
 
     labels: Literal["cache", "hard", "none"] = "none"
-    """What the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
+    """Labels that the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
 
     views: Literal["fresh", "stored"] = "fresh"
     """How pictures are shown: `fresh`, augmented anew each time, their boxes with the labels of the cache's nearest
@@ -82,7 +82,7 @@ class DetectionConfig(Section):
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
     on_damage: OnDamage = "stop"
-    """Whether a missing or broken picture stops the run or is replaced and counted."""
+    """A missing or broken picture stops the run (`stop`), or is replaced and counted (`skip`)."""
 
 
 class TextConfig(Section):
@@ -125,8 +125,8 @@ class ExtraConfig(Section):
     """Refuse a label set of another teacher than this name; null takes any."""
 
     labels: LabelForm = "embedding"
-    """What the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or the `hard` labels, for
-    comparison."""
+    """Labels that the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or, for comparison,
+    the `hard` ones."""
 
     views: ViewForm = "mosaics"
     """`mosaics` (the paper's; supplement, E.2), `crops` or (of detection data) `windows` as stored, or `free-mosaics`
@@ -142,4 +142,4 @@ class ExtraConfig(Section):
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
     on_damage: OnDamage = "stop"
-    """Whether a damaged part of the cache stops the run or is replaced and counted."""
+    """A damaged part of the cache stops the run (`stop`), or is replaced and counted (`skip`)."""

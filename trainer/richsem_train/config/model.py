@@ -129,7 +129,7 @@ class MatcherConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the losses, and what they are told."""
+    """Weights and settings of the losses."""
 
     class_weight: NonNegativeFloat = 1.0
     """Of the focal loss of classes."""
@@ -144,7 +144,7 @@ class LossConfig(Section):
     """Of the KL divergence between teacher and semantic branch: the paper's λ_soft (supplement, E.1)."""
 
     tail: Tail = "bucket"
-    """What top-k labels say of the classes that they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
+    """The classes that top-k labels leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
     away."""
 
     temperature: PositiveFloat = 1.0

@@ -1,4 +1,4 @@
-"""What the teacher is sure of, as labels."""
+"""Classes that the teacher is sure of, as labels."""
 
 from dataclasses import replace
 

@@ -77,7 +77,7 @@ class Backbone(nn.Module):
         """One map a stride.
 
         Returns:
-            [B, C, h, w] each, with h = ceil(H / stride) (of the padded height where the body pads), and w likewise.
+            [B, C, h, w] each, with h = ceil(H / stride) (of the padded height where the body pads), and w so too.
         """
         images_B3HW = padded_to(images_B3HW, self.size_divisor, value=0)
         maps = self.body(images_B3HW)

@@ -74,7 +74,7 @@ class DecoderLayer(nn.Module):
         return output_BQE
 
     def _self_attention(self, placed_BQE: Tensor, queries_BQE: Tensor, attention_mask_BQQ: Tensor | None) -> Tensor:
-        """What `self_attn` does, which would want a mask for each head."""
+        """The same as `self_attn`, which would want a mask for each head."""
         attention = self.self_attn
         width, heads = attention.embed_dim, attention.num_heads
         weight, bias = attention.in_proj_weight, attention.in_proj_bias

@@ -75,7 +75,7 @@ def draw_denoising(
 
 
 class _Slots(NamedTuple):
-    """What each query is made of, int64 [B, N] each.
+    """The origin of each query, int64 [B, N] each.
 
     Attributes:
         group: its number in the picture; -1 for none.
@@ -139,5 +139,5 @@ def _moved(boxes_BN4: Tensor, by_BN4: Tensor) -> Tensor:
 
 
 def _repeated(of_draws: Sequence[int], pictures: int) -> list[int]:
-    """What holds for a draw, for each of its pictures."""
+    """Values of draws, for each of their pictures."""
     return [each for each in of_draws for _ in range(pictures)]

@@ -13,7 +13,7 @@ from torch.nn import functional
 from richsem_train.numerics import at_least_float32, cxcywh_to_xyxy
 
 PRIOR_PROBABILITY = 0.01
-"""What a linear classifier believes of every class before it has learnt; keeps the first focal losses small."""
+"""Of every class, before a linear classifier has learnt; keeps the first focal losses small."""
 
 _INVERSE_SIGMOID_EPS = 1e-3
 
@@ -164,7 +164,7 @@ def _projected_cosines(projection: nn.Linear, hidden: Tensor, text: TextFeatures
 
 
 class BestPairs(NamedTuple):
-    """What was found in one picture, best first.
+    """Detections of one picture, best first.
 
     Attributes:
         scores: float32 [K] in [0, 1].

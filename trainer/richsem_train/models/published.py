@@ -40,7 +40,7 @@ _REPEATED_HEAD = re.compile(r"(bbox_embed|class_embed)\.[1-9]\d*\.(.+)")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint.
+    """The weights of a checkpoint: taken, skipped, missing.
 
     Attributes:
         loaded: names of the weights that the detector took.

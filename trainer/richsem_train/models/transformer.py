@@ -40,14 +40,14 @@ class Tokens(NamedTuple):
 
 
 class Anchors(NamedTuple):
-    """What the encoder proposes: [B, Q, C] logits, and [B, Q, 4] boxes cxcywh in [0, 1], both with gradient."""
+    """The proposals of the encoder: [B, Q, C] logits, and [B, Q, 4] boxes cxcywh in [0, 1], both with gradient."""
 
     logits: Tensor
     boxes: Tensor
 
 
 class TransformerOutputs(NamedTuple):
-    """What the heads work on; denoising queries come first.
+    """Inputs of the heads; denoising queries come first.
 
     Attributes:
         hidden: [layers, B, N + Q, E], normed.

@@ -27,7 +27,7 @@ _NOTHING = "-"
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """Several seeds' values of one metric.
 
     Attributes:
@@ -40,12 +40,12 @@ class Spread:
     deviation: float | None
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> SeedSpread | None:
     """Mean and sample standard deviation of the defined values; None where there are none."""
     defined = tuple(value for value in values if value is not None and is_defined(value))
     if not defined:
         return None
-    return Spread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
+    return SeedSpread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
 
 
 def is_defined(value: float) -> bool:
@@ -139,7 +139,7 @@ def _number(value: float | None) -> str:
     return _NOTHING if value is None or not is_defined(value) else f"{value:.3f}"
 
 
-def _mean_and_deviation(values: Spread | None, digits: int) -> str:
+def _mean_and_deviation(values: SeedSpread | None, digits: int) -> str:
     if values is None:
         return _NOTHING
     mean = f"{values.mean:,.{digits}f}"
@@ -149,7 +149,7 @@ def _mean_and_deviation(values: Spread | None, digits: int) -> str:
     return f"{mean} ±{values.deviation:,.{digits}f}"
 
 
-def _spread_content(values: Spread | None) -> dict[str, Any]:
+def _spread_content(values: SeedSpread | None) -> dict[str, Any]:
     return {
         "mean": values.mean if values else None,
         "standard_deviation": values.deviation if values else None,

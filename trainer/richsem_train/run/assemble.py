@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import ScheduleConfig, TrainConfig
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
@@ -125,9 +126,7 @@ class AssembledRun:
                 self.trainer.averaged.load_state_dict(saved.averaged)
             self.trainer.optimiser.load_state_dict(saved.optimiser)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise RichSemError(
-                f"{path}: a checkpoint of another architecture ({' '.join(str(error).split())[:300]})"
-            ) from None
+            raise RichSemError(f"{path}: a checkpoint of another architecture ({one_line(error)})") from None
         _require_same_labels(saved.fingerprints, self.data.fingerprints)
 
 

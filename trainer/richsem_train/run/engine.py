@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import DenoisingConfig, ScheduleConfig
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.matcher import NonFiniteError
@@ -290,7 +291,7 @@ def memory_limit_explained(what: str, remedy: str) -> Iterator[None]:
         # Of the CPU's allocator there is only the text.
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import TrainConfig
 from richsem_train.models.backbone import CLIP_NAME
 from richsem_train.models.dino import Dino
@@ -117,7 +118,7 @@ def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[st
         with torch.device("meta"):
             described = described_detector(info, device=torch.device("meta")).state_dict()
     except (RichSemError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        return [f"it can't be built ({' '.join(str(error).split())[:200]})"]
+        return [f"it can't be built ({one_line(error)})"]
     missing = [f"there is no {name}" for name in described if name not in weights]
     shared = {name: (tensor, weights[name]) for name, tensor in described.items() if name in weights}
     shapes = [

@@ -18,13 +18,13 @@ from richsem_train.models.deformable_attention import torch_backend
 
 _KERNEL_DEVICE = "cuda"
 _TRIED_TYPES = (torch.float32, torch.bfloat16)
-"""What values have in the precisions of training."""
+"""Of values in the precisions of training."""
 _LONGEST_FAULT = 200
 
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What the kernel is compiled for; by default the paper's.
+    """Sizes that the kernel is compiled for; by default the paper's.
 
     Attributes:
         heads: of a layer.
@@ -79,7 +79,7 @@ def fallback_note(requested: Literal["auto", Backend], device: torch.device, siz
 
 @cache
 def kernel_fault(device: torch.device, sizes: LayerSizes) -> str | None:
-    """What is wrong with the kernel here, in a line; None where a small forward and backward pass give what they must.
+    """The fault of the kernel here, in a line; None where a small forward and backward pass give what they must.
 
     Args:
         device: to try it on.
