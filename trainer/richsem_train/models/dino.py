@@ -104,18 +104,14 @@ class Dino(nn.Module):
             hidden_dim=hidden_dim,
             levels=feature_levels,
             queries=queries,
-            enc_out_class_embed=TextClassifier(hidden_dim, text_dim, embeds_labels=False, semantic_branch=False)
-            if encoder_classifier == "text"
-            else LinearClassifier(hidden_dim, num_classes),
+            enc_out_class_embed=_make_classifier(encoder_classifier, hidden_dim, num_classes, text_dim),
         )
         self.bbox_embed = nn.ModuleList([BoxHead(hidden_dim)])
-        self.class_embed: nn.ModuleList | TextClassifier = (
-            TextClassifier(
-                hidden_dim, text_dim, embeds_labels=label_embedding == "classifier", semantic_branch=semantic_branch
-            )
-            if classifier == "text"
-            else nn.ModuleList([LinearClassifier(hidden_dim, num_classes)])
+        embeds_labels = label_embedding == "classifier"
+        head = _make_classifier(
+            classifier, hidden_dim, num_classes, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch
         )
+        self.class_embed = head if isinstance(head, TextClassifier) else nn.ModuleList([head])
         # One row more than classes: plain DINO's size, whose last row no label uses.
         self.label_enc = nn.Embedding(num_classes + 1, hidden_dim) if label_embedding == "embedding" else None
 
@@ -209,6 +205,20 @@ class Dino(nn.Module):
         for weight in weights:
             nothing = nothing + 0 * weight.sum()
         return nothing
+
+
+def _make_classifier(
+    kind: ClassifierKind,
+    hidden_dim: int,
+    num_classes: int,
+    text_dim: int,
+    *,
+    embeds_labels: bool = False,
+    semantic_branch: bool = False,
+) -> LinearClassifier | TextClassifier:
+    if kind == "linear":
+        return LinearClassifier(hidden_dim, num_classes)
+    return TextClassifier(hidden_dim, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch)
 
 
 def _check_vocabulary(
