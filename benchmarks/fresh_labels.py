@@ -183,7 +183,7 @@ def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
     return Seen(
         [thing for shown in kept for thing in shown.things],
         [shown.number for shown in kept for _ in shown.things],
-        nearest.joined([nearest.sights_of(shown.view, teacher_size=size) for shown in kept]),
+        nearest.joined_sights([nearest.sights_of(shown.view, teacher_size=size) for shown in kept]),
         embeddings,
         class_log_probs(embeddings, sees.text, logit_scale=sees.logit_scale),
     )

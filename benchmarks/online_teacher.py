@@ -10,8 +10,8 @@ from torchvision.ops import roi_align
 
 from richsem_prep.teacher.region_encoder import TRUNK_STRIDE, trunk, whole_pixels
 from richsem_prep.teacher.teacher import Teacher
-from richsem_train.losses.boxes import cxcywh_to_xyxy
 from richsem_train.models.inputs import Normalise, autocast
+from richsem_train.numerics import cxcywh_to_xyxy
 from richsem_train.targets import Batch, SoftLabels, Target
 
 

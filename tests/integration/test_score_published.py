@@ -91,9 +91,7 @@ def test_they_are_scored_with_a_text_folder_and_no_cache(command, kind, text, pu
     assert not (tmp_path / "caches").exists()
 
     config, bank = load_config(name, changes), read_text_folder(text).bank
-    val = scored_split(
-        read_split(config.detection, config.detection.val, command.world.data, class_names=None), bank.class_names
-    )
+    val = scored_split(read_split(config, config.detection.val, class_names=None), bank.class_names)
     samples = list(EvaluationDataset(val.data, short_side=80, longest_side=120))
     found = merge_detections([*out.iterdir()], set(val.data.image_ids.tolist()))
     for first in range(0, len(samples), 2):

@@ -5,11 +5,34 @@ from typing import Literal
 Supervision = Literal["labelled", "unlabelled", "pseudo"]
 """How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
 
+ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
+"""Views of a cache as stored, or mosaics that are composed anew from its crops."""
+
+SoftForm = Literal["topk", "embedding"]
+"""Soft labels by the stored classes, or by the whole distribution."""
+
+LabelForm = Literal["topk", "embedding", "hard"]
+"""The semantic branch learns soft labels of either form, or the label as if it were soft."""
+
+OnDamage = Literal["stop", "skip"]
+"""At a picture or view that is missing or broken: stop, or take another one and tell."""
+
 Tail = Literal["bucket", "uniform", "renormalise"]
-"""What becomes of the mass outside the stored classes: one more class, spread evenly, or left out."""
+"""The mass outside the stored classes: one more class, spread evenly, or left out."""
 
 ClassifierKind = Literal["text", "linear"]
 """Scaled cosines with the text bank, or a linear layer."""
 
+LabelEmbedding = Literal["classifier", "embedding"]
+"""Contents of denoising queries: the classifier's own, or an embedding."""
+
+Backend = Literal["torch", "torch-checkpoint", "triton"]
+"""Who samples in deformable attention. `torch` is the oracle and the fastest on a CPU, `torch-checkpoint` keeps nothing
+of what it sampled for the backward pass and samples again, `triton` is a kernel for CUDA devices that never
+materialises the samples."""
+
 Precision = Literal["fp32", "bf16"]
 """Of backbone and transformer; boxes, cosines and losses are always fp32."""
+
+Scorer = Literal["hotcoco", "lvis"]
+"""Who computes the figures; `lvis` is LVIS's official evaluator."""

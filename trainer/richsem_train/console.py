@@ -13,7 +13,7 @@ _LOG_SECONDS = 15.0
 
 
 class Reporter(Protocol):
-    """Whoever watches a run."""
+    """Is told of the progress of a run."""
 
     def say(self, message: str) -> None:
         """A line that stays."""
@@ -26,22 +26,6 @@ class Reporter(Protocol):
 
     def end(self) -> None:
         """It has ended."""
-
-
-class SilentReporter:
-    """The reporter of all ranks but the first."""
-
-    def say(self, message: str) -> None:
-        """Drop the line."""
-
-    def begin(self, what: str, total: int, done: int = 0) -> None:
-        """Draw no bar."""
-
-    def move(self, done: int, note: str = "") -> None:
-        """There is no bar to move."""
-
-    def end(self) -> None:
-        """There is no bar to take away."""
 
 
 class ConsoleReporter:
@@ -107,6 +91,13 @@ class ConsoleReporter:
             return "?"
         seconds = round((time.monotonic() - self._started) / fresh * max(self._total - done, 0))
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class SilentReporter(ConsoleReporter):
+    """Says nothing; of all ranks but the first."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True, force_terminal=False))
 
 
 def step_note(loss: float, losses: Mapping[str, float], lr: float, seconds: float, wait_share: float) -> str:

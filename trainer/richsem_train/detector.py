@@ -129,11 +129,7 @@ def _checkpoint_in(path: Path) -> Path:
 def open_detector(checkpoint: Path, *, config: str | None, changes: Sequence[str], device: torch.device) -> Detector:
     """A detector from any checkpoint, ready to be shown pictures.
 
-    Args:
-        checkpoint: of a run, exported, or published (then with `config`).
-        config: what to build a published one from.
-        changes: `--set`.
-        device: to put it on.
+    It is built by its own config with `changes`, or for one of another program by `config`.
 
     Raises:
         RichSemError: no such file, damaged, or something else.

@@ -12,6 +12,7 @@ import torch
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
+from richsem_train.choices import Scorer
 from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import ScoredSplit, scored_split
@@ -21,7 +22,6 @@ from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
-from richsem_train.results.scoring import Scorer
 from richsem_train.run.build import attention_note
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
@@ -56,14 +56,7 @@ def score_checkpoint(
 ) -> Scores | None:
     """Score a checkpoint on the val split of its config.
 
-    Args:
-        checkpoint: of a run, exported, or published.
-        config: what to build a published one from.
-        changes: `KEY=VALUE`, such as another val split.
-        out: folder for the detections; None keeps none.
-        device: as `--device`.
-        reporter: watches.
-        scorer: what computes the figures.
+    Arguments are those of `richsem-train eval`; without `out` no detections are kept.
 
     Returns:
         None on all ranks but the first.
@@ -103,7 +96,7 @@ def score_checkpoint(
 
 def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:
     info, detection = detector.info, detector.info.config.detection
-    data = read_split(detection, detection.val, data_folder(info.config), class_names=info.class_names, is_scored=True)
+    data = read_split(info.config, detection.val, class_names=info.class_names, is_scored=True)
     val = scored_split(data, info.class_names)
     truth = truth_of(val.data, detection.format)
     for line in val.data.problem_lines():

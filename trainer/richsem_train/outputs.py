@@ -1,4 +1,4 @@
-"""What passes between the detector and its losses: what it says of a batch, and the denoising queries it was shown."""
+"""Between the detector and its losses: its outputs for a batch, and the denoising queries that it was shown."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True, eq=False)
 class DinoOutputs:
-    """What the detector says of a batch; layers are the decoder's, the last one is final.
+    """The outputs for a batch; layers are the decoder's, the last one is final.
 
     Attributes:
         pred_logits: float32 [L, B, Q, C].
@@ -62,10 +62,7 @@ class DenoisingQueries:
         return self.labels.shape[1]
 
     def attention_mask(self, queries: int) -> Tensor:
-        """Who must not see whom, the denoising queries first.
-
-        Args:
-            queries: matching queries that follow.
+        """Who must not see whom, with the denoising queries first and so many matching queries behind them.
 
         Returns:
             bool [B, N + queries, N + queries], True where a row must not see a column: matching queries see no

@@ -1,8 +1,10 @@
-"""What a batch is made of, from the data to the losses."""
+"""A batch and its parts, from the data to the losses."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,10 +28,6 @@ class SoftLabels:
     log_probs: Tensor | None = None
     log_rest: Tensor | None = None
     is_known: Tensor | None = None
-
-    def to(self, device: torch.device) -> "SoftLabels":
-        """The same on another device."""
-        return _moved(self, device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +54,6 @@ class Target:
     soft_labels: SoftLabels | None = None
     is_hard: bool = False
 
-    def to(self, device: torch.device) -> "Target":
-        """The same on another device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -83,7 +77,9 @@ class Batch:
             self,
             pixels=self.pixels.to(device, non_blocking=True),
             padding_mask=self.padding_mask.to(device, non_blocking=True),
-            targets=tuple(target.to(device) for target in self.targets),
+            targets=tuple(
+                converted(target, lambda each: each.to(device, non_blocking=True)) for target in self.targets
+            ),
         )
 
     def pin_memory(self) -> "Batch":
@@ -94,10 +90,12 @@ class Batch:
 _Record = TypeVar("_Record", SoftLabels, Target)
 
 
-def _moved(record: _Record, device: torch.device) -> _Record:
-    moved: dict[str, Any] = {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value.to(device)
-        for name, value in vars(record).items()
-        if isinstance(value, Tensor | SoftLabels)
-    }
-    return replace(record, **moved)
+def converted(record: _Record, convert: Callable[[Any], Any]) -> _Record:
+    """A record whose tensors (or arrays), those of its soft labels too, have gone through a function."""
+    changed: dict[str, Any] = {}
+    for name, value in vars(record).items():
+        if isinstance(value, Tensor | np.ndarray):
+            changed[name] = convert(value)
+        elif isinstance(value, SoftLabels):
+            changed[name] = converted(value, convert)
+    return replace(record, **changed)

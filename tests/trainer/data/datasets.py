@@ -9,18 +9,18 @@ from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.pictures.decode import decode_picture
+from richsem_train.config import AugmentationConfig
 from richsem_train.data.cache.alignment import align_windows
 from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
-from richsem_train.data.category_rows import in_rows, rows_of_categories
+from richsem_train.data.category_rows import rows_of_categories, with_rows
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.showings import Showings
-from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowDataset
 
 PICTURES = 40
 WINDOWS = 4
-AUGMENTATION = Augmentation(
+AUGMENTATION = AugmentationConfig(
     short_sides=(24, 40, 56), longest_side=96, first_short_sides=(32, 48), crop_sides=(20, 40), flip=True
 )
 
@@ -38,7 +38,7 @@ def extra_of(cache, *, seed=0, lanes=4, on_damage="stop", root=None, block_bytes
 def aligned(cache, data, *, on_damage="stop", root=None, **expected):
     """The annotations in rows of the cache's text, and the cache aligned with them."""
     windows = opened(cache, root, section=DETECTION, views="windows", **expected)
-    data = in_rows(data, rows_of_categories(data, windows.text.class_names))
+    data = with_rows(data, rows_of_categories(data, windows.text.class_names))
     return data, align_windows(windows, data, on_damage=on_damage)
 
 

@@ -12,13 +12,13 @@ from torchvision.transforms.v2 import functional as oracle
 
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.errors import PictureError
+from richsem_train.config import AugmentationConfig
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
-from richsem_train.data.transforms import Augmentation
 
 COCO128 = Path(__file__).parents[4] / "shared" / "data" / "coco128"
-SMALL = Augmentation(short_sides=(40, 48), longest_side=96, first_short_sides=(40, 50), crop_sides=(24, 40))
-AS_IT_IS = Augmentation(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
+SMALL = AugmentationConfig(short_sides=(40, 48), longest_side=96, first_short_sides=(40, 50), crop_sides=(24, 40))
+AS_IT_IS = AugmentationConfig(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from richsem_train.data.extra_mix import ExtraMix, batch_of_mix
+from richsem_train.data.extra import ExtraMix, batch_of_mix
 from richsem_train.data.order import RankShare
 from tests.trainer.data.datasets import assert_same_sample, extra_of
 

@@ -10,13 +10,13 @@ from torchvision.ops import box_iou
 from richsem_schemas.cache import recipes
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.cache.soft_labels import unit_rows
+from richsem_train.config import AugmentationConfig
 from richsem_train.data import detection
 from richsem_train.data.damage import DamagedViewError
-from richsem_train.data.detection import DetectionDataset, annotated
+from richsem_train.data.detection import DetectionDataset, annotated_picture
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.data.repeat_factor import epoch_indices
-from richsem_train.data.transforms import Augmentation
 from tests.pipeline.synthetic_cache import SAMPLES_PER_SHARD
 from tests.trainer.data.datasets import (
     AUGMENTATION,
@@ -126,7 +126,7 @@ def test_what_was_drawn_as_it_is_stored_has_exactly_the_stored_pixels_and_labels
     one_size = {"short_sides": (40,), "longest_side": 90, "first_short_sides": ()}
     geometry = ViewGeometry(**one_size, crop_sides=(12, 25), mosaic_tile=32)
     cache = WindowsCache(data, tmp_path / "out", windows=WINDOWS, geometry=geometry).make()
-    dataset, stored = fresh_of(cache, data, augmentation=Augmentation(**one_size)), stored_of(cache, data)
+    dataset, stored = fresh_of(cache, data, augmentation=AugmentationConfig(**one_size)), stored_of(cache, data)
     same = 0
     for picture in range(PICTURES):
         sample = dataset[0, picture, picture]
@@ -238,7 +238,7 @@ def refusal(dataset, index):
 
 def test_shrunk_pictures_of_a_cache_have_boxes_of_their_own_size(data):
     height, width = data.hws_px[2].tolist()
-    picture = annotated(data, 2, (height * 2, width * 3))
+    picture = annotated_picture(data, 2, (height * 2, width * 3))
     np.testing.assert_allclose(picture.boxes_xyxy_px, data.boxes_xyxy(2) * [3, 2, 3, 2])
     assert picture.rows.tolist() == data.objects(2)[1].tolist()
 

@@ -8,7 +8,8 @@ from torchvision.transforms.v2 import functional as oracle
 from richsem_schemas.cache.geometry import MIN_VISIBLE_PX, Crop, draw_crop, uncut, visible_boxes
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.pictures import resize as resizer
-from richsem_train.data.transforms import Augmentation, apply
+from richsem_train.config import AugmentationConfig
+from richsem_train.data.transforms import apply_crop
 
 HW = (47, 83)
 BOXES = np.array([[0, 0, 83, 47], [10.5, 3.25, 40, 30], [70, 40, 80, 45], [1, 1, 2, 2]], np.float32)
@@ -21,7 +22,7 @@ def picture():
 
 def applied(picture, crop):
     """As [H, W, 3]."""
-    return apply(picture, crop).permute(1, 2, 0).numpy()
+    return apply_crop(picture, crop).permute(1, 2, 0).numpy()
 
 
 def tv(boxes, hw):
@@ -71,7 +72,9 @@ def test_a_box_that_only_touches_the_crop_is_dropped():
 
 
 def test_pictures_without_boxes_pass_through():
-    boxes, kept = visible_boxes(np.zeros((0, 4), np.float32), draw_crop(HW, Augmentation(), np.random.default_rng(0)))
+    boxes, kept = visible_boxes(
+        np.zeros((0, 4), np.float32), draw_crop(HW, AugmentationConfig(), np.random.default_rng(0))
+    )
     assert boxes.shape == (0, 4)
     assert kept.shape == (0,)
 
@@ -94,7 +97,9 @@ def test_boxes_follow_their_object_through_everything():
     """A bright rectangle on black is where its box says, whatever was drawn."""
     pixels = np.zeros((100, 150, 3), np.uint8)
     pixels[30:70, 40:110] = 255
-    sizes = Augmentation(short_sides=(80, 120), longest_side=300, first_short_sides=(90, 110), crop_sides=(50, 90))
+    sizes = AugmentationConfig(
+        short_sides=(80, 120), longest_side=300, first_short_sides=(90, 110), crop_sides=(50, 90)
+    )
     for seed in range(60):
         crop = draw_crop((100, 150), sizes, np.random.default_rng(seed))
         boxes, kept = visible_boxes(np.array([[40, 30, 110, 70]], np.float32), crop)
@@ -131,4 +136,4 @@ def test_visible_boxes_are_those_that_remain_step_by_step(hw):
         # A box that only touches the crop has no area to speak of: one may see it where the other doesn't.
         assert set(np.flatnonzero(sides > 2 * MIN_VISIBLE_PX)) <= set(kept.tolist()) <= set(np.flatnonzero(sides > 0))
         np.testing.assert_allclose(found, expected[kept], atol=2e-3)
-        assert tuple(apply(Image.new("RGB", hw[::-1]), crop).shape[1:]) == crop.out_hw
+        assert tuple(apply_crop(Image.new("RGB", hw[::-1]), crop).shape[1:]) == crop.out_hw

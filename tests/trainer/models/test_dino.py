@@ -6,8 +6,8 @@ from richsem_schemas.errors import RichSemError
 from richsem_train.config import ModelConfig
 from richsem_train.models.backbone import make_backbone
 from richsem_train.models.dino import Dino
-from richsem_train.models.neck import FeatureLevel
-from richsem_train.models.position import sine_position
+from richsem_train.models.heads import detections
+from richsem_train.models.neck import FeatureLevel, sine_position
 from richsem_train.outputs import DinoOutputs
 from richsem_train.run.build import build_detector
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino
@@ -281,7 +281,7 @@ def test_detections_come_from_the_final_layer():
     model = shaken(tiny_dino()).eval()
     with torch.no_grad():
         outputs = model(*pictures(2))
-    found = model.detections(outputs, [(64, 96), (640, 960)], keep=5)
+    found = detections(outputs.pred_logits[-1], outputs.pred_boxes[-1], [(64, 96), (640, 960)], keep=5)
     scores = outputs.pred_logits[-1, 1, :, 1:].sigmoid()
     assert_close(found[1].scores, scores.flatten().sort(descending=True).values[:5])
     assert len(found) == 2

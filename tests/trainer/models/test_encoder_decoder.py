@@ -143,9 +143,9 @@ def test_sine_embedding_equals_that_of_transformers():
     )
 
 
-def decoder(layers=3, **changes):
-    arguments = LAYER | {"padded_query_positions": False} | changes
-    return shaken(Decoder(WIDTH, layers=layers, **arguments)).double()
+def decoder(layers=3, *, padded_query_positions=False, **changes):
+    stack = (DecoderLayer(WIDTH, **LAYER | changes) for _ in range(layers))
+    return shaken(Decoder(stack, hidden_dim=WIDTH, padded_query_positions=padded_query_positions)).double()
 
 
 def decode(module, head, anchors, *, queries=None, mask=None, hw=((6, 8), (6, 8))):

@@ -9,8 +9,8 @@ from transformers.models.rt_detr.modeling_rt_detr import inverse_sigmoid as tran
 from richsem_train.models.heads import (
     BoxHead,
     LinearClassifier,
-    TextBank,
     TextClassifier,
+    TextFeatures,
     detections,
     inverse_sigmoid,
 )
@@ -22,7 +22,7 @@ CLASSES, TEXT_DIM, WIDTH = 5, 12, 8
 @pytest.fixture
 def bank():
     generator = torch.Generator().manual_seed(0)
-    return TextBank.of(torch.randn(CLASSES, TEXT_DIM, generator=generator), torch.tensor(100.0))
+    return TextFeatures.of(torch.randn(CLASSES, TEXT_DIM, generator=generator), torch.tensor(100.0))
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from richsem_train.models.neck import Neck
-from richsem_train.models.position import sine_position
+from richsem_train.models.neck import Neck, sine_position
 
 
 def maps_and_mask():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers.models.detr.modeling_detr import DetrSinePositionEmbedding
 
-from richsem_train.models.position import sine_position
+from richsem_train.models.neck import sine_position
 
 
 def padded_masks():

@@ -8,9 +8,9 @@ from rich.console import Console
 from richsem_train.results.tables import (
     comparison_content,
     comparison_table,
+    json_metrics,
     paired_differences,
     results_table,
-    run_content,
     spread,
 )
 
@@ -65,16 +65,8 @@ def test_an_arm_without_runs_is_shown_as_such():
     )
 
 
-def test_run_content_is_valid_json():
-    content = run_content(step=10, metrics={"AP": 0.5, "APr": -1.0}, best_step=5, best={"AP": 0.6}, config="demo")
-    text = json.dumps(content, allow_nan=False)
-    assert json.loads(text) == {
-        "config": "demo",
-        "step": 10,
-        "metrics": {"AP": 0.5, "APr": None},
-        "best_step": 5,
-        "best": {"AP": 0.6},
-    }
+def test_metrics_without_a_value_are_null_in_json():
+    assert json_metrics({"AP": 0.5, "APr": -1.0, "APc": math.nan}) == {"AP": 0.5, "APr": None, "APc": None}
 
 
 def test_comparison_content_holds_every_seed_and_the_paired_difference():

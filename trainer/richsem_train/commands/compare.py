@@ -1,5 +1,6 @@
 """`richsem-train compare`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,8 @@ def compare(
     """
     from richsem_schemas.io.files import write_atomically
     from richsem_schemas.io.output_files import require_folder, require_no_inputs
-    from richsem_train.results.comparison import comparison_json, group_arms
-    from richsem_train.results.tables import STEPS, comparison_table
-    from richsem_train.run.finished import files_of_run, read_run
+    from richsem_train.results.tables import STEPS, comparison_content, comparison_table
+    from richsem_train.run.comparison import files_of_run, group_arms, read_run
 
     arms = group_arms([read_run(run) for run in runs])
     baseline = next(iter(arms))
@@ -42,7 +42,8 @@ def compare(
         require_folder(out)
         written = [out / "comparison.json", out / "comparison.png"]
     require_no_inputs(written, [file for run in runs for file in files_of_run(run)], remedy="name another --out")
-    content, title = comparison_json(arms, baseline=baseline), "last evaluation of each run"
+    content = json.dumps(comparison_content(arms, baseline=baseline), indent=2) + "\n"
+    title = "last evaluation of each run"
     if as_json:
         typer.echo(content, nl=False)
     else:

@@ -1,13 +1,14 @@
 """`richsem-train eval`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from richsem_schemas.io.places import local_path
 from richsem_schemas.program import AsJson, print_json
+from richsem_train.choices import Scorer
 from richsem_train.commands.options import Changes, Checkpoint, Device, PublishedConfig
 
 
@@ -19,7 +20,7 @@ def evaluate(
         Path | None, typer.Option(metavar="PATH", help="Keep the detections in this folder.", parser=local_path)
     ] = None,
     scorer: Annotated[
-        Literal["hotcoco", "lvis"],
+        Scorer,
         typer.Option(help="lvis is LVIS's official evaluator: the same figures, for much time and memory."),
     ] = "hotcoco",
     device: Device = None,
@@ -35,7 +36,7 @@ def evaluate(
     """
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import score_checkpoint
-    from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table
+    from richsem_train.results.tables import AP_UNDEFINED, is_defined, json_metrics, results_table
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         scores = score_checkpoint(
@@ -52,7 +53,7 @@ def evaluate(
         if not is_defined(scores.metrics["AP"]):
             reporter.say(AP_UNDEFINED)
     if as_json:
-        metrics = {name: value if is_defined(value) else None for name, value in scores.metrics.items()}
+        metrics = json_metrics(scores.metrics)
         print_json({"checkpoint": checkpoint, "annotations": scores.annotations, "metrics": metrics})
     else:
         Console().print(results_table({"": scores.metrics}, title=f"{checkpoint} on {scores.annotations}"))

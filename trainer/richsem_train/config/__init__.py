@@ -1,4 +1,4 @@
-"""What a run is: read from YAML, changed by `--set`, validated once, then trusted."""
+"""The config of a run: read from YAML, changed by `--set`, validated once, then trusted."""
 
 from richsem_train.config.data import (
     AugmentationConfig,
@@ -7,12 +7,9 @@ from richsem_train.config.data import (
     SplitConfig,
     TextConfig,
 )
-from richsem_train.config.keys import known_keys
 from richsem_train.config.model import (
-    BackboneConfig,
     DenoisingConfig,
     LossConfig,
-    MatcherConfig,
     ModelConfig,
 )
 from richsem_train.config.read import (
@@ -21,23 +18,21 @@ from richsem_train.config.read import (
     builtin_configs,
     config_differences,
     config_yaml,
+    known_keys,
     load_config,
     parse_config,
     with_changes,
 )
-from richsem_train.config.run import EvaluationConfig, LogConfig, ScheduleConfig, TrainConfig
+from richsem_train.config.run import EvaluationConfig, ScheduleConfig, TrainConfig
 
 __all__ = [
     "DEFAULT_CONFIG",
     "AugmentationConfig",
-    "BackboneConfig",
     "DenoisingConfig",
     "DetectionConfig",
     "EvaluationConfig",
     "ExtraConfig",
-    "LogConfig",
     "LossConfig",
-    "MatcherConfig",
     "ModelConfig",
     "ScheduleConfig",
     "SplitConfig",

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, model_validator
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
-from richsem_train.choices import Supervision
+from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
 from richsem_train.config.fields import Fraction, LocalPath, Section, Side
 
 
@@ -24,7 +24,7 @@ class AugmentationConfig(Section):
     """DETR's training augmentation: mirror; then resize, or resize, crop and resize (supplement, E.2)."""
 
     short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
-    """What the short side is resized to, one of them at random; pixels."""
+    """Short sides that a picture is resized to, one of them at random; pixels."""
 
     longest_side: Side = 1333
     """The long side has at most this many pixels."""
@@ -60,7 +60,7 @@ class DetectionConfig(Section):
     """How pictures are drawn anew each time."""
 
     labels: Literal["cache", "hard", "none"] = "none"
-    """What the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
+    """Labels that the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
 
     views: Literal["fresh", "stored"] = "fresh"
     """How pictures are shown: `fresh`, augmented anew each time, their boxes with the labels of the cache's nearest
@@ -75,14 +75,14 @@ class DetectionConfig(Section):
     label_set: str | None = None
     """Name of the cache's label set; null where it has one only."""
 
-    label_form: Literal["topk", "embedding"] = "embedding"
+    label_form: SoftForm = "embedding"
     """The stored `topk` classes, or the `embedding` (exact)."""
 
     root: PlaceField | None = None
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
-    on_damage: Literal["stop", "skip"] = "stop"
-    """Whether a missing or broken picture stops the run or is replaced and counted."""
+    on_damage: OnDamage = "stop"
+    """A missing or broken picture stops the run (`stop`), or is replaced and counted (`skip`)."""
 
 
 class TextConfig(Section):
@@ -124,11 +124,11 @@ class ExtraConfig(Section):
     teacher: str | None = None
     """Refuse a label set of another teacher than this name; null takes any."""
 
-    labels: Literal["topk", "embedding", "hard"] = "embedding"
-    """What the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or the `hard` labels, for
-    comparison."""
+    labels: LabelForm = "embedding"
+    """Labels that the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or, for comparison,
+    the `hard` ones."""
 
-    views: Literal["mosaics", "crops", "windows", "free-mosaics"] = "mosaics"
+    views: ViewForm = "mosaics"
     """`mosaics` (the paper's; supplement, E.2), `crops` or (of detection data) `windows` as stored, or `free-mosaics`
     composed anew, with the labels of stored crops."""
 
@@ -141,5 +141,5 @@ class ExtraConfig(Section):
     root: PlaceField | None = None
     """Where the pictures lie, for a cache that refers to them; null is where they lay when it was made."""
 
-    on_damage: Literal["stop", "skip"] = "stop"
-    """Whether a damaged part of the cache stops the run or is replaced and counted."""
+    on_damage: OnDamage = "stop"
+    """A damaged part of the cache stops the run (`stop`), or is replaced and counted (`skip`)."""

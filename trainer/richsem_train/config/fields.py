@@ -1,4 +1,4 @@
-"""What sections of a config are made of: bounded numbers, local paths, and a base that refuses what it doesn't know."""
+"""Parts of sections of a config: bounded numbers, local paths, and a base that refuses what it doesn't know."""
 
 from pathlib import Path
 from typing import Annotated, Any

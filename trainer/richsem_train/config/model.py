@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from richsem_train.choices import ClassifierKind, Tail
+from richsem_train.choices import Backend, ClassifierKind, LabelEmbedding, Tail
 from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section
 
 
@@ -91,7 +91,7 @@ class ModelConfig(Section):
     encoder_classifier: ClassifierKind = "text"
     """Classifier of the encoder's proposals; the reference's baseline has `linear` above and `text` here."""
 
-    label_embedding: Literal["classifier", "embedding"] = "classifier"
+    label_embedding: LabelEmbedding = "classifier"
     """Contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO."""
 
     semantic_branch: bool = True
@@ -106,7 +106,7 @@ class ModelConfig(Section):
     denoising: DenoisingConfig = DenoisingConfig()
     """Noised copies of the truth as extra queries."""
 
-    deformable_attention: Literal["auto", "torch", "torch-checkpoint", "triton"] = "auto"
+    deformable_attention: Literal["auto", Backend] = "auto"
     """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
 
     @property
@@ -129,7 +129,7 @@ class MatcherConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the losses, and what they are told."""
+    """Weights and settings of the losses."""
 
     class_weight: NonNegativeFloat = 1.0
     """Weight of the focal loss of classes."""
@@ -144,7 +144,7 @@ class LossConfig(Section):
     """Weight of the KL divergence between teacher and semantic branch: the paper's λ_soft (supplement, E.1)."""
 
     tail: Tail = "bucket"
-    """What top-k labels say of the classes that they leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
+    """The classes that top-k labels leave out: one `bucket`, spread `uniform`ly, or `renormalise`d
     away."""
 
     temperature: PositiveFloat = 1.0

@@ -1,21 +1,24 @@
 """Configs are read from YAML or from Python, over the config that they build on, and changed by `--set`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.config.problems import did_you_mean, told_problems
-from richsem_train.config.run import TrainConfig
+from richsem_train.config.run import ONE, SEVERAL, TrainConfig
 from richsem_train.config.yaml_text import SHOWN, parse_yaml
 
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
+_RENAMED = {"text.labels": "text.label_set"}
+"""Old keys, which are refused with the new one."""
 
 
 def builtin_configs() -> dict[str, Path]:
@@ -49,9 +52,8 @@ def with_changes(config: TrainConfig, changes: Sequence[str], *, source: str) ->
 def as_config(config: TrainConfig | Mapping[str, Any] | str | Path) -> TrainConfig:
     """A config from whatever describes one.
 
-    Args:
-        config: validated, or values as a YAML file has them (with a `base`, over those of that config), or the name of
-            one of `builtin_configs`, or the path of a YAML file.
+    That is a validated one; or values as a YAML file has them (with a `base`, over those of that config); or the name
+    of one of `builtin_configs`, or the path of a YAML file.
 
     Raises:
         RichSemError: as `load_config` has it.
@@ -72,7 +74,7 @@ def parse_config(values: Mapping[str, Any], *, source: str) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        raise RichSemError(f"{source}: {told_problems(error)}") from None
+        raise RichSemError(f"{source}: {_described_problems(error)}") from None
 
 
 def config_yaml(config: TrainConfig) -> str:
@@ -88,6 +90,24 @@ def config_differences(one: TrainConfig, other: TrainConfig) -> dict[str, tuple[
         for key in sorted(ours.keys() | theirs.keys())
         if ours.get(key) != theirs.get(key)
     }
+
+
+def known_keys() -> dict[str, FieldInfo]:
+    """Every key of a config, with dots, and its field, whose `description` says what it is; sections are keys, too."""
+    return dict(_keys("", TrainConfig))
+
+
+def _keys(prefix: str, section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        yield prefix + name, field
+        for inner in _sections(field.annotation):
+            yield from _keys(f"{prefix}{name}.", inner)
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -108,7 +128,7 @@ def _config_path(name_or_file: str) -> Path:
     if path.is_file():
         return path
     raise RichSemError(
-        f"--config {name_or_file!r} is neither a file nor one of {', '.join(known)}{did_you_mean(name_or_file, known)}"
+        f"--config {name_or_file!r} is neither a file nor one of {', '.join(known)}{_did_you_mean(name_or_file, known)}"
     )
 
 
@@ -178,3 +198,38 @@ def _with_value(section: Any, path: Sequence[str], value: Any, change: str) -> A
         )
     position = int(first)
     return [*section[:position], _with_value(section[position], rest, value, change), *section[position + 1 :]]
+
+
+def _described_problems(error: ValidationError) -> str:
+    return "; ".join(_described(problem) for problem in error.errors())
+
+
+def _described(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"] if part not in (ONE, SEVERAL))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where}" + (
+            f"; it is {_RENAMED[where]} now" if where in _RENAMED else _did_you_mean(where, known_keys())
+        )
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where or problem["type"] == "missing":
+        return f"{where}: {message}".removeprefix(": ")
+    got = _shown_value(problem["input"])
+    return f"{where}: {message} (got {got if len(got) <= SHOWN else got[:SHOWN] + '…'})"
+
+
+def _shown_value(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number that is too long to show"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of some names, as the end of a message; empty where none is near."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        # The right word under another section is found by its last part.
+        by_last = {candidate.rpartition(".")[2]: candidate for candidate in names}
+        close = [by_last[last] for last in difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1)]
+    return f"; did you mean {close[0]}?" if close else ""

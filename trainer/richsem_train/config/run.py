@@ -68,7 +68,7 @@ class EvaluationConfig(Section):
     """Boxes that are kept of a picture, the best ones."""
 
     short_side: Side = 800
-    """What the short side of a picture is resized to, pixels."""
+    """Short side that a picture is resized to, pixels."""
 
     longest_side: Side = 1333
     """The long side has at most this many pixels."""
@@ -134,7 +134,7 @@ class TrainConfig(Section):
     """The detector."""
 
     loss: LossConfig = LossConfig()
-    """Weights of the losses, and what they are told."""
+    """Weights and settings of the losses."""
 
     schedule: ScheduleConfig = ScheduleConfig()
     """How long, how fast."""

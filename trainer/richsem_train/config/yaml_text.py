@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
+from richsem_schemas.io.words import one_line
+
 SHOWN = 100
 """Letters of a wrong value that a message shows."""
-
-_LONGEST_REASON = 300
 
 _MAX_VALUES = 20_000
 """Values of a config, each alias counted as what it stands for; 250 are enough for any."""
@@ -41,8 +41,7 @@ def parse_yaml(text: str) -> Any:
     except MemoryError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(told if len(told) <= _LONGEST_REASON else f"{told[:_LONGEST_REASON]}…") from None
+        raise ValueError(one_line(error)) from None
     except Exception:
         # PyYAML documents no closed list: `!!timestamp x` is an AttributeError, `!!bool x` a KeyError.
         raise ValueError("a value isn't what its tag (such as !!timestamp) says") from None

@@ -17,14 +17,11 @@ _SPARSE_ROWS = 2_048
 _ADVICE = "Names are equal, letter by letter: use a cache or text (text.folder) made for these categories"
 
 
-def own_rows(data: DetectionData) -> NDArray[np.int64]:
+def default_rows(data: DetectionData) -> NDArray[np.int64]:
     """The row of each category in a vocabulary that a dataset makes by itself, where no text bank gives one.
 
     Row = `category_id`, as in published classifiers, or where ids begin at 0 or have large gaps the place in the order
     of ids, from 1: row 0 is "none", and a row costs weights whether a category has it or not.
-
-    Args:
-        data: K categories.
 
     Returns:
         int64 [K].
@@ -78,13 +75,8 @@ def _require_one_row(data: DetectionData, rows: Mapping[str, list[int]], classes
         )
 
 
-def in_rows(data: DetectionData, rows: NDArray[np.int64]) -> DetectionData:
-    """The same pictures and boxes with rows of a vocabulary in the place of category ids.
-
-    Args:
-        data: K categories.
-        rows: int64 [K], of `rows_of_categories`.
-    """
+def with_rows(data: DetectionData, rows: NDArray[np.int64]) -> DetectionData:
+    """The same pictures and boxes, with the rows of `rows_of_categories` in the place of category ids."""
     ids = np.array([each.id for each in data.categories], np.int64)
     categories = [replace(each, id=row) for each, row in zip(data.categories, rows.tolist(), strict=True)]
     return replace(
@@ -95,12 +87,7 @@ def in_rows(data: DetectionData, rows: NDArray[np.int64]) -> DetectionData:
 
 
 def ids_of_rows(data: DetectionData, rows: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """The `category_id` of each row of a vocabulary.
-
-    Args:
-        data: K categories.
-        rows: int64 [K], of `rows_of_categories`.
-        classes: rows of the vocabulary.
+    """The `category_id` of each of C rows of a vocabulary, given the rows [K] of `rows_of_categories`.
 
     Returns:
         int64 [C]. A row that the dataset has not is its own id where ids are rows, `NO_CATEGORY` otherwise.

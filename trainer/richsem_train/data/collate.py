@@ -26,11 +26,7 @@ class Sample(NamedTuple):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad pictures at the right and the bottom to the largest height and width among them.
-
-    Args:
-        samples: at least one.
-    """
+    """Pad pictures at the right and the bottom to the largest height and width among them."""
     height, width = (max(sample.pixels.shape[axis] for sample in samples) for axis in (1, 2))
     pixels_B3HW = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     padding_mask_BHW = torch.ones(len(samples), height, width, dtype=torch.bool)

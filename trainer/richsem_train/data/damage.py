@@ -1,15 +1,13 @@
 """Pictures and views that can't be read: training stops or takes others, in one way for all kinds of data."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from richsem_schemas.errors import CorruptCacheError, PictureError
+from richsem_train.choices import OnDamage
 
 MAX_DAMAGED_IN_A_ROW = 16
 """So many damaged pictures beside each other are no accident; training stops even when told to skip."""
-
-OnDamage = Literal["stop", "skip"]
-"""At a picture or view that is missing or broken: stop, or take another one and tell."""
 
 
 class DamagedViewError(CorruptCacheError):

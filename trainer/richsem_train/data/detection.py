@@ -16,10 +16,11 @@ from richsem_schemas.cache.recipes import AnnotatedPicture, box_view
 from richsem_schemas.cache.view import View
 from richsem_schemas.errors import PictureError
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES, decode_picture
+from richsem_train.choices import OnDamage
 from richsem_train.data.collate import Sample
-from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW, OnDamage, first_whole
+from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW, first_whole
 from richsem_train.data.soft_labels import target_of
-from richsem_train.data.transforms import Augmentation, apply
+from richsem_train.data.transforms import Augmentation, apply_crop
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
@@ -32,11 +33,8 @@ DetectionKey = tuple[int, int, int]
 class TrainingPictures(Dataset[Sample], ABC):
     """Training pictures, by (epoch, position in the epoch, picture); the next one takes the place of a damaged one.
 
-    What a sample shows is a function of these three and the seed, whoever asks for it and whenever.
-
-    Args:
-        data: the annotations; category ids are rows of the vocabulary.
-        on_damage: what to do about missing or broken pictures.
+    What a sample shows is a function of these three and the seed, whoever asks for it and whenever. Category ids of the
+    annotations are rows of the vocabulary.
     """
 
     def __init__(self, data: DetectionData, *, on_damage: OnDamage) -> None:
@@ -63,15 +61,7 @@ class TrainingPictures(Dataset[Sample], ABC):
 
 
 class DetectionDataset(TrainingPictures):
-    """Augmented training pictures.
-
-    Args:
-        data: the annotations.
-        augmentation: what is done to the pictures.
-        seed: of the run.
-        on_damage: what to do about missing or broken pictures.
-        is_hard: the semantic branch learns the labels.
-    """
+    """Augmented training pictures; with `is_hard` the semantic branch learns their labels."""
 
     def __init__(
         self,
@@ -88,20 +78,14 @@ class DetectionDataset(TrainingPictures):
         self.is_hard = is_hard
 
     def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
-        image = read_picture(self.data, index)
+        image = read_annotated_picture(self.data, index)
         crop, window = draw_window(self.data, index, _hw(image), self.augmentation, key=key, seed=self.seed)
         target = target_of(window, image_id=int(self.data.image_ids[index]), original_hw=_hw(image))
-        return apply(image, crop), replace(target, is_hard=self.is_hard)
+        return apply_crop(image, crop), replace(target, is_hard=self.is_hard)
 
 
 class EvaluationDataset(Dataset[Sample]):
-    """All pictures in the order of the annotations, resized only; whole and undamaged ones are a must.
-
-    Args:
-        data: the annotations.
-        short_side: of the picture that the model sees, pixels.
-        longest_side: its long side has at most this many pixels.
-    """
+    """All pictures in the order of the annotations, resized only; whole and undamaged ones are a must."""
 
     def __init__(self, data: DetectionData, *, short_side: int = 800, longest_side: int = 1333):
         self.data = data
@@ -120,12 +104,12 @@ class EvaluationDataset(Dataset[Sample]):
         """
         if not 0 <= index < len(self.data):
             raise IndexError(index)
-        image = read_picture(self.data, index)
+        image = read_annotated_picture(self.data, index)
         hw = _hw(image)
         crop = uncut(hw, resized_hw(hw, self.short_side, self.longest_side))
-        whole = box_view("whole", 0, annotated(self.data, index, hw), crop, crop.out_hw)
+        whole = box_view("whole", 0, annotated_picture(self.data, index, hw), crop, crop.out_hw)
         target = target_of(whole, image_id=int(self.data.image_ids[index]), original_hw=hw)
-        return Sample(apply(image, crop), target, self.data.files[index])
+        return Sample(apply_crop(image, crop), target, self.data.files[index])
 
 
 def draw_window(
@@ -137,32 +121,18 @@ def draw_window(
     key: DetectionKey,
     seed: int,
 ) -> tuple[Crop, View]:
-    """Draw how a picture is augmented, and where that shows its boxes.
-
-    Args:
-        data: the annotations.
-        index: of the picture.
-        hw: its height and width as decoded.
-        augmentation: the sizes to draw from.
-        key: of the sample; its epoch and position key the draws.
-        seed: of the run.
+    """Draw how a picture is augmented, by the epoch and position of its key, and where that shows its boxes.
 
     Returns:
         What is done to the picture; the same as a window, whose one tile shows sample 0.
     """
     rng = np.random.default_rng([seed, AUGMENTATION_STREAM, *key[:2]])
     crop = draw_crop(hw, augmentation, rng, may_flip=augmentation.flip)
-    return crop, box_view("window", 0, annotated(data, index, hw), crop, crop.out_hw)
+    return crop, box_view("window", 0, annotated_picture(data, index, hw), crop, crop.out_hw)
 
 
-def annotated(data: DetectionData, index: int, hw: tuple[int, int]) -> AnnotatedPicture:
-    """The boxes of a picture, in pixels of it as decoded, which a cache may have shrunk.
-
-    Args:
-        data: the annotations.
-        index: of the picture.
-        hw: its height and width as decoded.
-    """
+def annotated_picture(data: DetectionData, index: int, hw: tuple[int, int]) -> AnnotatedPicture:
+    """The boxes of a picture, in pixels of it as decoded, which a cache may have shrunk."""
     boxes_xyxy, labels = data.boxes_xyxy(index), data.objects(index)[1]
     height, width = data.hws_px[index].tolist()
     if (height, width) != hw:
@@ -170,7 +140,7 @@ def annotated(data: DetectionData, index: int, hw: tuple[int, int]) -> Annotated
     return AnnotatedPicture(0, hw, 0, boxes_xyxy, labels)
 
 
-def read_picture(data: DetectionData, index: int) -> Image.Image:
+def read_annotated_picture(data: DetectionData, index: int) -> Image.Image:
     """Read and decode one picture.
 
     Raises:

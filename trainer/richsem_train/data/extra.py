@@ -1,4 +1,7 @@
-"""The extra data: views of a cache as samples."""
+"""The extra data: views of a cache as samples, and several caches in proportion to their weights."""
+
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image
@@ -6,6 +9,7 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.recipes import PICTURES_PER_MOSAIC
+from richsem_train.choices import OnDamage
 from richsem_train.data.cache.blocks import BlockReader
 from richsem_train.data.cache.free_mosaics import (
     MOSAIC_STREAM,
@@ -17,10 +21,10 @@ from richsem_train.data.cache.lanes import LaneOrder, ViewAddress
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.collate import Sample
-from richsem_train.data.damage import OnDamage, first_whole
+from richsem_train.data.damage import first_whole
 from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import cached_target
-from richsem_train.data.transforms import rendered
+from richsem_train.data.transforms import render
 
 BLOCK_BYTES = 512 * 2**20
 """Most bytes of blocks that a worker keeps; 64 lanes of ImageNet pictures take 450 MiB."""
@@ -30,15 +34,8 @@ class ExtraDataset(Dataset[Sample]):
     """Views of a cache as samples, by their counter over the whole run.
 
     What a sample shows is a function of the seed and the counter, whoever asks for it and whenever; where the cache is
-    damaged and `on_damage` is "skip", of the damage as well.
-
-    Args:
-        cache: an opened one.
-        seed: of the run.
-        lanes: blocks that samples are drawn from in turn.
-        on_damage: "stop" raises, "skip" takes another view and says so.
-        world_size: ranks; each keeps the blocks of its own lanes.
-        block_bytes: most bytes of blocks that a worker keeps.
+    damaged and `on_damage` is "skip", of the damage as well. Samples are drawn from `lanes` blocks in turn, of which
+    each of `world_size` ranks keeps its own, up to `block_bytes` a worker.
     """
 
     def __init__(
@@ -88,7 +85,7 @@ class ExtraDataset(Dataset[Sample]):
             damage += messages[:1]
         labelled, pictures = self._composed(views, counter) if self._is_free else (views[0].labelled, views[0].pictures)
         target = cached_target(labelled, self.cache, image_id=-1 - counter)
-        return Sample(rendered(labelled.view, pictures), target, "+".join(view.name for view in views), tuple(damage))
+        return Sample(render(labelled.view, pictures), target, "+".join(view.name for view in views), tuple(damage))
 
     def _composed(self, views: list[ReadView], counter: int) -> tuple[LabelledView, dict[int, Image.Image]]:
         spec = self.cache.source.spec
@@ -103,15 +100,55 @@ class ExtraDataset(Dataset[Sample]):
         return view
 
 
-def sharing_notes(dataset: ExtraDataset, *, world_size: int, pictures_a_draw: int, workers: int) -> tuple[str, ...]:
-    """Notes for the user on how ranks and workers share the blocks; usually none.
+class ExtraMix(Dataset[Sample]):
+    """Views of several caches as samples, by source and counter.
 
-    Args:
-        dataset: the extra data.
-        world_size: ranks.
-        pictures_a_draw: consecutive samples that one rank reads.
-        workers: loader processes a rank; 0 is the rank itself.
+    A source that weighs twice as much as another gives twice as many batches.
     """
+
+    def __init__(self, sources: Sequence[ExtraDataset], weights: Sequence[float]) -> None:
+        self.sources = tuple(sources)
+        self.weights = tuple(weights)
+
+    def batch_keys(self, number: int, share: RankShare) -> list[tuple[int, int]]:
+        """Source and counter of a rank's samples of an extra batch."""
+        source, batch = batch_of_mix(number, self.weights)
+        return [(source, counter) for counter in self.sources[source].batch_keys(batch, share)]
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """Render one view.
+
+        Raises:
+            DamagedViewError: it can't be read, or no view can be read in its place.
+        """
+        source, counter = key
+        return self.sources[source][counter]
+
+
+def batch_of_mix(number: int, weights: Sequence[float]) -> tuple[int, int]:
+    """Which source a batch of extra data is drawn from, by its number, and how many of that source's came before.
+
+    A closed form, so that any step of a run is found without the ones before it, and as even as whole batches can be:
+    after n batches a source of two has had its share of n rounded; of more, the first has, and the others share what it
+    leaves in the same way.
+    """
+    exact = [Fraction(weight) for weight in weights]
+    for source, weight in enumerate(exact[:-1]):
+        share = weight / sum(exact[source:])
+        before, after = (_rounded(share * count) for count in (number, number + 1))
+        if after > before:
+            return source, before
+        number -= before
+    return len(exact) - 1, number
+
+
+def _rounded(value: Fraction) -> int:
+    """To the nearest integer, halves up."""
+    return (2 * value.numerator + value.denominator) // (2 * value.denominator)
+
+
+def sharing_notes(dataset: ExtraDataset, *, world_size: int, pictures_a_draw: int, workers: int) -> tuple[str, ...]:
+    """Notes for the user on how ranks and workers share the blocks; usually none."""
     blocks, lanes = dataset.cache.blocks, dataset.order.lanes
     readers = world_size * max(workers, 1)
     notes = []

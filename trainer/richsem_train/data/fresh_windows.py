@@ -14,13 +14,13 @@ from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.cache.view import View
+from richsem_train.choices import OnDamage
 from richsem_train.data.cache.alignment import WindowCache
-from richsem_train.data.cache.nearest import borrowed, joined, nearest, sights_of
+from richsem_train.data.cache.nearest import borrowed_labels, joined_sights, nearest, sights_of
 from richsem_train.data.cache.views import ReadView
-from richsem_train.data.damage import OnDamage
 from richsem_train.data.detection import DetectionKey, draw_window
 from richsem_train.data.soft_labels import soft_labels, target_of
-from richsem_train.data.transforms import Augmentation, rendered
+from richsem_train.data.transforms import Augmentation, render
 from richsem_train.data.windows import CachedPictures
 from richsem_train.targets import SoftLabels, Target
 
@@ -30,15 +30,7 @@ what it says of the whole; no label is better than that one."""
 
 
 class FreshWindowDataset(CachedPictures):
-    """Augmented training pictures with soft labels.
-
-    Args:
-        data: the annotations.
-        windows: the cache that was aligned with them.
-        augmentation: what is done to the pictures.
-        seed: of the run.
-        on_damage: what to do about pictures that were left out of the cache, or can't be read.
-    """
+    """Augmented training pictures with soft labels."""
 
     def __init__(
         self,
@@ -60,7 +52,7 @@ class FreshWindowDataset(CachedPictures):
         _, window = draw_window(self.data, index, hw, self.augmentation, key=key, seed=self.seed)
         target = target_of(window, image_id=int(self.data.image_ids[index]), original_hw=hw)
         annotations = self._annotations(index)[window.regions["annotation"]]
-        return rendered(window, {0: picture}), replace(target, soft_labels=self._borrow(window, annotations, stored))
+        return render(window, {0: picture}), replace(target, soft_labels=self._borrow(window, annotations, stored))
 
     def _borrow(self, window: View, annotations_S: NDArray[np.int32], stored: list[ReadView]) -> SoftLabels:
         cache = self.windows.cache
@@ -69,12 +61,12 @@ class FreshWindowDataset(CachedPictures):
         rows_S = nearest(
             sights(window),
             annotations_S,
-            joined([sights(each) for each in views]),
+            joined_sights([sights(each) for each in views]),
             np.concatenate([each.regions["annotation"] for each in views]),
             np.repeat(np.arange(len(views)), [len(each.regions) for each in views]),
             min_overlap=MIN_OVERLAP,
         )
-        labels, embeddings, is_known = borrowed([read.labelled for read in stored], rows_S)
+        labels, embeddings, is_known = borrowed_labels([read.labelled for read in stored], rows_S)
         form = cache.expected.labels
         assert form != "hard", "a cache of detection pictures is opened for its soft labels"
         return soft_labels(labels, embeddings, form, is_known_R=is_known)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import DetectionKey
-from richsem_train.data.extra import ExtraDataset
-from richsem_train.data.extra_mix import ExtraMix
-from richsem_train.data.order import DataKind, RankShare, batch_of_step, first_batch_from
-from richsem_train.targets import Batch, SoftLabels, Target
+from richsem_train.data.extra import ExtraDataset, ExtraMix
+from richsem_train.data.order import DataKind, RankShare, first_batch_from, kind_of_step
+from richsem_train.targets import Batch, Target, converted
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,12 +41,9 @@ class Feed(Protocol):
 
 
 class DetectionFeed:
-    """The detection data and its order.
+    """The detection data and its order: samples by (epoch, position in the epoch, picture), global batches an epoch.
 
-    Args:
-        dataset: samples by (epoch, position in the epoch, picture).
-        epoch_indices: the pictures of an epoch in their order; at least `epoch_batches` whole batches of them.
-        epoch_batches: global batches an epoch.
+    `epoch_indices` gives the pictures of an epoch in their order; at least `epoch_batches` whole batches of them.
     """
 
     def __init__(
@@ -92,12 +88,7 @@ class LoadedStep:
 class TrainingLoaders:
     """The batches of a run from any step on, the same ones at any number of ranks and workers.
 
-    Args:
-        detection: the detection data.
-        extra: the extra data; None leaves all steps to detection.
-        share: this rank's part of each batch.
-        workers: processes for each kind of data; 0 loads in this process.
-        pin_memory: page-lock batches for copies to a GPU.
+    Without extra data all steps are detection's. Each kind of data is read by `workers` processes; 0 loads in this one.
     """
 
     def __init__(
@@ -135,7 +126,7 @@ class TrainingLoaders:
         streams = {kind: iter(self._loader(kind, start_step, end_step)) for kind in self._feeds}
         try:
             for step in range(start_step, end_step):
-                kind = batch_of_step(step, has_extra=has_extra).kind
+                kind = kind_of_step(step, has_extra=has_extra)
                 begun = time.perf_counter()
                 packed = next(streams[kind])
                 if isinstance(packed, _Failure):
@@ -157,13 +148,7 @@ class TrainingLoaders:
 
 
 class BatchKeys(Sampler[list[Any]]):
-    """Keys of the rank's samples of consecutive batches.
-
-    Args:
-        feed: data and order.
-        share: of the rank.
-        numbers: of the batches.
-    """
+    """Keys of the rank's samples of consecutive batches."""
 
     def __init__(self, feed: Feed, share: RankShare, numbers: range) -> None:
         self._feed = feed
@@ -218,7 +203,7 @@ class _PackedBatch:
         return replace(self, pictures=self.pictures.pin_memory())
 
     def batch(self) -> Batch:
-        return replace(self.pictures, targets=tuple(_converted(target, torch.from_numpy) for target in self.targets))
+        return replace(self.pictures, targets=tuple(converted(target, torch.from_numpy) for target in self.targets))
 
 
 def _packed(items: "Sequence[Sample | _Failure]") -> _PackedBatch | _Failure:
@@ -229,22 +214,8 @@ def _packed(items: "Sequence[Sample | _Failure]") -> _PackedBatch | _Failure:
         samples.append(item)
     batch = collate(samples)
     damage = tuple(message for sample in samples for message in sample.damage)
-    targets = tuple(_converted(target, Tensor.numpy) for target in batch.targets)
+    targets = tuple(converted(target, Tensor.numpy) for target in batch.targets)
     return _PackedBatch(replace(batch, targets=()), targets, damage)
-
-
-_Record = TypeVar("_Record", SoftLabels, Target)
-
-
-def _converted(record: _Record, convert: Callable[[Any], Any]) -> _Record:
-    """The same with its tensors as arrays, or the other way round."""
-    changed: dict[str, Any] = {}
-    for name, value in vars(record).items():
-        if isinstance(value, Tensor | np.ndarray):
-            changed[name] = convert(value)
-        elif isinstance(value, SoftLabels):
-            changed[name] = _converted(value, convert)
-    return replace(record, **changed)
 
 
 def _begin_worker(_: int) -> None:

@@ -8,28 +8,13 @@ from richsem_schemas.errors import RichSemError
 DataKind = Literal["detection", "extra"]
 
 
-@dataclass(frozen=True)
-class BatchOfStep:
-    """The batch of a training step.
-
-    Attributes:
-        kind: of the data.
-        number: of the batch among those of its kind, counted over the whole run.
-    """
-
-    kind: DataKind
-    number: int
-
-
-def batch_of_step(step: int, *, has_extra: bool) -> BatchOfStep:
-    """The batch of a step: with extra data the two kinds alternate, detection first; without, all are detection."""
-    if not has_extra:
-        return BatchOfStep("detection", step)
-    return BatchOfStep("extra" if step % 2 else "detection", step // 2)
+def kind_of_step(step: int, *, has_extra: bool) -> DataKind:
+    """The data that a step reads: with extra data the two kinds alternate, detection first."""
+    return "extra" if has_extra and step % 2 else "detection"
 
 
 def first_batch_from(step: int, kind: DataKind, *, has_extra: bool) -> int:
-    """Number of the first batch of a kind that `step` or a later step reads."""
+    """Number of the first batch of a kind that `step` or a later step reads, counted over the whole run."""
     if not has_extra:
         return step
     return step // 2 if kind == "extra" else (step + 1) // 2
@@ -74,17 +59,12 @@ class RankShare:
                 "schedule.accumulate, or another schedule.pictures_a_draw"
             )
 
-    @property
-    def draws(self) -> range:
-        """The rank's draws, as places in the global batch."""
-        return range(self.rank, self.global_batch // self.pictures_a_draw, self.world_size)
-
     def counters(self, batch: int) -> list[int]:
         """The rank's pictures of a batch, as positions in the sequence of all pictures of the run."""
         first = batch * self.global_batch
         return [
             first + draw * self.pictures_a_draw + picture
-            for draw in self.draws
+            for draw in range(self.rank, self.global_batch // self.pictures_a_draw, self.world_size)
             for picture in range(self.pictures_a_draw)
         ]
 

@@ -30,13 +30,7 @@ class Showings:
         self._shown = self._list(0)
 
     def before(self, epoch: int, position: int, picture: int) -> int:
-        """How many times a picture was shown before a position of an epoch.
-
-        Args:
-            epoch: counted from 0.
-            position: in its list.
-            picture: its index.
-        """
+        """How many times a picture was shown before a position of an epoch."""
         self._go_to(epoch)
         return int(self._before[picture]) + int(np.count_nonzero(self._shown[:position] == picture))
 

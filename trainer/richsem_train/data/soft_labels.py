@@ -1,7 +1,6 @@
 """From the regions of a view and their labels to what the losses learn from."""
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,17 +10,15 @@ from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, unit_rows
 from richsem_schemas.cache.view import View
 from richsem_schemas.pictures.boxes import xyxy_px_to_cxcywh_norm
+from richsem_train.choices import SoftForm
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.targets import SoftLabels, Target
 
 
 def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None = None) -> Target:
-    """The regions of a view as truth.
+    """The regions of a view, whose category ids are rows of the vocabulary, as truth.
 
-    Args:
-        view: of checked geometry; category ids are rows of the vocabulary.
-        image_id: of the annotations, or negative.
-        original_hw: of the picture as decoded; None is the view's own.
+    `original_hw` is the size of the picture as decoded; None is the view's own.
     """
     return Target(
         boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
@@ -39,12 +36,6 @@ def cached_target(
 
     Where a region of it has no label, the whole view is unlabelled: its other labels would teach that there is nothing
     in that region.
-
-    Args:
-        labelled: the view.
-        cache: says what is learnt of it.
-        image_id: of the annotations, or negative.
-        original_hw: of the picture as decoded; None is the view's own.
     """
     form, supervision = cache.expected.labels, cache.expected.supervision
     labels_R = cache.rows[labelled.view.regions["category_id"]]
@@ -63,20 +54,14 @@ def cached_target(
 def soft_labels(
     labels: TopKSoftLabels,
     embeddings_RD: NDArray[np.float32] | None,
-    form: Literal["topk", "embedding"],
+    form: SoftForm,
     *,
     is_known_R: NDArray[np.bool_] | None = None,
 ) -> SoftLabels:
     """The teacher's belief about R regions, in one of the two forms.
 
-    Args:
-        labels: of the regions.
-        embeddings_RD: where they are asked for.
-        form: which of the two.
-        is_known_R: False for regions that the teacher hasn't seen; None where it has seen all.
-
-    Returns:
-        Embeddings have unit norm again, which rounding had moved.
+    `is_known_R` is False for regions that the teacher hasn't seen; None where it has seen all. Embeddings come out with
+    unit norm again, which rounding had moved.
     """
     is_known = None if is_known_R is None else torch.from_numpy(is_known_R)
     if form == "embedding":

@@ -11,26 +11,21 @@ from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import CorruptCacheError
+from richsem_train.choices import OnDamage
 from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.cache.windows import WindowReader
-from richsem_train.data.damage import DamagedViewError, OnDamage
+from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.detection import DetectionKey, TrainingPictures
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import cached_target
-from richsem_train.data.transforms import rendered
+from richsem_train.data.transforms import render
 from richsem_train.targets import Target
 
 
 class CachedPictures(TrainingPictures):
-    """Training pictures whose boxes have soft labels of a cache.
-
-    Args:
-        data: the annotations.
-        windows: the cache that was aligned with them.
-        on_damage: what to do about pictures that were left out of the cache, or can't be read.
-    """
+    """Training pictures whose boxes have soft labels of a cache."""
 
     def __init__(self, data: DetectionData, windows: WindowCache, *, on_damage: OnDamage) -> None:
         super().__init__(data, on_damage=on_damage)
@@ -71,14 +66,7 @@ class CachedPictures(TrainingPictures):
 
 
 class WindowDataset(CachedPictures):
-    """Stored windows of training pictures, in turn.
-
-    Args:
-        data: the annotations.
-        windows: the cache that was aligned with them.
-        showings: counts how often a picture was shown before.
-        on_damage: what to do about pictures that were left out of the cache, or can't be read.
-    """
+    """Stored windows of training pictures, in turn."""
 
     def __init__(
         self, data: DetectionData, windows: WindowCache, showings: Showings, *, on_damage: OnDamage = "stop"
@@ -95,4 +83,4 @@ class WindowDataset(CachedPictures):
             image_id=int(self.data.image_ids[index]),
             original_hw=(picture.height, picture.width),
         )
-        return rendered(read.labelled.view, read.pictures), target
+        return render(read.labelled.view, read.pictures), target

@@ -1,1 +1,1 @@
-"""What the detector learns from."""
+"""The losses of the detector."""

@@ -20,14 +20,12 @@ class FederatedClasses:
     taught: Tensor
 
 
-def federated_weights(image_counts_C: Tensor, *, power: float = 0.5) -> Tensor:
-    """How eagerly each class is drawn: image_count^power, float32 [C]; row 0 ("none") never.
+def federated_weights(image_counts_C: Tensor) -> Tensor:
+    """How eagerly each class is drawn: image_count^0.5, float32 [C]; row 0 ("none") never.
 
-    Args:
-        image_counts_C: training pictures that show the class; row = row of the vocabulary.
-        power: 0.5 in the reference.
+    Counted are training pictures that show the class. The power is the reference's.
     """
-    weights_C = image_counts_C.float() ** power
+    weights_C = image_counts_C.float() ** 0.5
     weights_C[0] = 0.0
     return weights_C.where(image_counts_C > 0, 0.0)
 

@@ -10,14 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from richsem_train.losses.boxes import cxcywh_to_xyxy, giou
+from richsem_train.numerics import cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
 
 Match = tuple[Tensor, Tensor]
 """Queries and objects of one picture, int64 [min(Q, G)] each, on the CPU; pair by pair, by rising query."""
-
-Stage = tuple[Tensor, Tensor]
-"""Class logits [S, B, Q, C] and boxes (cxcywh, normalised) [S, B, Q, 4] of S layers."""
 
 # The focal loss's, since the cost imitates it.
 _ALPHA, _GAMMA = 0.25, 2.0
@@ -46,11 +43,14 @@ class HungarianMatcher:
     giou_cost: float = 2.0
 
     @torch.no_grad()
-    def match_stages(self, stages: Mapping[str, Stage], targets: Sequence[Target]) -> dict[str, list[list[Match]]]:
+    def match_stages(
+        self, stages: Mapping[str, tuple[Tensor, Tensor]], targets: Sequence[Target]
+    ) -> dict[str, list[list[Match]]]:
         """Match the layers of several stages with a single transfer from the device.
 
         Args:
-            stages: by name; stages may differ in layers and queries, not in pictures.
+            stages: by name, class logits [S, B, Q, C] and boxes (cxcywh, normalised) [S, B, Q, 4] of S layers; they may
+                differ in layers and queries, not in pictures.
             targets: B of them, on the same device.
 
         Returns:

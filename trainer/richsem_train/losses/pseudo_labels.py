@@ -1,4 +1,4 @@
-"""What the teacher is sure of, as labels."""
+"""Classes that the teacher is sure of, as labels."""
 
 from dataclasses import replace
 
@@ -14,11 +14,6 @@ def with_pseudo_labels(target: Target, teacher: SoftLoss, *, threshold: float = 
     """A picture's boxes with every class the teacher gives more than `threshold` as label; before anything is drawn.
 
     A box of several such classes appears once for each, a box of none disappears, soft labels follow the boxes.
-
-    Args:
-        target: returned as it is unless its supervision is "pseudo".
-        teacher: turns embeddings into probabilities; on the target's device.
-        threshold: least probability of a label, above 0.
 
     Returns:
         A "labelled" target.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from richsem_train.choices import Tail
+from richsem_train.numerics import at_least_float32
 from richsem_train.targets import SoftLabels, Target
 
 
@@ -24,8 +25,8 @@ def teacher_log_probs(
     """
     # A cosine in bf16 has steps of 0.004, which the scale makes 0.4.
     with torch.autocast(embeddings_GD.device.type, enabled=False):
-        regions_GD = normalize(_at_least_float32(embeddings_GD), dim=-1)
-        texts_CD = normalize(_at_least_float32(text_features_CD), dim=-1)
+        regions_GD = normalize(at_least_float32(embeddings_GD), dim=-1)
+        texts_CD = normalize(at_least_float32(text_features_CD), dim=-1)
         return (logit_scale / temperature * (regions_GD @ texts_CD.T)).log_softmax(-1)
 
 
@@ -36,7 +37,7 @@ def kl_full(teacher_log_probs_NC: Tensor, student_logits_NC: Tensor) -> Tensor:
         teacher_log_probs_NC: rows sum to one in probability; -inf allowed.
         student_logits_NC: before the softmax.
     """
-    student_log_probs_NC = _at_least_float32(student_logits_NC).log_softmax(-1)
+    student_log_probs_NC = at_least_float32(student_logits_NC).log_softmax(-1)
     return _divergence(teacher_log_probs_NC, student_log_probs_NC).sum(-1)
 
 
@@ -57,7 +58,7 @@ def kl_top_k(
     Source:
         Ours; the paper distils the full distribution, which K = C gives.
     """
-    student_NC = _at_least_float32(student_logits_NC).log_softmax(-1)
+    student_NC = at_least_float32(student_logits_NC).log_softmax(-1)
     student_NK = student_NC.gather(-1, class_ids_NK)
     known_NK, rest_N = _normalised(log_probs_NK.to(student_NC.dtype), log_rest_N.to(student_NC.dtype))
     others = student_NC.shape[-1] - class_ids_NK.shape[-1]
@@ -73,7 +74,7 @@ def kl_top_k(
 
 def hard_label_loss(labels_N: Tensor, student_logits_NC: Tensor) -> Tensor:
     """Cross entropy, which is the KL from a teacher that is sure of the label, [N]; 0 where the label is 0."""
-    return cross_entropy(_at_least_float32(student_logits_NC), labels_N, reduction="none", ignore_index=0)
+    return cross_entropy(at_least_float32(student_logits_NC), labels_N, reduction="none", ignore_index=0)
 
 
 class SoftLoss(nn.Module):
@@ -172,7 +173,3 @@ def _normalised(log_probs_NK: Tensor, log_rest_N: Tensor) -> tuple[Tensor, Tenso
     """Make stored masses sum to one: they are rounded, and their sum scales the gradient."""
     log_sum_N = torch.cat([log_probs_NK, log_rest_N[:, None]], dim=-1).logsumexp(-1)
     return log_probs_NK - log_sum_N[:, None], log_rest_N - log_sum_N
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from richsem_train.losses.boxes import cxcywh_to_xyxy, giou
 from richsem_train.losses.federated import FederatedClasses
 from richsem_train.losses.matcher import Match
+from richsem_train.numerics import cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
 
 _ALPHA, _GAMMA = 0.25, 2.0

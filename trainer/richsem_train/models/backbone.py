@@ -51,8 +51,6 @@ class Backbone(nn.Module):
         norms: a LayerNorm over each map's channels, for bodies whose maps come straight from a residual sum.
 
     Attributes:
-        strides: as given.
-        channels: as given.
         size_divisor: heights and widths that are multiples of it are not padded here. Whoever knows which pixels are
             padding pads to it first: the maps of what is padded here cover more than the picture.
     """
@@ -78,11 +76,8 @@ class Backbone(nn.Module):
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """One map a stride.
 
-        Args:
-            images_B3HW: normalised pictures, zero where padded.
-
         Returns:
-            [B, C, h, w] each, with h = ceil(H / stride) (of the padded height where the body pads), and w likewise.
+            [B, C, h, w] each, with h = ceil(H / stride) (of the padded height where the body pads), and w so too.
         """
         images_B3HW = padded_to(images_B3HW, self.size_divisor, value=0)
         maps = self.body(images_B3HW)
@@ -103,19 +98,11 @@ def make_backbone(
     clip_layers: Sequence[int] = (3, 4, 6, 3),
     clip_width: int = 64,
 ) -> Backbone:
-    """Build a backbone by name.
+    """Build a backbone by name; arguments as section `model.backbone` of a config has them.
 
-    Args:
-        name: a ResNet of torchvision (`resnet50`), any hierarchical network of timm (`timm:NAME`, for example
-            `timm:swin_large_patch4_window12_384.ms_in22k`), or `clip-resnet`.
-        weights: None leaves it random; `imagenet1k` takes what torchvision (version 1, as the paper) or timm (as the
-            tag in the name says) publish; anything else is a file, .pth or .safetensors.
-        frozen_stages: how many leading parts learn nothing: 1 is the stem, 2 the stem and the first stage (published
-            settings with ImageNet-1k weights), and so on.
-        frozen_norm: batch norms keep their statistics and scales; in frozen stages they always do. Other norms learn.
-        out_strides: of the maps; stages beyond the last one are not built.
-        clip_layers: of `clip-resnet`: bottlenecks in each stage.
-        clip_width: of `clip-resnet`: channels after the stem.
+    `imagenet1k` weights are what torchvision (version 1, as the paper) or timm (as the tag in the name says) publish.
+    In frozen stages batch norms keep their statistics and scales in any case; other norms learn. Stages beyond the last
+    stride are not built.
 
     Raises:
         RichSemError: an unknown name, strides or stages that the network doesn't have, weights out of reach or not

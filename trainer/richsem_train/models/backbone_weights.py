@@ -17,7 +17,7 @@ from richsem_train.models.unpacked_size import require_plausible_size
 _WRAPPERS = ("model", "state_dict", "ema_model", "teacher")
 """Under which training scripts store the weights inside of their checkpoints."""
 
-_SHOWN = 5
+_SHOWN = 8
 
 
 def load_weights(body: nn.Module, path: Path) -> None:
@@ -34,8 +34,8 @@ def load_weights(body: nn.Module, path: Path) -> None:
     missing = sorted(set(wanted) - set(renamed) - {key for key in wanted if key.endswith("num_batches_tracked")})
     if missing:
         raise RichSemError(
-            f"{path}: {len(missing)} of the backbone's {len(wanted)} weights are missing: {_some(missing)}; "
-            f"the file has {_some(found)}; give the weights of this very architecture"
+            f"{path}: {len(missing)} of the backbone's {len(wanted)} weights are missing: {first_few(missing)}; "
+            f"the file has {first_few(found)}; give the weights of this very architecture"
         )
     other = [
         f"{key} is {tuple(renamed[key].shape)} instead of {tuple(weight.shape)}"
@@ -44,7 +44,7 @@ def load_weights(body: nn.Module, path: Path) -> None:
     ]
     if other:
         raise RichSemError(
-            f"{path}: weights of another shape: {_some(other)}; give the weights of this very architecture"
+            f"{path}: weights of another shape: {first_few(other)}; give the weights of this very architecture"
         )
     body.load_state_dict(renamed, strict=False)
 
@@ -88,7 +88,7 @@ def read_state_and_info(path: Path) -> tuple[dict[str, Tensor], str | None]:
             break
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise RichSemError(f"{path}: holds no weights; its keys are {_some(state)}")
+        raise RichSemError(f"{path}: holds no weights; its keys are {first_few(state)}")
     return tensors, info if isinstance(info, str) else None
 
 
@@ -128,6 +128,7 @@ def _as_timm_stores(key: str) -> str:
     return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", key)
 
 
-def _some(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str]) -> str:
+    """Names for a message, which counts those beyond the first."""
     shown = list(names)
     return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")

@@ -1,12 +1,10 @@
 """CLIP's modified ResNet as a backbone, so that a student may start from its teacher's trunk."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
-
-NormLayer = Callable[[int], nn.Module]
 
 EXPANSION = 4
 """A bottleneck puts out this many times the channels of its 3x3 convolution."""
@@ -23,7 +21,6 @@ class ClipResNet(nn.Module):
         width: channels after the stem, even; 64 for RN50.
         stages: how many of the four stages are built.
         out_stages: which of them give a map, counted from 1.
-        norm_layer: makes the norm of so many channels.
 
     Source:
         Radford et al. 2021 (arXiv 2103.00020), section 2.4.
@@ -36,21 +33,20 @@ class ClipResNet(nn.Module):
         *,
         stages: int = 4,
         out_stages: Sequence[int] = (2, 3, 4),
-        norm_layer: NormLayer = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.out_stages = tuple(out_stages)
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
-        self.bn1 = norm_layer(width // 2)
+        self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
-        self.bn2 = norm_layer(width // 2)
+        self.bn2 = nn.BatchNorm2d(width // 2)
         self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
-        self.bn3 = norm_layer(width)
+        self.bn3 = nn.BatchNorm2d(width)
         channels = width
         self.stages = stages
         for stage in range(stages):
             middle = width * 2**stage
-            self.add_module(f"layer{stage + 1}", _stage(channels, middle, layers[stage], min(stage + 1, 2), norm_layer))
+            self.add_module(f"layer{stage + 1}", _stage(channels, middle, layers[stage], min(stage + 1, 2)))
             channels = middle * EXPANSION
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
@@ -68,19 +64,19 @@ class ClipResNet(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    def __init__(self, channels: int, middle: int, stride: int, norm_layer: NormLayer) -> None:
+    def __init__(self, channels: int, middle: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
         out = middle * EXPANSION
         self.conv1 = nn.Conv2d(channels, middle, 1, bias=False)
-        self.bn1 = norm_layer(middle)
+        self.bn1 = nn.BatchNorm2d(middle)
         self.conv2 = nn.Conv2d(middle, middle, 3, padding=1, bias=False)
-        self.bn2 = norm_layer(middle)
+        self.bn2 = nn.BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, out, 1, bias=False)
-        self.bn3 = norm_layer(out)
+        self.bn3 = nn.BatchNorm2d(out)
         self.downsample: nn.Sequential | None = None
         if stride > 1 or channels != out:
-            shortcut = OrderedDict([("0", nn.Conv2d(channels, out, 1, bias=False)), ("1", norm_layer(out))])
+            shortcut = OrderedDict([("0", nn.Conv2d(channels, out, 1, bias=False)), ("1", nn.BatchNorm2d(out))])
             self.downsample = nn.Sequential(shortcut)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -94,6 +90,6 @@ class _Bottleneck(nn.Module):
         return functional.avg_pool2d(features, self.stride) if self.stride > 1 else features
 
 
-def _stage(channels: int, middle: int, blocks: int, stride: int, norm_layer: NormLayer) -> nn.Sequential:
-    first = _Bottleneck(channels, middle, stride, norm_layer)
-    return nn.Sequential(first, *(_Bottleneck(middle * EXPANSION, middle, 1, norm_layer) for _ in range(blocks - 1)))
+def _stage(channels: int, middle: int, blocks: int, stride: int) -> nn.Sequential:
+    first = _Bottleneck(channels, middle, stride)
+    return nn.Sequential(first, *(_Bottleneck(middle * EXPANSION, middle, 1) for _ in range(blocks - 1)))

@@ -1,13 +1,14 @@
 """Queries that look at the memory and at each other, and move their boxes as they go."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richsem_train.models.deformable_attention import Backend, DeformableAttention
+from richsem_train.choices import Backend
+from richsem_train.models.deformable_attention import DeformableAttention
 from richsem_train.models.heads import MLP, BoxHead
 
 _QUERY_TEMPERATURE = 10_000
@@ -32,17 +33,7 @@ def sine_embedding_of_boxes(boxes_cxcywh: Tensor, width: int) -> Tensor:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among queries, deformable attention to the memory, a feed-forward network; normed after each.
-
-    Args:
-        hidden_dim: width E.
-        levels: maps attended to.
-        heads: attention heads, of both attentions.
-        points: sampled points a head and level.
-        ffn_dim: inner width of the feed-forward network.
-        dropout: probability, training only.
-        backend: of the deformable attention.
-    """
+    """Self-attention among queries, deformable attention to the memory, a feed-forward network; normed after each."""
 
     def __init__(
         self, hidden_dim: int, *, levels: int, heads: int, points: int, ffn_dim: int, dropout: float, backend: Backend
@@ -69,14 +60,8 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """Queries [B, Q, E] after this layer.
 
-        Args:
-            queries_BQE: contents.
-            position_BQE: where each query's box is.
-            reference_boxes_BQL4: cxcywh relative to each level's padded map.
-            memory_BSE: of the encoder.
-            spatial_shapes: height and width of each level.
-            padding_mask_BS: True where padded.
-            attention_mask_BQQ: added to how much a query (row) cares for another (column).
+        Boxes are cxcywh relative to each level's padded map; the attention mask is added to how much a query (row)
+        cares for another (column).
         """
         attended = self._self_attention(queries_BQE + position_BQE, queries_BQE, attention_mask_BQQ)
         queries_BQE = self.norm2(queries_BQE + self.dropout(attended))
@@ -89,7 +74,7 @@ class DecoderLayer(nn.Module):
         return output_BQE
 
     def _self_attention(self, placed_BQE: Tensor, queries_BQE: Tensor, attention_mask_BQQ: Tensor | None) -> Tensor:
-        """What `self_attn` does, which would want a mask for each head."""
+        """The same as `self_attn`, which would want a mask for each head."""
         attention = self.self_attn
         width, heads = attention.embed_dim, attention.num_heads
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -109,55 +94,19 @@ class DecoderLayer(nn.Module):
         return output_BQE
 
 
-class DecoderOutputs(NamedTuple):
-    """What the heads work on.
-
-    Attributes:
-        hidden: [layers, B, Q, E], the normed output of each layer.
-        references: [layers, B, Q, 4], cxcywh in [0, 1]: the boxes that each layer's head moves. The first are the
-            anchors; the later ones carry gradients into the layer before (look forward twice).
-    """
-
-    hidden: Tensor
-    references: Tensor
-
-
 class Decoder(nn.Module):
-    """A stack of `DecoderLayer` with iterative refinement; the arguments are theirs, and one switch.
+    """A stack of layers with iterative refinement.
 
     Args:
+        layers: from the first on.
         hidden_dim: width E.
-        layers: number of layers.
-        levels: maps attended to.
-        heads: attention heads.
-        points: sampled points a head and level.
-        ffn_dim: inner width of the feed-forward networks.
-        dropout: probability, training only.
-        backend: of the deformable attention.
         padded_query_positions: embed boxes relative to the padded batch, as published weights were trained; otherwise
             relative to the picture, whatever the size of its neighbours.
     """
 
-    def __init__(
-        self,
-        hidden_dim: int,
-        *,
-        layers: int,
-        levels: int,
-        heads: int,
-        points: int,
-        ffn_dim: int,
-        dropout: float,
-        backend: Backend,
-        padded_query_positions: bool,
-    ) -> None:
+    def __init__(self, layers: Iterable[DecoderLayer], *, hidden_dim: int, padded_query_positions: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                hidden_dim, levels=levels, heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout, backend=backend
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(hidden_dim)
         self.ref_point_head = MLP([2 * hidden_dim, hidden_dim, hidden_dim])
         self._features_a_number = hidden_dim // 2
@@ -174,7 +123,7 @@ class Decoder(nn.Module):
         *,
         attention_mask_BQQ: Tensor | None,
         box_head: BoxHead,
-    ) -> DecoderOutputs:
+    ) -> tuple[Tensor, Tensor]:
         """All layers, each starting from the boxes of the one before.
 
         Args:
@@ -186,6 +135,11 @@ class Decoder(nn.Module):
             padding_mask_BS: True where padded.
             attention_mask_BQQ: True where a query (row) must not see another (column).
             box_head: moves the boxes; here it sees the output before the norm, in the heads after it.
+
+        Returns:
+            [layers, B, Q, E], the normed output of each layer; and [layers, B, Q, 4], cxcywh in [0, 1], the boxes that
+            each layer's head moves: the anchors, then boxes that carry gradients into the layer before (look forward
+            twice).
         """
         ratios_BL4 = torch.cat([valid_ratios_BL2, valid_ratios_BL2], dim=-1)
         if attention_mask_BQQ is not None:
@@ -204,7 +158,7 @@ class Decoder(nn.Module):
                 refined = box_head.refine(queries_BQE, boxes)
                 references.append(refined)
                 boxes = refined.detach()
-        return DecoderOutputs(torch.stack(hidden), torch.stack(references))
+        return torch.stack(hidden), torch.stack(references)
 
     def _query_position(self, boxes_BQ4: Tensor) -> Tensor:
         position: Tensor = self.ref_point_head(sine_embedding_of_boxes(boxes_BQ4, self._features_a_number))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richsem_train.numerics import cxcywh_to_xyxy
 from richsem_train.outputs import DenoisingQueries
 from richsem_train.targets import Target
 
@@ -74,7 +75,7 @@ def draw_denoising(
 
 
 class _Slots(NamedTuple):
-    """What each query is made of, int64 [B, N] each.
+    """The origin of each query, int64 [B, N] each.
 
     Attributes:
         group: its number in the picture; -1 for none.
@@ -131,13 +132,12 @@ def _true_labels(targets: Sequence[Target]) -> Tensor:
 def _moved(boxes_BN4: Tensor, by_BN4: Tensor) -> Tensor:
     """Boxes whose corners (left, top, right, bottom) have moved by so many half sides, inside of the picture."""
     half_BN2 = boxes_BN4[..., 2:] / 2
-    corners_BN4 = torch.cat([boxes_BN4[..., :2] - half_BN2, boxes_BN4[..., :2] + half_BN2], dim=-1)
-    moved = (corners_BN4 + by_BN4 * half_BN2.repeat(1, 1, 2)).clamp(0, 1)
+    moved = (cxcywh_to_xyxy(boxes_BN4) + by_BN4 * half_BN2.repeat(1, 1, 2)).clamp(0, 1)
     # Corners of negative queries may have passed each other.
     sides = (moved[..., 2:] - moved[..., :2]).clamp(min=0)
     return torch.cat([(moved[..., :2] + moved[..., 2:]) / 2, sides], dim=-1)
 
 
 def _repeated(of_draws: Sequence[int], pictures: int) -> list[int]:
-    """What holds for a draw, for each of its pictures."""
+    """Values of draws, for each of their pictures."""
     return [each for each in of_draws for _ in range(pictures)]

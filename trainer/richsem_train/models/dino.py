@@ -1,26 +1,22 @@
 """The detector: DINO with a vocabulary of names."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.choices import ClassifierKind
+from richsem_train.choices import Backend, ClassifierKind, LabelEmbedding
 from richsem_train.models.backbone import padded_to
-from richsem_train.models.decoder import Decoder
-from richsem_train.models.deformable_attention import Backend
-from richsem_train.models.encoder import Encoder
+from richsem_train.models.decoder import Decoder, DecoderLayer
+from richsem_train.models.encoder import Encoder, EncoderLayer
 from richsem_train.models.heads import (
     BoxHead,
     LinearClassifier,
-    PictureDetections,
-    TextBank,
     TextClassifier,
-    detections,
+    TextFeatures,
 )
 from richsem_train.models.neck import Neck
 from richsem_train.models.transformer import Anchors, Transformer
@@ -33,35 +29,18 @@ class Dino(nn.Module):
     """DINO-DETR, two-stage, with contrastive denoising and RichSem's classifier and semantic branch.
 
     Parameters are named as in published checkpoints (see `published`); heads that those repeat for each decoder layer
-    stand here once, under the name of layer 0.
+    stand here once, under the name of layer 0. Arguments are those of section `model` of a config, and:
 
     Args:
         backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`, and what it needs as `size_divisor`.
-        hidden_dim: width E of the transformer.
-        feature_levels: levels of the neck.
-        encoder_layers: at least 1.
-        decoder_layers: at least 1.
-        heads: attention heads.
-        points: sampled points a head and level.
-        ffn_dim: inner width of the feed-forward networks.
-        queries: matching queries a picture.
         num_classes: rows C of the vocabulary.
-        dropout: probability, training only.
-        classifier: of the decoder.
-        encoder_classifier: of the encoder's proposals.
         text_features_CD: raw text means, row = class; needed where a classifier is `text`.
         logit_scale: multiplies cosines; already exponentiated (~100).
-        semantic_branch: the projection trained by soft labels; needs the text classifier.
-        label_embedding: contents of denoising queries are the `classifier`'s (its rows, or its projected names), or an
-            `embedding` of their own, as in plain DINO.
-        deformable_backend: see `deformable_attention`.
-        size_divisor: batches are padded at the right and the bottom to multiples of it, and of the backbone's own.
-            Padding has effects that masks don't undo: on norms over whole maps, and on what convolutions see at a
-            picture's rim. So weights want what they were trained with.
-        padded_query_positions: see `Decoder`.
 
     Attributes:
-        size_divisor: what heights and widths are padded to multiples of.
+        size_divisor: what heights and widths are padded to multiples of, the backbone's own included. That has effects
+            that masks don't undo: on norms over whole maps, and on what convolutions see at a picture's rim. So weights
+            want what they were trained with.
 
     Raises:
         RichSemError: the vocabulary is missing or doesn't fit, or a semantic branch beside a linear classifier.
@@ -90,7 +69,7 @@ class Dino(nn.Module):
         text_features_CD: Tensor | None = None,
         logit_scale: float | None = None,
         semantic_branch: bool = True,
-        label_embedding: Literal["classifier", "embedding"] = "classifier",
+        label_embedding: LabelEmbedding = "classifier",
         deformable_backend: Backend = "torch",
         size_divisor: int = 1,
         padded_query_positions: bool = False,
@@ -116,23 +95,23 @@ class Dino(nn.Module):
         self.size_divisor = math.lcm(size_divisor, getattr(backbone, "size_divisor", 1))
         self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
         self.transformer = Transformer(
-            Encoder(hidden_dim, layers=encoder_layers, **layer),
-            Decoder(hidden_dim, layers=decoder_layers, padded_query_positions=padded_query_positions, **layer),
+            Encoder(EncoderLayer(hidden_dim, **layer) for _ in range(encoder_layers)),
+            Decoder(
+                (DecoderLayer(hidden_dim, **layer) for _ in range(decoder_layers)),
+                hidden_dim=hidden_dim,
+                padded_query_positions=padded_query_positions,
+            ),
             hidden_dim=hidden_dim,
             levels=feature_levels,
             queries=queries,
-            enc_out_class_embed=TextClassifier(hidden_dim, text_dim, embeds_labels=False, semantic_branch=False)
-            if encoder_classifier == "text"
-            else LinearClassifier(hidden_dim, num_classes),
+            enc_out_class_embed=_make_classifier(encoder_classifier, hidden_dim, num_classes, text_dim),
         )
         self.bbox_embed = nn.ModuleList([BoxHead(hidden_dim)])
-        self.class_embed: nn.ModuleList | TextClassifier = (
-            TextClassifier(
-                hidden_dim, text_dim, embeds_labels=label_embedding == "classifier", semantic_branch=semantic_branch
-            )
-            if classifier == "text"
-            else nn.ModuleList([LinearClassifier(hidden_dim, num_classes)])
+        embeds_labels = label_embedding == "classifier"
+        head = _make_classifier(
+            classifier, hidden_dim, num_classes, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch
         )
+        self.class_embed = head if isinstance(head, TextClassifier) else nn.ModuleList([head])
         # One row more than classes: plain DINO's size, whose last row no label uses.
         self.label_enc = nn.Embedding(num_classes + 1, hidden_dim) if label_embedding == "embedding" else None
 
@@ -165,13 +144,7 @@ class Dino(nn.Module):
         return _split(logits_LBQC, boxes_LBQ4, hidden_LBQE[-1], outputs.anchors, denoising)
 
     def semantic_logits(self, hidden_NE: Tensor) -> Tensor:
-        """What the semantic branch says of queries.
-
-        Args:
-            hidden_NE: normed queries of the final decoder layer.
-
-        Returns:
-            float32 [N, C], scaled cosines.
+        """Scaled cosines of the semantic branch, float32 [N, C], of normed queries of the final decoder layer.
 
         Raises:
             RichSemError: the detector has no semantic branch.
@@ -188,24 +161,11 @@ class Dino(nn.Module):
         """Whether soft labels can be learnt."""
         return isinstance(self.class_embed, TextClassifier) and self.class_embed.clip_visual_proj is not None
 
-    def text_bank(self) -> TextBank | None:
+    def text_bank(self) -> TextFeatures | None:
         """The vocabulary; None where all classifiers are linear and none was given."""
         if self.text_features is None or self.logit_scale is None:
             return None
-        return TextBank.of(self.text_features, self.logit_scale)
-
-    def detections(
-        self,
-        outputs: DinoOutputs,
-        original_hw: Sequence[tuple[int, int]],
-        *,
-        vocabulary_C: Tensor | None = None,
-        keep: int = 300,
-    ) -> list[PictureDetections]:
-        """What is found in each picture; see `heads.detections`."""
-        return detections(
-            outputs.pred_logits[-1], outputs.pred_boxes[-1], original_hw, vocabulary_C=vocabulary_C, keep=keep
-        )
+        return TextFeatures.of(self.text_features, self.logit_scale)
 
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The state without the semantic branch: that of the same detector built with `semantic_branch=False`."""
@@ -223,7 +183,7 @@ class Dino(nn.Module):
         assert isinstance(head, BoxHead)
         return head
 
-    def _denoising_contents(self, denoising: DenoisingQueries, text: TextBank | None) -> Tensor:
+    def _denoising_contents(self, denoising: DenoisingQueries, text: TextFeatures | None) -> Tensor:
         contents_BNE: Tensor = (
             self._classifier.label_embeddings(denoising.labels, text)
             if self.label_enc is None
@@ -245,6 +205,20 @@ class Dino(nn.Module):
         for weight in weights:
             nothing = nothing + 0 * weight.sum()
         return nothing
+
+
+def _make_classifier(
+    kind: ClassifierKind,
+    hidden_dim: int,
+    num_classes: int,
+    text_dim: int,
+    *,
+    embeds_labels: bool = False,
+    semantic_branch: bool = False,
+) -> LinearClassifier | TextClassifier:
+    if kind == "linear":
+        return LinearClassifier(hidden_dim, num_classes)
+    return TextClassifier(hidden_dim, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch)
 
 
 def _check_vocabulary(

@@ -1,24 +1,17 @@
 """Deformable self-attention over the maps of all levels."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richsem_train.models.deformable_attention import Backend, DeformableAttention
+from richsem_train.choices import Backend
+from richsem_train.models.deformable_attention import DeformableAttention
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention, then a feed-forward network; each adds to its input and is normed afterwards.
-
-    Args:
-        hidden_dim: width E.
-        levels: maps attended to.
-        heads: attention heads.
-        points: sampled points a head and level.
-        ffn_dim: inner width of the feed-forward network.
-        dropout: probability, training only.
-        backend: of the deformable attention.
-    """
+    """Deformable self-attention, then a feed-forward network; each adds to its input and is normed afterwards."""
 
     def __init__(
         self, hidden_dim: int, *, levels: int, heads: int, points: int, ffn_dim: int, dropout: float, backend: Backend
@@ -50,27 +43,11 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of `EncoderLayer`; its arguments are theirs."""
+    """A stack of layers."""
 
-    def __init__(
-        self,
-        hidden_dim: int,
-        *,
-        layers: int,
-        levels: int,
-        heads: int,
-        points: int,
-        ffn_dim: int,
-        dropout: float,
-        backend: Backend,
-    ) -> None:
+    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                hidden_dim, levels=levels, heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout, backend=backend
-            )
-            for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(layers)
 
     def forward(
         self,
@@ -80,17 +57,9 @@ class Encoder(nn.Module):
         valid_ratios_BL2: Tensor,
         padding_mask_BS: Tensor,
     ) -> Tensor:
-        """The memory of the decoder.
+        """The memory of the decoder, [B, S, E]; what stands at padded places means nothing.
 
-        Args:
-            tokens_BSE: the maps of all levels, flattened and concatenated.
-            position_BSE: sine position plus the level's embedding.
-            spatial_shapes: height and width of each level.
-            valid_ratios_BL2: share of each level's width and height that is picture, not padding.
-            padding_mask_BS: True where padded.
-
-        Returns:
-            [B, S, E]; what stands at padded places means nothing.
+        The tokens are the maps of all levels, flattened and concatenated; positions have the level's embedding in them.
         """
         reference_points = token_centres(spatial_shapes, valid_ratios_BL2)
         for layer in self.layers:
@@ -99,14 +68,9 @@ class Encoder(nn.Module):
 
 
 def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """How much of each level is picture.
+    """How much of each level is picture: [B, L, 2], share of the width and of the height.
 
-    Args:
-        padding_masks: bool [B, h, w] a level, True where padded; pictures lie at the top left.
-        dtype: of the result.
-
-    Returns:
-        [B, L, 2], share of the width and of the height.
+    The masks are True where padded; pictures lie at the top left.
     """
     widths = [1 - mask_Bhw[:, 0, :].to(dtype).mean(dim=1) for mask_Bhw in padding_masks]
     heights = [1 - mask_Bhw[:, :, 0].to(dtype).mean(dim=1) for mask_Bhw in padding_masks]

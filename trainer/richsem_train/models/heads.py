@@ -10,22 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from richsem_train.numerics import at_least_float32, cxcywh_to_xyxy
+
 PRIOR_PROBABILITY = 0.01
-"""What a linear classifier believes of every class before it has learnt; keeps the first focal losses small."""
+"""Of every class, before a linear classifier has learnt; keeps the first focal losses small."""
 
 _INVERSE_SIGMOID_EPS = 1e-3
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` in float32, or as it is where it is wider; half precision loses pixels and scaled cosines."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
 def inverse_sigmoid(x: Tensor) -> Tensor:
-    """The logit of `x`, clipped to about ±6.9.
-
-    Args:
-        x: any shape; values outside [0, 1] count as the nearest end.
+    """The logit of `x`, clipped to about ±6.9; values outside [0, 1] count as the nearest end.
 
     Source:
         DINO clips numerator and denominator at 1e-3, each on its own; the published weights learnt with that.
@@ -35,11 +29,7 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU in between.
-
-    Args:
-        sizes: widths from the input to the output; n + 1 of them make n layers.
-    """
+    """Linear layers with ReLU in between, by their widths from the input to the output."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
@@ -65,24 +55,11 @@ class BoxHead(MLP):
         nn.init.zeros_(last.bias)
 
     def refine(self, hidden: Tensor, boxes_cxcywh_norm: Tensor) -> Tensor:
-        """Each box moved by what its query says.
-
-        Args:
-            hidden: [..., E].
-            boxes_cxcywh_norm: [..., 4] in [0, 1].
-
-        Returns:
-            [..., 4] in (0, 1), float32 or wider.
-        """
+        """Each box, [..., 4] in [0, 1], moved by what its query says; float32 or wider."""
         return self.propose(hidden, inverse_sigmoid(at_least_float32(boxes_cxcywh_norm)))
 
     def propose(self, hidden: Tensor, boxes_before_sigmoid: Tensor) -> Tensor:
-        """The same from boxes before the sigmoid; those at infinity come out as ones.
-
-        Args:
-            hidden: [..., E].
-            boxes_before_sigmoid: [..., 4] cxcywh, float32 or wider.
-        """
+        """The same from boxes before the sigmoid; those at infinity come out as ones."""
         # Boxes in half precision are off by pixels.
         with torch.autocast(hidden.device.type, enabled=False):
             offsets: Tensor = self(at_least_float32(hidden))
@@ -90,7 +67,7 @@ class BoxHead(MLP):
 
 
 @dataclass(frozen=True, eq=False)
-class TextBank:
+class TextFeatures:
     """The vocabulary as CLIP sees it.
 
     Attributes:
@@ -104,20 +81,13 @@ class TextBank:
     logit_scale: Tensor
 
     @classmethod
-    def of(cls, raw_CD: Tensor, logit_scale: Tensor) -> "TextBank":
+    def of(cls, raw_CD: Tensor, logit_scale: Tensor) -> "TextFeatures":
         """The bank of raw means; row = class."""
         wide = at_least_float32(raw_CD)
         return cls(raw=wide, unit=functional.normalize(wide, dim=-1), logit_scale=at_least_float32(logit_scale))
 
     def cosine_logits(self, features: Tensor) -> Tensor:
-        """Scaled cosines to every class.
-
-        Args:
-            features: [..., D], any norm.
-
-        Returns:
-            [..., C], float32 or wider.
-        """
+        """Scaled cosines of features of any norm to every class, [..., D] to [..., C], float32 or wider."""
         # A cosine times 100 in bfloat16 would be off by up to a quarter.
         with torch.autocast(features.device.type, enabled=False):
             unit_features = functional.normalize(at_least_float32(features), dim=-1)
@@ -131,13 +101,13 @@ class LinearClassifier(nn.Linear):
         super().__init__(hidden_dim, num_classes)
         nn.init.constant_(self.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
 
-    def logits(self, hidden: Tensor, text: TextBank | None) -> Tensor:  # noqa: ARG002 -- the interface of TextClassifier
+    def logits(self, hidden: Tensor, text: TextFeatures | None) -> Tensor:  # noqa: ARG002 -- the interface of TextClassifier
         """[..., E] to [..., C], float32 or wider."""
         with torch.autocast(hidden.device.type, enabled=False):
             scores: Tensor = self(at_least_float32(hidden))
             return scores
 
-    def label_embeddings(self, labels: Tensor, text: TextBank | None) -> Tensor:  # noqa: ARG002
+    def label_embeddings(self, labels: Tensor, text: TextFeatures | None) -> Tensor:  # noqa: ARG002
         """The rows of `labels` [...] as contents of denoising queries [..., E]."""
         return functional.embedding(labels, self.weight)
 
@@ -164,17 +134,17 @@ class TextClassifier(nn.Module):
             self.clip_visual_proj.load_state_dict(self.dino_visual_proj.state_dict())
         self.label_proj = _projection(text_dim, hidden_dim, std=text_dim**-0.5) if embeds_labels else None
 
-    def logits(self, hidden: Tensor, text: TextBank | None) -> Tensor:
+    def logits(self, hidden: Tensor, text: TextFeatures | None) -> Tensor:
         """[..., E] to scaled cosines [..., C], float32 or wider."""
         assert text is not None
         return _projected_cosines(self.dino_visual_proj, hidden, text)
 
-    def semantic_logits(self, hidden: Tensor, text: TextBank) -> Tensor:
+    def semantic_logits(self, hidden: Tensor, text: TextFeatures) -> Tensor:
         """[..., E] to the semantic branch's scaled cosines [..., C], float32 or wider."""
         assert self.clip_visual_proj is not None
         return _projected_cosines(self.clip_visual_proj, hidden, text)
 
-    def label_embeddings(self, labels: Tensor, text: TextBank | None) -> Tensor:
+    def label_embeddings(self, labels: Tensor, text: TextFeatures | None) -> Tensor:
         """The names of `labels` [...] as contents of denoising queries [..., E]; from the raw means."""
         assert text is not None
         assert self.label_proj is not None
@@ -188,13 +158,13 @@ def _projection(width_in: int, width_out: int, *, std: float) -> nn.Linear:
     return projection
 
 
-def _projected_cosines(projection: nn.Linear, hidden: Tensor, text: TextBank) -> Tensor:
+def _projected_cosines(projection: nn.Linear, hidden: Tensor, text: TextFeatures) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         return text.cosine_logits(projection(at_least_float32(hidden)))
 
 
-class PictureDetections(NamedTuple):
-    """What was found in one picture, best first.
+class BestPairs(NamedTuple):
+    """Detections of one picture, best first.
 
     Attributes:
         scores: float32 [K] in [0, 1].
@@ -215,7 +185,7 @@ def detections(
     *,
     vocabulary_C: Tensor | None = None,
     keep: int = 300,
-) -> list[PictureDetections]:
+) -> list[BestPairs]:
     """The best pairs of a box and a class in each picture; one box may be named more than once.
 
     Args:
@@ -238,16 +208,13 @@ def detections(
     ]
 
 
-def _best_pairs(
-    scores_QV: Tensor, boxes_Q4: Tensor, rows_V: Tensor, hw: tuple[int, int], keep: int
-) -> PictureDetections:
+def _best_pairs(scores_QV: Tensor, boxes_Q4: Tensor, rows_V: Tensor, hw: tuple[int, int], keep: int) -> BestPairs:
     scores, pairs = scores_QV.flatten().topk(min(keep, scores_QV.numel()))
     queries, columns = pairs // len(rows_V), pairs % len(rows_V)
-    return PictureDetections(scores, rows_V[columns], _clipped_xyxy_px(boxes_Q4[queries], hw))
+    return BestPairs(scores, rows_V[columns], _clipped_xyxy_px(boxes_Q4[queries], hw))
 
 
 def _clipped_xyxy_px(boxes_cxcywh_norm: Tensor, hw: tuple[int, int]) -> Tensor:
-    centre, half = boxes_cxcywh_norm[:, :2], boxes_cxcywh_norm[:, 2:] / 2
-    corners = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+    corners = cxcywh_to_xyxy(boxes_cxcywh_norm).clamp(0, 1)
     height, width = hw
     return corners * corners.new_tensor([width, height, width, height])

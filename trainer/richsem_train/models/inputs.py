@@ -1,4 +1,4 @@
-"""What a detector is shown: normalised pixels, at a precision."""
+"""Inputs of a detector: normalised pixels, at a precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 

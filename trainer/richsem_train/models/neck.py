@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from richsem_train.models.position import sine_position
+_TEMPERATURE = 20.0
+"""Ratio of the longest to the shortest wave, nearly."""
 
 
 class FeatureLevel(NamedTuple):
@@ -34,7 +36,6 @@ class Neck(nn.ModuleList):
         in_channels: of the backbone's maps, finest first.
         hidden_dim: width of all levels, E.
         levels: number of levels; at least as many as maps.
-        temperature: of the position embedding.
 
     Raises:
         ValueError: fewer levels than maps.
@@ -44,7 +45,7 @@ class Neck(nn.ModuleList):
         further one from the level before it.
     """
 
-    def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, levels: int, temperature: float = 20.0) -> None:
+    def __init__(self, in_channels: Sequence[int], *, hidden_dim: int, levels: int) -> None:
         if levels < len(in_channels):
             raise ValueError(
                 f"{levels} levels are fewer than the backbone's {len(in_channels)} maps; ask for more levels"
@@ -56,17 +57,9 @@ class Neck(nn.ModuleList):
             + [_projection(nn.Conv2d(channels, hidden_dim, 3, stride=2, padding=1)) for channels in coarse_channels]
         )
         self.maps = len(in_channels)
-        self.temperature = temperature
 
     def forward(self, maps: Sequence[Tensor], padding_mask_BHW: Tensor) -> list[FeatureLevel]:
-        """Project.
-
-        Args:
-            maps: of the backbone, finest first, [B, C, h, w] each.
-            padding_mask_BHW: True where the picture is padded, pixels.
-
-        Returns:
-            The levels, finest first.
+        """The levels, finest first, from the maps of the backbone, finest first, and the mask of padded pixels.
 
         Raises:
             ValueError: another number of maps than channels were given for.
@@ -84,9 +77,7 @@ class Neck(nn.ModuleList):
     def _level(self, map_BEhw: Tensor, padding_mask_BHW: Tensor) -> FeatureLevel:
         mask_B1hw = functional.interpolate(padding_mask_BHW[:, None].float(), size=map_BEhw.shape[-2:], mode="nearest")
         mask_Bhw = mask_B1hw[:, 0].bool()
-        return FeatureLevel(
-            map_BEhw, mask_Bhw, sine_position(mask_Bhw, map_BEhw.shape[1], temperature=self.temperature)
-        )
+        return FeatureLevel(map_BEhw, mask_Bhw, sine_position(mask_Bhw, map_BEhw.shape[1]))
 
 
 def _projection(convolution: nn.Conv2d) -> nn.Sequential:
@@ -95,3 +86,41 @@ def _projection(convolution: nn.Conv2d) -> nn.Sequential:
     nn.init.zeros_(convolution.bias)
     # 32 groups, as published; fewer for widths that 32 does not divide.
     return nn.Sequential(convolution, nn.GroupNorm(math.gcd(32, convolution.out_channels), convolution.out_channels))
+
+
+def sine_position(padding_mask_BHW: Tensor, channels: int) -> Tensor:
+    """Sines and cosines of row and column, both normalised by the picture's share of the padded map.
+
+    Args:
+        padding_mask_BHW: True where padded; padding is at the right and the bottom.
+        channels: of the embedding, E; divisible by 4. The first half tells the row, the second the column; sines and
+            cosines of one frequency stand side by side, quick ones first.
+
+    Returns:
+        float32 [B, E, H, W].
+
+    Raises:
+        ValueError: `channels` is not divisible by 4.
+
+    Source:
+        Carion et al. 2020 (arXiv 2005.12872), appendix A.4; the temperature of 20 is DAB-DETR's (arXiv 2201.12329).
+    """
+    if channels % 4:
+        raise ValueError(f"{channels} channels can't be shared by sines and cosines of two axes; use a multiple of 4")
+    valid_BHW = ~padding_mask_BHW
+    rows_BHW = _normalised(valid_BHW.cumsum(1, dtype=torch.float32), dim=1)
+    columns_BHW = _normalised(valid_BHW.cumsum(2, dtype=torch.float32), dim=2)
+    halves = [_waves(angles_BHW, channels // 2) for angles_BHW in (rows_BHW, columns_BHW)]
+    return torch.cat(halves, -1).permute(0, 3, 1, 2)
+
+
+def _normalised(counts_BHW: Tensor, *, dim: int) -> Tensor:
+    whole_BHW = counts_BHW.narrow(dim, counts_BHW.shape[dim] - 1, 1)
+    # An entirely padded row or column has a count of zero.
+    return counts_BHW * (2 * math.pi) / (whole_BHW + 1e-6)
+
+
+def _waves(angles_BHW: Tensor, channels: int) -> Tensor:
+    exponents_F = torch.arange(0, channels, 2, device=angles_BHW.device) / channels
+    angles_BHWF = angles_BHW[..., None] / _TEMPERATURE**exponents_F
+    return torch.stack((angles_BHWF.sin(), angles_BHWF.cos()), -1).flatten(-2)

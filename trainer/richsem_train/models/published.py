@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.models.backbone_weights import read_state_and_info
+from richsem_train.models.backbone_weights import first_few, read_state_and_info
 from richsem_train.models.dino import Dino
 
 _WRAPPERS = re.compile(r"^(module\.|detr\.)+")
 _VOCABULARY = ("text_features", "logit_scale")
 _LOGIT_SCALES = {"class_embed.logit_scale", "transformer.enc_out_class_embed.logit_scale"}
-_SHOWN = 8
 
 _LEFT_OUT = {
     "the vocabulary": re.compile(r"(text_features|logit_scale)$"),
@@ -41,7 +40,7 @@ _REPEATED_HEAD = re.compile(r"(bbox_embed|class_embed)\.[1-9]\d*\.(.+)")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a checkpoint.
+    """The weights of a checkpoint: taken, skipped, missing.
 
     Attributes:
         loaded: names of the weights that the detector took.
@@ -58,7 +57,7 @@ class LoadReport:
         parts = [f"{len(self.loaded)} weights loaded"]
         parts += [f"{len(names)} skipped ({reason})" for reason, names in self.skipped.items()]
         if self.missing:
-            parts.append(f"{len(self.missing)} missing, left as initialised: {_some(self.missing)}")
+            parts.append(f"{len(self.missing)} missing, left as initialised: {first_few(self.missing)}")
         return "; ".join(parts)
 
 
@@ -143,9 +142,9 @@ def _check_architecture(unknown: Iterable[str], missing: Iterable[str], path: Pa
     lacking = [name for name in missing if not _HEADS.match(name)]
     problems = []
     if lacking:
-        problems.append(f"it lacks {_some(lacking)}")
+        problems.append(f"it lacks {first_few(lacking)}")
     if unknown:
-        problems.append(f"the detector has no place for {_some(unknown)}")
+        problems.append(f"the detector has no place for {first_few(unknown)}")
     if problems:
         raise RichSemError(
             f"{path}: of another architecture: {'; '.join(problems)}; choose the config with its backbone, levels "
@@ -161,7 +160,8 @@ def _check_shapes(chosen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], pa
     ]
     if other:
         raise RichSemError(
-            f"{path}: of another width or number of classes: {_some(other)}; choose the config that it was trained with"
+            f"{path}: of another width or number of classes: {first_few(other)}; choose the config that it was "
+            "trained with"
         )
 
 
@@ -177,8 +177,3 @@ def _check_logit_scale(model: Dino, found: Mapping[str, Tensor], path: Path) -> 
                 f"{path}: trained with a teacher of logit scale {theirs:.4g}, the text bank's is {float(ours):.4g}; "
                 "give the label set or the text folder of that teacher"
             )
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")

@@ -8,7 +8,8 @@ from richsem_train.models.encoder import cell_centres
 
 _PROPOSAL_SIDE = 0.05
 _MARGIN = 0.01
-_TOKENS_AT_ONCE = 8192
+TOKENS_AT_ONCE = 8192
+"""Pieces small enough that logits of a large vocabulary fit beside each other."""
 
 
 def encoder_proposals(padding_masks: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -53,11 +54,6 @@ def at_least_tokens(
         functional.pad(proposals_BS4, (0, 0, 0, lacking), value=torch.inf),
         functional.pad(valid_BS, (0, lacking), value=False),
     )
-
-
-def token_chunks(memory_BSE: Tensor) -> tuple[Tensor, ...]:
-    """The tokens in pieces small enough that logits of a large vocabulary fit beside each other."""
-    return memory_BSE.split(_TOKENS_AT_ONCE, dim=1)
 
 
 def best_tokens(scores_BS: Tensor, valid_BS: Tensor, count: int) -> Tensor:

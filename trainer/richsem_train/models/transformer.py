@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from richsem_train.models.decoder import Decoder
 from richsem_train.models.deformable_attention import DeformableAttention
 from richsem_train.models.encoder import Encoder, valid_ratios
-from richsem_train.models.heads import BoxHead, LinearClassifier, TextBank, TextClassifier, inverse_sigmoid
+from richsem_train.models.heads import BoxHead, LinearClassifier, TextClassifier, TextFeatures, inverse_sigmoid
 from richsem_train.models.neck import FeatureLevel
 from richsem_train.models.query_selection import (
+    TOKENS_AT_ONCE,
     at_least_tokens,
     best_tokens,
     encoder_proposals,
     gathered,
-    token_chunks,
 )
 from richsem_train.outputs import DenoisingQueries
 
@@ -40,14 +40,14 @@ class Tokens(NamedTuple):
 
 
 class Anchors(NamedTuple):
-    """What the encoder proposes: [B, Q, C] logits, and [B, Q, 4] boxes cxcywh in [0, 1], both with gradient."""
+    """The proposals of the encoder: [B, Q, C] logits, and [B, Q, 4] boxes cxcywh in [0, 1], both with gradient."""
 
     logits: Tensor
     boxes: Tensor
 
 
 class TransformerOutputs(NamedTuple):
-    """What the heads work on; denoising queries come first.
+    """Inputs of the heads; denoising queries come first.
 
     Attributes:
         hidden: [layers, B, N + Q, E], normed.
@@ -63,16 +63,8 @@ class TransformerOutputs(NamedTuple):
 class Transformer(nn.Module):
     """DINO's transformer with mixed query selection.
 
-    Contents of queries are learnt and belong to no picture, their anchors are the encoder's best proposals. Named as
-    in published checkpoints.
-
-    Args:
-        encoder: of the levels.
-        decoder: of the queries.
-        hidden_dim: width E.
-        levels: number of levels.
-        queries: matching queries a picture.
-        enc_out_class_embed: ranks the proposals; not shared with the decoder.
+    Contents of queries are learnt and belong to no picture, their anchors are the encoder's best proposals, ranked by a
+    classifier of its own, `enc_out_class_embed`. Named as in published checkpoints.
 
     Source:
         Zhang et al. 2022, DINO (arXiv 2203.03605). Differs: padding and proposals at the very rim are chosen only
@@ -117,17 +109,9 @@ class Transformer(nn.Module):
         denoising: DenoisingQueries | None,
         denoising_contents_BNE: Tensor | None,
         box_head: BoxHead,
-        text: TextBank | None,
+        text: TextFeatures | None,
     ) -> TransformerOutputs:
-        """Encode, choose, decode.
-
-        Args:
-            levels: of the neck, finest first.
-            denoising: boxes and groups of the denoising queries.
-            denoising_contents_BNE: their contents.
-            box_head: of the decoder.
-            text: the vocabulary, where the encoder's classifier needs it.
-        """
+        """Encode, choose, decode."""
         tokens = self._flatten(levels)
         memory_BSE = self.encoder(
             tokens.content, tokens.position, tokens.spatial_shapes, tokens.valid_ratios, tokens.padding
@@ -167,7 +151,7 @@ class Transformer(nn.Module):
             valid_ratios=valid_ratios([level.padding_mask for level in levels], ratios_dtype),
         )
 
-    def _choose_anchors(self, memory_BSE: Tensor, padding_masks: list[Tensor], text: TextBank | None) -> Anchors:
+    def _choose_anchors(self, memory_BSE: Tensor, padding_masks: list[Tensor], text: TextFeatures | None) -> Anchors:
         proposals_BS4, valid_BS = encoder_proposals(padding_masks, torch.promote_types(memory_BSE.dtype, torch.float32))
         memory_BSE, proposals_BS4, valid_BS = at_least_tokens(memory_BSE, proposals_BS4, valid_BS, self.queries)
         memory_BSE = memory_BSE.masked_fill(~valid_BS[..., None], 0)
@@ -179,11 +163,11 @@ class Transformer(nn.Module):
         )
 
     @torch.no_grad()
-    def _objectness(self, memory_BSE: Tensor, text: TextBank | None) -> Tensor:
+    def _objectness(self, memory_BSE: Tensor, text: TextFeatures | None) -> Tensor:
         """The best logit of each token [B, S]; only ranks, so the chosen ones are computed again with gradient."""
         scores = [
             self.enc_out_class_embed.logits(self._encoder_features(chunk), text).amax(dim=-1)
-            for chunk in token_chunks(memory_BSE)
+            for chunk in memory_BSE.split(TOKENS_AT_ONCE, dim=1)
         ]
         return torch.cat(scores, dim=1)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint would unpack to, read from the directory of its zip before anything is unpacked."""
+"""The size that a checkpoint would unpack to, read from the directory of its zip before anything is unpacked."""
 
 import zipfile
 from pathlib import Path

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import hashed_file
+from richsem_schemas.pictures.boxes import xyxy_to_xywh
 
 _SCHEMA = pa.schema(
     [
@@ -109,12 +110,9 @@ class Detections:
 def require_finite(
     scores: NDArray[np.floating[Any]], boxes_px: NDArray[np.floating[Any]], picture_of: Callable[[int], str]
 ) -> None:
-    """Check that a model's detections are numbers.
+    """Check that a model's detections, scores [N] and boxes [N, 4], are numbers.
 
-    Args:
-        scores: [N].
-        boxes_px: [N, 4].
-        picture_of: names the picture of a detection by its index, for the message.
+    A message names the picture of an index by `picture_of`.
 
     Raises:
         RichSemError: a score or a box is NaN or infinite.
@@ -135,10 +133,6 @@ def rank_file(folder: Path, rank: int) -> Path:
 
 def write_detections(path: Path, pictures: Iterable[tuple[int, PictureDetections]]) -> None:
     """Write pictures as they come, also those in which nothing was found, into a file that gets its name when whole.
-
-    Args:
-        path: such as of `rank_file`; its folder is made, an older file replaced.
-        pictures: image ids and detections.
 
     Raises:
         FullDiskError: there is no space for it.
@@ -181,7 +175,9 @@ def join_pictures(pictures: Sequence[tuple[int, PictureDetections]]) -> Detectio
     return Detections(
         image_ids=np.repeat(np.array([image for image, _ in pictures], np.int64), [len(one) for one in found]),
         category_ids=np.concatenate([one.category_ids for one in found] or [np.zeros(0, np.int64)]),
-        boxes_xywh_px=np.concatenate([_xyxy_to_xywh(one) for one in found] or [np.zeros((0, 4), np.float32)]),
+        boxes_xywh_px=np.concatenate(
+            [xyxy_to_xywh(one.boxes_xyxy_px) for one in found] or [np.zeros((0, 4), np.float32)]
+        ),
         scores=np.concatenate([one.scores for one in found] or [np.zeros(0, np.float32)]),
     )
 
@@ -198,11 +194,6 @@ def _record_batch(pictures: Sequence[tuple[int, PictureDetections]]) -> pa.Recor
     image_ids = pa.array([image for image, _ in pictures], pa.int64())
     lists = [pa.ListArray.from_arrays(offsets, each) for each in values]
     return pa.RecordBatch.from_arrays([image_ids, *lists], schema=_SCHEMA)
-
-
-def _xyxy_to_xywh(found: PictureDetections) -> NDArray[np.float32]:
-    corners, far_corners = found.boxes_xyxy_px[:, :2], found.boxes_xyxy_px[:, 2:]
-    return np.concatenate([corners, far_corners - corners], axis=1)
 
 
 def _read(path: Path) -> pa.Table:

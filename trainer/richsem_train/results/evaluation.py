@@ -117,12 +117,7 @@ class GroundTruth:
 
 
 def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
-    """The annotations of a split for scoring, by the protocol of their format.
-
-    Args:
-        data: read with `is_scored`.
-        file_format: whose file it is.
-    """
+    """The annotations of a split that was read with `is_scored`, by the protocol of their format."""
     assert data.scored is not None, "read to be scored"
     return GroundTruth(data.scored, METRIC_OF[file_format])
 
@@ -162,11 +157,6 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 3
 
 def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int) -> Detections:
     """The detections that count, with our numbers of pictures and categories in the place of ids.
-
-    Args:
-        truth: what is compared with.
-        detections: as `score` takes them.
-        max_detections: the best of a picture that count.
 
     Raises:
         RichSemError: as `score` says.

@@ -11,7 +11,9 @@ from PIL import Image
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.pictures.resize import resize_picture
 from richsem_train.data.collate import Sample, collate
+from richsem_train.data.transforms import channels_first
 from richsem_train.models.dino import Dino
+from richsem_train.models.heads import detections
 from richsem_train.models.inputs import Normalise, autocast
 from richsem_train.results.detections import PictureDetections
 from richsem_train.targets import Batch, Target
@@ -26,9 +28,7 @@ class BatchDetector:
         normalise: on the same device.
         precision: of backbone and transformer.
         class_names: by row; what is detected has rows as its category ids.
-        keep: detections a picture.
         short_side: at which pictures are shown, pixels.
-        longest_side: their long side has at most this many pixels.
     """
 
     model: Dino
@@ -43,16 +43,15 @@ class BatchDetector:
     def detect(self, batch: Batch, *, keep: int | None = None) -> list[PictureDetections]:
         """Detect the objects of each picture of a batch: best first, boxes in pixels of the picture as decoded.
 
-        Args:
-            batch: of pictures.
-            keep: detections a picture; None is `self.keep`.
+        At most `keep` a picture; None is `self.keep`.
         """
         device = self.normalise.mean.device
         on_device = batch.to(device)
         with autocast(device, self.precision):
             outputs = self.model(self.normalise(on_device), on_device.padding_mask)
-        found = self.model.detections(
-            outputs,
+        found = detections(
+            outputs.pred_logits[-1],
+            outputs.pred_boxes[-1],
             [target.original_hw for target in batch.targets],
             # Row 0 and rows without a name are no classes.
             vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
@@ -74,11 +73,6 @@ class BatchDetector:
 
         Only pictures that are shown at one size share a batch: padding would let what is found in one depend on the
         sizes of the others.
-
-        Args:
-            pictures: all of them are resized before the first batch.
-            batch_size: pictures a batch at most.
-            keep: as `detect` has it.
         """
         samples = [self._sample(picture) for picture in pictures]
         of_one_size: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -99,7 +93,6 @@ class BatchDetector:
     def _sample(self, picture: Image.Image) -> Sample:
         original_hw = (picture.height, picture.width)
         image_hw = resized_hw(original_hw, self.short_side, self.longest_side)
-        pixels_HW3 = resize_picture(picture, image_hw)
         target = Target(
             boxes_cxcywh_norm=torch.zeros(0, 4),
             labels=torch.zeros(0, dtype=torch.int64),
@@ -107,19 +100,13 @@ class BatchDetector:
             image_hw=image_hw,
             original_hw=original_hw,
         )
-        return Sample(torch.from_numpy(pixels_HW3.transpose(2, 0, 1).copy()), target, "")
+        return Sample(channels_first(resize_picture(picture, image_hw)), target, "")
 
 
 def detect_all(
     detector: BatchDetector, batches: Iterable[Batch], *, are_relative: bool = False
 ) -> Iterator[tuple[int, PictureDetections]]:
-    """Detections of each picture, with its image id.
-
-    Args:
-        detector: finds them.
-        batches: of pictures.
-        are_relative: give boxes as fractions of the picture's sides, as annotations without sizes have them.
-    """
+    """Image id and detections of each picture; where boxes are relative, as fractions of the picture's sides."""
     for batch in batches:
         for target, found in zip(batch.targets, detector.detect(batch), strict=True):
             if are_relative:

@@ -50,14 +50,7 @@ def place_labels(
 ) -> list[tuple[Rectangle, str] | None]:
     """Find each label a place at its box, inside of the picture and clear of the labels before it.
 
-    Args:
-        boxes: on the canvas, pixels.
-        texts: one a box; cut to the width of the picture.
-        size: of the canvas, width and height.
-        style: of the text.
-
-    Returns:
-        The label's rectangle and text; None where it would cover others.
+    Texts are cut to the width of the picture. Returns the label's rectangle and text; None where it would cover others.
     """
     placed: list[tuple[Rectangle, str] | None] = []
     taken: list[Rectangle] = []

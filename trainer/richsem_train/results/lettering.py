@@ -33,11 +33,7 @@ class Face:
 
 @dataclass(frozen=True)
 class Lettering:
-    """Letters of one size.
-
-    Attributes:
-        points: their size, pixels an em.
-    """
+    """Letters of one size, pixels an em."""
 
     points: float
 

@@ -74,7 +74,7 @@ def official_score(truth: GroundTruth, detections: Detections, *, max_detections
         def _load_json(self, _: object) -> dict[str, Any]:
             return _content(truth)
 
-    with _lent_float(), _quiet():
+    with _np_float_restored(), _warnings_silenced():
         annotations = Annotations(None)
         evaluation = lvis.LVISEval(annotations, lvis.LVISResults(annotations, results, max_detections), "bbox")
         evaluation.run()
@@ -116,7 +116,7 @@ def _content(truth: GroundTruth) -> dict[str, Any]:
 
 
 @contextmanager
-def _lent_float() -> Iterator[None]:
+def _np_float_restored() -> Iterator[None]:
     """`np.float`, where NumPy has none, as it was: Python's own."""
     if "float" in vars(np):
         yield
@@ -129,7 +129,7 @@ def _lent_float() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _warnings_silenced() -> Iterator[None]:
     """Without its warning that results are assumed to be right."""
     logger = logging.getLogger("lvis")
     level = logger.level

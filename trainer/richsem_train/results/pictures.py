@@ -81,13 +81,9 @@ def draw_detections(
 def contact_sheet(
     pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, *, legend: bool
 ) -> Image.Image:
-    """Pictures side by side with a caption below each, row by row.
+    """Pictures of any sizes side by side with a caption below each, row by row, and a legend of frequencies' colours.
 
-    Args:
-        pictures: of any sizes, at least one; a column is as wide as its widest, a row as high as its highest.
-        captions: one a picture, cut to its column's width; "" for none.
-        columns: cells a row.
-        legend: whether a strip below tells the colours of frequencies.
+    A column is as wide as its widest picture, to which captions are cut, and a row as high as its highest.
     """
     assert pictures, "a sheet needs a picture"
     captions = [one_line(caption) for caption in captions]

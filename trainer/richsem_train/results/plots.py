@@ -67,13 +67,9 @@ _DOTS_A_INCH = 130
 
 
 def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, *, title: str) -> None:
-    """Draw a run's loss, its parts, average precisions and learning rates into one PNG.
+    """Draw a run's loss, its parts, average precisions and learning rates into one PNG, written whole or not at all.
 
-    Args:
-        steps: records of training: `step`, `loss`, and if there are any `losses` by name and `lr`.
-        evaluations: `step` and `metrics` by name.
-        out: the file, written whole or not at all.
-        title: above the panels.
+    Steps have `step`, `loss`, and if there are any `losses` by name and `lr`; evaluations `step` and `metrics` by name.
     """
     with _style_for([title]):
         figure = _titled_figure(title, 11, 7)
@@ -92,12 +88,9 @@ def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, 
 
 
 def plot_comparison(arms: Arms, out: Path, *, title: str) -> None:
-    """Draw a point a seed, and mean and standard deviation an arm, a panel a metric.
+    """Draw a point a seed, and mean and standard deviation an arm, a panel a metric, into one PNG.
 
-    Args:
-        arms: runs by arm, the first at the top.
-        out: the file, written whole or not at all.
-        title: above the panels.
+    It is written whole or not at all.
     """
     with _style_for([title, *arms]):
         figure = _titled_figure(title, 2.4 + 3.9 * len(_COMPARED), 1.5 + 0.62 * len(arms))

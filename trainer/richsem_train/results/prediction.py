@@ -68,9 +68,6 @@ class Prediction:
         """The result format of COCO and LVIS, for JSON: a dict a detection, boxes as left, top, width, height.
 
         Detections without a category id are left out, as they are when a split is scored.
-
-        Args:
-            image_id: of the picture, in the annotations.
         """
         found = PictureDetections(self.category_ids, self.boxes_xyxy_px, self.scores)
         return join_pictures([(image_id, found[self.category_ids >= 0])]).as_results()

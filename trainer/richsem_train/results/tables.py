@@ -27,12 +27,11 @@ _NOTHING = "-"
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """Several seeds' values of one metric.
 
     Attributes:
         values: those that are defined.
-        mean: of them.
         deviation: sample standard deviation; None of fewer than two values.
     """
 
@@ -41,12 +40,12 @@ class Spread:
     deviation: float | None
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def spread(values: Sequence[float | None]) -> SeedSpread | None:
     """Mean and sample standard deviation of the defined values; None where there are none."""
     defined = tuple(value for value in values if value is not None and is_defined(value))
     if not defined:
         return None
-    return Spread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
+    return SeedSpread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
 
 
 def is_defined(value: float) -> bool:
@@ -54,13 +53,13 @@ def is_defined(value: float) -> bool:
     return value != NOT_DEFINED and math.isfinite(value)
 
 
-def results_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
-    """A row a model or evaluation, a column a metric: average precisions, then what else the rows have.
+def json_metrics(metrics: Metrics) -> dict[str, float | None]:
+    """Metrics for a JSON file: those that are not defined are null."""
+    return {name: value if is_defined(value) else None for name, value in metrics.items()}
 
-    Args:
-        rows: by what the first column says, such as "last" and "best".
-        title: above the table.
-    """
+
+def results_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
+    """A row a model or evaluation, such as "last" and "best"; a column a metric, average precisions first."""
     names = _columns(list(rows.values()))
     table = _empty_table(title, names)
     for label, metrics in rows.items():
@@ -69,15 +68,9 @@ def results_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
 
 
 def comparison_table(arms: Arms, *, title: str, columns: Sequence[str], baseline: str) -> Table:
-    """A row an arm: mean and standard deviation over seeds, and the mean difference to the baseline arm.
+    """A row an arm: mean and standard deviation over seeds, and the mean difference to the baseline, seed by seed.
 
     Where the runs took different numbers of steps a line below says so, since no other figure is comparable then.
-
-    Args:
-        arms: the runs.
-        title: above the table.
-        columns: names of metrics.
-        baseline: an arm; the others tell how far from it they are, the mean over seeds of the paired differences.
     """
     table = _empty_table(title, columns)
     # Two runs of the demo fit into eighty letters without its edges.
@@ -113,27 +106,6 @@ def paired_differences(runs: Sequence[Metrics], baseline: Sequence[Metrics], nam
     return [value - base for value, base in pairs if is_defined(value) and is_defined(base)]
 
 
-def run_content(
-    *, step: int, metrics: Metrics, best_step: int | None, best: Metrics | None, **facts: Any
-) -> dict[str, Any]:
-    """The content of `results.json` of a run; metrics that are not defined are null.
-
-    Args:
-        step: of the last evaluation.
-        metrics: of the last evaluation.
-        best_step: of the best evaluation; None where AP is never defined.
-        best: its metrics, or None.
-        facts: whatever else tells how they came about: config, seconds a step, data-wait share.
-    """
-    return {
-        **facts,
-        "step": step,
-        "metrics": _content(metrics),
-        "best_step": best_step,
-        "best": None if best is None else _content(best),
-    }
-
-
 def comparison_content(arms: Arms, *, baseline: str) -> dict[str, Any]:
     """The content of `comparison.json`: all seeds, means, deviations, paired differences to the baseline."""
     content: dict[str, Any] = {}
@@ -142,7 +114,7 @@ def comparison_content(arms: Arms, *, baseline: str) -> dict[str, Any]:
         if arm != baseline:
             for name, figures in summary.items():
                 figures["difference"] = _spread_content(spread(paired_differences(runs, arms[baseline], name)))
-        content[arm] = {"seeds": [_content(run) for run in runs], "summary": summary}
+        content[arm] = {"seeds": [json_metrics(run) for run in runs], "summary": summary}
     return {"baseline": baseline, "arms": content}
 
 
@@ -169,7 +141,7 @@ def _number(value: float | None) -> str:
     return _NOTHING if value is None or not is_defined(value) else f"{value:.3f}"
 
 
-def _mean_and_deviation(values: Spread | None, digits: int) -> str:
+def _mean_and_deviation(values: SeedSpread | None, digits: int) -> str:
     if values is None:
         return _NOTHING
     mean = f"{values.mean:,.{digits}f}"
@@ -179,11 +151,7 @@ def _mean_and_deviation(values: Spread | None, digits: int) -> str:
     return f"{mean} ±{values.deviation:,.{digits}f}"
 
 
-def _content(metrics: Metrics) -> dict[str, float | None]:
-    return {name: value if is_defined(value) else None for name, value in metrics.items()}
-
-
-def _spread_content(values: Spread | None) -> dict[str, Any]:
+def _spread_content(values: SeedSpread | None) -> dict[str, Any]:
     return {
         "mean": values.mean if values else None,
         "standard_deviation": values.deviation if values else None,

@@ -11,31 +11,37 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import ScheduleConfig, TrainConfig
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
-from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset
-from richsem_train.data.extra_mix import ExtraMix
+from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, ExtraMix
 from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
-from richsem_train.data.transforms import Augmentation
 from richsem_train.data.windows import WindowDataset
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
 from richsem_train.models.published import load_published
 from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.run.build import build_criterion, describe, described_detector
-from richsem_train.run.checkpoint import ModelInfo
+from richsem_train.run.checkpoint import Checkpoint, ModelInfo
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Trainer
-from richsem_train.run.memory import memory_named
+from richsem_train.run.engine import DetectorLosses, Trainer, memory_limit_explained
 from richsem_train.run.open_data import RunData, data_file
 from richsem_train.run.optimiser import make_optimiser
 
 _SMALLER_DETECTOR = "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
+
+_LABELS_OF = {
+    "extra": "the extra data",
+    "detection": "the cache of the detection pictures",
+    "text": "text.folder",
+}
+"""Sections of the config that have fingerprints, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +49,6 @@ class AssembledRun:
     """The parts that the steps and evaluations of a run share.
 
     Attributes:
-        config: of the run.
-        data: what it reads.
-        ranks: which of how many processes this one is.
         share: this rank's part of each batch.
         feed: detection pictures in the order of the epochs.
         extra: views of caches; None without extra data.
@@ -89,7 +92,7 @@ class AssembledRun:
         return self.steps_per_epoch * self.config.schedule.epochs
 
     def loaders(self) -> TrainingLoaders:
-        """What gives this rank its batches."""
+        """This rank's batches."""
         return TrainingLoaders(
             self.feed,
             self.extra,
@@ -97,6 +100,43 @@ class AssembledRun:
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
+
+    def checkpoint(self, *, step: int, best_ap: float, with_optimiser: bool) -> Checkpoint:
+        """Where it stands after `step` steps; without its optimiser it can't go on, and weighs a third."""
+        averaged = self.trainer.averaged
+        return Checkpoint(
+            self.info,
+            self.detector.state_dict(),
+            None if averaged is None else averaged.state_dict(),
+            self.trainer.optimiser.state_dict() if with_optimiser else {},
+            step,
+            best_ap,
+            self.data.fingerprints,
+        )
+
+    def restore(self, saved: Checkpoint, path: Path) -> None:
+        """Go to where the checkpoint of a run of the same config stands, which was read from `path`.
+
+        Raises:
+            RichSemError: it is of another architecture, or of a run that learnt from other labels.
+        """
+        try:
+            self.detector.load_state_dict(saved.model)
+            if self.trainer.averaged is not None and saved.averaged is not None:
+                self.trainer.averaged.load_state_dict(saved.averaged)
+            self.trainer.optimiser.load_state_dict(saved.optimiser)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise RichSemError(f"{path}: a checkpoint of another architecture ({one_line(error)})") from None
+        _require_same_labels(saved.fingerprints, self.data.fingerprints)
+
+
+def _require_same_labels(before: dict[str, str], now: dict[str, str]) -> None:
+    for section in sorted(before.keys() | now.keys()):
+        if before.get(section) != now.get(section):
+            raise RichSemError(
+                f"{_LABELS_OF.get(section, section)} is another label set than the run began with: its fingerprint is "
+                f"{now.get(section)}, it was {before.get(section)}; give the cache it began with, or name another --out"
+            )
 
 
 def assemble(config: TrainConfig, data: RunData, ranks: Ranks) -> AssembledRun:
@@ -176,12 +216,13 @@ def _detection_dataset(
     if windows is not None and detection.views == "stored":
         showings = Showings(epoch_list, epoch_length=epoch_length, pictures=len(train))
         return WindowDataset(train, windows, showings, on_damage=detection.on_damage)
-    augmentation = Augmentation(**detection.augmentation.model_dump())
     if windows is not None:
-        return FreshWindowDataset(train, windows, augmentation, seed=config.seed, on_damage=detection.on_damage)
+        return FreshWindowDataset(
+            train, windows, detection.augmentation, seed=config.seed, on_damage=detection.on_damage
+        )
     return DetectionDataset(
         train,
-        augmentation,
+        detection.augmentation,
         seed=config.seed,
         on_damage=detection.on_damage,
         is_hard=detection.labels == "hard",
@@ -193,7 +234,7 @@ def _first_detector(config: TrainConfig, data: RunData, info: ModelInfo, ranks: 
     # Every rank starts from the same weights.
     torch.manual_seed(config.seed)
     weights = config.model.backbone.weights
-    with memory_named("the config's detector", _SMALLER_DETECTOR):
+    with memory_limit_explained("the config's detector", _SMALLER_DETECTOR):
         detector = described_detector(
             info,
             text=data.vocabulary.text,

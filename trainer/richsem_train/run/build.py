@@ -4,18 +4,19 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_train.choices import Backend
 from richsem_train.config import LossConfig, ModelConfig, TrainConfig
 from richsem_train.losses.criterion import Criterion, LossWeights
 from richsem_train.losses.federated import federated_weights
 from richsem_train.losses.matcher import HungarianMatcher
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.backbone import make_backbone
-from richsem_train.models.deformable_attention import Backend, LayerSizes, choose_backend, fallback_note
+from richsem_train.models.deformable_attention import LayerSizes, choose_backend, fallback_note
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
 from richsem_train.results.inference import BatchDetector
 from richsem_train.run.checkpoint import ModelInfo
-from richsem_train.run.open_data import Vocabulary
+from richsem_train.run.open_data import RunVocabulary
 
 
 def build_detector(
@@ -30,14 +31,8 @@ def build_detector(
 ) -> Dino:
     """A detector on its device.
 
-    Args:
-        config: what it is made of.
-        num_classes: rows of the vocabulary.
-        text_features_CD: raw text means; None where all classifiers are linear.
-        logit_scale: of the text bank, exponentiated.
-        weights: of the backbone, as `make_backbone` takes them.
-        device: to put it on.
-        semantic_branch: whether it has one; detectors that are only used have none.
+    The text features are raw means, None where all classifiers are linear; their scale is exponentiated. `weights` are
+    those of the backbone, as `make_backbone` takes them. Detectors that are only used have no semantic branch.
     """
     backbone = make_backbone(
         config.backbone.name,
@@ -77,14 +72,7 @@ def build_detector(
 def batch_detector(
     model: Dino, config: TrainConfig, class_names: tuple[str, ...], device: torch.device
 ) -> BatchDetector:
-    """A model that shows pictures as its config says.
-
-    Args:
-        model: in evaluation mode, on its device.
-        config: of its run.
-        class_names: by row of its vocabulary.
-        device: the same.
-    """
+    """A model in evaluation mode, with how its config shows it pictures."""
     backbone, evaluation = config.model.backbone, config.evaluation
     return BatchDetector(
         model=model,
@@ -111,7 +99,7 @@ def _attention_sizes(config: ModelConfig) -> LayerSizes:
     return LayerSizes(config.heads, config.hidden_dim // config.heads, config.feature_levels, config.points)
 
 
-def describe(config: TrainConfig, vocabulary: Vocabulary) -> ModelInfo:
+def describe(config: TrainConfig, vocabulary: RunVocabulary) -> ModelInfo:
     """The description of a config's detector."""
     text = vocabulary.text
     return ModelInfo(
@@ -132,14 +120,9 @@ def described_detector(
     device: torch.device,
     semantic_branch: bool = False,
 ) -> Dino:
-    """The detector that a description is of.
+    """The detector that a description is of; arguments as `build_detector` has them.
 
-    Args:
-        info: the description.
-        text: the text bank; None for zeros in its place, where the weights that follow have it.
-        weights: of the backbone, as `make_backbone` takes them.
-        device: to put it on.
-        semantic_branch: whether it has one; detectors that are only used have none.
+    Without a text bank zeros stand in its place, where the weights that follow have it.
     """
     features_CD = None
     if info.text_dim:
@@ -158,14 +141,7 @@ def described_detector(
 def build_criterion(
     config: LossConfig, model: ModelConfig, *, text: TextBank | None, image_counts_C: Tensor
 ) -> Criterion:
-    """The losses.
-
-    Args:
-        config: their weights.
-        model: the detector's.
-        text: what embeddings are compared with.
-        image_counts_C: training pictures a row of the vocabulary, for federated draws.
-    """
+    """The losses; federated draws go by training pictures a row of the vocabulary, `image_counts_C`."""
     soft_loss = None
     if model.semantic_branch:
         assert text is not None
@@ -175,12 +151,9 @@ def build_criterion(
             temperature=config.temperature,
             tail=config.tail,
         )
-    matcher = config.matcher
     return Criterion(
         decoder_layers=model.decoder_layers,
-        matcher=HungarianMatcher(
-            class_cost=matcher.class_cost, bbox_cost=matcher.bbox_cost, giou_cost=matcher.giou_cost
-        ),
+        matcher=HungarianMatcher(**config.matcher.model_dump()),
         weights=LossWeights(
             classes=config.class_weight, bbox=config.bbox_weight, giou=config.giou_weight, soft=config.soft_weight
         ),

@@ -2,12 +2,10 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.files import commit, temporary_path, write_atomically
-from richsem_schemas.io.output_files import full_disk_named
+from richsem_schemas.io.files import HashedFile, hashed_file, write_atomically
 from richsem_train.config import TrainConfig, parse_config
 from richsem_train.models.unpacked_size import require_plausible_size
 
@@ -163,7 +160,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best_ap": checkpoint.best_ap,
         "fingerprints": checkpoint.fingerprints,
     }
-    with full_disk_named(path, needed=_tensor_bytes(content)), _written_whole(path) as file:
+    with hashed_file(path, needed=_tensor_bytes(content)) as file:
         _save(content, file)
 
 
@@ -178,22 +175,7 @@ def export_weights(path: Path, info: ModelInfo, weights: Mapping[str, Tensor]) -
     write_atomically(path, save(tensors, metadata={_METADATA_KEY: json.dumps(info.to_json())}))
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name, durably, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        commit(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _save(content: dict[str, Any], file: IO[bytes]) -> None:
+def _save(content: dict[str, Any], file: HashedFile) -> None:
     """`torch.save`, with the error of the file system where torch's writer tells of another.
 
     Raises:
@@ -211,7 +193,7 @@ def _save(content: dict[str, Any], file: IO[bytes]) -> None:
 class _Sink:
     """A file that keeps its first error."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: HashedFile) -> None:
         self._file = file
         self.error: OSError | None = None
 

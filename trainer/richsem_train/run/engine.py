@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import DenoisingConfig, ScheduleConfig
 from richsem_train.losses.criterion import Criterion
 from richsem_train.losses.matcher import NonFiniteError
@@ -48,13 +49,10 @@ class DetectorLosses(nn.Module):
         num_boxes: float,
         generators: Sequence[torch.Generator],
     ) -> dict[str, Tensor]:
-        """The unweighted losses of a batch.
+        """The unweighted losses of a batch on the detector's device.
 
-        Args:
-            batch: on the detector's device.
-            denoising: noised queries; None without objects or without denoising.
-            num_boxes: what sums over boxes are divided by: all boxes of the step over the number of ranks.
-            generators: of the federated classes, one a draw.
+        Sums over boxes are divided by `num_boxes`: all boxes of the step over the number of ranks. The federated
+        classes are drawn by one generator a draw. Without objects, or denoising, there are no denoising queries.
         """
         images = self.normalise(batch)
         with autocast(images.device, self._precision):
@@ -91,16 +89,7 @@ class Trainer:
 
     What is drawn for pictures is a function of (seed, step, place of their draw in the global batch), so a step is the
     same on any number of ranks and in any number of parts, up to rounding. Only dropout and drop path are a rank's own.
-
-    Args:
-        detector_losses: what is trained.
-        optimiser: of its detector.
-        averaged: keeps averaged weights; None without.
-        schedule: how steps are taken.
-        denoising: how queries are spoilt.
-        pseudo_threshold: probability from which on the teacher's classes are labels.
-        ranks: that share each batch.
-        seed: of the run.
+    `averaged` keeps averaged weights, None without. From `pseudo_threshold` on the teacher's classes are labels.
     """
 
     def __init__(
@@ -236,16 +225,10 @@ class StepPart(NamedTuple):
 
 
 def split_batch(batch: Batch, parts: int, *, pictures_a_draw: int, size_divisor: int) -> list[StepPart]:
-    """Cut a batch into parts of as many draws each, and these by the size that a draw is padded to.
+    """Cut a batch of whole draws into parts of as many draws each, and these by the size that a draw is padded to.
 
     Norms, positions and the rims of pictures feel the padding. It is that of a draw, so that a draw teaches the same
     whatever it stands beside.
-
-    Args:
-        batch: whole draws.
-        parts: a divisor of their number.
-        pictures_a_draw: consecutive pictures.
-        size_divisor: of the detector.
     """
     draws, rest = divmod(len(batch.targets), pictures_a_draw)
     assert not rest, "draws are whole"
@@ -293,6 +276,23 @@ def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
         f"the loss is not finite at step {step}: {what}. In the batch: {pictures}. No weight was changed; lower "
         "schedule.lr, clip gradients, or use fp32, and go on from the last checkpoint with --resume"
     )
+
+
+@contextmanager
+def memory_limit_explained(what: str, remedy: str) -> Iterator[None]:
+    """Say what to do where the block needs more memory than there is.
+
+    Raises:
+        RichSemError: it does; other errors pass.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of the CPU's allocator there is only the text.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        reason = one_line(error) or type(error).__name__
+        raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None
 
 
 def mean_over_ranks(losses: Mapping[str, float], ranks: Ranks) -> dict[str, float]:

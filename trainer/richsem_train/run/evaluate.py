@@ -1,14 +1,21 @@
-"""Scoring a detector on a split, by all ranks together."""
+"""Scoring a detector on a split: all ranks detect, each its share, and the first scores all of it once."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from torch.utils.data import DataLoader, Subset
+
+from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
-from richsem_train.data.category_rows import ScoredSplit
-from richsem_train.results.detections import rank_file
-from richsem_train.results.evaluation import GroundTruth
-from richsem_train.results.inference import BatchDetector
-from richsem_train.results.scoring import Scorer, detect_share, score_shares
+from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
+from richsem_train.data.collate import Sample, collate
+from richsem_train.data.detection import EvaluationDataset
+from richsem_train.results.detections import PictureDetections, merge_detections, rank_file, write_detections
+from richsem_train.results.evaluation import GroundTruth, score
+from richsem_train.results.inference import BatchDetector, detect_all
+from richsem_train.results.official_lvis import official_score
 from richsem_train.run.distributed import Ranks
 
 
@@ -26,33 +33,40 @@ def evaluate_split(
 ) -> dict[str, float] | None:
     """Detect each rank's share of a split into `folder`, and score all of it on the first.
 
-    Args:
-        detector: on each rank.
-        split: what it is shown.
-        truth: its annotations.
-        folder: the same for all ranks.
-        config: pictures a batch, and how many detections count.
-        workers: processes that read pictures.
-        ranks: all of them call this.
-        reporter: watches.
-        scorer: what computes the figures.
+    All ranks call this, with the same folder. `lvis`, the official evaluator, is for annotations that
+    `require_official` lets pass.
 
     Returns:
         Figures by name; None on all ranks but the first.
     """
     share = range(ranks.rank, len(split.data), ranks.world_size)
-    reporter.begin("evaluating", len(share))
-    detect_share(
-        detector,
-        split,
-        share,
-        rank_file(folder, ranks.rank),
+    dataset = EvaluationDataset(split.data, short_side=detector.short_side, longest_side=detector.longest_side)
+    batches = DataLoader(
+        Subset[Sample](dataset, share),
         batch_size=config.batch_size,
-        workers=workers,
-        on_picture=reporter.move,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=detector.normalise.mean.device.type == "cuda",
     )
+
+    def detected() -> Iterator[tuple[int, PictureDetections]]:
+        found_in_all = detect_all(detector, batches, are_relative=split.data.are_relative)
+        for done, (image_id, found) in enumerate(found_in_all, start=1):
+            yield image_id, _in_ids(found, split)
+            reporter.move(done)
+
+    reporter.begin("evaluating", len(share))
+    write_detections(rank_file(folder, ranks.rank), detected())
     reporter.end()
     ranks.wait()
     if not ranks.is_first:
         return None
-    return score_shares(truth, folder, ranks.world_size, max_detections=config.detections, scorer=scorer)
+    merged = merge_detections([rank_file(folder, rank) for rank in range(ranks.world_size)], truth.image_ids.tolist())
+    compute = official_score if scorer == "lvis" else score
+    return compute(truth, merged, max_detections=config.detections)
+
+
+def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:
+    """Rows of the vocabulary as ids of the annotations; what is no category of theirs can't count."""
+    in_ids = replace(found, category_ids=split.category_ids[found.category_ids])
+    return in_ids[in_ids.category_ids != NO_CATEGORY]

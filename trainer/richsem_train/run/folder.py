@@ -90,13 +90,8 @@ class RunFolder:
     def held(self, config: TrainConfig, ranks: Ranks, *, resume: bool) -> Iterator[None]:
         """Check OUT and hold it, so that no other process trains in it, and sweep what a killed one left half written.
 
-        The lock ends with the process. Where a file system has no locks nothing is held, and nothing swept. A block
-        that ends without `claim` leaves nothing behind.
-
-        Args:
-            config: of the run.
-            ranks: all of them call this and look at OUT before it is held; the first one holds it.
-            resume: as `check` has it.
+        All ranks look at OUT before it is held; the first one holds it. The lock ends with the process. Where a file
+        system has no locks nothing is held, and nothing swept. A block that ends without `claim` leaves nothing behind.
 
         Raises:
             RichSemError: what `check` finds; or on all ranks, another process holds OUT, or it can't be written to.
@@ -130,10 +125,10 @@ class RunFolder:
             yield
         finally:
             if not self.config.exists():
-                self._forsake(made)
+                self._leave_nothing(made)
             os.close(descriptor)
 
-    def _forsake(self, made: Sequence[Path]) -> None:
+    def _leave_nothing(self, made: Sequence[Path]) -> None:
         """Take away what was made to hold OUT, innermost folder first; what others have put there stays."""
         with suppress(OSError):
             (self.out / _LOCK).unlink()

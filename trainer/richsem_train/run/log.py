@@ -72,11 +72,6 @@ class RunLogWriter:
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """Write one record.
 
-        Args:
-            event: `train`, `eval`, or what else happened.
-            step: steps taken so far.
-            values: numbers, and whatever else JSON holds.
-
         Raises:
             FullDiskError: there is no space for it.
         """

@@ -8,12 +8,11 @@ from richsem_train.results.tables import AP_UNDEFINED, is_defined
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import save_checkpoint
+from richsem_train.run.engine import memory_limit_explained
 from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, read_log
-from richsem_train.run.memory import memory_named
 from richsem_train.run.signals import StopRequest
-from richsem_train.run.state import checkpoint_of
 from richsem_train.run.step_log import StepLog
 
 _SMALLER_STEP = (
@@ -23,16 +22,7 @@ _SMALLER_STEP = (
 
 
 class TrainingLoop:
-    """Takes the steps of a run.
-
-    Args:
-        run: takes part in them.
-        folder: where it is saved.
-        log: told of each step and evaluation.
-        reporter: watches.
-        stop: asks to stop.
-        best_ap: of the evaluations so far.
-    """
+    """Takes the steps of a run."""
 
     def __init__(
         self,
@@ -52,10 +42,7 @@ class TrainingLoop:
         self._best_ap = best_ap
 
     def take_steps(self, first_step: int) -> int:
-        """Take the steps that are left.
-
-        Args:
-            first_step: steps taken before; an evaluation that they left undone comes first.
+        """Take the steps that are left; an evaluation that those before left undone comes first.
 
         Returns:
             Steps taken in all.
@@ -67,7 +54,7 @@ class TrainingLoop:
         self._log.begin(taken)
         for loaded in self._until_stopped(run.loaders().batches(first_step, run.total_steps)):
             epoch = loaded.step // run.steps_per_epoch
-            with memory_named(f"step {loaded.step}", _SMALLER_STEP):
+            with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
                 result = run.trainer.step(loaded.step, epoch, loaded.batch)
             taken = loaded.step + 1
             self._log.count(loaded, result, epoch)
@@ -116,7 +103,7 @@ class TrainingLoop:
             self._reporter.say(f"epoch {taken // self._run.steps_per_epoch}: {shown or AP_UNDEFINED}")
             if metrics["AP"] > self._best_ap:
                 self._best_ap = metrics["AP"]
-                best = checkpoint_of(self._run, step=taken, best_ap=self._best_ap, with_optimiser=False)
+                best = self._run.checkpoint(step=taken, best_ap=self._best_ap, with_optimiser=False)
                 save_checkpoint(self._folder.best, best)
             # Again, so that a resume knows the best.
             self._save(taken)
@@ -137,5 +124,5 @@ class TrainingLoop:
 
     def _save(self, taken: int) -> None:
         if self._run.ranks.is_first:
-            state = checkpoint_of(self._run, step=taken, best_ap=self._best_ap, with_optimiser=True)
+            state = self._run.checkpoint(step=taken, best_ap=self._best_ap, with_optimiser=True)
             save_checkpoint(self._folder.last, state)

@@ -30,16 +30,16 @@ from richsem_train.data.cache.source import (
 )
 from richsem_train.data.category_rows import (
     ScoredSplit,
+    default_rows,
     ids_of_rows,
-    in_rows,
-    own_rows,
     rows_of_categories,
     scored_split,
+    with_rows,
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class RunVocabulary:
     """The classes of a run.
 
     Attributes:
@@ -84,7 +84,7 @@ class RunData:
     val: ScoredSplit
     windows: WindowCache | None
     extras: dict[str, TrainingCache]
-    vocabulary: Vocabulary
+    vocabulary: RunVocabulary
     fingerprints: dict[str, str]
 
     @property
@@ -129,10 +129,10 @@ def open_data(config: TrainConfig) -> RunData:
     if text is None and windows is not None:
         text = _RunText(windows.text)
     names = _class_names(text, windows)
-    annotated = _read_split(config, config.detection.train, class_names=names)
+    annotated = read_split(config, config.detection.train, class_names=names)
     vocabulary = _vocabulary(text, annotated)
-    train = in_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
-    val = _read_split(config, config.detection.val, class_names=names or vocabulary.class_names, is_scored=True)
+    train = with_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
+    val = read_split(config, config.detection.val, class_names=names or vocabulary.class_names, is_scored=True)
     return RunData(
         train,
         scored_split(val, vocabulary.class_names),
@@ -150,7 +150,7 @@ def _fingerprints(caches: dict[str, TrainingCache], text: "_RunText | None") -> 
     return fingerprints
 
 
-def open_vocabulary(config: TrainConfig) -> Vocabulary:
+def open_vocabulary(config: TrainConfig) -> RunVocabulary:
     """The classes of a config, for a model that another program trained.
 
     Raises:
@@ -159,7 +159,7 @@ def open_vocabulary(config: TrainConfig) -> Vocabulary:
     text = None if config.text is None else _read_text(config.text)
     if text is None and config.model.needs_text:
         text = _read_text(_text_of_caches(config))
-    val = _read_split(config, config.detection.val, class_names=_class_names(text, None))
+    val = read_split(config, config.detection.val, class_names=_class_names(text, None))
     return _vocabulary(text, val)
 
 
@@ -171,38 +171,23 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
 
 
 def read_split(
-    detection: DetectionConfig,
-    split: SplitConfig,
-    data: Path,
-    *,
-    class_names: Sequence[str] | None,
-    is_scored: bool = False,
+    config: TrainConfig, split: SplitConfig, *, class_names: Sequence[str] | None, is_scored: bool = False
 ) -> DetectionData:
     """Read the annotations of a split, some of whose pictures may be missing.
 
-    Args:
-        detection: says whose they are.
-        split: says where they are.
-        data: where relative paths start.
-        class_names: by row, for files that don't list their classes (Visual Genome): those that count. None is the
-            frequent ones.
-        is_scored: read what its metric needs, and require it.
+    Files that don't list their classes (Visual Genome) are read for those of `class_names`, by row; None is the
+    frequent ones. With `is_scored` what its metric needs is read, and required.
     """
+    data = data_folder(config)
     return read_annotations(
         data / split.annotations,
         data / split.images,
-        file_format=detection.format,
+        file_format=config.detection.format,
         class_names=None if class_names is None else class_names[1:],
         is_scored=is_scored,
         # `require_pictures` looks at each of them.
         may_miss=True,
     )
-
-
-def _read_split(
-    config: TrainConfig, split: SplitConfig, *, class_names: Sequence[str] | None, is_scored: bool = False
-) -> DetectionData:
-    return read_split(config.detection, split, data_folder(config), class_names=class_names, is_scored=is_scored)
 
 
 def _class_names(text: "_RunText | None", windows: TrainingCache | None) -> tuple[str, ...] | None:
@@ -289,9 +274,9 @@ def _read_text(text: TextConfig) -> _RunText:
     return _RunText(cache.text_bank(cache.label_set(text.label_set).name))
 
 
-def _vocabulary(text: _RunText | None, data: DetectionData) -> Vocabulary:
+def _vocabulary(text: _RunText | None, data: DetectionData) -> RunVocabulary:
     if text is None:
-        own = own_rows(data).tolist()
+        own = default_rows(data).tolist()
         names = [""] * (own[-1] + 1)
         for category, row in zip(data.categories, own, strict=True):
             names[row] = category.name
@@ -301,6 +286,6 @@ def _vocabulary(text: _RunText | None, data: DetectionData) -> Vocabulary:
     frequencies = [""] * len(names)
     for category, row in zip(data.categories, rows.tolist(), strict=True):
         frequencies[row] = category.frequency or ""
-    return Vocabulary(
+    return RunVocabulary(
         None if text is None else text.bank, tuple(names), tuple(frequencies), ids_of_rows(data, rows, len(names))
     )

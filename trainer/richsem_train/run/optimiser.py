@@ -26,14 +26,9 @@ def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_de
 
 
 def set_learning_rate(optimiser: AdamW, *, step: int, epoch: int, lr_drops: Sequence[int], warmup_steps: int) -> float:
-    """Set the learning rate of a step; returns that of the first group.
+    """Set the learning rate of a step about to be taken; returns that of the first group.
 
-    Args:
-        optimiser: of `make_optimiser`.
-        step: about to be taken, from 0.
-        epoch: that it belongs to, from 0.
-        lr_drops: epochs from which on the rate is a tenth of what it was.
-        warmup_steps: over which it rises linearly.
+    Steps and epochs count from 0. From each epoch of `lr_drops` on the rate is a tenth of what it was.
     """
     factor = 0.1 ** sum(epoch >= drop for drop in lr_drops)
     if step < warmup_steps:

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from richsem_schemas.io.files import write_atomically
 from richsem_train.console import Reporter
-from richsem_train.results.tables import AP_UNDEFINED, is_defined, results_table, run_content
+from richsem_train.results.tables import AP_UNDEFINED, is_defined, json_metrics, results_table
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, RunLog, read_log
 
@@ -48,13 +48,7 @@ class TrainedRun:
 
 
 def write_results(folder: RunFolder, name: str, reporter: Reporter) -> TrainedRun:
-    """Write results and curves of a run from its log, and say where they are.
-
-    Args:
-        folder: of the run.
-        name: of its config.
-        reporter: told.
-    """
+    """Write results and curves of a run from its log, and say where they are."""
     from richsem_train.results.plots import plot_run  # noqa: PLC0415 - matplotlib takes a second
 
     log = read_log(folder.out / LOG_NAME)
@@ -80,16 +74,16 @@ def _last_and_best(log: RunLog) -> tuple[Scored, Scored | None]:
 def _content(log: RunLog, last: Scored, best: Scored | None, name: str) -> dict[str, Any]:
     seconds = [line["seconds"] for line in log.steps]
     waits = [line["data_wait"] for line in log.steps]
-    return run_content(
-        step=last.step,
-        metrics=last.metrics,
-        best_step=None if best is None else best.step,
-        best=None if best is None else best.metrics,
-        config=name,
-        seconds_a_step=median(seconds) if seconds else None,
-        data_wait=median(waits) if waits else None,
-        damaged=log.damaged,
-    )
+    return {
+        "config": name,
+        "seconds_a_step": median(seconds) if seconds else None,
+        "data_wait": median(waits) if waits else None,
+        "damaged": log.damaged,
+        "step": last.step,
+        "metrics": json_metrics(last.metrics),
+        "best_step": None if best is None else best.step,
+        "best": None if best is None else json_metrics(best.metrics),
+    }
 
 
 def _closing_notes(log: RunLog, folder: RunFolder, *, has_best: bool) -> list[str]:

@@ -45,15 +45,10 @@ class Missing:
 def require_pictures(
     splits: Mapping[str, Pictures], *, skipping: Collection[str] = (), ranks: Ranks, reporter: Reporter
 ) -> None:
-    """Look at every picture of some splits; the first rank does it for all.
+    """Look at every picture of some splits by name; the first rank does it for all, which all call this.
 
-    Sizes and kinds are asked for, nothing is read: a broken picture shows only when it is decoded.
-
-    Args:
-        splits: by name.
-        skipping: splits whose missing pictures are replaced by others, which is said.
-        ranks: all of them call this.
-        reporter: told how far it is, and what will be replaced.
+    Sizes and kinds are asked for, nothing is read: a broken picture shows only when it is decoded. Of splits in
+    `skipping` missing pictures are replaced by others, which is said.
 
     Raises:
         RichSemError: on all ranks; pictures are missing that may not be, or so many that none is left to replace them.
@@ -69,7 +64,7 @@ def require_pictures(
                 done += count
                 reporter.move(done)
             if missing:
-                told = _told(name, pictures, missing)
+                told = _description(name, pictures, missing)
                 if refusal := _refusal(name, pictures, missing, may_skip=name in skipping):
                     refusals.append(told + refusal)
                 else:
@@ -117,7 +112,7 @@ def _reason(path: str) -> str | None:
     return None if status.st_size else "empty"
 
 
-def _told(name: str, pictures: Pictures, missing: Sequence[Missing]) -> str:
+def _description(name: str, pictures: Pictures, missing: Sequence[Missing]) -> str:
     shown = ", ".join(
         f"{printable(os.fsencode(pictures.files[each.index]))} ({each.reason})" for each in missing[:_SHOWN]
     )

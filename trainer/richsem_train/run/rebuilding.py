@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.words import one_line
 from richsem_train.config import TrainConfig
 from richsem_train.models.backbone import CLIP_NAME
 from richsem_train.models.dino import Dino
@@ -43,11 +44,6 @@ _SHOWN = 3
 def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) -> Dino:
     """Build the detector of a checkpoint and load its inference weights.
 
-    Args:
-        saved: the checkpoint.
-        source: where it was read from, for messages.
-        device: to put it on.
-
     Raises:
         RichSemError: its weights are not those of the detector that its config describes.
     """
@@ -69,12 +65,6 @@ def published_detector(
     checkpoint: Path, config: TrainConfig, source: str, device: torch.device
 ) -> tuple[Dino, ModelInfo]:
     """Build the detector of a config and load weights of another program.
-
-    Args:
-        checkpoint: with weights of published names.
-        config: to build it from.
-        source: the config's name or file, for messages.
-        device: to put it on.
 
     Raises:
         RichSemError: the weights are of other classifiers, or annotations or text of the config are missing.
@@ -128,7 +118,7 @@ def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[st
         with torch.device("meta"):
             described = described_detector(info, device=torch.device("meta")).state_dict()
     except (RichSemError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
-        return [f"it can't be built ({' '.join(str(error).split())[:200]})"]
+        return [f"it can't be built ({one_line(error)})"]
     missing = [f"there is no {name}" for name in described if name not in weights]
     shared = {name: (tensor, weights[name]) for name, tensor in described.items() if name in weights}
     shapes = [

@@ -10,14 +10,9 @@ from richsem_train.run.log import RunLogWriter
 
 
 class StepLog:
-    """Tells the reporter of each step, and the log of every few.
+    """Tells the reporter of each step, and the log of every few and of the last one.
 
-    Args:
-        writer: of the log; None on all ranks but the first.
-        reporter: watches.
-        ranks: all of them have one of these, since figures are averaged over them.
-        every_steps: between two lines of the log.
-        total_steps: of the run; the last one has a line in any case.
+    All ranks have one of these, since figures are averaged over them; the first alone has a writer.
     """
 
     def __init__(

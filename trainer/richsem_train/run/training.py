@@ -23,7 +23,6 @@ from richsem_train.run.open_data import RunData, open_data
 from richsem_train.run.outcome import TrainedRun, write_results
 from richsem_train.run.picture_check import Pictures, require_pictures
 from richsem_train.run.signals import StopRequest, stop_requests
-from richsem_train.run.state import restore
 from richsem_train.run.step_log import StepLog
 
 
@@ -57,17 +56,10 @@ def train(
         RichSemError: something that the user can mend; the message names value, rule and remedy.
     """
     settings = as_config(config)
-    with (
-        _shown(reporter) as shown,
-        join_ranks(device) as ranks,
-        stop_requests() as stop,
-    ):
+    watching = ConsoleReporter(Console(stderr=True)) if reporter is None else nullcontext(reporter)
+    with watching as watcher, join_ranks(device) as ranks, stop_requests() as stop:
         folder = RunFolder(Path("runs") / settings.name if out is None else local_path(out))
-        return _train(settings, folder, ranks, stop, shown if ranks.is_first else SilentReporter(), resume=resume)
-
-
-def _shown(reporter: Reporter | None) -> AbstractContextManager[Reporter]:
-    return ConsoleReporter(Console(stderr=True)) if reporter is None else nullcontext(reporter)
+        return _train(settings, folder, ranks, stop, watcher if ranks.is_first else SilentReporter(), resume=resume)
 
 
 def _train(
@@ -84,7 +76,7 @@ def _train(
         ranks.wait()
         if ranks.is_first:
             folder.claim(config)
-        with _full_disk_told():
+        with _full_disk_explained():
             return _train_assembled(run, folder, saved, stop, reporter)
 
 
@@ -101,7 +93,7 @@ def _require_pictures(config: TrainConfig, data: RunData, ranks: Ranks, reporter
 
 
 @contextmanager
-def _full_disk_told() -> Iterator[None]:
+def _full_disk_explained() -> Iterator[None]:
     try:
         yield
     except FullDiskError as error:
@@ -116,7 +108,7 @@ def _train_assembled(
 ) -> TrainedRun:
     first_step, best_ap = 0, -1.0
     if saved is not None:
-        restore(run, saved, folder.last)
+        run.restore(saved, folder.last)
         first_step, best_ap = saved.step, saved.best_ap
     if run.ranks.is_first:
         forget_after(folder.out, first_step)

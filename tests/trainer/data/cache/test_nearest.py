@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
-from richsem_train.data.cache.nearest import ABSENT, Sights, differences, distance, joined, nearest, sights_of
+from richsem_train.data.cache.nearest import ABSENT, Sights, differences, distance, joined_sights, nearest, sights_of
 
 
 def sights(*each):
@@ -89,5 +89,5 @@ def test_a_thing_that_no_view_shows_or_another_part_of_it_has_none():
 
 
 def test_sights_are_joined_in_their_order():
-    both = joined([sights(([0, 0, 1, 1], 1, False)), sights(([0, 0, 2, 2], 2, True), ([0, 0, 3, 3], 3, False))])
+    both = joined_sights([sights(([0, 0, 1, 1], 1, False)), sights(([0, 0, 2, 2], 2, True), ([0, 0, 3, 3], 3, False))])
     assert both.scales.tolist() == [1, 2, 3]

@@ -17,10 +17,10 @@ from richsem_schemas.cache.quarantine import read_quarantine
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.boxes import xywh_to_xyxy
+from richsem_train.choices import OnDamage
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.cache.views import ViewSource
-from richsem_train.data.damage import OnDamage
 
 TOLERANCE_PX = 0.01
 """How far the corners of a box may lie apart; both were rounded to float32."""
@@ -67,14 +67,10 @@ class WindowCache:
 
 
 def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDamage) -> WindowCache:
-    """Join a cache to the annotations that a run learns from.
+    """Join a cache with windows to the annotations that a run learns from.
 
-    Reads the cache's listing and, where pictures were left out, its quarantine; no shard.
-
-    Args:
-        cache: with windows.
-        data: the annotations; category ids are rows of the cache's text.
-        on_damage: "stop" refuses a cache that left some of the pictures out.
+    Their category ids are rows of the cache's text. Reads the cache's listing and, where pictures were left out, its
+    quarantine; no shard. With "stop" a cache that left some of the pictures out is refused.
 
     Raises:
         ManifestMismatchError: pictures are missing in the cache, or have other boxes or categories there.

@@ -47,16 +47,10 @@ class _Block:
 class BlockReader:
     """Reads views by their address; keeps the blocks and indexes that lanes are in the middle of.
 
-    Opens nothing before the first view is asked for, so it may be handed to worker processes.
-
-    Args:
-        source: which views.
-        seed: of the run.
-        lanes: how many it reads at a time.
-        block_bytes: most bytes of blocks that are kept.
-        whole_blocks: read the pictures of a block at once; otherwise each when it is needed, for lanes whose blocks
-            wouldn't fit in `block_bytes` all together.
-        all_passes: read the views of all passes with each; a view of every sample is a must.
+    Opens nothing before the first view is asked for, so it may be handed to worker processes. With `whole_blocks` the
+    pictures of a block are read at once; otherwise each when it is needed, for lanes whose blocks wouldn't fit in
+    `block_bytes` all together. With `all_passes` the views of all passes are read with each; a view of every sample is
+    a must then.
     """
 
     def __init__(

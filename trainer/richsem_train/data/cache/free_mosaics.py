@@ -9,7 +9,7 @@ from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.cache.recipes import AnnotatedPicture, mosaic_view
 from richsem_schemas.cache.view import View
-from richsem_train.data.cache.nearest import borrowed, joined, nearest, sights_of
+from richsem_train.data.cache.nearest import borrowed_labels, joined_sights, nearest, sights_of
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.damage import DamagedViewError
 
@@ -20,12 +20,9 @@ MOSAIC_STREAM = 114
 def free_mosaic(
     pictures: Sequence[ReadView], *, geometry: ViewGeometry, rng: np.random.Generator
 ) -> tuple[View, dict[int, Image.Image]]:
-    """Four pictures, each augmented anew and fitted into a tile, around a random centre and cut by the canvas.
+    """Four crop views of any blocks, each augmented anew and fitted into a tile, around a random centre.
 
-    Args:
-        pictures: four crop views, of any blocks.
-        geometry: the sizes of the cache's views; the canvas has twice the side of a tile.
-        rng: source of all randomness.
+    The sizes are those of the cache's views; the canvas, which cuts the tiles, has twice the side of one.
 
     Returns:
         The mosaic, and its pictures by the sample that its tiles name: 0..3, since those of several shards may meet.
@@ -41,23 +38,17 @@ def free_mosaic(
 
 
 def with_nearest_labels(mosaic: View, pictures: Sequence[ReadView], *, teacher_size: int | None) -> LabelledView:
-    """A free mosaic whose tiles have the labels of the nearest stored crops of their pictures.
-
-    Args:
-        mosaic: of four pictures.
-        pictures: with their crops of all passes.
-        teacher_size: as `sights_of` takes it.
-    """
+    """A free mosaic whose tiles have the labels of the nearest stored crops of their pictures."""
     crops = [crop for picture in pictures for crop in picture.all_passes]
     passes = [len(picture.all_passes) for picture in pictures]
     rows = nearest(
         sights_of(mosaic, teacher_size=teacher_size),
         mosaic.regions["tile"],
-        joined([sights_of(crop.view, teacher_size=teacher_size) for crop in crops]),
+        joined_sights([sights_of(crop.view, teacher_size=teacher_size) for crop in crops]),
         np.repeat(np.arange(len(pictures)), passes),
         np.concatenate([np.arange(count) for count in passes]),
     )
-    labels, embeddings, _ = borrowed(crops, rows)
+    labels, embeddings, _ = borrowed_labels(crops, rows)
     return LabelledView(mosaic, labels, embeddings)
 
 

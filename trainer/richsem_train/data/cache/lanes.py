@@ -67,11 +67,7 @@ class LaneOrder:
         return -(-self.views_per_round // self.views_per_sample)
 
     def addresses(self, counter: int) -> tuple[ViewAddress, ...]:
-        """The views of a sample.
-
-        Args:
-            counter: of the sample, over the whole run.
-        """
+        """The views of a sample."""
         return tuple(self.address(round_, position) for round_, position in self._positions(counter))
 
     def _positions(self, counter: int) -> list[tuple[int, int]]:
@@ -88,7 +84,7 @@ class LaneOrder:
         Near ones first, since a lane has them at hand; doubling, so that a damaged block or shard is left soon.
         """
         yield address
-        shards, starts = self._shard_order(address.round)
+        shards, starts = _shard_order(self, address.round)
         position = int(starts[np.flatnonzero(shards == address.shard)[0]]) + address.position
         step = 1
         while step < self.views_per_round:
@@ -97,12 +93,9 @@ class LaneOrder:
 
     def address(self, round_: int, position: int) -> ViewAddress:
         """The view at a position of the row of all views of a round."""
-        shards, starts = self._shard_order(round_)
+        shards, starts = _shard_order(self, round_)
         slot = int(np.searchsorted(starts, position, side="right")) - 1
         return ViewAddress(round_, round_ % self.passes, int(shards[slot]), position - int(starts[slot]))
-
-    def _shard_order(self, round_: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return _shard_order(self, round_)
 
 
 # Two rounds: around its end, the next one has begun in other lanes.

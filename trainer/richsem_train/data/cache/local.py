@@ -46,13 +46,10 @@ def forget(*places: Place) -> None:
             place.store.forget(place.key)
 
 
-def kept(place: Place, store: "Store", *, version: str) -> Place:
-    """The same place, what is read of it kept in a store; a local one stays as it is.
+def with_store(place: Place, store: "Store", *, version: str) -> Place:
+    """The same folder, what is read of it kept in a store; a local one stays as it is.
 
-    Args:
-        place: a folder.
-        store: where to.
-        version: of the files; what is kept of another version is not taken for theirs.
+    What is kept of another version of the files is not taken for theirs.
     """
     if not isinstance(place, RemotePath):
         return place
@@ -179,7 +176,7 @@ class KeptPath(RemotePath):
         """The whole file."""
         content = self.store.get(self.key)
         if content is None:
-            content = _asked_again(super().read_bytes)
+            content = _with_retries(super().read_bytes)
             self.store.put(self.key, content)
         return content
 
@@ -194,7 +191,7 @@ class KeptPath(RemotePath):
         content = self.store.get(self.key, part)
         if content is None:
             fetch = super().read_range
-            content = _asked_again(lambda: fetch(offset, size))
+            content = _with_retries(lambda: fetch(offset, size))
             self.store.put(self.key, content, part)
         return content
 
@@ -209,7 +206,7 @@ class KeptPath(RemotePath):
         return f"{self.version} {self.url}"
 
 
-def _asked_again(fetch: Callable[[], bytes]) -> bytes:
+def _with_retries(fetch: Callable[[], bytes]) -> bytes:
     """Fetch, and again where the network fails; what isn't there or isn't allowed is not asked for again."""
     for attempt in range(ATTEMPTS):
         try:

@@ -12,9 +12,7 @@ _Value = TypeVar("_Value")
 class LruCache(Generic[_Value]):
     """Values up to a size; failures are remembered as well, so that a bad disk is not asked again.
 
-    Args:
-        limit: largest size of all together; the newest stays even where it alone is larger.
-        size: of a value; 1 for each, where none is given.
+    The newest value stays even where it alone is larger than the limit. Each counts 1 where no size is given.
     """
 
     def __init__(self, limit: int, size: Callable[[_Value], int] = lambda _: 1) -> None:

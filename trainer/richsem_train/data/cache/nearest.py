@@ -41,7 +41,7 @@ class Sights:
         return Sights(self.parts_xyxy_px[index], self.scales[index], self.are_mirrored[index])
 
 
-def joined(sights: Sequence[Sights]) -> Sights:
+def joined_sights(sights: Sequence[Sights]) -> Sights:
     """Sights one after the other."""
     return Sights(
         np.concatenate([each.parts_xyxy_px for each in sights]),
@@ -129,7 +129,7 @@ def nearest(
     return np.where(is_other_SV[each_S, best_S], ABSENT, candidates_SV[each_S, best_S])
 
 
-def borrowed(
+def borrowed_labels(
     views: Sequence[LabelledView], rows_S: NDArray[np.int64]
 ) -> tuple[TopKSoftLabels, NDArray[np.float32] | None, NDArray[np.bool_] | None]:
     """Labels and embeddings of some regions, for other sights of the same things.

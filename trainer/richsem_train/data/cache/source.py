@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,9 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.places import Place, open_place
-from richsem_train.choices import Supervision
-from richsem_train.data.cache.local import Store, default_folder, kept
+from richsem_train.choices import LabelForm, Supervision, ViewForm
+from richsem_train.data.cache.local import Store, default_folder, with_store
 from richsem_train.data.cache.views import ViewSource, packed_summaries
-
-ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
-
-LabelForm = Literal["topk", "embedding", "hard"]
-"""The semantic branch learns the stored classes, the whole distribution, or the label as if it were soft."""
 
 DETECTION = "detection"
 """The section of the config whose cache has the windows of the detection pictures."""
@@ -176,12 +170,9 @@ def open_training_cache(
 
 
 def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None = None) -> TrainingCache:
-    """The same cache, its files at URLs read through the local disk.
+    """The same cache, its files at URLs read through the local disk, up to `gigabytes` of 10^9 bytes; 0 keeps nothing.
 
-    Args:
-        cache: an opened one; a local one stays as it is.
-        gigabytes: most that is kept, 10^9 bytes each; 0 keeps nothing.
-        folder: where; None is `default_folder`.
+    A local one stays as it is.
     """
     if not gigabytes:
         return cache
@@ -191,10 +182,10 @@ def read_through(cache: TrainingCache, *, gigabytes: float, folder: Path | None 
     digest.update(source.picture_summaries.tobytes() + source.label_summaries.tobytes())
     version = digest.hexdigest()
     layout, labels_layout = (
-        CacheLayout(kept(layout.out, store, version=version), layout.name)
+        CacheLayout(with_store(layout.out, store, version=version), layout.name)
         for layout in (source.layout, source.labels_layout)
     )
-    root = None if source.root is None else kept(source.root, store, version=version)
+    root = None if source.root is None else with_store(source.root, store, version=version)
     return replace(cache, source=replace(source, layout=layout, labels_layout=labels_layout, root=root))
 
 

@@ -141,10 +141,6 @@ class ViewSource:
     def read_index(self, shard: int, *, check_labels: bool) -> ShardIndex:
         """Read a shard's indexes, and check them by the manifests and by each other.
 
-        Args:
-            shard: its number.
-            check_labels: check all bytes of its labels as well.
-
         Raises:
             CorruptCacheError: they aren't those of the manifests, or pictures and views don't fit each other.
         """
@@ -181,11 +177,6 @@ class ViewSource:
 
     def decode(self, shard: int, rows: Rows, *, span: Span | None) -> dict[int, Image.Image]:
         """Read and decode pictures of a shard, by sample.
-
-        Args:
-            shard: its number.
-            rows: of the pictures.
-            span: the part of the shard that holds them, where it has been read already.
 
         Raises:
             RichSemError, OSError: one can't be read, or is not the one that was cached.

@@ -66,15 +66,11 @@ def _whole(numbers: Rows, row_dtype: np.dtype, **strings: str) -> Rows:
 
 
 class WindowReader:
-    """Reads windows of one picture; keeps the indexes of the shards that were used last.
+    """Reads windows of one picture; keeps the indexes of the shards that were used last, up to `index_bytes`.
 
     Opens nothing before the first one is asked for, so it may be handed to worker processes. Unlike blocks of extra
     data, which are read once each, windows are read at random, so the label shards are not hashed as a whole: what is
     read is checked view by view.
-
-    Args:
-        source: which windows.
-        index_bytes: most bytes of indexes that are kept.
     """
 
     def __init__(self, source: ViewSource, *, index_bytes: int = INDEX_BYTES) -> None:
@@ -82,11 +78,7 @@ class WindowReader:
         self._indexes: LruCache[_CompactIndex] = LruCache(index_bytes, lambda index: index.bytes)
 
     def read(self, position: int, passes: Sequence[int]) -> list[ReadView]:
-        """Read some of a picture's windows, and decode it once.
-
-        Args:
-            position: in the plan, counted over all shards.
-            passes: which of its windows, at least one.
+        """Read some of a picture's windows, and decode it once; its position counts over all shards of the plan.
 
         Raises:
             DamagedViewError: one can't be read, or is not what was written.

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from richsem_train.models.deformable_attention.backends import Backend, deformable_attention
+from richsem_train.choices import Backend
+from richsem_train.models.deformable_attention.backends import deformable_attention
 
 
 class DeformableAttention(nn.Module):

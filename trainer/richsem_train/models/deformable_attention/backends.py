@@ -13,22 +13,18 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.choices import Backend
 from richsem_train.models.deformable_attention import torch_backend
-
-Backend = Literal["torch", "torch-checkpoint", "triton"]
-"""`torch` is the oracle and the fastest on a CPU, `torch-checkpoint` keeps nothing of what it sampled for the backward
-pass and samples again, `triton` is a kernel for CUDA devices that never materialises the samples."""
-
 
 _KERNEL_DEVICE = "cuda"
 _TRIED_TYPES = (torch.float32, torch.bfloat16)
-"""What values have in the precisions of training."""
+"""Of values in the precisions of training."""
 _LONGEST_FAULT = 200
 
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """What the kernel is compiled for; by default the paper's.
+    """Sizes that the kernel is compiled for; by default the paper's.
 
     Attributes:
         heads: of a layer.
@@ -46,7 +42,7 @@ class LayerSizes:
 _PAPERS = LayerSizes()
 
 
-def choose_backend(requested: Literal["auto"] | Backend, device: torch.device, sizes: LayerSizes = _PAPERS) -> Backend:
+def choose_backend(requested: Literal["auto", Backend], device: torch.device, sizes: LayerSizes = _PAPERS) -> Backend:
     """The backend for a device; `auto` is `triton` on CUDA, `torch-checkpoint` where that doesn't work, else `torch`.
 
     Args:
@@ -71,9 +67,7 @@ def choose_backend(requested: Literal["auto"] | Backend, device: torch.device, s
     return requested
 
 
-def fallback_note(
-    requested: Literal["auto"] | Backend, device: torch.device, sizes: LayerSizes = _PAPERS
-) -> str | None:
+def fallback_note(requested: Literal["auto", Backend], device: torch.device, sizes: LayerSizes = _PAPERS) -> str | None:
     """A line for the user where `auto` takes less than it would like to; arguments as `choose_backend`'s."""
     if requested != "auto" or choose_backend(requested, device, sizes) != "torch-checkpoint":
         return None
@@ -85,7 +79,7 @@ def fallback_note(
 
 @cache
 def kernel_fault(device: torch.device, sizes: LayerSizes) -> str | None:
-    """What is wrong with the kernel here, in a line; None where a small forward and backward pass give what they must.
+    """The fault of the kernel here, in a line; None where a small forward and backward pass give what they must.
 
     Args:
         device: to try it on.

@@ -1,7 +1,7 @@
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.comparison import FinishedRun, group_arms
+from richsem_train.run.comparison import FinishedRun, group_arms
 
 
 def test_runs_of_one_name_are_an_arm_in_the_order_of_their_seeds():

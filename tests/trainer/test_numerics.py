@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
-from richsem_train.losses.boxes import cxcywh_to_xyxy, giou
+from richsem_train.numerics import cxcywh_to_xyxy, giou
 from tests.trainer.losses.batches import random_boxes
 
 

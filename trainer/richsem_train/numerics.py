@@ -1,10 +1,15 @@
-"""Box formats, and how well boxes agree."""
+"""What model and losses agree on: box formats, how well boxes agree, and where half precision is too little."""
 
 import torch
 from torch import Tensor
 
 # Smallest area that divides; truth is never this small (a pixel of a 1333 px side is 5.6e-7).
 _MIN_AREA = 1e-12
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values in float32, or as they are where wider; half precision loses pixels and scaled cosines."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
