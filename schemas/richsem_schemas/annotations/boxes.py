@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import SourceError
-
-Float = TypeVar("Float", bound=np.floating)
+from richsem_schemas.pictures.boxes import xywh_to_xyxy, xyxy_to_xywh
 
 MIN_BOX_SIDE_PX = 1e-3
 """Boxes thinner than this have no area in float32 at the far side of a large picture."""
@@ -24,16 +22,6 @@ _NEARLY_ALL = 0.9
 
 _AT_ONCE = 2**20
 """Boxes that are cleaned at a time, so that it takes little memory beside the boxes themselves."""
-
-
-def xywh_to_xyxy(boxes_xywh: NDArray[Float]) -> NDArray[Float]:
-    """Boxes [..., 4] by left, top, width and height as boxes by their corners, of the same type."""
-    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
-
-
-def xyxy_to_xywh(boxes_xyxy: NDArray[Float]) -> NDArray[Float]:
-    """Boxes [..., 4] by their corners as boxes by left, top, width and height, of the same type."""
-    return np.concatenate([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,13 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import AnnotationFile, CategoryRecord, NameRule
-from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes, xyxy_to_xywh
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import open_regular
 from richsem_schemas.io.places import RemotePath
 from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.boxes import xyxy_to_xywh
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)
