@@ -8,7 +8,7 @@ from richsem_prep.shard.config import ShardConfig
 from richsem_schemas.cache.jobs import JOBS_FOLDER
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.files import temporaries
+from richsem_schemas.io.files import is_temporary, temporaries
 from richsem_schemas.io.places import Place, RemotePath, lives_in_this_process, map_small_files
 
 _PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", "audits")
@@ -56,7 +56,7 @@ def _is_begun_listing(path: Place) -> bool:
     return (
         path.name in {"plan", "quarantine"}
         and path.is_dir()
-        and all(part.name.startswith(".") and part.name.endswith(".tmp") for part in path.iterdir())
+        and all(is_temporary(part.name) for part in path.iterdir())
     )
 
 

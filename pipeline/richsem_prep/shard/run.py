@@ -16,7 +16,7 @@ from richsem_schemas.cache.jobs import hold_job, one_at_a_time
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelSpec, Plan, ShardSummary
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import Place, is_local, map_small_files
+from richsem_schemas.io.places import Place, RemotePath, map_small_files
 
 
 @dataclass
@@ -73,7 +73,7 @@ def shard(config: ShardConfig, reporter: Reporter, make_executor: MakeExecutor) 
     layout = CacheLayout(config.out, config.dataset)
     label_set = layout.label_set(config.label_set)
     require_usable_out(config)
-    if not is_local(config.out):
+    if isinstance(config.out, RemotePath):
         reporter.say(f"{config.out}: nothing keeps jobs apart there; see that no two make the same shards")
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ from richsem_prep.sources.webdataset import is_picture
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import read_at
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.words import printable
+from richsem_schemas.io.words import one_line, printable
 from richsem_schemas.pictures.originals import open_below
 
 TARS = "img2dataset's tars, such as 00000.tar"
@@ -141,14 +140,8 @@ def _dead_links(root: Place, tar: bytes) -> Iterator[Rejected]:
             for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS, columns=["key", "status", "error_message"]):
                 for row in batch.to_pylist():
                     if row["status"] != "success":
-                        yield Rejected(f"{printable(tar)}/{_short(row['key'])}", f"not downloaded: {_why(row)}")
+                        why = one_line(row["error_message"] or row["status"], longest=_SHOWN)
+                        name = f"{printable(tar)}/{one_line(row['key'], longest=_SHOWN)}"
+                        yield Rejected(name, f"not downloaded: {why}")
     except (pa.ArrowException, OSError, KeyError, ValueError):
         yield Rejected(printable(parquet), "not legible as img2dataset's; the links it calls dead are not counted")
-
-
-def _why(row: Mapping[str, Any]) -> str:
-    return _short(row["error_message"] or row["status"])
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:_SHOWN]

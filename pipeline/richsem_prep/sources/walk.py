@@ -15,6 +15,7 @@ from richsem_schemas.pictures.originals import WHOLE_FILE
 
 _DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
 _HIDDEN = b"."
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,10 @@ def file_entry(entry: Entry, file: bytes, category_id: int) -> SourceEntry | Rej
     return SourceEntry(printable(file), file, WHOLE_FILE, size, category_id)
 
 
-def first_names(entries: list[Entry], count: int = 5) -> str:
+def first_names(entries: list[Entry]) -> str:
     """The first few names of a listing, for an error message."""
-    shown = ", ".join(printable(entry.name) for entry in entries[:count])
-    return shown + (", ..." if len(entries) > count else "")
+    shown = ", ".join(printable(entry.name) for entry in entries[:_SHOWN])
+    return shown + (", ..." if len(entries) > _SHOWN else "")
 
 
 def _below(root: Place, folder: bytes) -> bytes | RemotePath:

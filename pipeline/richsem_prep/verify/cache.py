@@ -21,7 +21,7 @@ from richsem_prep.verify.records import (
 )
 from richsem_prep.verify.shard import CacheUnderTest, check_shard
 from richsem_prep.verify.strangers import check_strangers, shard_numbers
-from richsem_schemas.cache.layout import CacheLayout, check_set_name
+from richsem_schemas.cache.layout import CacheLayout, is_set_name
 from richsem_schemas.cache.listed_boxes import read_box_rows
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.resizers import resizers_note
@@ -122,15 +122,7 @@ def _label_sets(layout: CacheLayout, files: CacheFiles, wanted: str | None) -> l
     found = {match[1] for path in files.sizes if (match := _LABEL_SET_FILE.match(path))}
     if wanted is not None and wanted not in found:
         raise RichSemError(f"{layout.out} has no label set {wanted!r}; it has: {', '.join(sorted(found)) or 'none'}")
-    return sorted(name for name in found if _is_set_name(name) and wanted in {None, name})
-
-
-def _is_set_name(name: str) -> bool:
-    try:
-        check_set_name(name)
-    except ValueError:
-        return False
-    return True
+    return sorted(name for name in found if is_set_name(name) and wanted in {None, name})
 
 
 def _check_records(

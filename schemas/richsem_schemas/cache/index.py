@@ -15,6 +15,7 @@ from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.words import one_line
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
@@ -206,7 +207,7 @@ def _readable(path: Place) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(path, RemotePath) and isinstance(error, OSError):
             raise  # The network failed, which says nothing about the file.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, longest=200)
         raise CorruptCacheError(f"{path}: not a readable index ({reason}); {_REMEDY}") from None
 
 

@@ -24,13 +24,18 @@ def check_dataset_name(name: str) -> str:
     return name
 
 
+def is_set_name(name: str) -> bool:
+    """Whether `name` may name a label set, which is a folder: it can't be mistaken for a path."""
+    return _SET_NAME.fullmatch(name) is not None and ".." not in name
+
+
 def check_set_name(name: str) -> str:
-    """Return `name` if it may name a label set, which is a folder.
+    """Return `name` if it may name a label set.
 
     Raises:
-        ValueError: it could be mistaken for a path.
+        ValueError: it may not.
     """
-    if not _SET_NAME.fullmatch(name) or ".." in name:
+    if not is_set_name(name):
         raise ValueError(f"{name!r} can't name a label set; use up to 100 letters, digits, '.', '_', '+' and '-'")
     return name
 
@@ -105,9 +110,9 @@ class CacheLayout:
         """The samples of a shard that were left out, and why."""
         return self.out / "quarantine" / f"{self.shard_name(shard)}.jsonl"
 
-    def label_set(self, labels: str) -> "LabelSetLayout":
+    def label_set(self, name: str) -> "LabelSetLayout":
         """The files of one label set."""
-        return LabelSetLayout(self, labels)
+        return LabelSetLayout(self, name)
 
     def label_sets(self) -> list[str]:
         """Names of the label sets that have been begun, sorted."""
@@ -115,7 +120,7 @@ class CacheLayout:
         if not folders.is_dir():
             return []
         names = (folder.name for folder in folders.iterdir() if (folder / "spec.json").is_file())
-        return sorted(name for name in names if _SET_NAME.fullmatch(name) and ".." not in name)
+        return sorted(filter(is_set_name, names))
 
 
 @dataclass(frozen=True)

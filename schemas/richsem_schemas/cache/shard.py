@@ -5,7 +5,6 @@ they read: an index cell by cell, a picture against its hash; whole files where 
 """
 
 import functools
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -22,7 +21,7 @@ from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.canonical_json import parse_json
-from richsem_schemas.io.files import FileHash, file_sha256, hash_bytes, read_file
+from richsem_schemas.io.files import FileHash, bytes_there, hash_bytes, hash_file, read_file
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 from richsem_schemas.pictures.originals import Original, read_original
@@ -41,29 +40,19 @@ class Shard(Generic[_Receipt]):
 
     Attributes:
         number: of the shard.
-        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
+        tar: pictures with their sidecars, or packed views.
+        index: where each of them lies in the tar; rows of `row_dtype`.
+        receipt: counts and hashes of a finished shard, as `receipt_type` reads them.
     """
 
     number: int
+    tar: Place
+    index: Place
+    receipt: Place
     row_dtype: ClassVar[np.dtype]
+    receipt_type: type[_Receipt]
     _made_by: ClassVar[str]
 
-    @property
-    @abstractmethod
-    def tar(self) -> Place:
-        """Pictures, or packed views."""
-
-    @property
-    @abstractmethod
-    def index(self) -> Place:
-        """Where each of them lies in the tar."""
-
-    @property
-    @abstractmethod
-    def receipt(self) -> Place:
-        """Counts and hashes of a finished shard; its done-mark."""
-
-    @abstractmethod
     def read_receipt(self) -> _Receipt:
         """Counts and hashes of the finished shard.
 
@@ -71,6 +60,7 @@ class Shard(Generic[_Receipt]):
             FileNotFoundError: it isn't finished.
             CorruptCacheError: the receipt is damaged.
         """
+        return self.receipt_type.read(self.receipt)
 
     @property
     def remedy(self) -> str:
@@ -93,7 +83,7 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: one isn't, or is missing.
         """
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            self._require_size(path, path.stat().st_size if path.is_file() else 0, expected)
+            self._require_size(path, bytes_there(path), expected)
 
     def check_bytes(self, summary: ShardSummary) -> None:
         """Check tar and index byte by byte against what a receipt or a manifest says.
@@ -103,7 +93,7 @@ class Shard(Generic[_Receipt]):
         """
         self.require_sizes(summary)
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            if file_sha256(path) != expected.sha256:
+            if hash_file(path) != expected:
                 raise CorruptCacheError(self._differs(path))
 
     def read_intact(self, path: Place, expected: FileHash) -> bytes:
@@ -158,39 +148,22 @@ class StoredPicture:
     data: bytes
 
 
-@dataclass(frozen=True)
 class PictureShard(Shard[PicturesReceipt]):
-    """A shard of pictures."""
+    """A shard of pictures.
 
-    layout: CacheLayout
-    number: int
+    Attributes:
+        layout: of the cache.
+        quarantine: the samples that were left out, and why; missing where there are none.
+    """
 
     row_dtype = PICTURE_ROW
+    receipt_type = PicturesReceipt
     _made_by = "`richsem-prep shard`"
 
-    @property
-    def tar(self) -> Place:
-        """Pictures with their sidecars."""
-        return self.layout.pictures_tar(self.number)
-
-    @property
-    def index(self) -> Place:
-        """Where each picture lies in the tar."""
-        return self.layout.pictures_index(self.number)
-
-    @property
-    def receipt(self) -> Place:
-        """Counts and hashes; the done-mark."""
-        return self.layout.pictures_receipt(self.number)
-
-    @property
-    def quarantine(self) -> Place:
-        """The samples that were left out, and why; missing where there are none."""
-        return self.layout.quarantine(self.number)
-
-    def read_receipt(self) -> PicturesReceipt:
-        """See `Shard.read_receipt`."""
-        return PicturesReceipt.read(self.receipt)
+    def __init__(self, layout: CacheLayout, number: int) -> None:
+        self.layout, self.number = layout, number
+        self.tar, self.index = layout.pictures_tar(number), layout.pictures_index(number)
+        self.receipt, self.quarantine = layout.pictures_receipt(number), layout.quarantine(number)
 
     def span(self, rows: Rows) -> Span:
         """Read what lies between the first and the last of some samples, in one read; at a URL by one request.
@@ -258,34 +231,16 @@ class PictureShard(Shard[PicturesReceipt]):
             ) from None
 
 
-@dataclass(frozen=True)
 class LabelShard(Shard[LabelsReceipt]):
     """A shard of labelled views."""
 
-    label_set: LabelSetLayout
-    number: int
-
     row_dtype = VIEW_ROW
+    receipt_type = LabelsReceipt
     _made_by = "`richsem-prep shard` or `rescore`"
 
-    @property
-    def tar(self) -> Place:
-        """Packed views."""
-        return self.label_set.tar(self.number)
-
-    @property
-    def index(self) -> Place:
-        """Where each view lies in the tar."""
-        return self.label_set.index(self.number)
-
-    @property
-    def receipt(self) -> Place:
-        """Counts and hashes; the done-mark."""
-        return self.label_set.receipt(self.number)
-
-    def read_receipt(self) -> LabelsReceipt:
-        """See `Shard.read_receipt`."""
-        return LabelsReceipt.read(self.receipt)
+    def __init__(self, label_set: LabelSetLayout, number: int) -> None:
+        self.number = number
+        self.tar, self.index, self.receipt = label_set.tar(number), label_set.index(number), label_set.receipt(number)
 
     def span(self, rows: Rows) -> Span:
         """Read what lies between the first and the last of some views, in one read; at a URL by one request.

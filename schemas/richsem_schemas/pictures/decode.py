@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from richsem_schemas.errors import PictureError
+from richsem_schemas.io.words import one_line
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 from richsem_schemas.pictures.structure import check_structure, require_little_exif
 
@@ -79,7 +80,9 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PICTURE_PIXELS) -> Imag
         raise PictureError(f"its header looks like {pil_format} but is damaged") from None
     except Exception as error:
         # PIL documents no closed list: OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError and more.
-        raise PictureError(f"can't be decoded as {pil_format}: {_one_line(error)}") from error
+        raise PictureError(
+            f"can't be decoded as {pil_format}: {type(error).__name__}: {one_line(error, longest=200)}"
+        ) from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -180,14 +183,9 @@ def _inflate_member(data: bytes, room: int, max_bytes: int) -> tuple[bytes, byte
     try:
         part = inflater.decompress(data, room + 1)
     except zlib.error as error:
-        raise PictureError(f"damaged gzip data: {_one_line(error)}") from error
+        raise PictureError(f"damaged gzip data: {type(error).__name__}: {one_line(error, longest=200)}") from error
     if len(part) > room:
         raise PictureError(f"inflates from gzip to more than {max_bytes:,} bytes, the most a picture may have")
     if not inflater.eof:
         raise PictureError("truncated: its gzip data ends early")
     return part, inflater.unused_data
-
-
-def _one_line(error: Exception) -> str:
-    """An error's type and message on one line of bounded length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
