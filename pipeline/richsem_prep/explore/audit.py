@@ -197,10 +197,9 @@ def _agreement(view: _AuditedView, live_RD: NDArray[np.float32], text: TextBank,
             f"the live teacher's embedding of {names[int(np.argmin(is_finite_R))]}, holds numbers that are not "
             "finite: it can't say the same; see whether the device or its driver is broken (--device cpu)"
         )
-    kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
     live_RC = class_log_probs(live_RD, text.features, logit_scale=text.logit_scale / temperature)
     similar = np.zeros(0) if embeddings is None else cosines(embeddings[chosen], live_RD)
-    return _Agreement(similar, kl_from_live(live_RC, kept), names)
+    return _Agreement(similar, kl_from_live(live_RC, labels[chosen]), names)
 
 
 def cosines(stored_RD: NDArray[np.float32], live_RD: NDArray[np.float32]) -> NDArray[np.float64]:

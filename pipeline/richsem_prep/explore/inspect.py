@@ -181,7 +181,7 @@ def _count_shard(counts: _Counts, shard: LabelShard, spec: LabelSpec) -> None:
     category_ids = regions["category_id"]
     if len(category_ids) and not (category_ids.min() >= 0 and category_ids.max() < len(counts.by_class)):
         raise CorruptCacheError(f"{shard.tar}: a category_id is not in the vocabulary; {shard.remedy}")
-    labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
+    labels = TopKSoftLabels.of_regions(regions)
     counts.by_class += np.bincount(category_ids, minlength=len(counts.by_class))
     counts.agreeing += int((labels.class_ids[:, 0] == counts.text_row_C[category_ids]).sum())
     counts.entropy += float(label_entropies(labels).sum())

@@ -1,11 +1,9 @@
 """Settings that a driver gives its workers, and their answer; needs neither torch nor Ray."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from richsem_schemas.cache.manifest import Environment, RegionEncoderSpec, TeacherIdentity
-
-Precision = Literal["fp32", "fp16", "bf16"]
+from richsem_schemas.cache.values import Precision
 
 MAX_DECODE_THREADS = 16
 

@@ -164,7 +164,7 @@ def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
         view = View(
             kind, pass_index, (int(record["canvas_hw"][0]), int(record["canvas_hw"][1])), record["tiles"], geometry
         )
-        labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
+        labels = TopKSoftLabels.of_regions(regions)
         return LabelledView(view, labels, embeddings_of(regions))
     except _UNPACKING_ERRORS as error:
         raise CorruptCacheError(f"{member}: not a packed view ({error})") from None

@@ -50,6 +50,11 @@ def sample_key(shard: int, sample: int) -> str:
     return f"{shard:06d}-{sample:05d}"
 
 
+def features_beside(text: Place) -> Place:
+    """Raw text means, float32 [C, D], beside the `text.json` that describes them."""
+    return text.parent / "features.npy"
+
+
 @dataclass(frozen=True)
 class CacheLayout:
     """The files of a cache.
@@ -156,7 +161,7 @@ class LabelSetLayout:
     @property
     def text_features(self) -> Place:
         """Raw text means, float32 [C, D]."""
-        return self.folder / "text" / "features.npy"
+        return features_beside(self.text)
 
     def tar(self, shard: int) -> Place:
         """The labelled views of a shard."""

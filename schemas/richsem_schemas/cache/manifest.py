@@ -22,7 +22,9 @@ from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.cache.values import (
     MAX_SAMPLES_PER_SHARD,
     Embeddings,
+    NamePolicy,
     NoiseScale,
+    Precision,
     ScaleJitter,
     SetName,
     Temperature,
@@ -259,7 +261,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
     """The text bank behind the soft labels."""
 
     vocabulary: str
-    names: Literal["raw", "clean"]
+    names: NamePolicy
     classes: PositiveInt
     templates: PositiveInt
     prompts_sha256: Sha256
@@ -278,7 +280,7 @@ class LabelSpec(SealedRecord):
     plan_fingerprint: Sha256
     teacher: TeacherIdentity
     region_encoder: RegionEncoderSpec
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     views: ViewsSpec
     text: TextSpec
     embeddings: Embeddings
@@ -373,7 +375,7 @@ class AuditRecord(SealedRecord):
     regions: PositiveInt
     views: PositiveInt
     shards: PositiveInt
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     environment: Environment
     cosine: Spread | None
     kl: Spread

@@ -239,7 +239,7 @@ class LabelShard(Shard[LabelsReceipt]):
     _made_by = "`richsem-prep shard` or `rescore`"
 
     def __init__(self, label_set: LabelSetLayout, number: int) -> None:
-        self.number = number
+        self.label_set, self.number = label_set, number
         self.tar, self.index, self.receipt = label_set.tar(number), label_set.index(number), label_set.receipt(number)
 
     def span(self, rows: Rows) -> Span:

@@ -10,6 +10,10 @@ MAX_SAMPLES_PER_SHARD = 100_000
 """As many as a key's five digits can count."""
 
 Embeddings = Literal["float16", "int8", "none"]
+Precision = Literal["fp32", "fp16", "bf16"]
+NamePolicy = Literal["raw", "clean"]
+"""How class names stand in prompts: as the dataset writes them, or without underscores and brackets."""
+
 SetName = Annotated[str, AfterValidator(check_set_name)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]

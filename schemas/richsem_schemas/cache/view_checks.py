@@ -299,8 +299,7 @@ def mismatched_labels(labels: TopKSoftLabels, embeddings_RD: NDArray[np.float32]
     is_sound_R = _have_known_classes(labels, len(text.features)) & _have_unit_norm(embeddings_RD)
     differs_R = np.zeros(len(is_sound_R), np.bool_)
     if is_sound_R.any():
-        sound = TopKSoftLabels(labels.class_ids[is_sound_R], labels.log_probs[is_sound_R], labels.log_rest[is_sound_R])
-        differs_R[is_sound_R] = _differ(sound, embeddings_RD[is_sound_R], text)
+        differs_R[is_sound_R] = _differ(labels[is_sound_R], embeddings_RD[is_sound_R], text)
     return differs_R
 
 
