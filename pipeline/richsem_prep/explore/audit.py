@@ -85,12 +85,6 @@ def audit(
 ) -> AuditRecord:
     """Recompute random regions of a label set from the cached pictures, compare, and record the outcome.
 
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        request: what to do.
-        on_progress: called with regions done and regions in all.
-
     Raises:
         ManifestMismatchError: the teacher is another one; names the fields that differ.
         CorruptCacheError: a file that is needed is damaged.

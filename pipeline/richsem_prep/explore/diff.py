@@ -35,9 +35,6 @@ class ClassDifference:
     """One class's part.
 
     Attributes:
-        name: of the class.
-        regions: of that class.
-        mean_kl: nats.
         flips: regions whose most probable class is another.
     """
 
@@ -52,16 +49,12 @@ class Difference:
     """How label set B differs from label set A.
 
     Attributes:
-        label_sets: names of A and B.
         fields: what their specs say differently: field, A's value, B's value.
-        regions: compared.
         unmatched_views: views that only one of the sets has.
         is_exact: whether KL is over whole distributions, from embeddings; else it is over the classes that both labels
             keep, with the rest as one more class, which is a lower bound.
         mean_kl: KL(A ‖ B) in nats.
-        median_kl: nats.
         p95_kl: nats, the 95th percentile.
-        max_kl: nats.
         flips: regions whose most probable class differs.
         grouped_by: `hard label`, or `top-1 of A` where no region has one.
         classes: worst mean first, ties by name.
@@ -88,9 +81,6 @@ class Side:
     """One of the two sets.
 
     Attributes:
-        manifest: of the set.
-        layout: of the set.
-        text: its text bank.
         rich: manifest and layout of the set that holds its embeddings: itself, or the one it was rescored from; None
             where there are none.
     """
@@ -125,14 +115,7 @@ def diff_label_sets(
     threads: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Difference:
-    """Compare two finished label sets of a cache, region by region, joined by key and view.
-
-    Args:
-        out: the cache.
-        a: the set that counts as the truth.
-        b: the set that is measured.
-        threads: shards at a time.
-        on_progress: called with shards done and shards in all.
+    """Compare two finished label sets of a cache, region by region, joined by key and view; A counts as the truth.
 
     Raises:
         RichSemError: a set isn't there, they have other classes, or no view in common.
@@ -274,11 +257,7 @@ def kept_kl_divergence(
 ) -> NDArray[np.float64]:
     """[R] KL in nats over the classes that both labels keep, and all others as one; never above that of the wholes.
 
-    Args:
-        log_p_RC: log-probabilities of the kept classes, -inf elsewhere.
-        log_p_rest_R: log of the mass of the others.
-        log_q_RC: the same of the other label.
-        log_q_rest_R: the same of the other label.
+    Of either label: [R, C] log-probabilities of the classes that it keeps, -inf elsewhere, and [R] log of the rest.
     """
     both_RC = np.isfinite(log_p_RC) & np.isfinite(log_q_RC)
     p_RC, q_RC = np.exp(log_p_RC), np.exp(log_q_RC)

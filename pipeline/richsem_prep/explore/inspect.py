@@ -45,15 +45,8 @@ class CacheStatistics:
     """Figures of one label set and its pictures.
 
     Attributes:
-        label_set: its name.
-        plan: of the cache.
-        spec: of the label set.
         samples: good pictures.
         views: by kind.
-        regions: by kind.
-        picture_bytes: of the tars of pictures.
-        label_bytes: of the tars of labels.
-        index_bytes: of the indexes of both.
         total_bytes: of every file in OUT, other label sets included.
         mean_entropy: nats, mean over regions, of the kept classes with the rest as one more class; 0 without regions.
         mean_captured_mass: mean over regions of the kept classes' probability.
@@ -111,11 +104,6 @@ def inspect_label_set(
     cache: Cache, name: str, *, on_progress: Callable[[int, int], None] | None = None
 ) -> CacheStatistics:
     """Read every view of a label set and count.
-
-    Args:
-        cache: a finished cache.
-        name: of a finished label set.
-        on_progress: called with shards done and shards in all.
 
     Raises:
         CorruptCacheError: a file is missing or damaged.

@@ -35,12 +35,7 @@ _UNLABELLED = 0
 def write_page(cache: Cache, label_set: str, path: Path, *, views: int, root: Place | None) -> int:
     """Write a page about a label set; returns how many views it shows.
 
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        path: the file to write, whole or not at all.
-        views: how many to show; fewer where the set has fewer.
-        root: where originals lie, for caches that refer to them; None is where the cache says.
+    At most so many `views`; originals that the cache refers to lie below `root`, or where the plan says.
 
     Raises:
         RichSemError: the file's folder is not there, it is one that is read, or originals can't be found.

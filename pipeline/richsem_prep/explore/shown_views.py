@@ -24,10 +24,6 @@ class ShownView:
     """A view with what the page tells about it.
 
     Attributes:
-        row: of `VIEW_ROW`, where it stands.
-        shard: its number.
-        labelled: recipe and labels.
-        picture_names: of its tiles.
         jpeg: the rendered view, perhaps smaller than its canvas.
     """
 
@@ -88,13 +84,6 @@ def _diagonally(keys: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
 
 def load_view(cache: Cache, label_set: str, shard: int, row: np.void, root: Place | None) -> ShownView:
     """Read, check and render a view.
-
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        shard: of the view.
-        row: of the view in that shard's index, of `VIEW_ROW`.
-        root: where originals lie, for caches that refer to them.
 
     Raises:
         OSError: a file can't be read.

@@ -89,12 +89,7 @@ class Upload:
 
 
 class HubRepo:
-    """One dataset repository.
-
-    Attributes:
-        name: ORGANISATION/NAME.
-        api: the hub's client.
-    """
+    """One dataset repository."""
 
     def __init__(self, name: str, endpoint: str | None = None) -> None:
         if not _REPO.fullmatch(name) or ".." in name or "--" in name:
@@ -144,8 +139,6 @@ class Snapshot:
     """A repository at one commit.
 
     Attributes:
-        repo: the repository.
-        revision: the commit.
         files: what the repository says of its files, by names that may be anything.
         folder: small files are fetched here.
     """

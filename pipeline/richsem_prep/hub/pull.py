@@ -52,10 +52,7 @@ class Pulled:
     """A pull that is done.
 
     Attributes:
-        label_set: its name.
-        shards: of labels.
         already: shards that were there before.
-        bytes: of the set.
         has_pictures: whether OUT holds pictures now.
     """
 
@@ -72,11 +69,7 @@ def pull(repo: HubRepo, out: Place, *, label_set: str | None, on_progress: OnByt
     Pictures are fetched where the repository has them and OUT has none. A pull that stops half way leaves shards that
     are whole and no manifest; the same pull again goes on from there.
 
-    Args:
-        repo: the dataset repository.
-        out: folder of the cache.
-        label_set: its name; None is the only one.
-        on_progress: told how far the download is.
+    Of the label sets None chooses the only one.
 
     Raises:
         RichSemError: OUT holds something else, or the repository isn't what it says.
@@ -207,7 +200,6 @@ class _Fetch:
     Attributes:
         there: the repository at one commit, for the whole pull.
         layout: where to; files have the same names there.
-        plan: of the repository.
         folder: of what isn't whole yet.
     """
 

@@ -33,9 +33,6 @@ class Rescored:
     """The outcome of a run.
 
     Attributes:
-        name: of the new label set.
-        source: the one whose embeddings were taken.
-        spec: of the new set.
         receipts: of all its shards.
         already: shards that were there before.
         seconds: from the first shard to the last.

@@ -32,19 +32,9 @@ class Estimate:
     """The cost of a whole run, scaled up from a sample.
 
     Attributes:
-        pictures: of the whole run.
-        shards: of the whole run.
         measured: pictures of the sample, those in quarantine included.
-        quarantined: of the sample.
-        measured_seconds: how long the sample took.
-        device: on which.
         passes: of all kinds of views.
         shows: how often a training run shows a picture.
-        views: of the whole run.
-        regions: of the whole run.
-        listing_bytes: of the plan.
-        picture_bytes: of the picture shards of the whole run.
-        label_bytes: of its label shards.
         device_hours: of one worker, whole shards: waiting for pictures and writing included.
         teacher_hours: of those, the teacher's.
         start_seconds: listing, loading the teacher, the text.

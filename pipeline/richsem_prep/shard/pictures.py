@@ -94,14 +94,7 @@ def load_originals(
 def load_cached(
     shard: PictureShard, boxes: dict[int, PictureBoxes | None], root: Place | None, clock: StageClock, pool: Executor
 ) -> Iterator[LoadedPicture]:
-    """Read and decode the pictures of a finished shard, in order.
-
-    Args:
-        shard: of pictures.
-        boxes: of its pictures by sample, where they are needed.
-        root: where originals lie, for caches that refer to them.
-        clock: counts the seconds.
-        pool: reads and decodes ahead.
+    """Read and decode the pictures of a finished shard, in order; their boxes, where needed, are given by sample.
 
     Raises:
         CorruptCacheError: its index or a picture isn't what was written.

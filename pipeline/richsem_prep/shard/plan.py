@@ -76,12 +76,7 @@ def freeze_listing(
 ) -> Listing:
     """Write down what a source lists, in its order, in constant memory.
 
-    Args:
-        layout: the cache.
-        found: what the source lists.
-        on_progress: told how many pictures have been listed.
-        has_boxes: entries come with boxes, which are kept.
-        has_captions: entries may come with captions, which are kept.
+    `on_progress` is told how many pictures have been listed.
 
     Raises:
         SourceError: nothing was listed.

@@ -24,8 +24,6 @@ class RunSummary:
     """A run's shards and its times.
 
     Attributes:
-        layout: of the cache.
-        label_set: its name.
         results: of the shards made in this run, by shard.
         failed: shards given up, and why.
         left_out: what the listing left out, of the whole plan: missing pictures, and those that no cache holds.
@@ -33,8 +31,6 @@ class RunSummary:
         complete: whether every shard of the label set is there now.
         pictures: that the complete cache holds.
         start_seconds: until the first shard could begin: listing, Ray, teacher, text.
-        work_seconds: making shards.
-        workers: how many worked.
     """
 
     layout: CacheLayout

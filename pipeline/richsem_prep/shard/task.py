@@ -49,14 +49,8 @@ class ShardInputs:
     """Cache, label set and teacher's text of a run, the same for all shards.
 
     Attributes:
-        layout: the cache.
-        label_set: name of the label set.
-        plan: of the cache.
-        spec: of the label set.
-        text: its text bank.
         root: where originals lie; None where the cache already holds every picture.
         decode_threads: threads ahead of the network.
-        environment: recorded with each shard.
         pictures: the cache that holds the pictures, where labels alone are made; None is this one.
     """
 

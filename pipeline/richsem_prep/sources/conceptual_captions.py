@@ -101,11 +101,6 @@ def list_conceptual_captions(root: Path, tsv: Path, *, with_captions: bool) -> I
     Lines without a picture are rejected, as are pictures without a line. Where several lines have the same link, each
     takes the picture of its number, or else the first takes the only one.
 
-    Args:
-        root: the source.
-        tsv: its file of captions and links.
-        with_captions: give each picture its caption.
-
     Raises:
         SourceError: while listing where the folder can't be listed; at the end where no line had a picture.
     """

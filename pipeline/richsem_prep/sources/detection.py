@@ -25,9 +25,7 @@ _ODD_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[SourceEntry | Rejected]:
     """List the pictures of a dataset in the order of its annotations; those that are not there are rejected.
 
-    Args:
-        data: the annotations, with their pictures found.
-        row_of: int32, the vocabulary's row of each category id; 0 leaves boxes without a class.
+    `row_of` [largest id + 1] is the vocabulary's row of each category id; 0 leaves boxes without a class.
 
     Raises:
         SourceError: at the end where there was not a single picture.

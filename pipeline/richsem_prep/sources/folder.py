@@ -29,9 +29,7 @@ def list_folder(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceEnt
 
     Hidden files are skipped; archives are rejected, not opened.
 
-    Args:
-        root: holds pictures and folders of pictures.
-        class_ids: category id of each top-level folder; one that is not there counts as without a label.
+    A folder that `class_ids` hasn't counts as without a label.
 
     Raises:
         SourceError: at once where ROOT is missing or empty; while listing where a folder can't be read; at the end

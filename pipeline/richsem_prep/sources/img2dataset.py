@@ -36,10 +36,8 @@ _SHOWN = 200
 def list_img2dataset(root: Place, *, layout: str, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
     """List the pictures in img2dataset's tars at any depth of ROOT; one tar at a time is in memory.
 
-    Args:
-        root: holds the tars.
-        layout: what is expected in it, for the error.
-        with_captions: give each picture its caption, from KEY.txt or else from KEY.json; one without is rejected.
+    Captions are those of KEY.txt, or else of KEY.json; where they are asked for, a picture without one is rejected.
+    `layout` says in errors what is expected.
 
     Raises:
         SourceError: at once where ROOT is missing, empty or without a tar; while listing where a folder can't be read;

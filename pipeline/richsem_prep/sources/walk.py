@@ -49,9 +49,7 @@ Entry: TypeAlias = os.DirEntry[bytes] | RemoteEntry
 def scan_root(root: Place, *, layout: str) -> list[Entry]:
     """List the top level of a source, sorted, without hidden names.
 
-    Args:
-        root: the folder that the user named.
-        layout: what is expected in it, for the error.
+    `layout` says in errors what is expected.
 
     Raises:
         SourceError: `root` is missing, no folder, or empty.
@@ -71,11 +69,6 @@ def walk_files(root: Place, folder: bytes, category_id: int) -> Iterator[SourceE
 
     Links to folders are followed, each real folder once; hidden files are skipped; what is neither a file nor a folder
     is rejected. One `stat` a file, memory for the names of the folders on the way.
-
-    Args:
-        root: the source.
-        folder: relative to `root`.
-        category_id: given to every entry.
 
     Raises:
         SourceError: a folder can't be listed.
@@ -114,12 +107,7 @@ def is_folder(entry: Entry) -> bool:
 
 
 def file_entry(entry: Entry, file: bytes, category_id: int) -> SourceEntry | Rejected:
-    """Make the entry of one file, or reject what is no regular file.
-
-    Args:
-        entry: as it was listed.
-        file: its path relative to the source's root.
-        category_id: its class; 0 for none.
+    """Make the entry of a file, by its path relative to ROOT; or reject what is no regular file.
 
     Raises:
         SourceError: its size can't be read.

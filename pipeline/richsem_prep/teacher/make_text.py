@@ -23,16 +23,7 @@ def make_text(
     device: str | None,
     on_progress: Callable[[int, int], None],
 ) -> TextFolder:
-    """Make a text folder, or find that it is there.
-
-    Args:
-        teacher: as `richsem-prep shard` takes it.
-        names: as `read_vocabulary` takes it.
-        templates: as `read_templates` takes it.
-        policy: how names are written into the templates.
-        out: the folder.
-        device: as torch writes it; None is the first CUDA device if there is one.
-        on_progress: called with classes done and classes in all.
+    """Make a text folder, or find that it is there; `read_vocabulary` and `read_templates` say what may be asked for.
 
     Raises:
         RichSemError: a mistake of the user's; `out` holds other things, or another text.

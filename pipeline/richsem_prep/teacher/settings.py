@@ -13,12 +13,10 @@ class WorkerSettings:
     """The settings of a worker before it knows any cache.
 
     Attributes:
-        teacher: as given to `--teacher`.
         region_encoder: `roi-align`, `crop`, or None for what suits the teacher.
         teacher_size: longer side of a view as the teacher sees it, pixels; None is the view's own.
         device: as torch writes it; None is the first CUDA device if there is one.
         precision: None is fp16 on CUDA, fp32 elsewhere.
-        decode_threads: threads ahead of the network.
     """
 
     teacher: str

@@ -130,7 +130,6 @@ class Teacher(nn.Module):
     Attributes:
         model: open_clip's model, in eval mode.
         identity: what labels made by it are recorded under.
-        tokenizer: open_clip's, for this model.
     """
 
     def __init__(self, model: nn.Module, identity: TeacherIdentity, tokenizer: Callable[[list[str]], Tensor]) -> None:

@@ -42,13 +42,6 @@ def text_bank(
 ) -> TextBank:
     """The text bank of a vocabulary, from the user's cache where it has been computed before.
 
-    Args:
-        teacher: its text tower.
-        vocabulary: row 0 is "none".
-        policy: how names are written.
-        templates: with `{}` for the name.
-        on_progress: called with classes done and classes in all.
-
     Raises:
         TeacherError: embeddings of text are not finite.
     """

@@ -43,14 +43,10 @@ class Verification:
     """What `verify_cache` found.
 
     Attributes:
-        problems: everything wrong.
         notes: what a user may want to know, but need not mend.
         files: regular files looked at.
         bytes: of them, read and hashed.
         pictures: as the receipts count them.
-        views: of all label sets that were checked.
-        regions: of the same.
-        label_sets: that were checked.
     """
 
     problems: tuple[Problem, ...]
@@ -76,12 +72,8 @@ def verify_cache(
     What a hash already covers and costs much to compute again is sampled, the same sample every time: soft labels from
     their embeddings, and each picture's own hash.
 
-    Args:
-        out: folder of the cache.
-        label_set: check this one alone, beside the pictures; None checks all.
-        threads: shards checked at a time.
-        thorough: compute again all that is otherwise sampled.
-        on_progress: called with bytes done and bytes in all, from any thread.
+    One label set may be named to be checked alone, beside the pictures; `thorough` computes again all that is otherwise
+    sampled.
 
     Raises:
         RichSemError: there is no cache, or no such label set.

@@ -33,8 +33,6 @@ class Problem:
 
     Attributes:
         path: the file, relative to OUT.
-        message: what is wrong with it.
-        remedy: what to do.
     """
 
     path: str
@@ -105,7 +103,6 @@ class CacheFiles:
     Attributes:
         out: its folder, resolved.
         sizes: bytes of each file by its path relative to `out`; nothing else is ever opened.
-        done: bytes read so far.
     """
 
     out: Place

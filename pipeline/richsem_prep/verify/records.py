@@ -22,7 +22,6 @@ class LabelSetUnderTest:
     """What the checks of all shards of a label set share.
 
     Attributes:
-        layout: the label set.
         spec: what it should be.
         manifest: what it says it is; None where it isn't finished.
         text: its text bank; None where it is broken.

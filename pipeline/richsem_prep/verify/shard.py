@@ -37,12 +37,8 @@ class CacheUnderTest:
     """What the checks of all shards share.
 
     Attributes:
-        files: what lies in the cache's folder.
-        layout: the cache.
-        plan: of it.
         manifest: of its pictures; None where they aren't finished.
         elsewhere: of the cache that holds the pictures, for a folder of labels alone.
-        label_sets: those that are checked.
         boxes: the classes of the boxes of all listed pictures, where a label set shows boxes.
         is_thorough: check by itself every value that is otherwise sampled.
     """
@@ -175,12 +171,7 @@ def _check_tar(
 ) -> None:
     """Hash a tar and look at its members in one pass; where the hash is wrong, that alone is said.
 
-    Args:
-        report: takes the problems.
-        shard: whose tar it is.
-        summary: says its size and hash.
-        members: of its index; None where it can't be trusted, which leaves only the hash.
-        problems_of: the members.
+    Without the members of its index, where that can't be trusted, the hash alone is checked.
     """
     if problem := report.files.size_problem(shard.tar, summary.tar, said_by="the receipt"):
         report.add(shard.tar, problem)

@@ -17,12 +17,7 @@ _LABEL_SET_FOLDERS = ("labels/", "index/labels/", "receipts/labels/", "audits/")
 def check_strangers(report: Report, layout: CacheLayout, plan: Plan, label_sets: list[str], *, are_all: bool) -> None:
     """Report the files that don't belong to a cache, and what is wrong with its audits.
 
-    Args:
-        report: takes the problems.
-        layout: the cache.
-        plan: of it.
-        label_sets: names of those that are checked.
-        are_all: whether it has no others, whose files would belong to it.
+    Where `label_sets` are not `are_all`, files of the others belong to the cache, too.
     """
     files = report.files
     known = {files.relative(path) for path in _files(files, layout, plan, label_sets)}

@@ -52,12 +52,8 @@ def views_problems(
 ) -> Iterator[str]:
     """Say what is wrong with the views of a shard.
 
-    Args:
-        chunks: its members.
-        rows: its index.
-        pictures: of the shard.
-        labels: the set it belongs to.
-        sampled: ascending positions, among the shard's regions, of those whose labels are computed again; None is all.
+    `sampled` are ascending positions, among the regions of the shard, of those whose labels are computed again; None is
+    all.
 
     Raises:
         CorruptCacheError: a member is not a packed view.
@@ -169,12 +165,7 @@ def _pass_problems(
 ) -> Iterator[str]:
     """Each pass of mosaics shows every picture at least once, each pass of another kind exactly once.
 
-    Args:
-        kinds: [T] of the views of T tiles.
-        passes: [T] of the same.
-        samples: [T] that the tiles show.
-        pictures: of the shard.
-        spec: of the label set.
+    T tiles show `samples`, in views of these kinds and passes.
     """
     if not len(pictures.samples):
         return

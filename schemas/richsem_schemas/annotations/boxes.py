@@ -62,12 +62,7 @@ def joined_boxes(parts: list[AnnotatedBoxes]) -> AnnotatedBoxes:
 
 
 def owners_of(owners: NDArray[np.int64], image_ids: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
-    """Position of the picture that each annotation belongs to, int64 [M].
-
-    Args:
-        owners: int64 [M], the annotations' image ids.
-        image_ids: int64 [N], of the pictures.
-        path: of the file, for the message.
+    """Position of the picture that each of M annotations belongs to by its image id, int64 [M].
 
     Raises:
         SourceError: some belong to no picture.
@@ -95,13 +90,7 @@ def count_images(boxes: AnnotatedBoxes, *, num_rows: int) -> NDArray[np.int64]:
 def clean_boxes(
     boxes: AnnotatedBoxes, hws_px: NDArray[np.int32], *, are_relative: bool = False
 ) -> tuple[AnnotatedBoxes, dict[str, int]]:
-    """Leave out what can't be learned from, clip the rest to its picture, make it float32, and count.
-
-    Args:
-        boxes: as annotated.
-        hws_px: int32 [N, 2], of the pictures; all 1 where boxes are fractions.
-        are_relative: they are fractions.
-    """
+    """Leave out what can't be learned from, clip the rest to its picture, make it float32, and count."""
     problems: Counter[str] = Counter()
     parts = [_cleaned(part, hws_px, problems, are_relative) for part in _parts(boxes)]
     return joined_boxes(parts), dict(problems)
@@ -111,10 +100,6 @@ def look_like_fractions(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> dic
     """Count the boxes that lie in the first pixel of their picture, if nearly all do; else nothing.
 
     Fractions of the picture's sides do where pixels are expected, and are too small to be seen or found.
-
-    Args:
-        boxes: as annotated, in pixels.
-        hws_px: int32 [N, 2], of the pictures.
     """
     count = 0
     for part in _parts(boxes):

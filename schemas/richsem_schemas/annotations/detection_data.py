@@ -195,10 +195,6 @@ def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
 
     A vocabulary may hold more classes than the dataset.
 
-    Args:
-        data: the dataset.
-        class_names: of the rows, row 0 for "none"; unmodified names.
-
     Raises:
         SourceError: some category has no row, or a row of another name; the first few are named.
     """

@@ -48,9 +48,7 @@ def read_visual_genome_file(path: Path, class_names: Sequence[str] | None) -> An
 
     An object's first name counts. Ids are positions of the names, from 1, in alphabetical order.
 
-    Args:
-        path: the file of objects.
-        class_names: names to keep, in the order of their ids; None keeps those of at least `MIN_NAME_BOXES` boxes.
+    `class_names` are the names to keep, in the order of their ids; None keeps those of at least `MIN_NAME_BOXES` boxes.
 
     Raises:
         SourceError: a file can't be read, is something else, or no name is left.

@@ -112,10 +112,7 @@ def index_bytes(rows: Rows) -> bytes:
 def read_index(path: Place, row_dtype: np.dtype, expected: FileHash | None = None) -> Rows:
     """The rows of a shard's index, checked: numbers in their bounds, keys of one shard, no row twice.
 
-    Args:
-        path: the index.
-        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
-        expected: size and hash of the file, where they are known.
+    Size and hash of the file are checked where they are known.
 
     Raises:
         FileNotFoundError: it isn't there.

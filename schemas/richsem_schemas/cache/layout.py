@@ -41,12 +41,7 @@ def check_set_name(name: str) -> str:
 
 
 def sample_key(shard: int, sample: int) -> str:
-    """The `__key__` of a sample: no dots, sorted as the samples are, short.
-
-    Args:
-        shard: number of the shard.
-        sample: position in the shard.
-    """
+    """The `__key__` of a sample by its position in the shard: no dots, sorted as the samples are, short."""
     return f"{shard:06d}-{sample:05d}"
 
 
@@ -60,7 +55,6 @@ class CacheLayout:
     """The files of a cache.
 
     Attributes:
-        out: its folder.
         name: the dataset's name, with which every shard begins.
     """
 

@@ -43,12 +43,10 @@ class Plan(SealedRecord):
     """Which pictures a cache holds, and in which order; frozen before the first of them is read.
 
     Attributes:
-        listed: pictures that the source lists.
         samples: pictures that the cache takes, fewer with `--limit`.
         root: where the originals lie; kept only where the cache refers to them.
         annotations: the file that the boxes are from, below ROOT, or its name alone where it lies elsewhere; None where
             there are no boxes.
-        annotations_file: size and hash of that file.
     """
 
     not_identifying: ClassVar[frozenset[str]] = frozenset(
@@ -218,15 +216,9 @@ class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
     """Which views a label set holds: passes of each kind, and how they are drawn.
 
     Attributes:
-        crops: passes of crop views.
-        mosaics: passes of mosaic views.
-        windows: passes of window views.
-        whole: whether there is a pass of whole views.
         jitters: noised copies of each box of a window or whole at each noise scale; each of these views then has a
             view of jitters beside it.
         noise_scales: of jitters: a corner moves by up to so many half sides of its box.
-        geometry: the scales of views.
-        resampling: how tiles are resized.
     """
 
     crops: NonNegativeInt
@@ -359,7 +351,6 @@ class AuditRecord(SealedRecord):
 
     Attributes:
         at: when, in UTC, as ISO 8601 writes it.
-        seed: by which the regions were drawn.
         precision: of the live teacher, which on another device may not be that of the set.
         cosine: of stored and live embeddings; None where none are stored.
         kl: nats, of the stored soft label from the live distribution, the classes left out as one.

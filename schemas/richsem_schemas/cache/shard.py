@@ -39,7 +39,6 @@ class Shard(Generic[_Receipt]):
     """Three files, of which the receipt is the done-mark: so much shards of pictures and of labels have in common.
 
     Attributes:
-        number: of the shard.
         tar: pictures with their sidecars, or packed views.
         index: where each of them lies in the tar; rows of `row_dtype`.
         receipt: counts and hashes of a finished shard, as `receipt_type` reads them.
@@ -117,11 +116,7 @@ class Shard(Generic[_Receipt]):
         return f"{path}: its bytes don't match its receipt; {self.remedy}"
 
     def rows(self, expected: FileHash | None = None) -> Rows:
-        """The index, every cell checked; see `read_index`.
-
-        Args:
-            expected: size and hash of the index, where they are to be checked, too.
-        """
+        """The index, every cell checked, and its hash where it is known; see `read_index`."""
         return read_index(self.index, self.row_dtype, expected)
 
     def raw_rows(self) -> Rows:
@@ -140,7 +135,6 @@ class StoredPicture:
     Attributes:
         row: of `PICTURE_ROW`, where it lies.
         sidecar: the content of KEY.json.
-        data: the picture's bytes.
     """
 
     row: np.void
@@ -152,7 +146,6 @@ class PictureShard(Shard[PicturesReceipt]):
     """A shard of pictures.
 
     Attributes:
-        layout: of the cache.
         quarantine: the samples that were left out, and why; missing where there are none.
     """
 
@@ -251,11 +244,7 @@ class LabelShard(Shard[LabelsReceipt]):
         return read_hull(self.tar, rows["offset"], rows["size"], limit=MAX_VIEWS_SPAN_BYTES)
 
     def views(self, rows: Rows | None = None, *, span: Span | None = None) -> Iterator[LabelledView]:
-        """Read views, in the order of `rows`.
-
-        Args:
-            rows: of the shard's index; None is all.
-            span: the part of the tar that holds the rows, where it has been read already.
+        """Read views, in the order of `rows`; None is all. A span that has been read already holds them.
 
         Raises:
             CorruptCacheError: bytes are missing or not a view.
@@ -278,11 +267,7 @@ class LabelShard(Shard[LabelsReceipt]):
     ) -> list[LabelledView]:
         """Read views and check them by index, spec and the pictures that they may show: then they can be rendered.
 
-        Args:
-            rows: of the shard's index.
-            pictures: of the shard, at least those that the views may show.
-            spec: of the label set.
-            span: the part of the tar that holds the rows, where it has been read already.
+        `pictures` are those of the shard, at least those that the views may show.
 
         Raises:
             CorruptCacheError: bytes are missing, not a view, or not one that can be right.
@@ -296,9 +281,6 @@ class LabelShard(Shard[LabelsReceipt]):
 
     def views_alike(self, spec: LabelSpec) -> ShardViews:
         """Read the whole shard, its bytes checked against the receipt: the fast way to work on all views.
-
-        Args:
-            spec: of the label set.
 
         Raises:
             CorruptCacheError: a file is missing, changed, or not what index and spec describe.

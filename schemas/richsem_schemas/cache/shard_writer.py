@@ -75,11 +75,6 @@ class ShardWriter:
     def finish(self, rows: Rows, *, samples: int, quarantined: int = 0) -> ShardSummary:
         """Make the tar visible, then its index.
 
-        Args:
-            rows: of the index, in the order of the tar.
-            samples: good pictures of the shard.
-            quarantined: pictures that were left out.
-
         Returns:
             Counts and hashes, for the receipt.
         """

@@ -15,13 +15,7 @@ MAX_CLASSES = 2**17
 
 
 class TextFolderManifest(TextManifest):
-    """A `text.json` that stands for itself: what a label set's spec says of its text is here, too.
-
-    Attributes:
-        vocabulary: its name, such as `coco`.
-        names: how class names were written into the templates.
-        teacher: whose text tower made the features.
-    """
+    """A `text.json` that stands for itself: what a label set's spec says of its text is here, too."""
 
     vocabulary: str
     names: NamePolicy
@@ -33,10 +27,7 @@ class TextFolder:
     """A text bank, and what identifies it.
 
     Attributes:
-        bank: names, templates, features; row 0 is "none".
-        teacher: whose text tower made it.
         vocabulary: its name, such as `coco`.
-        names: how class names were written into the templates.
     """
 
     bank: TextBank

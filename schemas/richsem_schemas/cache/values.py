@@ -27,7 +27,6 @@ class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         side: of the canvas, pixels.
-        factors: smallest and largest factor.
 
     Source:
         Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.

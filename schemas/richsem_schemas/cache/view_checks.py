@@ -46,13 +46,7 @@ _MOST_REGIONS: dict[ViewKind, int] = {"crop": 1, "mosaic": 4}
 
 
 def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) -> Iterator[str]:
-    """Say what is wrong with views; one message a rule, naming the first view that breaks it.
-
-    Args:
-        batch: the views.
-        pictures: of the shard.
-        spec: of the label set.
-    """
+    """Say what is wrong with views; one message a rule, naming the first view that breaks it."""
     yield from geometry_problems(batch, pictures)
     is_noised_R = np.array(_NOISED)[batch.kinds[batch.region_owner]]
     if is_noised_R.any():
@@ -72,12 +66,6 @@ def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) ->
 
 def require_sound_views(rows: Rows, views: Sequence[LabelledView], pictures: ShardPictures, spec: LabelSpec) -> None:
     """Check views that were read of a shard by what its index and the spec say of them.
-
-    Args:
-        rows: of the shard's index, one a view.
-        views: as unpacked.
-        pictures: of the shard, at least those that the views may show.
-        spec: of the label set.
 
     Raises:
         CorruptCacheError: a view breaks a rule of views, or is another than they say; names the first.

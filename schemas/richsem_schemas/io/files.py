@@ -64,11 +64,7 @@ def _regular_descriptor(path: str | bytes, flags: int) -> int:
 
 
 def read_file(path: Place, *, limit: int | None = None) -> bytes:
-    """The content of a file of a cache.
-
-    Args:
-        path: where it lies.
-        limit: most bytes that such a file has.
+    """The content of a file of a cache, of which none has more than `limit` bytes.
 
     Raises:
         CorruptCacheError: it is no regular file, or larger than `limit`.

@@ -79,10 +79,6 @@ def _file_of(path: Path) -> tuple[int, int] | None:
 def full_disk_named(path: Path, *, needed: int | None = None) -> Iterator[None]:
     """Where a disk is full in the block, say so with the file, the space that is free and the space that is needed.
 
-    Args:
-        path: the file that is written, under this name in the end.
-        needed: its bytes, if they are known.
-
     Raises:
         FullDiskError: the disk is full; other errors are let through.
     """

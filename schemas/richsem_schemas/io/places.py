@@ -94,11 +94,7 @@ def _require_protocol(place: RemotePath) -> None:
 
 
 def require_local(place: Place, what: str) -> Path:
-    """The path of something that is only read from this machine's file systems.
-
-    Args:
-        place: where it lies.
-        what: for the error, such as "the demo".
+    """The path of something, such as "the demo", that is only read from this machine's file systems.
 
     Raises:
         SourceError: it lies at a URL.
