@@ -25,7 +25,6 @@ from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from richsem_prep.executors.worker import Worker
-    from richsem_prep.shard.progress import ShardResult
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Receipts are all that travels, so Ray's shared memory stays at about its minimum."""

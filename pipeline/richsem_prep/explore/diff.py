@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.alike_views import ShardViews
 from richsem_schemas.cache.codec import embeddings_of
 from richsem_schemas.cache.index import Rows, view_names
-from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import differing_fields
-from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -81,14 +79,12 @@ class Side:
     """One of the two sets.
 
     Attributes:
-        rich: manifest and layout of the set that holds its embeddings: itself, or the one it was rescored from; None
-            where there are none.
+        rich: the set that holds its embeddings: itself, or the one it was rescored from; None where there are none.
     """
 
     manifest: LabelManifest
-    layout: LabelSetLayout
     text: TextBank
-    rich: tuple[LabelManifest, LabelSetLayout] | None
+    rich: LabelManifest | None
 
     @property
     def logit_scale(self) -> float:
@@ -129,7 +125,7 @@ def diff_label_sets(
     shards = [summary.shard for summary in sides[0].manifest.shards]
     parts: list[_Regions] = []
     with ThreadPoolExecutor(threads) as pool:
-        for part in ordered_map(pool, partial(_diff_shard, sides), shards, ahead=2 * threads):
+        for part in ordered_map(pool, partial(_diff_shard, cache, sides), shards, ahead=2 * threads):
             parts.append(part)
             if on_progress:
                 on_progress(len(parts), len(shards))
@@ -139,9 +135,7 @@ def diff_label_sets(
 def _side(cache: Cache, name: str) -> Side:
     manifest = cache.label_set(name)
     holders = {one.fingerprint: one for one in cache.label_sets.values() if one.spec.embeddings != "none"}
-    holder = holders.get(manifest.spec.rescored_from or manifest.fingerprint)
-    rich = None if holder is None else (holder, cache.labels_layout.label_set(holder.name))
-    return Side(manifest, cache.labels_layout.label_set(name), cache.text_bank(name), rich)
+    return Side(manifest, cache.text_bank(name), holders.get(manifest.spec.rescored_from or manifest.fingerprint))
 
 
 def _require_same_classes(a: Side, b: Side) -> None:
@@ -153,12 +147,12 @@ def _require_same_classes(a: Side, b: Side) -> None:
         )
 
 
-def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
-    shards = [_read(side.manifest, side.layout, shard) for side in sides]
+def _diff_shard(cache: Cache, sides: tuple[Side, Side], shard: int) -> _Regions:
+    shards = [_read(cache, side.manifest, shard) for side in sides]
     taken_a, taken_b, unmatched = _matched_regions(shards[0].rows, shards[1].rows)
     regions_a, regions_b = shards[0].regions(), shards[1].regions()
     _require_same_regions(sides, shard, regions_a[taken_a], regions_b[taken_b])
-    rich = [_embedded_regions(side, own, shard) for side, own in zip(sides, shards, strict=True)]
+    rich = [_embedded_regions(cache, side, own, shard) for side, own in zip(sides, shards, strict=True)]
     is_exact = all(side.rich is not None for side in sides)
     divergences = []
     for start in range(0, len(taken_a), _REGIONS_AT_ONCE):
@@ -179,8 +173,8 @@ def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
     return _Regions(kl_R, top_a_R, top_b_R, regions_a["category_id"].astype(np.int64)[taken_a], unmatched)
 
 
-def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardViews:
-    return LabelShard(layout, shard).views_alike(manifest.spec)
+def _read(cache: Cache, manifest: LabelManifest, shard: int) -> ShardViews:
+    return cache.label_shard(manifest.name, shard).views_alike(manifest.spec)
 
 
 def _matched_regions(rows_a: Rows, rows_b: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -217,16 +211,15 @@ def _require_same_regions(
         )
 
 
-def _embedded_regions(side: Side, own: ShardViews, shard: int) -> NDArray[np.void]:
+def _embedded_regions(cache: Cache, side: Side, own: ShardViews, shard: int) -> NDArray[np.void]:
     """The regions with the embeddings behind a set's labels, in the order of its own index."""
     if side.rich is None:
         return np.zeros(0)  # type: ignore[return-value]
-    manifest, layout = side.rich
-    if manifest.name == side.manifest.name:
+    if side.rich.name == side.manifest.name:
         return own.regions()
-    holder = _read(manifest, layout, shard)
+    holder = _read(cache, side.rich, shard)
     if view_names(holder.rows) != view_names(own.rows):
-        raise CorruptCacheError(f"shard {shard}: {manifest.name} and {side.manifest.name} don't hold the same views")
+        raise CorruptCacheError(f"shard {shard}: {side.rich.name} and {side.manifest.name} don't hold the same views")
     return holder.regions()
 
 

@@ -76,8 +76,9 @@ def _require_page(path: Path, cache: Cache, label_set: str, shown: Sequence[Show
     """Refuse to write into the cache, where `verify` finds strangers, or over what is shown, by whatever link."""
     layout, views = cache.layout, cache.labels_layout.label_set(label_set)
     read: list[Place] = [layout.manifest, layout.plan, views.manifest, views.spec, views.text, views.text_features]
-    for shard in {view.shard for view in shown}:
-        read += [layout.pictures_tar(shard), layout.pictures_index(shard), views.tar(shard), views.index(shard)]
+    for number in {view.shard for view in shown}:
+        pictures, labels = cache.picture_shard(number), cache.label_shard(label_set, number)
+        read += [*pictures.files, *labels.files]
     if root is not None:
         read += [root / name for view in shown for name in view.picture_names]
     require_no_inputs([path], [file for file in read if isinstance(file, Path)], remedy="name another --html")

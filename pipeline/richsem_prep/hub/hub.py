@@ -19,14 +19,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging
 
 from richsem_schemas.cache.layout import is_set_name
-from richsem_schemas.cache.manifest import (
-    CacheManifest,
-    LabelManifest,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    TextManifest,
-)
+from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash, hash_file, move_into_place
 from richsem_schemas.io.output_files import FULL, full_disk_named
@@ -36,7 +29,7 @@ from richsem_schemas.io.words import one_line
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
-_Record = TypeVar("_Record", Plan, CacheManifest, PicturesReceipt, LabelManifest, LabelsReceipt, TextManifest)
+_Record = TypeVar("_Record", bound=SealedRecord)
 
 
 class HubError(RichSemError):

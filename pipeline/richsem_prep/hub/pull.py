@@ -6,7 +6,7 @@ take patterns, and with them whatever else a repository has that matches. So, to
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,19 +19,20 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from richsem_prep.hub.hub import HubError, HubRepo, Snapshot
 from richsem_prep.shard.finish import finish_cache
 from richsem_schemas.cache.jobs import JOBS_FOLDER, hold_job
-from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     CacheManifest,
     LabelManifest,
     LabelSpec,
-    LabelsReceipt,
     PicturesReceipt,
     Plan,
+    ShardReceipt,
     ShardSummary,
     TextManifest,
 )
 from richsem_schemas.cache.reader import read_plan, require_same_pictures
 from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.ordered_map import ordered_map
@@ -181,16 +182,17 @@ def _require_whole_pictures(layout: CacheLayout, will_come: bool) -> None:
         )
 
 
-def _has_labels(labels: LabelSetLayout, summary: ShardSummary) -> bool:
+def _is_there(shard: LabelShard, summary: ShardSummary) -> bool:
     """Whether a shard of labels is there with the receipt that a pull writes last."""
     try:
-        return (
-            LabelsReceipt.read(labels.receipt(summary.shard)).summary == summary
-            and labels.tar(summary.shard).stat().st_size == summary.tar.bytes
-            and labels.index(summary.shard).stat().st_size == summary.index.bytes
-        )
+        shard.require_sizes(summary)
+        return shard.read_receipt().summary == summary
     except (FileNotFoundError, CorruptCacheError):
         return False
+
+
+_Wanted = tuple[PictureShard | LabelShard, ShardSummary, str]
+"""A shard, what its manifest says of it, and the fingerprint of its plan or spec."""
 
 
 @dataclass(frozen=True)
@@ -239,12 +241,13 @@ class _Fetch:
     def labels(self, manifest: LabelManifest, on_progress: OnBytes) -> int:
         """The shards of labels that OUT lacks; the number of those that it has."""
         layout = self.layout.label_set(manifest.name)
-        missing = [summary for summary in manifest.shards if not _has_labels(layout, summary)]
+        missing = [summary for summary in manifest.shards if not _is_there(LabelShard(layout, summary.shard), summary)]
         if missing:
             # Until all are there nobody takes the set, nor an older one whose shards give way.
             layout.manifest.unlink(missing_ok=True)
         done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
-        for summary in self._several(lambda summary: self._labels(manifest, summary), missing):
+        wanted = [(LabelShard(layout, summary.shard), summary, manifest.fingerprint) for summary in missing]
+        for summary in self._shards(wanted):
             done += summary.tar.bytes
             on_progress(done, manifest.bytes)
         return len(manifest.shards) - len(missing)
@@ -253,42 +256,29 @@ class _Fetch:
         """The shards of pictures that OUT lacks; none for labels alone."""
         if not self.has_pictures or self.layout.pictures_elsewhere.is_file():
             return
-        shards = self._manifest().shards
-        missing = [summary for summary in shards if not self.layout.pictures_receipt(summary.shard).is_file()]
-        for _ in self._several(self._pictures, missing):
+        shards = [(PictureShard(self.layout, summary.shard), summary) for summary in self._manifest().shards]
+        wanted = [(shard, said, self.plan.fingerprint) for shard, said in shards if not shard.receipt.is_file()]
+        for _ in self._shards(wanted):
             pass
 
-    def _several(self, fetch: Callable[[ShardSummary], None], missing: list[ShardSummary]) -> Iterator[ShardSummary]:
-        """Fetch shards, several at a time; those that are there, in order."""
+    def _shards(self, wanted: Sequence[_Wanted]) -> Iterator[ShardSummary]:
+        """Fetch shards, several at a time; what their manifest says of those that are there, in order."""
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-            for summary, _ in zip(missing, ordered_map(pool, fetch, missing, ahead=_SHARDS_AT_ONCE), strict=True):
-                yield summary
+            yield from ordered_map(pool, self._shard, wanted, ahead=_SHARDS_AT_ONCE)
 
-    def _labels(self, manifest: LabelManifest, summary: ShardSummary) -> None:
-        layout, shard = self.layout.label_set(manifest.name), summary.shard
-        path = layout.receipt(shard)
-        receipt = self.there.record(LabelsReceipt, self._name(path))
-        self._require(receipt.summary == summary and receipt.spec_fingerprint == manifest.fingerprint, path)
-        self._take(layout.tar(shard), summary.tar)
-        self._take(layout.index(shard), summary.index)
+    def _shard(self, wanted: _Wanted) -> ShardSummary:
+        shard, summary, fingerprint = wanted
+        name = self._name(shard.receipt)
+        receipt: ShardReceipt = self.there.record(shard.receipt_type, name)
+        if receipt.summary != summary or receipt.fingerprint != fingerprint:
+            raise HubError(f"{self.there.repo.name}: {name} is not what its manifest says; push it again")
+        self._take(shard.tar, summary.tar)
+        self._take(shard.index, summary.index)
+        if isinstance(shard, PictureShard) and isinstance(receipt, PicturesReceipt):
+            self._take(shard.quarantine, receipt.quarantine)
         # Last: it says that the others are there.
-        receipt.write(path)
-
-    def _pictures(self, summary: ShardSummary) -> None:
-        layout, shard = self.layout, summary.shard
-        path = layout.pictures_receipt(shard)
-        receipt = self.there.record(PicturesReceipt, self._name(path))
-        self._require(receipt.summary == summary and receipt.plan_fingerprint == self.plan.fingerprint, path)
-        self._take(layout.pictures_tar(shard), summary.tar)
-        self._take(layout.pictures_index(shard), summary.index)
-        self._take(layout.quarantine(shard), receipt.quarantine)
-        receipt.write(path)
-
-    def _require(self, is_as_its_manifest_says: bool, receipt: Place) -> None:
-        if not is_as_its_manifest_says:
-            raise HubError(
-                f"{self.there.repo.name}: {self._name(receipt)} is not what its manifest says; push it again"
-            )
+        receipt.write(shard.receipt)
+        return summary
 
     def _manifest(self) -> CacheManifest:
         name = self._name(self.layout.manifest)

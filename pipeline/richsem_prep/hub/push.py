@@ -8,15 +8,10 @@ from tempfile import TemporaryDirectory
 from richsem_prep.hub.dataset_card import dataset_card
 from richsem_prep.hub.hub import HubRepo, Snapshot, Upload
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import (
-    LabelManifest,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    TextManifest,
-)
+from richsem_schemas.cache.manifest import LabelManifest, Plan, TextManifest
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, name_below
@@ -131,24 +126,25 @@ def _label_files(cache: Cache, manifest: LabelManifest) -> Iterator[Upload]:
     yield _file(layout.text, out, manifest.text)
     yield _file(layout.text_features, out, TextManifest.read(layout.text).features)
     for summary in manifest.shards:
-        receipt = layout.receipt(summary.shard)
-        if LabelsReceipt.read(receipt).summary != summary:
-            raise CorruptCacheError(f"{receipt} is not what {layout.manifest} says; see `richsem-prep verify`")
-        yield _file(layout.tar(summary.shard), out, summary.tar)
-        yield _file(layout.index(summary.shard), out, summary.index)
-        yield _file(receipt, out)
+        shard = LabelShard(layout, summary.shard)
+        if shard.read_receipt().summary != summary:
+            raise CorruptCacheError(f"{shard.receipt} is not what {layout.manifest} says; see `richsem-prep verify`")
+        yield _file(shard.tar, out, summary.tar)
+        yield _file(shard.index, out, summary.index)
+        yield _file(shard.receipt, out)
 
 
 def _picture_files(cache: Cache, licence: str) -> Iterator[Upload]:
-    layout, out = cache.layout, cache.layout.out
+    out = cache.layout.out
     yield Upload(PICTURES_LICENCE, f"{licence.strip()}\n".encode())
     for summary in cache.manifest.shards:
-        shard, receipt = summary.shard, PicturesReceipt.read(layout.pictures_receipt(summary.shard))
-        yield _file(layout.pictures_tar(shard), out, summary.tar)
-        yield _file(layout.pictures_index(shard), out, summary.index)
-        if receipt.quarantine is not None:
-            yield _file(layout.quarantine(shard), out, receipt.quarantine)
-        yield _file(layout.pictures_receipt(shard), out)
+        shard = cache.picture_shard(summary.shard)
+        quarantine = shard.read_receipt().quarantine
+        yield _file(shard.tar, out, summary.tar)
+        yield _file(shard.index, out, summary.index)
+        if quarantine is not None:
+            yield _file(shard.quarantine, out, quarantine)
+        yield _file(shard.receipt, out)
 
 
 def _is_there(upload: Upload, there: Snapshot) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
 from richsem_prep.shard.finish import finish_cache
+from richsem_prep.shard.out_folder import sweep_shards
 from richsem_prep.teacher.names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
@@ -18,7 +19,6 @@ from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.io.files import temporaries
 from richsem_schemas.io.ordered_map import ordered_map
 from richsem_schemas.io.places import Place
 
@@ -87,7 +87,7 @@ def rescore(
     bank = read_text_bank(taken) if folder is None else folder.bank
     spec = _spec(manifest.spec, folder, temperature=temperature, top_k=top_k, classes=len(bank.class_names))
     with hold_job(out, None):
-        _begin(target, spec, bank)
+        _begin(target, spec, bank, len(manifest.shards))
         rescoring = Rescoring(taken, manifest.spec, target, spec, bank)
         start = time.monotonic()
         receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
@@ -158,15 +158,12 @@ def _spec(
     )
 
 
-def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
+def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank, shards: int) -> None:
     """Write text and spec, or check that they are what is asked for."""
     if target.spec.is_file():
         remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
-    shard = LabelShard(target, 0)
-    for path in (shard.tar, shard.index, shard.receipt):
-        for leftover in temporaries(path.parent):
-            leftover.unlink(missing_ok=True)
+    sweep_shards(target.cache, target, range(shards))
     if not has_text_bank(target, spec.text):
         write_text_bank(target, bank)
     spec.write(target.spec)

@@ -6,7 +6,7 @@ shard.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -206,20 +206,13 @@ class _Forward:
         return max(1, min(256, _BATCH_PIXELS[self._device.type] // (height * width)))
 
     @torch.inference_mode()
-    def __call__(self, network: "Network", images_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, network: Callable[[Tensor], Tensor], images_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(np.ascontiguousarray(images_BHW3)).to(self._device, non_blocking=True)
         # An NHWC array permuted is channels-last already, which convolutions like.
         normalised = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             features = network(normalised)
         return functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-class Network(Protocol):
-    """From normalised images to raw embeddings."""
-
-    def __call__(self, images_B3HW: Tensor, /) -> Tensor:
-        """[B, D] or [R, D]."""
 
 
 def trunk(visual: "torch.nn.Module", images_B3HW: Tensor) -> Tensor:

@@ -42,9 +42,9 @@ def _files(files: CacheFiles, layout: CacheLayout, plan: Plan, names: list[str])
         yield from (labels.spec, labels.manifest, labels.text, labels.text_features)
     for number in shard_numbers(files, layout, plan):
         yield layout.quarantine(number)
-        shards: list[PictureShard | LabelShard] = [LabelShard(labels, number) for labels in label_sets]
-        for shard in [PictureShard(layout, number), *shards]:
-            yield from (shard.tar, shard.index, shard.receipt)
+        yield from PictureShard(layout, number).files
+        for labels in label_sets:
+            yield from LabelShard(labels, number).files
 
 
 def shard_numbers(files: CacheFiles, layout: CacheLayout, plan: Plan, *, folder: str = "") -> set[int]:

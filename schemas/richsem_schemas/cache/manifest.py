@@ -4,6 +4,7 @@ Every model is validated on reading, since a cache is untrusted input. Plans and
 hold what identifies it; manifests are written last and add what came of it.
 """
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -116,33 +117,40 @@ class ShardSummary(BaseModel, frozen=True, extra="forbid"):
     index: FileHash
 
 
-class PicturesReceipt(SealedRecord):
-    """The done-mark of a shard of pictures."""
+class ShardReceipt(SealedRecord):
+    """The done-mark of a shard."""
 
     format_version: Literal[1] = 1
-    plan_fingerprint: Sha256
     summary: ShardSummary
-    quarantine: FileHash | None
     seconds: dict[str, float]
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Of the plan that the shard was made by."""
+        """Of the plan or the spec that the shard was made by."""
+
+
+class PicturesReceipt(ShardReceipt):
+    """The done-mark of a shard of pictures."""
+
+    plan_fingerprint: Sha256
+    quarantine: FileHash | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the plan."""
         return self.plan_fingerprint
 
 
-class LabelsReceipt(SealedRecord):
+class LabelsReceipt(ShardReceipt):
     """The done-mark of a shard of labels."""
 
-    format_version: Literal[1] = 1
     spec_fingerprint: Sha256
-    summary: ShardSummary
-    seconds: dict[str, float]
     environment: Environment
 
     @property
     def fingerprint(self) -> str:
-        """Of the spec that the shard was made by."""
+        """Of the spec."""
         return self.spec_fingerprint
 
 

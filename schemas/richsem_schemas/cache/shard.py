@@ -15,7 +15,7 @@ from richsem_schemas.cache.alike_views import ShardViews, alike_views
 from richsem_schemas.cache.codec import LabelledView, unpack_view
 from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, member_names, read_index, read_raw_index
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
-from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardSummary
+from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardReceipt, ShardSummary
 from richsem_schemas.cache.span import Span, read_hull, read_span
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.cache.view_checks import require_sound_views
@@ -31,7 +31,7 @@ MAX_SIDECAR_BYTES = 2**20
 MAX_VIEWS_SPAN_BYTES = 2**30
 """Most bytes that the views of one block may take; a forged index must not fill the memory."""
 
-_Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
+_Receipt = TypeVar("_Receipt", bound=ShardReceipt)
 _Reader = Callable[[int, int], bytes]
 
 
@@ -60,6 +60,11 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: the receipt is damaged.
         """
         return self.receipt_type.read(self.receipt)
+
+    @property
+    def files(self) -> tuple[Place, Place, Place]:
+        """Tar, index and receipt."""
+        return self.tar, self.index, self.receipt
 
     @property
     def remedy(self) -> str:
