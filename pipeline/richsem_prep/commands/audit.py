@@ -50,7 +50,7 @@ def audit(
 
     if max_kl is not None and not math.isfinite(max_kl):
         raise RichSemError(f"--max-kl {max_kl} bounds nothing; give a number of nats, such as 0.05")
-    cache = open_cache(open_place(out), only=label_set)
+    cache = open_cache(out, only=label_set)
     name = cache.label_set(label_set).name
     request = auditing.AuditRequest(
         teacher, samples, seed, min_cosine, max_kl, device, open_place(root) if root else None

@@ -115,11 +115,7 @@ def audit(
 
 
 def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequest) -> Worker:
-    """A worker with the teacher that made the label set, seeing views as it did.
-
-    Raises:
-        ManifestMismatchError: it is another one.
-    """
+    """A worker with the teacher that made the label set, seeing views as it did."""
     worker = Worker(
         WorkerSettings(
             teacher=request.teacher,
@@ -172,13 +168,12 @@ def _audited_views(
 def _prepared(
     cache: Cache, number: int, views: Iterable[_AuditedView], encoder: RegionEncoder, root: Place | None
 ) -> Iterator[tuple[_AuditedView, PreparedView]]:
-    """Render views, and make of them what the teacher takes."""
     shard = cache.picture_shard(number)
     rows = shard.rows()
     for audited in views:
         view = audited.stored.view
-        shown = rows[np.isin(rows["sample"], view.tiles["sample"])]
-        pictures = {int(item.row["sample"]): decode_picture(item.data) for item in shard.pictures(shown, root=root)}
+        shown = shard.shown_by(view, rows, root=root)
+        pictures = {sample: decode_picture(picture.data) for sample, picture in shown.items()}
         yield audited, encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"])
 
 

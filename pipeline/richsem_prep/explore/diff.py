@@ -20,10 +20,9 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.ordered_map import ordered_map
 from richsem_schemas.io.places import Place
-from richsem_schemas.vocabularies.vocabulary import NONE_NAME
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME
 
 _REGIONS_AT_ONCE = 1024
-_UNLABELLED = 0
 _NOT_COMPARED = frozenset({"embeddings", "top_k", "rescored_from"})
 """Fields of a spec that say how labels are kept, not what they are."""
 
@@ -271,7 +270,7 @@ def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> D
     top_a_R, top_b_R = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top_a", "top_b"))
     category_R = np.concatenate([part.category for part in parts])
     is_flip_R = top_a_R != top_b_R
-    is_labelled = bool((category_R != _UNLABELLED).any())
+    is_labelled = bool((category_R != NO_LABEL).any())
     names = cache.manifest.plan.vocabulary.class_names if is_labelled else sides[0].text.class_names
     class_R = category_R if is_labelled else top_a_R
     return Difference(

@@ -22,13 +22,12 @@ from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place, RemotePath, map_small_files
 from richsem_schemas.io.words import printable_text, readable_bytes
-from richsem_schemas.vocabularies.vocabulary import NONE_NAME
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME
 
 CLASSES_SHOWN = 10
 REASONS_SHOWN = 10
 PROJECTED_PICTURES = 1_000_000
 
-_UNLABELLED = 0
 _FINGERPRINT_DIGITS = 12
 
 
@@ -129,7 +128,7 @@ def inspect_label_set(
         total_bytes=_bytes_below(layout.out),
         mean_entropy=counts.entropy / regions,
         mean_captured_mass=counts.mass / regions,
-        labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
+        labelled_regions=int(counts.by_class[NO_LABEL + 1 :].sum()),
         judged_regions=int(counts.by_class[counts.text_row_C >= 0].sum()),
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
@@ -143,7 +142,7 @@ def _text_rows(plan: Plan, class_names: tuple[str, ...]) -> NDArray[np.int64]:
     """[C] row of the text bank of each class of the plan, by name; -1 for "none", and where it has no such class."""
     rows = {name: row for row, name in enumerate(class_names)}
     text_row_C = np.array([rows.get(name, -1) for name in plan.vocabulary.class_names], np.int64)
-    text_row_C[_UNLABELLED] = -1
+    text_row_C[NO_LABEL] = -1
     return text_row_C
 
 
@@ -185,7 +184,7 @@ def label_entropies(labels: TopKSoftLabels) -> NDArray[np.float64]:
 
 
 def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, ...]:
-    counts = zip(plan.vocabulary.class_names[_UNLABELLED + 1 :], by_class[_UNLABELLED + 1 :].tolist(), strict=True)
+    counts = zip(plan.vocabulary.class_names[NO_LABEL + 1 :], by_class[NO_LABEL + 1 :].tolist(), strict=True)
     return tuple(sorted((ClassCount(name, regions) for name, regions in counts), key=lambda item: -item.regions))
 
 

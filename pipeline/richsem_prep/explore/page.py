@@ -21,6 +21,7 @@ from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import require_no_inputs
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import os_error_parts, readable_bytes
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 CLASSES_SHOWN = 5
 COLOURS = 8
@@ -28,8 +29,6 @@ COLOURS = 8
 
 REGIONS_LISTED = 24
 """Regions of one view whose labels are written out; all boxes are drawn."""
-
-_UNLABELLED = 0
 
 
 def write_page(cache: Cache, label_set: str, path: Path, *, views: int, root: Place | None) -> int:
@@ -188,10 +187,10 @@ def _region(shown: ShownView, number: int, names: Sequence[str], hard_names: Seq
     return {
         "number": number + 1,
         "colour": f"c{number % COLOURS}",
-        "hard_label": None if category_id == _UNLABELLED else hard_names[category_id],
+        "hard_label": None if category_id == NO_LABEL else hard_names[category_id],
         "picture": shown.picture_names[int(region["tile"])],
         "classes": [
-            (names[class_id], prob, class_id == category_id != _UNLABELLED)
+            (names[class_id], prob, class_id == category_id != NO_LABEL)
             for class_id, prob in zip(class_ids, probs, strict=True)
         ],
         "others": len(names) - len(probs),

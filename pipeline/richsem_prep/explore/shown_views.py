@@ -35,11 +35,7 @@ class ShownView:
 
 
 def choose_views(cache: Cache, label_set: str, views: int) -> list[tuple[int, np.void]]:
-    """Draw views evenly from all kinds, shards and passes; the same ones each time.
-
-    Returns:
-        Shard and index row of each, in the order of kinds, shards and keys.
-    """
+    """Shards and index rows of views, drawn evenly from all kinds, shards and passes; the same ones each time."""
     manifest = cache.label_sets[label_set]
     rng = np.random.default_rng([cache.manifest.plan.seed, views])
     shards = [shard.shard for shard in manifest.shards if shard.views]
@@ -93,11 +89,9 @@ def load_view(cache: Cache, label_set: str, shard: int, row: np.void, root: Plac
     rows = pictures.rows()
     known = ShardPictures.of_rows(rows, cache.manifest.plan)
     (labelled,) = labels.sound_views(np.array([row]), known, cache.label_sets[label_set].spec)
-    samples = labelled.view.tiles["sample"].tolist()
-    stored = pictures.pictures(rows[np.isin(rows["sample"], samples)], root=root)
-    shown = {int(item.row["sample"]): item for item in stored}
+    shown = pictures.shown_by(labelled.view, rows, root=root)
     rendered = render_view(labelled.view, {sample: decode_picture(item.data) for sample, item in shown.items()})
-    names = tuple(shown[sample].row["name"] for sample in samples)
+    names = tuple(shown[sample].row["name"] for sample in labelled.view.tiles["sample"].tolist())
     return ShownView(row, shard, labelled, names, _jpeg(Image.fromarray(rendered)))
 
 

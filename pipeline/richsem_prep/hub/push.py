@@ -102,7 +102,6 @@ def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) ->
 
 
 def _file(path: Place, out: Place, expected: FileHash | None = None) -> Upload:
-    """A file of the cache under the name that it has there."""
     return Upload(name_below(path, out), path, expected)
 
 

@@ -97,11 +97,6 @@ def rescore(
 
 
 def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
-    """The label set to take embeddings from.
-
-    Raises:
-        RichSemError: there is none, or it is unclear which.
-    """
     out = cache.labels_layout.out
     rich = [one for one, manifest in cache.label_sets.items() if manifest.spec.embeddings != "none" and one != target]
     if name is None and len(rich) == 1:
@@ -159,7 +154,6 @@ def _spec(
 
 
 def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank, shards: int) -> None:
-    """Write text and spec, or check that they are what is asked for."""
     if target.spec.is_file():
         remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)

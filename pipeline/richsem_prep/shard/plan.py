@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
 from richsem_schemas.cache.listed_boxes import BOX_COLUMNS, require_planned_listing
 from richsem_schemas.cache.manifest import Plan

@@ -16,7 +16,7 @@ from richsem_prep.shard.pictures import LoadedPicture, PictureKeeper, load_cache
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.stage_clock import StageClock
-from richsem_prep.sources import PictureBoxes
+from richsem_prep.sources.entry import PictureBoxes
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_schemas.cache.codec import pack_view, stored_embeddings
 from richsem_schemas.cache.index import VIEW_ROW

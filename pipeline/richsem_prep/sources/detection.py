@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry, require_pictures
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.io.words import printable
 from richsem_schemas.pictures.originals import WHOLE_FILE
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 MAX_BOXES = 10_000
 """Most boxes of one picture; its KEY.json must stay below a megabyte."""

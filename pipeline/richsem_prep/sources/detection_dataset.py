@@ -116,7 +116,6 @@ class DetectionDataset(Dataset):
         return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]
 
     def _rows(self, data: DetectionData, path: Place) -> tuple[Vocabulary, NDArray[np.int32]]:
-        """The vocabulary, and its row for each category id."""
         ids = np.array([category.id for category in data.categories])
         row_of = np.zeros(data.num_rows, np.int32)
         lvis = known_vocabulary("lvis")

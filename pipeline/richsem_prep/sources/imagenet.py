@@ -67,7 +67,6 @@ def absent_classes(root: Place, class_ids: Mapping[str, int]) -> list[str]:
 
 
 def _class_places(root: Place, class_ids: Mapping[str, int]) -> list[_ClassPlace]:
-    """Find the classes in ROOT with one scan; sorted by class name."""
     by_class: dict[str, list[Entry]] = {}
     for entry in scan_root(root, layout=_LAYOUT):
         class_name = _class_of(printable(entry.name), class_ids)
@@ -77,7 +76,6 @@ def _class_places(root: Place, class_ids: Mapping[str, int]) -> list[_ClassPlace
 
 
 def _class_of(name: str, class_ids: Mapping[str, int]) -> str | None:
-    """The class that a name at the top of ROOT belongs to, if any."""
     for suffix in ("", TAR, *COMPRESSED):
         class_name = name.removesuffix(suffix)
         if name.endswith(suffix) and class_name in class_ids:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse_caption, too_long
 from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_prep.sources.tar_files import TAR, find_tars, member_entry, member_name, tar_files
 from richsem_prep.sources.tar_members import TarMember
 from richsem_prep.sources.walk import first_names, scan_root
@@ -25,6 +24,7 @@ from richsem_schemas.io.files import read_at
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import one_line, printable
 from richsem_schemas.pictures.originals import open_below
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 TARS = "img2dataset's tars, such as 00000.tar"
 
@@ -99,11 +99,6 @@ def _key(path: bytes) -> bytes:
 
 
 def _caption(key: bytes, members: Mapping[bytes, TarMember], read: Callable[[TarMember], bytes]) -> str:
-    """The caption of a sample.
-
-    Raises:
-        CaptionError: it has none that can be used.
-    """
     text, facts = members.get(key + b".txt"), members.get(key + b".json")
     if text is not None:
         if text.size > MAX_CAPTION_BYTES:

@@ -120,7 +120,6 @@ def _label_sets(layout: CacheLayout, files: CacheFiles, wanted: str | None) -> l
 def _check_records(
     report: Report, layout: CacheLayout, plan: Plan, names: list[str], *, thorough: bool
 ) -> CacheUnderTest:
-    """Check all that isn't a shard."""
     manifest = check_manifest(report, layout, plan)
     has_listing = check_listing(report, layout, plan)
     elsewhere = check_pictures_elsewhere(report, layout, plan, manifest)

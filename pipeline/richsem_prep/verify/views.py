@@ -90,7 +90,6 @@ def sampled_regions(total: int, *, seed: int, shard: int) -> NDArray[np.int64]:
 
 
 def _alike_views(chunk: Chunk, names: list[str]) -> Iterator[AlikeViews]:
-    """The views of a chunk by shape."""
     sizes = np.array([len(content) for content in chunk.contents])
     for size in np.unique(sizes).tolist():
         members_V = np.flatnonzero(sizes == size)

@@ -41,7 +41,6 @@ class AnnotatedBoxes:
     is_crowd: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self.image_index)
 
     def only(self, kept: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "AnnotatedBoxes":

@@ -62,7 +62,6 @@ class DetectionData:
     scored: ScoredAnnotations | None = None
 
     def __len__(self) -> int:
-        """How many pictures there are."""
         return len(self.files)
 
     @property
@@ -216,9 +215,7 @@ def _row_name(class_names: Sequence[str], row: int) -> str:
 
 
 def _categories(found: AnnotationFile) -> tuple[Category, ...]:
-    """Make the table of categories.
-
-    Pictures are counted before boxes are left out: a picture shows its categories however poorly they are boxed.
+    """Pictures are counted before boxes are left out: a picture shows its categories however poorly they are boxed.
 
     LVIS writes the counts of its training split into every split, and derives r, c and f from them: they are kept,
     where every category has one and not all are 0. Otherwise the pictures of this very file are counted.

@@ -30,9 +30,6 @@ def locate_pictures(
 
     Where some may miss, the rule that finds most of the probed ones, at least one, counts.
 
-    Returns:
-        Names relative to `root`, in the order of the file.
-
     Raises:
         SourceError: pictures are missing under every rule, or a name leads out of `root`.
     """

@@ -108,7 +108,6 @@ def _read_objects(path: Path) -> _Objects:
 
 
 def _records(path: Path, what: str) -> Iterator[RecordList]:
-    """The pictures of one of Visual Genome's files, in batches."""
     start = 0
     for name, batch in stream_json(path):
         if name != "":

@@ -15,24 +15,17 @@ MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""
 
 
-class CropSizes(Protocol):
-    """The sizes that `draw_crop` draws from, pixels; `ViewGeometry` says what they are."""
+class _CropSizes(Protocol):
+    """Pixels; `ViewGeometry` says what they are, and training's augmentation has them, too."""
 
     @property
-    def short_sides(self) -> tuple[int, ...]:
-        """The final short side is one of these."""
-
+    def short_sides(self) -> tuple[int, ...]: ...
     @property
-    def longest_side(self) -> int:
-        """Bound of the other side."""
-
+    def longest_side(self) -> int: ...
     @property
-    def first_short_sides(self) -> tuple[int, ...]:
-        """Short side before a cut; none for no cuts."""
-
+    def first_short_sides(self) -> tuple[int, ...]: ...
     @property
-    def crop_sides(self) -> tuple[int, int]:
-        """Smallest and largest side of what is cut out."""
+    def crop_sides(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,7 @@ def uncut(picture_hw: tuple[int, int], out_hw: tuple[int, int], *, flip: bool = 
 
 
 def draw_crop(
-    picture_hw: tuple[int, int], sizes: CropSizes, rng: np.random.Generator, *, may_flip: bool = True
+    picture_hw: tuple[int, int], sizes: _CropSizes, rng: np.random.Generator, *, may_flip: bool = True
 ) -> Crop:
     """Draw DETR's training augmentation: mirror; then resize, or, every other time, resize, cut and resize.
 

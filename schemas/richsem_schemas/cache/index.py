@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from richsem_schemas.cache.layout import sample_key
+from richsem_schemas.cache.values import MAX_SAMPLES_PER_SHARD
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file
@@ -71,8 +72,7 @@ def index_schema(row_dtype: np.dtype) -> pa.Schema:
 
 _REMEDY = "`richsem-prep verify` says how to make the shard anew"
 
-_SAMPLES = (0, 99_999)
-"""As many as a key's five digits can count."""
+_SAMPLES = (0, MAX_SAMPLES_PER_SHARD - 1)
 
 _PLACES = (0, 2**60)
 """Of anything in a tar, bytes: far from where sums overflow."""
@@ -156,11 +156,6 @@ def parquet_source(path: Place) -> BytesIO:
 
 
 def _require_sound(rows: Rows) -> None:
-    """Check the cells of an index.
-
-    Raises:
-        ValueError: names the first row that is wrong.
-    """
     for name, (least, most) in _BOUNDS[rows.dtype].items():
         values = rows[name]
         wrong = np.flatnonzero((values < least) | (values > most))
@@ -176,7 +171,6 @@ def _require_sound(rows: Rows) -> None:
 
 
 def _require_keys(rows: Rows) -> None:
-    """Check that keys are those of one shard and of their samples."""
     keys, samples = rows["key"].tolist(), rows["sample"].tolist()
     shard = keys[0].partition("-")[0]
     if not (shard.isascii() and shard.isdigit() and len(shard) < 10):

@@ -17,6 +17,7 @@ from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, member_name
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardReceipt, ShardSummary
 from richsem_schemas.cache.span import Span, read_hull, read_span
+from richsem_schemas.cache.view import View
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -202,6 +203,11 @@ class PictureShard(Shard[PicturesReceipt]):
                     f"{self.remedy}"
                 )
             yield StoredPicture(row, sidecar, data)
+
+    def shown_by(self, view: View, rows: Rows, *, root: Place | None) -> dict[int, StoredPicture]:
+        """The pictures that a view shows, by sample; `rows` are those of the shard."""
+        shown = self.pictures(rows[np.isin(rows["sample"], view.tiles["sample"])], root=root)
+        return {int(picture.row["sample"]): picture for picture in shown}
 
     def _sidecar(self, row: np.void, read: _Reader) -> dict[str, Any]:
         name = f"{row['key']}.json"

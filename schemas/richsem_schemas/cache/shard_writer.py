@@ -73,11 +73,7 @@ class ShardWriter:
         return offsets
 
     def finish(self, rows: Rows, *, samples: int, quarantined: int = 0) -> ShardSummary:
-        """Make the tar visible, then its index.
-
-        Returns:
-            Counts and hashes, for the receipt.
-        """
+        """Make the tar visible, then its index; counts and hashes, for the receipt."""
         self._is_finished = True
         self._stack.close()
         index = index_bytes(rows)

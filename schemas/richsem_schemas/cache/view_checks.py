@@ -218,7 +218,6 @@ def _tiles_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64
 
 
 def _samples_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The pictures of the same."""
     return np.asarray(batch.tiles["sample"][_tiles_of(batch, chosen_R)].astype(np.int64))
 
 

@@ -134,7 +134,6 @@ def gunzip_picture(data: bytes, *, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
 
 
 def _identify(data: bytes) -> tuple[str, str]:
-    """Tell the extension and PIL's format name from the first bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp", "WEBP"
     for extension, pil_format, starts in _SIGNATURES:
@@ -154,7 +153,6 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any integer mode to RGB."""
     if image.mode == "F":
         raise PictureError("floating-point pixels have no defined white; convert the picture to 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
