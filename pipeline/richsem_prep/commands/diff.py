@@ -1,6 +1,5 @@
 """`richsem-prep diff`."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,7 +44,7 @@ def diff(
         found = diff_label_sets(
             open_place(out).absolute(),
             *label_set,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads,
             on_progress=on_progress,
         )
     if as_json:

@@ -106,7 +106,9 @@ class Worker:
 
 def _environment(device: torch.device) -> Environment:
     return Environment(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_cpu_capability()}",
+        device=torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu {torch.backends.cpu.get_cpu_capability()}",
         torch_threads=TORCH_THREADS,
         versions={
             "torch": torch.__version__,
@@ -118,7 +120,3 @@ def _environment(device: torch.device) -> Environment:
             "numpy": numpy.__version__,
         },
     )
-
-
-def _cpu_capability() -> str:
-    return torch.backends.cpu.get_cpu_capability()

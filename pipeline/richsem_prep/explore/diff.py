@@ -18,7 +18,7 @@ from richsem_schemas.cache.record import differing_fields
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME
 
@@ -107,7 +107,7 @@ def diff_label_sets(
     a: str,
     b: str,
     *,
-    threads: int,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Difference:
     """Compare two finished label sets of a cache, region by region, joined by key and view; A counts as the truth.
@@ -123,6 +123,7 @@ def diff_label_sets(
     _require_same_classes(*sides)
     shards = [summary.shard for summary in sides[0].manifest.shards]
     parts: list[_Regions] = []
+    threads = threads or default_threads()
     with ThreadPoolExecutor(threads) as pool:
         for part in ordered_map(pool, partial(_diff_shard, cache, sides), shards, ahead=2 * threads):
             parts.append(part)

@@ -1,6 +1,5 @@
 """`richsem-prep rescore`: a label set from the embeddings of another, with other text, temperature or top-k."""
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,17 +11,15 @@ from richsem_prep.shard.out_folder import sweep_shards
 from richsem_prep.teacher.names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
+from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place
-
-MAX_THREADS = 16
 
 _OF_TEACHER = ("weights_sha256", "model_config_sha256", "quick_gelu", "embed_dim", "logit_scale", "logit_bias")
 """These must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
@@ -90,7 +87,7 @@ def rescore(
         _begin(target, spec, bank, len(manifest.shards))
         rescoring = Rescoring(taken, manifest.spec, target, spec, bank)
         start = time.monotonic()
-        receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
+        receipts, already = _make_shards(rescoring, manifest, threads or default_threads(), on_progress)
         seconds = time.monotonic() - start
         finish_cache(cache.labels_layout, [label_set])
     return Rescored(label_set, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
@@ -124,19 +121,15 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
 
 
 def _require_same_teacher(folder: TextFolder, source: LabelManifest, path: Place | None) -> None:
-    differing = _differing(folder.teacher, source.spec.teacher)
-    if differing:
-        found, wanted = folder.teacher, source.spec.teacher
-        field = differing[0]
+    found, wanted = folder.teacher, source.spec.teacher
+    for field in _OF_TEACHER:
+        if getattr(found, field) == getattr(wanted, field):
+            continue
         raise ManifestMismatchError(
             f"--text {path} was made by another teacher than label set {source.name}: teacher.{field} is "
             f"{getattr(found, field)!r} ({found.name}) there, {getattr(wanted, field)!r} ({wanted.name}) here. Make "
             f"the text with that teacher: richsem-prep text --teacher {wanted.name} …"
         )
-
-
-def _differing(found: TeacherIdentity, wanted: TeacherIdentity) -> list[str]:
-    return [field for field in _OF_TEACHER if getattr(found, field) != getattr(wanted, field)]
 
 
 def _spec(
@@ -184,7 +177,3 @@ def _make_shards(
             if on_progress:
                 on_progress(done, total)
     return receipts, already
-
-
-def _default_threads() -> int:
-    return min(len(os.sched_getaffinity(0)), MAX_THREADS)

@@ -46,7 +46,7 @@ class RunSummary:
     workers: int = 0
 
     @property
-    def receipts(self) -> list[ShardSummary]:
+    def summaries(self) -> list[ShardSummary]:
         """Of the labels of the shards made in this run."""
         return [result.receipt.summary for result in self.results.values()]
 

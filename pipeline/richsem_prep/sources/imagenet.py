@@ -88,15 +88,11 @@ def _class_place(class_name: str, entries: list[Entry]) -> _ClassPlace:
     folder = tar = None
     if class_name in by_name and is_folder(by_name[class_name]):
         folder = by_name.pop(class_name).name
-    elif class_name + TAR in by_name and _is_file(by_name[class_name + TAR]):
+    elif class_name + TAR in by_name and isinstance(file_entry(by_name[class_name + TAR], b"", 0), SourceEntry):
         tar = by_name.pop(class_name + TAR).name
     used = folder or tar
     unusable = tuple(Rejected(name, _why_unusable(name, used)) for name in sorted(by_name))
     return _ClassPlace(class_name, folder, tar, unusable)
-
-
-def _is_file(entry: Entry) -> bool:
-    return isinstance(file_entry(entry, entry.name, 0), SourceEntry)
 
 
 def _why_unusable(name: str, used: bytes | None) -> str:

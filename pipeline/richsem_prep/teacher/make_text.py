@@ -5,12 +5,14 @@ from collections.abc import Callable
 from richsem_prep.teacher.class_lists import read_templates, read_vocabulary
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_schemas.cache.layout import FEATURES_FILE
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder, text_path, write_text_folder
 from richsem_schemas.cache.values import NamePolicy
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import is_temporary
 from richsem_schemas.io.places import Place
 
-OWN_FILES = frozenset({"text.json", "features.npy"})
+OWN_FILES = frozenset({"text.json", FEATURES_FILE})
 
 
 def make_text(
@@ -43,13 +45,13 @@ def make_text(
 def _require_usable(out: Place) -> None:
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
-    strangers = sorted(path.name for path in out.iterdir() if _is_strange(path.name)) if out.is_dir() else []
+    strangers = (
+        sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES and not is_temporary(path.name))
+        if out.is_dir()
+        else []
+    )
     if strangers:
         raise RichSemError(f"--out {out} holds other things ({', '.join(strangers[:5])}); name a folder of its own")
-
-
-def _is_strange(name: str) -> bool:
-    return name not in OWN_FILES and not (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _require_same(out: Place, text: TextFolder) -> None:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from richsem_schemas.cache.manifest import Environment, RegionEncoderSpec, TeacherIdentity
 from richsem_schemas.cache.values import Precision
 
-MAX_DECODE_THREADS = 16
-
 
 @dataclass(frozen=True)
 class WorkerSettings:

@@ -4,7 +4,6 @@ A cache is untrusted: only regular files that lie in OUT itself are opened, what
 size before it is believed, and whatever a library raises on it becomes a problem to report.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +25,9 @@ from richsem_schemas.cache.listed_boxes import read_box_rows
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.resizers import resizers_note
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place, open_place
 from richsem_schemas.io.words import printable_text, readable_bytes
-
-MAX_THREADS = 16
 
 MAX_PROBLEMS_SHOWN = 50
 """Lines printed; a cache that is broken all over has one a file."""
@@ -92,7 +89,7 @@ def verify_cache(
     names = _label_sets(layout, report.files, label_set)
     check_strangers(report, layout, plan, names, are_all=label_set is None)
     cache = _check_records(report, layout, plan, names, thorough=thorough)
-    threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+    threads = threads or default_threads()
     with ThreadPoolExecutor(threads) as pool:
         for found in ordered_map(pool, partial(check_shard, cache), _shards(cache), ahead=4 * threads):
             problems.extend(found)

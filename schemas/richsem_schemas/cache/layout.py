@@ -9,6 +9,9 @@ FORMAT_VERSION = 1
 BLOCK_SAMPLES = 64
 """Samples whose pictures may meet in one mosaic; a reader needs one block at a time."""
 
+FEATURES_FILE = "features.npy"
+"""Raw text means, float32 [C, D]; beside the `text.json` that describes them."""
+
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -43,11 +46,6 @@ def check_set_name(name: str) -> str:
 def sample_key(shard: int, sample: int) -> str:
     """The `__key__` of a sample by its position in the shard: no dots, sorted as the samples are, short."""
     return f"{shard:06d}-{sample:05d}"
-
-
-def features_beside(text: Place) -> Place:
-    """Raw text means, float32 [C, D], beside the `text.json` that describes them."""
-    return text.parent / "features.npy"
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ class LabelSetLayout:
     @property
     def text_features(self) -> Place:
         """Raw text means, float32 [C, D]."""
-        return features_beside(self.text)
+        return self.text.parent / FEATURES_FILE
 
     def tar(self, shard: int) -> Place:
         """The labelled views of a shard."""

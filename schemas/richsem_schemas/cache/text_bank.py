@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.layout import LabelSetLayout, features_beside
+from richsem_schemas.cache.layout import FEATURES_FILE, LabelSetLayout
 from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.canonical_json import json_sha256
@@ -66,7 +66,7 @@ def write_bank(bank: TextBank, text: Place, manifest: type[TextManifest], **more
     """
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(bank.features, dtype="<f4"), allow_pickle=False)
-    write_atomically(features_beside(text), buffer.getvalue())
+    write_atomically(text.parent / FEATURES_FILE, buffer.getvalue())
     manifest(
         class_names=bank.class_names,
         prompted_names=bank.prompted_names,
@@ -103,7 +103,7 @@ def read_bank(manifest: TextManifest, text: Place) -> TextBank:
         FileNotFoundError: there are no features.
         CorruptCacheError: they are not what was written.
     """
-    features = features_beside(text)
+    features = text.parent / FEATURES_FILE
     if features.stat().st_size != manifest.features.bytes:
         raise CorruptCacheError(f"{features}: not as long as {text} says; make the text anew")
     data = read_file(features)

@@ -16,9 +16,7 @@ from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, VIEW_KINDS, Vi
 from richsem_schemas.cache.view_batch import BoxRows, ShardPictures, ViewBatch
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.pictures.decode import MAX_PICTURE_PIXELS
-
-MAX_CANVAS_SIDE = 2**16
-"""Longest side of a canvas, pixels; its area is bounded by `MAX_PICTURE_PIXELS`."""
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
 SOURCE_TOLERANCE_PX = 0.01
 """How far float32 rounding may move a source rectangle past its picture."""
@@ -119,7 +117,7 @@ def _magnitudes(values: NDArray[np.float16]) -> NDArray[np.float32]:
 
 def _canvas_problems(batch: ViewBatch) -> Iterator[str]:
     sides_V2 = batch.canvas_hw
-    bad_V = ((sides_V2 < 1) | (sides_V2 > MAX_CANVAS_SIDE)).any(axis=1) | (sides_V2.prod(axis=1) > MAX_PICTURE_PIXELS)
+    bad_V = ((sides_V2 < 1) | (sides_V2 > MAX_PICTURE_SIDE)).any(axis=1) | (sides_V2.prod(axis=1) > MAX_PICTURE_PIXELS)
     yield from batch.bad_views(bad_V, "its canvas has no area, or too much")
     views = len(batch.names)
     tiles_V = np.bincount(batch.tile_owner, minlength=views)

@@ -34,6 +34,9 @@ _SIGNATURES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("tif", "TIFF", (b"II*\0", b"MM\0*")),
     ("ppm", "PPM", tuple(b"P%d" % kind + space for kind in (4, 5, 6) for space in (b"\n", b" ", b"\t", b"\r"))),
 )
+PICTURE_EXTENSIONS = ("webp", *(extension for extension, _, _ in _SIGNATURES))
+"""All that `picture_extension` gives, and so the pictures of caches have."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 _UPRIGHT = {
