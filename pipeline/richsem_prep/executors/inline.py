@@ -73,7 +73,6 @@ class InlineExecutor:
 
 @contextmanager
 def _watched(progress: Progress, on_progress: OnProgress) -> Iterator[None]:
-    """Report the counters from a thread while the block runs."""
     done = Event()
 
     def report() -> None:

@@ -105,10 +105,9 @@ class Worker:
 
 
 def _environment(device: torch.device) -> Environment:
+    cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return Environment(
-        device=torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         torch_threads=TORCH_THREADS,
         versions={
             "torch": torch.__version__,

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,7 @@ class CacheStatistics:
         return self.agreeing_regions / self.judged_regions if self.judged_regions else None
 
 
-def inspect_label_set(
-    cache: Cache, name: str, *, on_progress: Callable[[int, int], None] | None = None
-) -> CacheStatistics:
+def inspect_label_set(cache: Cache, name: str) -> CacheStatistics:
     """Read every view of a label set and count.
 
     Raises:
@@ -109,10 +107,8 @@ def inspect_label_set(
     """
     manifest, layout, plan = cache.label_sets[name], cache.labels_layout, cache.manifest.plan
     counts = _Counts(_text_rows(plan, cache.text_bank(name).class_names))
-    for done, summary in enumerate(manifest.shards, 1):
+    for summary in manifest.shards:
         _count_shard(counts, cache.label_shard(name, summary.shard), manifest.spec)
-        if on_progress:
-            on_progress(done, len(manifest.shards))
     regions = max(sum(counts.regions.values()), 1)
     pictures = cache.manifest.shards
     return CacheStatistics(
@@ -147,8 +143,6 @@ def _text_rows(plan: Plan, class_names: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 class _Counts:
-    """Sums over the views read so far."""
-
     def __init__(self, text_row_C: NDArray[np.int64]) -> None:
         self.text_row_C = text_row_C
         self.views: Counter[str] = Counter()

@@ -30,7 +30,7 @@ from richsem_schemas.cache.manifest import (
     ShardSummary,
     TextManifest,
 )
-from richsem_schemas.cache.reader import read_plan, require_same_pictures
+from richsem_schemas.cache.reader import read_plan, require_same_pictures, require_same_plan
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -68,9 +68,7 @@ def pull(repo: HubRepo, out: Place, *, label_set: str | None, on_progress: OnByt
     """Fetch a label set into a cache of the same plan, or into an empty folder together with its plan.
 
     Pictures are fetched where the repository has them and OUT has none. A pull that stops half way leaves shards that
-    are whole and no manifest; the same pull again goes on from there.
-
-    Of the label sets None chooses the only one.
+    are whole and no manifest; the same pull again goes on from there. Of the label sets None chooses the only one.
 
     Raises:
         RichSemError: OUT holds something else, or the repository isn't what it says.
@@ -127,7 +125,6 @@ def _chosen_set(there: Snapshot, label_set: str | None) -> str:
 
 
 def _require_consistent(there: Snapshot, manifest: LabelManifest, name: str, plan: Plan) -> None:
-    """Check that plan and manifest of a repository speak of each other."""
     complaints = {
         f"is the manifest of {manifest.name!r}": manifest.name != name,
         "was made for another plan": manifest.spec.plan_fingerprint != plan.fingerprint,
@@ -160,9 +157,7 @@ def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> N
     """Check that OUT has the same plan, if any, and the same label set, if any."""
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
-        if own.fingerprint != plan.fingerprint:
-            remedy = "Name another OUT, or make the same cache"
-            require_same(layout.plan, own, plan, ignore=Plan.not_identifying, remedy=remedy)
+        require_same_plan(layout.plan, own, plan, remedy="Name another OUT, or make the same cache")
         # Its listing, too.
         read_plan(layout)
     with suppress(FileNotFoundError):

@@ -9,7 +9,7 @@ from richsem_prep.hub.dataset_card import dataset_card
 from richsem_prep.hub.hub import HubRepo, Snapshot, Upload
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelManifest, Plan, TextManifest
-from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.reader import Cache, open_cache, require_same_plan
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -89,11 +89,8 @@ def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) ->
     """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same."""
     names = CacheLayout(Path(), plan.dataset)
     if str(names.plan) in there.files:
-        found = there.record(Plan, str(names.plan))
-        if found.fingerprint != plan.fingerprint:
-            path = Path(f"{there.repo.name}/{names.plan}")
-            remedy = "One repository is for one plan: name another"
-            require_same(path, found, plan, ignore=Plan.not_identifying, remedy=remedy)
+        path, found = Path(f"{there.repo.name}/{names.plan}"), there.record(Plan, str(names.plan))
+        require_same_plan(path, found, plan, remedy="One repository is for one plan: name another")
     if manifest.name in there.label_sets():
         name = str(names.label_set(manifest.name).manifest)
         spec = there.record(LabelManifest, name).spec
@@ -119,7 +116,6 @@ def _common_files(cache: Cache, folder: Path) -> Iterator[Upload]:
 
 
 def _label_files(cache: Cache, manifest: LabelManifest) -> Iterator[Upload]:
-    """Everything of a label set but its manifest."""
     out, layout = cache.labels_layout.out, cache.labels_layout.label_set(manifest.name)
     yield _file(layout.spec, out)
     yield _file(layout.text, out, manifest.text)

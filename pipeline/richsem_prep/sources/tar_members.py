@@ -155,7 +155,6 @@ def _read_extension(descriptor: OpenFile, offset: int, size: int) -> bytes:
 
 
 def _extension_fields(kind: bytes, content: bytes, offset: int) -> dict[bytes, bytes]:
-    """The fields that a pax or GNU header gives the next member."""
     if kind == _LONG_NAME:
         return {b"path": content.split(b"\0", 1)[0]}
     if kind == b"K":

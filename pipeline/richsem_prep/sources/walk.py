@@ -138,12 +138,13 @@ def _below(root: Place, folder: bytes) -> bytes | RemotePath:
 def _scan(path: bytes | RemotePath) -> list[Entry]:
     try:
         if isinstance(path, RemotePath):
-            found = [RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
-            return sorted((entry for entry in found if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
-        with os.scandir(path) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
+            found: list[Entry] = [RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
+        else:
+            with os.scandir(path) as entries:
+                found = list(entries)
     except OSError as error:
         raise _unreadable(path, error) from error
+    return sorted((entry for entry in found if not entry.name.startswith(_HIDDEN)), key=lambda entry: entry.name)
 
 
 def _folder_identity(path: bytes | RemotePath) -> tuple[int, int] | str:

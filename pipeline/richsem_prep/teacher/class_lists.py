@@ -107,7 +107,6 @@ def _from_descriptions(path: Path) -> Iterator[str]:
 
 
 def _from_json(path: Path) -> tuple[str, Iterable[str]]:
-    """The vocabulary's name and class names of a plan, or of an annotation file."""
     found: dict[int, str] = {}
     for key, records in stream_json(path):
         if key == "vocabulary!" and isinstance(records[0], dict) and isinstance(records[0].get("class_names"), list):

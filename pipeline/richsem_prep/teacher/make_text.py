@@ -45,11 +45,8 @@ def make_text(
 def _require_usable(out: Place) -> None:
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
-    strangers = (
-        sorted(path.name for path in out.iterdir() if path.name not in OWN_FILES and not is_temporary(path.name))
-        if out.is_dir()
-        else []
-    )
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    strangers = sorted(name for name in names if name not in OWN_FILES and not is_temporary(name))
     if strangers:
         raise RichSemError(f"--out {out} holds other things ({', '.join(strangers[:5])}); name a folder of its own")
 

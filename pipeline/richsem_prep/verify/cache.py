@@ -147,7 +147,6 @@ def _notes(cache: CacheUnderTest) -> Iterator[str]:
 
 
 def _elsewhere_note(elsewhere: CacheManifest) -> str:
-    """Where the pictures lie, and what that means for the checks."""
     assert elsewhere.pictures_in is not None
     note = f"its pictures lie in {elsewhere.pictures_in} and were not looked at"
     if CacheLayout(open_place(elsewhere.pictures_in), elsewhere.plan.dataset).manifest.is_file():

@@ -185,7 +185,6 @@ def _check_tar(
 
 
 def _hashed_pictures(cache: CacheUnderTest, samples: int, shard: int) -> Container[int]:
-    """Rows of a shard whose pictures are hashed by themselves."""
     if cache.is_thorough or samples <= SAMPLED_PICTURES:
         return range(samples)
     rng = np.random.default_rng([cache.plan.seed, shard])

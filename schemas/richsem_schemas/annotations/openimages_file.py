@@ -173,8 +173,6 @@ def _mended(line: bytes) -> bytes:
 
 
 class _Table:
-    """Pictures and boxes, growing batch by batch."""
-
     def __init__(self, path: Path, category_of: dict[str, int]) -> None:
         self._path = path
         self._category_of = category_of
@@ -207,7 +205,6 @@ class _Table:
 
 
 def _numbered(column: pa.Array, number_of: Callable[[str], int]) -> NDArray[np.int64]:
-    """The number of each text, int64 [N]."""
     encoded = column.dictionary_encode()
     numbers = [number_of(printable(text)) for text in encoded.dictionary.to_pylist()]
     return np.array(numbers, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]

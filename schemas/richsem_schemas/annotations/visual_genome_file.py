@@ -137,7 +137,6 @@ def _name_number(record: dict[str, Any], names: dict[str, int]) -> int:
 def _kept_names(
     names: dict[str, int], names_O: NDArray[np.int32], class_names: Sequence[str] | None, path: Path
 ) -> dict[str, int]:
-    """Category id of each name that is kept."""
     if class_names is not None:
         return {name: number for number, name in enumerate(class_names, 1)}
     counts = np.bincount(names_O[names_O != _NO_NAME], minlength=len(names))

@@ -1,6 +1,7 @@
 """A cache through the `webdataset` package: tars of labels and of pictures, joined by key, decoded to views."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -39,27 +40,21 @@ def webdataset_pipeline(cache: Cache, label_set: str | None = None) -> DataPipel
     for shard in manifest.shards:
         pictures = cache.picture_shard(shard.shard)
         pairs[str(cache.label_shard(manifest.name, shard.shard).tar)] = str(pictures.tar)
-    return DataPipeline(
-        SimpleShardList(list(pairs)), split_by_node, split_by_worker, _JoinedByKey(pairs), _views_of_blocks
-    )
+    joined = partial(_joined_by_key, pictures_of=pairs)
+    return DataPipeline(SimpleShardList(list(pairs)), split_by_node, split_by_worker, joined, _views_of_blocks)
 
 
-class _JoinedByKey:
+def _joined_by_key(shards: Iterable[_Sample], *, pictures_of: dict[str, str]) -> Iterator[_Sample]:
     """A stage from tars of labels to samples with the members of both tars; keys ascend in both."""
-
-    def __init__(self, pictures_of: dict[str, str]) -> None:
-        self._pictures_of = pictures_of
-
-    def __call__(self, shards: Iterable[_Sample]) -> Iterator[_Sample]:
-        for shard in shards:
-            labels = iter(_samples(shard["url"]))
-            labelled = next(labels, None)
-            for picture in _samples(self._pictures_of[shard["url"]]):
-                views = {}
-                # A sample that anchors no view has no member among the labels.
-                if labelled is not None and labelled["__key__"] == picture["__key__"]:
-                    views, labelled = labelled, next(labels, None)
-                yield {"__key__": picture["__key__"], "picture": _content(picture), "views": views}
+    for shard in shards:
+        labels = iter(_samples(shard["url"]))
+        labelled = next(labels, None)
+        for picture in _samples(pictures_of[shard["url"]]):
+            views = {}
+            # A sample that anchors no view has no member among the labels.
+            if labelled is not None and labelled["__key__"] == picture["__key__"]:
+                views, labelled = labelled, next(labels, None)
+            yield {"__key__": picture["__key__"], "picture": _content(picture), "views": views}
 
 
 def _samples(url: str) -> WebDataset:

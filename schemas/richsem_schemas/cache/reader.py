@@ -188,14 +188,19 @@ def _labels_elsewhere(pictures: CacheLayout, manifest: CacheManifest, labels: Ca
     return labels
 
 
-def require_same_plan(path: Place, found: Plan, wanted: Plan) -> None:
+def require_same_plan(
+    path: Place,
+    found: Plan,
+    wanted: Plan,
+    *,
+    remedy: str = "Labels belong to the pictures and keys that they were made for: name the cache of that plan",
+) -> None:
     """Check that two plans name the same pictures by the same keys.
 
     Raises:
         ManifestMismatchError: names each field that differs.
     """
     if found.fingerprint != wanted.fingerprint:
-        remedy = "Labels belong to the pictures and keys that they were made for: name the cache of that plan"
         require_same(path, found, wanted, ignore=Plan.not_identifying, remedy=remedy)
 
 
