@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from richsem_prep.executors.worker import Worker
+from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_prep.teacher.settings import WorkerSettings
@@ -33,33 +34,8 @@ MAX_KL = 0.05
 _LEAST_LOG_PROB = -1e4
 
 
-@dataclass(frozen=True)
-class AuditRequest:
-    """The options of an audit.
-
-    Attributes:
-        teacher: as `--teacher` takes it.
-        regions: how many to show to the teacher again; all where the set has fewer.
-        seed: of the choice.
-        min_cosine: fail below; None is the default for the set's embeddings.
-        max_kl: fail above, nats; None is `MAX_KL`.
-        device: as torch writes it; None is the first CUDA device if there is one.
-        root: where originals lie, for caches that refer to them; None is where the plan says.
-    """
-
-    teacher: str
-    regions: int
-    seed: int
-    min_cosine: float | None
-    max_kl: float | None
-    device: str | None
-    root: Place | None
-
-
 @dataclass(frozen=True, eq=False)
 class _AuditedView:
-    """A view as it stands in the cache, and which of its regions were chosen."""
-
     name: str
     stored: LabelledView
     regions: NDArray[np.int64]
@@ -81,7 +57,13 @@ class _Agreement:
 
 
 def audit(
-    cache: Cache, label_set: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]
+    cache: Cache,
+    label_set: str,
+    request: AuditRequest,
+    *,
+    device: str | None,
+    root: Place | None,
+    on_progress: Callable[[int, int], None],
 ) -> AuditRecord:
     """Recompute random regions of a label set from the cached pictures, compare, and record the outcome.
 
@@ -95,14 +77,14 @@ def audit(
         raise RichSemError(
             f"label set {label_set!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
         )
-    worker = _same_teacher(layout, spec, request)
+    worker = _same_teacher(layout, spec, request.teacher, device)
     chosen = _choose(manifest, request)
     done, total, text = 0, sum(map(len, chosen.values())), cache.text_bank(label_set)
     found: list[_Agreement] = []
     for shard, positions in chosen.items():
         try:
             views = _audited_views(cache, manifest, shard, positions)
-            prepared = _prepared(cache, shard, views, worker.encoder, request.root or cache.originals_root)
+            prepared = _prepared(cache, shard, views, worker.encoder, root or cache.originals_root)
             for view, live_RD in worker.encoder.encode(prepared):
                 found.append(_agreement(view, live_RD[view.regions], text, temperature=spec.temperature))
                 done += len(view.regions)
@@ -114,14 +96,14 @@ def audit(
     return record
 
 
-def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequest) -> Worker:
+def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, teacher: str, device: str | None) -> Worker:
     """A worker with the teacher that made the label set, seeing views as it did."""
     worker = Worker(
         WorkerSettings(
-            teacher=request.teacher,
+            teacher=teacher,
             region_encoder=spec.region_encoder.kind,
             teacher_size=spec.region_encoder.teacher_size,
-            device=request.device,
+            device=device,
             precision=None,
             decode_threads=1,
         )
@@ -136,7 +118,7 @@ def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequ
 def _choose(manifest: LabelManifest, request: AuditRequest) -> dict[int, NDArray[np.int64]]:
     """Ascending positions of the chosen regions by shard."""
     ends = np.cumsum([summary.regions for summary in manifest.shards])
-    count = min(request.regions, int(ends[-1]))
+    count = min(request.samples, int(ends[-1]))
     places = np.sort(np.random.default_rng(request.seed).choice(int(ends[-1]), count, replace=False))
     numbers = np.searchsorted(ends, places, side="right")
     return {

@@ -248,10 +248,8 @@ def _identity_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield "temperature", f"{spec.temperature:g}"
     if spec.rescored_from is not None:
         yield "rescored from", f"labels {spec.rescored_from[:_FINGERPRINT_DIGITS]}"
-    yield (
-        "fingerprints",
-        (f"plan {plan.fingerprint[:_FINGERPRINT_DIGITS]}, labels {spec.fingerprint[:_FINGERPRINT_DIGITS]}"),
-    )
+    plan_shown, labels_shown = plan.fingerprint[:_FINGERPRINT_DIGITS], spec.fingerprint[:_FINGERPRINT_DIGITS]
+    yield "fingerprints", f"plan {plan_shown}, labels {labels_shown}"
 
 
 def _size_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
@@ -283,14 +281,9 @@ def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield "label entropy", f"{statistics.mean_entropy:.3f} nats, mean over regions; {rest}"
         yield "captured mass", f"{statistics.mean_captured_mass:.1%}, mean over regions, in the top {spec.top_k}"
     if statistics.top1_agreement is not None:
-        has_all = statistics.judged_regions == statistics.labelled_regions
-        yield (
-            "top-1 is the hard label",
-            (
-                f"{statistics.top1_agreement:.1%} of {statistics.judged_regions:,} labelled regions"
-                + ("" if has_all else " whose class the text has")
-            ),
-        )
+        judged = f"{statistics.judged_regions:,} labelled regions"
+        judged += " whose class the text has" * (statistics.judged_regions != statistics.labelled_regions)
+        yield "top-1 is the hard label", f"{statistics.top1_agreement:.1%} of {judged}"
 
 
 def _class_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:

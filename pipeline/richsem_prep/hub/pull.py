@@ -154,7 +154,6 @@ def _require_usable(out: Place) -> None:
 
 
 def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> None:
-    """Check that OUT has the same plan, if any, and the same label set, if any."""
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
         require_same_plan(layout.plan, own, plan, remedy="Name another OUT, or make the same cache")

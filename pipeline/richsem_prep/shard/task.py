@@ -64,14 +64,6 @@ class ShardInputs:
     environment: Environment
     pictures: CacheLayout | None = None
 
-    def picture_shard(self, number: int) -> PictureShard:
-        """A shard of the pictures, wherever they lie."""
-        return PictureShard(self.pictures or self.layout, number)
-
-    def label_shard(self, number: int) -> LabelShard:
-        """A shard of the label set."""
-        return LabelShard(self.layout.label_set(self.label_set), number)
-
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -91,7 +83,8 @@ def run_shard(number: int, inputs: ShardInputs, encoder: RegionEncoder, progress
         OSError: reading or writing failed; the shard can be tried again.
         EmbeddingError: the teacher gave embeddings that are not finite; nothing of the shard is written.
     """
-    shard, labels = inputs.picture_shard(number), inputs.label_shard(number)
+    shard = PictureShard(inputs.pictures or inputs.layout, number)
+    labels = LabelShard(inputs.layout.label_set(inputs.label_set), number)
     clock = StageClock()
     with ThreadPoolExecutor(inputs.decode_threads) as pool:
         task = LabelTask(labels, inputs, encoder, progress, clock, pool)

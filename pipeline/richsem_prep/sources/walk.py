@@ -19,7 +19,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteEntry:
+class _RemoteEntry:
     """A file or a folder of a listing at a URL, with those of `os.DirEntry`'s methods that are needed."""
 
     name: bytes
@@ -27,23 +27,20 @@ class RemoteEntry:
     status: RemoteStatus
 
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
         return stat_modes.S_ISDIR(self.status.st_mode)
 
     def is_file(self) -> bool:
-        """Whether it is a file."""
         return stat_modes.S_ISREG(self.status.st_mode)
 
     def is_symlink(self) -> bool:
-        """Whether it is a link; listings at URLs don't tell."""
+        # Listings at URLs don't tell.
         return False
 
     def stat(self) -> RemoteStatus:
-        """Its size."""
         return self.status
 
 
-Entry: TypeAlias = os.DirEntry[bytes] | RemoteEntry
+Entry: TypeAlias = os.DirEntry[bytes] | _RemoteEntry
 
 
 def scan_root(root: Place, *, layout: str) -> list[Entry]:
@@ -138,7 +135,7 @@ def _below(root: Place, folder: bytes) -> bytes | RemotePath:
 def _scan(path: bytes | RemotePath) -> list[Entry]:
     try:
         if isinstance(path, RemotePath):
-            found: list[Entry] = [RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
+            found: list[Entry] = [_RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
         else:
             with os.scandir(path) as entries:
                 found = list(entries)

@@ -8,7 +8,7 @@ shard.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -51,21 +51,9 @@ class PreparedView:
     boxes_xyxy_px: NDArray[np.float32]
 
 
-class RegionEncoder(Protocol):
-    """Embeds the regions of views."""
-
-    spec: RegionEncoderSpec
-
-    def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
-        """From a rendered view to what `encode` takes; no network, any thread."""
-
-    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
-        """Each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
-
-
 def make_region_encoder(
     teacher: Teacher, *, kind: str | None, teacher_size: int | None, precision: Precision
-) -> "RoiAlignEncoder | CropEncoder":
+) -> "RegionEncoder":
     """The encoder that `--region-encoder` names; None is `roi-align` where the teacher can, else `crop`.
 
     Raises:
@@ -191,6 +179,10 @@ class CropEncoder:
                 done = np.concatenate([done, last])
             parts = np.split(done, np.cumsum([count for _, count in under_way])[:-1])
             yield from zip((item for item, _ in under_way), parts, strict=True)
+
+
+RegionEncoder = RoiAlignEncoder | CropEncoder
+"""`encode` gives each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
 
 
 class _Forward:

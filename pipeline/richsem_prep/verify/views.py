@@ -125,8 +125,6 @@ def _record_problem(views: AlikeViews, rows: Rows, names: list[str], spec: Label
 
 @dataclass(eq=False)
 class _LabelsAgain:
-    """Computes the labels of some regions again, many at a time."""
-
     text: TextBank
     _names: list[str] = field(default_factory=list)
     _labels: list[TopKSoftLabels] = field(default_factory=list)

@@ -169,7 +169,6 @@ def _found(
 def _located(
     found: AnnotationFile, roots: Sequence[Place], path: Path, may_miss: bool
 ) -> tuple[Place, tuple[str, ...]]:
-    """The first of the folders that has the pictures, and their names in it."""
     failures = []
     for root in roots:
         try:
