@@ -57,9 +57,9 @@ def live(monkeypatch, cache):
 
 
 def run(cache, **changes):
-    return audit(
-        open_cache(cache.layout.out), LABELS, request(**changes), device=None, root=None, on_progress=lambda *_: None
-    )
+    request = AuditRequest(**({"teacher": "hash", "samples": 1_000} | changes))
+    opened = open_cache(cache.layout.out)
+    return audit(opened, LABELS, request, device=None, root=None, on_progress=lambda *_: None)
 
 
 def test_the_teacher_that_made_the_set_says_the_same_again(cache, live):
