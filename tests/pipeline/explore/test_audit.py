@@ -10,6 +10,7 @@ from richsem_prep.cli import app
 from richsem_prep.explore import audit as auditing
 from richsem_prep.explore.audit import audit, cosines, kl_from_live, spread
 from richsem_prep.explore.audit_records import audit_line, last_audit
+from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.inspect import inspect_label_set
 from richsem_prep.teacher.settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
