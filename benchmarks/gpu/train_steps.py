@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
-from richsem_schemas.cache.values import Precision
+from richsem_schemas.cache.field_types import Precision
 from richsem_train.run.build import attention_backend
 from richsem_train.run.engine import Trainer
 

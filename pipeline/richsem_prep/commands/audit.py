@@ -5,8 +5,8 @@ from rich.console import Console
 
 from richsem_prep.commands.options import Device, LabelSet, Originals, Out
 from richsem_prep.explore.audit_request import AuditRequest
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, print_json
 
 
 @with_options_of_models

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from richsem_prep.commands.options import Out, Threads
+from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.words import printable_text
-from richsem_schemas.program import AsJson, figures, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.explore.diff import Difference

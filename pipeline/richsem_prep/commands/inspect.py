@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from richsem_prep.commands.options import LabelSet, Out
-from richsem_schemas.program import AsJson, figures, print_json
+from richsem_schemas.command_line import AsJson, figures, print_json
 
 
 def inspect(out: Out, label_set: LabelSet = None, as_json: AsJson = False) -> None:

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from richsem_prep.shard.config import ShardConfig
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.shard.run import RunSummary
@@ -51,7 +51,7 @@ def shard(config: ShardConfig, as_json: AsJson = False) -> None:
       richsem-prep shard --dataset inet-lvis --out s3://BUCKET/inet-lvis
     """
     from richsem_prep.console import ConsoleReporter
-    from richsem_prep.executors.settings import make_executor
+    from richsem_prep.executors.make_executor import make_executor
     from richsem_prep.shard import run
 
     errors = Console(stderr=True)

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from richsem_prep.commands.options import LabelSet, Originals, Out
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, print_json
 
 
 def view(

@@ -12,14 +12,14 @@ import torchvision
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.teacher.region_encoder import make_region_encoder
-from richsem_prep.teacher.settings import WorkerDescription, WorkerSettings
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
+from richsem_schemas.cache.field_types import NamePolicy, Precision
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
 from richsem_schemas.cache.reader import pictures_layout
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
-from richsem_schemas.cache.values import NamePolicy, Precision
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.resize import KERNEL

@@ -11,8 +11,9 @@ from richsem_prep.executors.worker import Worker
 from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
-from richsem_prep.teacher.settings import WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.field_types import Embeddings
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread
@@ -21,7 +22,6 @@ from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place

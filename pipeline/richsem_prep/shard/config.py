@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 import typer
 from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from richsem_schemas.cache.values import (
+from richsem_schemas.cache.field_types import (
     MAX_SAMPLES_PER_SHARD,
     Embeddings,
     NamePolicy,

@@ -9,7 +9,7 @@ from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import Executor, MakeExecutor
 from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.out_folder import require_usable_out, sweep_shards
-from richsem_prep.shard.prepare import prepare_label_set, prepare_plan
+from richsem_prep.shard.plan_and_spec import prepare_label_set, prepare_plan
 from richsem_prep.shard.progress import Reporter, ShardResult
 from richsem_prep.shard.retry import drop_mended_shards
 from richsem_schemas.cache.jobs import hold_job, one_at_a_time

@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.shard.pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
+from richsem_prep.shard.loaded_pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.stage_clock import StageClock

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from richsem_prep.teacher.class_lists import read_templates, read_vocabulary
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.layout import FEATURES_FILE
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder, text_path, write_text_folder
-from richsem_schemas.cache.values import NamePolicy
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.io.files import is_temporary
 from richsem_schemas.io.places import Place

@@ -1,8 +1,8 @@
 """How class names stand in prompts, which of them a teacher reads as one, and what identifies a text bank; no torch."""
 
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TextSpec
 from richsem_schemas.cache.text_bank import TextBank, prompts_sha256
-from richsem_schemas.cache.values import NamePolicy
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 _SHOWN = 5

@@ -19,8 +19,8 @@ from torch.nn import functional
 from torchvision.ops import roi_align
 
 from richsem_prep.teacher.teacher import DTYPES, Teacher
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import RegionEncoderSpec
-from richsem_schemas.cache.values import Precision
 from richsem_schemas.cache.view import PAD_VALUE
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.pictures.resize import resize_picture

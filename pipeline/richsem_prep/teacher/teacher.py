@@ -20,8 +20,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 from richsem_prep.demo import TEACHER_DIR
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import TeacherIdentity
-from richsem_schemas.cache.values import Precision
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.io.canonical_json import json_sha256
 

@@ -12,9 +12,9 @@ from open_clip import OPENAI_IMAGENET_TEMPLATES
 
 from richsem_prep.teacher.names import prompted_name, text_spec
 from richsem_prep.teacher.teacher import Teacher
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TeacherIdentity, TextSpec
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.cache.values import NamePolicy
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import write_atomically

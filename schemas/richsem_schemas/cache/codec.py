@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.cache.field_types import Embeddings
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
-from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View, parse_member
 from richsem_schemas.errors import CorruptCacheError
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.values import ScaleJitter
+from richsem_schemas.cache.field_types import ScaleJitter
 
 MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""

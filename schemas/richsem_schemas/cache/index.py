@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from richsem_schemas.cache.field_types import MAX_SAMPLES_PER_SHARD
 from richsem_schemas.cache.layout import sample_key
-from richsem_schemas.cache.values import MAX_SAMPLES_PER_SHARD
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file

@@ -18,9 +18,7 @@ from pydantic import (
 )
 
 from richsem_schemas.cache.codec import RecordLayout
-from richsem_schemas.cache.layout import check_dataset_name
-from richsem_schemas.cache.record import SealedRecord
-from richsem_schemas.cache.values import (
+from richsem_schemas.cache.field_types import (
     MAX_SAMPLES_PER_SHARD,
     Embeddings,
     NamePolicy,
@@ -30,6 +28,8 @@ from richsem_schemas.cache.values import (
     SetName,
     Temperature,
 )
+from richsem_schemas.cache.layout import check_dataset_name
+from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import FileHash, Sha256
 from richsem_schemas.vocabularies.vocabulary import Vocabulary

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
 from richsem_schemas.cache.text_bank import TextBank, read_bank, write_bank
-from richsem_schemas.cache.values import NamePolicy
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME

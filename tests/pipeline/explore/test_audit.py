@@ -12,7 +12,7 @@ from richsem_prep.explore.audit import audit, cosines, kl_from_live, spread
 from richsem_prep.explore.audit_records import audit_line, last_audit
 from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.inspect import inspect_label_set
-from richsem_prep.teacher.settings import WorkerDescription
+from richsem_prep.teacher.worker_settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import AuditRecord, Environment, LabelSpec

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from synthetic_cache import LABELS, HashingEncoder
 
-from richsem_prep.shard.pictures import BadPicture, LoadedPicture, PictureKeeper, load_cached, load_originals
+from richsem_prep.shard.loaded_pictures import BadPicture, LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.stage_clock import StageClock

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import Environment, RegionEncoderSpec, TeacherIdentity
-from richsem_schemas.cache.values import Precision
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from richsem_prep.shard.progress import OnProgress, Progress, Reporter
 from richsem_prep.sources.dataset import Source
 from richsem_prep.sources.datasets import find_dataset, find_pictures, open_source, other_annotations
 from richsem_prep.teacher.names import alike_warning, text_spec
-from richsem_prep.teacher.settings import WorkerDescription
+from richsem_prep.teacher.worker_settings import WorkerDescription
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan, ViewsSpec
 from richsem_schemas.cache.reader import read_plan

@@ -3,7 +3,7 @@
 from richsem_prep.executors.inline import InlineExecutor
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import Executor
-from richsem_prep.teacher.settings import WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.io.ordered_map import default_threads
 
 
