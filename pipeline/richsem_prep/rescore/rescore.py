@@ -60,15 +60,9 @@ def rescore(
 
     A run that was killed goes on where it stopped; the bytes depend on neither threads nor history.
 
-    Args:
-        out: a finished cache.
-        label_set: name of the new set.
-        text: a text folder of the same teacher; None takes the source's own text.
-        source: the set whose embeddings are taken; None is the only one that has some.
-        temperature: divides the teacher's logits; None is 1.
-        top_k: classes kept a region; None is as many as the source keeps. Never more than there are classes.
-        threads: shards at a time.
-        on_progress: called with regions done and regions in all.
+    Without other text, the labels are of the source's own; without a source, of the only set that has embeddings. The
+    temperature is 1, and as many classes are kept a region as in the source, unless others are given; never more than
+    there are.
 
     Raises:
         RichSemError: the cache isn't finished, is in use, or has no embeddings; the text is another teacher's; the

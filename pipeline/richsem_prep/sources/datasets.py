@@ -221,12 +221,3 @@ def _drawn(dataset: str, root: Place) -> PictureDataset | DetectionDataset:
     if record.draw is not None:
         record.draw(root)
     return record
-
-
-def other_annotations(plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-    """The fields of a plan that would be others with the annotations which a run asks for.
-
-    They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
-    """
-    record = find_dataset(plan.dataset)
-    return record.other_annotations(plan, root, annotations) if isinstance(record, DetectionDataset) else {}

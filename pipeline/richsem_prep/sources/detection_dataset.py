@@ -76,7 +76,10 @@ class DetectionDataset(Dataset):
         return best
 
     def other_annotations(self, plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-        """See `datasets.other_annotations`."""
+        """The fields of a plan that would be others with the annotations which a run asks for.
+
+        They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
+        """
         try:
             path = self._annotations_path(root, annotations)
         except SourceError:

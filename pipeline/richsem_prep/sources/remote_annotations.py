@@ -19,8 +19,7 @@ _BESIDE = (PICTURE_FILE, *CLASS_FILES)
 def local_annotations(path: Place) -> Iterator[Path]:
     """An annotation file as a local one, with the files that its format wants beside it.
 
-    Args:
-        path: a local file is taken as it is; one at a URL is copied into a temporary folder for as long as it is read.
+    A local file is taken as it is; one at a URL is copied into a temporary folder for as long as it is read.
 
     Raises:
         OSError: it can't be fetched, or there is no room for it.

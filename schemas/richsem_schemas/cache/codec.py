@@ -142,11 +142,7 @@ class LabelledView:
 
 
 def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
-    """Read a view back; headers are parsed once for each distinct one, records never copied twice.
-
-    Args:
-        data: the member's bytes.
-        member: its extension, such as `mosaic-3.npy`.
+    """Read the view of a member such as `mosaic-3.npy`; headers are parsed once each, records never copied twice.
 
     Raises:
         CorruptCacheError: the bytes are not such a record.

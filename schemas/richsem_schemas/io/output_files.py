@@ -23,10 +23,7 @@ def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path], *, remedy
 
     Files are compared, not names: links of both kinds are followed, and so is a file system that ignores case.
 
-    Args:
-        outputs: files that will be written; most don't exist yet.
-        inputs: files that are read; those that don't exist are left to their readers.
-        remedy: such as "name another --out".
+    Files that don't exist are left to their readers. The remedy is such as "name another --out".
 
     Raises:
         RichSemError: an output is one of the inputs.
