@@ -50,7 +50,7 @@ def read_vocabulary(names: str) -> Vocabulary:
 
 
 def read_templates(templates: str, openai: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts that `--templates` asks for, with `{}` for the name: `openai`, `name-only`, or a file with one a line.
+    """The prompts that `--templates` asks for, with `{}` for the name: `openai`, `name-only`, or a file of one a line.
 
     Raises:
         SourceError: there is no such file, or a line is no template.
