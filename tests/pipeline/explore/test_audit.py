@@ -57,10 +57,10 @@ def live(monkeypatch, cache):
     return StandIn
 
 
-def run(cache, **changes):
+def run(cache, *, root=None, **changes):
     request = AuditRequest(**({"teacher": "hash", "samples": 1_000} | changes))
     opened = open_cache(cache.layout.out)
-    return audit(opened, LABELS, request, device=None, root=None, on_progress=lambda *_: None)
+    return audit(opened, LABELS, request, device=None, root=root, on_progress=lambda *_: None)
 
 
 def test_the_teacher_that_made_the_set_says_the_same_again(cache, live):
