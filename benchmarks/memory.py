@@ -94,7 +94,7 @@ def shard_peak(folder: Path, count: int) -> float:
 def freeze_large_plan(out: Path, entries: int) -> float:
     """Seconds to freeze a listing of synthetic entries."""
     from richsem_prep.shard.plan import freeze_listing
-    from richsem_prep.sources import SourceEntry
+    from richsem_prep.sources.entry import SourceEntry
     from richsem_schemas.cache.layout import CacheLayout
     from richsem_schemas.cache.manifest import Plan
     from richsem_schemas.vocabularies.vocabulary import Vocabulary

@@ -83,7 +83,7 @@ def config(root: Path, out: Path, options: dict[str, Any]) -> Any:
 def bare_forward(out: Path, options: dict[str, Any]) -> tuple[float, int]:
     """Seconds of the network alone over the views of a cache, prepared beforehand; and how many regions they have."""
     from richsem_prep.executors.worker import Worker
-    from richsem_prep.teacher.settings import WorkerSettings
+    from richsem_prep.teacher.worker_settings import WorkerSettings
 
     names = ("teacher", "region_encoder", "teacher_size", "device", "precision")
     worker = Worker(WorkerSettings(**{name: options[name] for name in names}, decode_threads=1))

@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from richsem_prep.executors.settings import make_executor
+from richsem_prep.executors.make_executor import make_executor
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.run import RunSummary, shard
 from richsem_schemas.options import from_options

@@ -20,8 +20,8 @@ from teachers import random_teacher
 from torch.profiler import ProfilerActivity, profile
 
 from richsem_prep.teacher.region_encoder import make_region_encoder
-from richsem_prep.teacher.settings import Precision
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
+from richsem_schemas.cache.field_types import Precision
 from richsem_train.run.build import attention_backend
 from richsem_train.run.engine import Trainer
 

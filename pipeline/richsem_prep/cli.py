@@ -12,7 +12,7 @@ from richsem_prep.commands.shard import shard
 from richsem_prep.commands.text import text
 from richsem_prep.commands.verify import verify
 from richsem_prep.commands.view import view
-from richsem_schemas.program import Version, new_program, run_program
+from richsem_schemas.command_line import Version, new_program, run_program
 
 app = new_program("richsem-prep", no_args_is_help=True)
 

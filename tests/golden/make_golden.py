@@ -31,7 +31,8 @@ from richsem_prep.shard.finish import finish_cache
 from richsem_prep.shard.plan import freeze_listing
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
-from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry, folder_classes, list_folder
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import CacheLayout

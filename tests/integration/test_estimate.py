@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from richsem_prep.cli import app
 from richsem_prep.commands.estimate import estimate_table
-from richsem_prep.executors.settings import make_executor
+from richsem_prep.executors.make_executor import make_executor
 from richsem_prep.shard import run as driver
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.estimate import Estimate, estimate

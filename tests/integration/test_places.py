@@ -175,7 +175,7 @@ def test_what_is_damaged_at_a_url_is_found_and_made_anew(folder, few, local, res
 def test_tars_of_classes_are_read_in_place_at_a_url(folder, few, resnet, tmp_path, monkeypatch):
     import tarfile
 
-    from richsem_prep.sources import list_imagenet
+    from richsem_prep.sources.imagenet import list_imagenet
 
     ids = {f"class_{number}": number + 1 for number in range(3)}
     for name in ids:

@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep.executors.settings import make_executor
+from richsem_prep.executors.make_executor import make_executor
 from richsem_prep.shard import run as driver
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.defaults import default_label_set

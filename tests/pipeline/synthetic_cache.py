@@ -11,7 +11,7 @@ from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.plan import freeze_listing
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
-from richsem_prep.sources import folder_classes, list_folder
+from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (

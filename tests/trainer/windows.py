@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from richsem_prep.shard.plan import freeze_listing
-from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan, ViewsSpec
 from richsem_schemas.pictures.originals import WHOLE_FILE

@@ -1,6 +1,6 @@
 """Entry point of `richsem-train`: checks that its extra is installed before anything heavy is imported."""
 
-from richsem_schemas.program import require_installed
+from richsem_schemas.command_line import require_installed
 
 _NEEDED = {
     "torch": "torch",

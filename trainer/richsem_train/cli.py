@@ -1,6 +1,6 @@
 """The commands of `richsem-train`."""
 
-from richsem_schemas.program import new_program, run_program
+from richsem_schemas.command_line import new_program, run_program
 from richsem_train.commands.compare import compare
 from richsem_train.commands.eval import evaluate
 from richsem_train.commands.export import export

@@ -1,32 +1,19 @@
 """`richsem-prep audit`."""
 
-import math
-from typing import Annotated
-
 import typer
 from rich.console import Console
 
 from richsem_prep.commands.options import Device, LabelSet, Originals, Out
-from richsem_schemas.errors import RichSemError
-from richsem_schemas.program import AsJson, print_json
+from richsem_prep.explore.audit_request import AuditRequest
+from richsem_schemas.command_line import AsJson, print_json
+from richsem_schemas.options import with_options_of_models
 
 
+@with_options_of_models
 def audit(
     out: Out,
-    teacher: Annotated[str, typer.Option(help="The one that made the set, as `shard` takes it.")],
-    samples: Annotated[int, typer.Option(min=1, help="Regions to show to the teacher again.")] = 256,
+    request: AuditRequest,
     label_set: LabelSet = None,
-    min_cosine: Annotated[
-        float | None,
-        typer.Option(
-            min=-1, max=1, help="Fail where an embedding lies farther off. \\[default: 0.999; of int8 ones 0.99]"
-        ),
-    ] = None,
-    max_kl: Annotated[
-        float | None,
-        typer.Option(min=0, help="Fail where a soft label lies farther off, nats. \\[default: 0.05]"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another one chooses other regions.")] = 0,
     root: Originals = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -43,20 +30,16 @@ def audit(
       richsem-prep audit caches/lvis --teacher RN50:openai --samples 4000 --seed 1
     """
     from richsem_prep.console import counting_bar
-    from richsem_prep.explore import audit as auditing
+    from richsem_prep.explore.audit import audit as run
     from richsem_prep.explore.audit_records import audit_line, audit_table
     from richsem_schemas.cache.reader import open_cache
     from richsem_schemas.io.places import open_place
 
-    if max_kl is not None and not math.isfinite(max_kl):
-        raise RichSemError(f"--max-kl {max_kl} bounds nothing; give a number of nats, such as 0.05")
-    cache = open_cache(open_place(out), only=label_set)
+    cache = open_cache(out, only=label_set)
     name = cache.label_set(label_set).name
-    request = auditing.AuditRequest(
-        teacher, samples, seed, min_cosine, max_kl, device, open_place(root) if root else None
-    )
+    originals = open_place(root) if root else None
     with counting_bar("audit", "regions") as on_progress:
-        record = auditing.audit(cache, name, request, on_progress=on_progress)
+        record = run(cache, name, request, device=device, root=originals, on_progress=on_progress)
     if as_json:
         print_json(record)
     else:

@@ -1,6 +1,5 @@
 """`richsem-prep diff`."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from richsem_prep.commands.options import Out, Threads
+from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.words import printable_text
-from richsem_schemas.program import AsJson, figures, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.explore.diff import Difference
@@ -45,7 +44,7 @@ def diff(
         found = diff_label_sets(
             open_place(out).absolute(),
             *label_set,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=threads,
             on_progress=on_progress,
         )
     if as_json:

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from richsem_prep.shard.config import ShardConfig
+from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.words import readable_bytes
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, figures, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.shard.estimate import Estimate
@@ -39,7 +39,7 @@ def estimate(
       richsem-prep estimate --dataset lvis --teacher ViT-L-14:openai --workers 8
     """
     from richsem_prep.console import ConsoleReporter
-    from richsem_prep.executors.settings import make_executor
+    from richsem_prep.executors.make_executor import make_executor
     from richsem_prep.shard.estimate import estimate as measure
 
     with ConsoleReporter(Console(stderr=True)) as reporter:

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from richsem_prep.commands.options import LabelSet, Out
-from richsem_schemas.program import AsJson, figures, print_json
+from richsem_schemas.command_line import AsJson, figures, print_json
 
 
 def inspect(out: Out, label_set: LabelSet = None, as_json: AsJson = False) -> None:
@@ -15,9 +15,8 @@ def inspect(out: Out, label_set: LabelSet = None, as_json: AsJson = False) -> No
     """
     from richsem_prep.explore.inspect import inspect_label_set, statistics_table
     from richsem_schemas.cache.reader import open_cache
-    from richsem_schemas.io.places import open_place
 
-    cache = open_cache(open_place(out))
+    cache = open_cache(out)
     statistics = inspect_label_set(cache, cache.label_set(label_set).name)
     if as_json:
         print_json(figures(statistics))

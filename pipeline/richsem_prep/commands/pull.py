@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from richsem_prep.commands.options import LabelSet, Repo
-from richsem_schemas.program import AsJson, figures, print_json
+from richsem_schemas.command_line import AsJson, figures, print_json
 
 
 def pull(

@@ -6,10 +6,10 @@ import typer
 from pydantic import BaseModel
 
 from richsem_prep.commands.options import Out, Threads
-from richsem_schemas.cache.values import SetName, Temperature
+from richsem_schemas.cache.field_types import SetName, Temperature
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.io.places import PlaceField
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, print_json
 
 
 class RescoreOptions(BaseModel, frozen=True, extra="forbid"):

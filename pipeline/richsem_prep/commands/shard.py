@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from richsem_prep.shard.config import ShardConfig
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, print_json
 
 if TYPE_CHECKING:
     from richsem_prep.shard.run import RunSummary
@@ -51,7 +51,7 @@ def shard(config: ShardConfig, as_json: AsJson = False) -> None:
       richsem-prep shard --dataset inet-lvis --out s3://BUCKET/inet-lvis
     """
     from richsem_prep.console import ConsoleReporter
-    from richsem_prep.executors.settings import make_executor
+    from richsem_prep.executors.make_executor import make_executor
     from richsem_prep.shard import run
 
     errors = Console(stderr=True)
@@ -82,7 +82,7 @@ def shard(config: ShardConfig, as_json: AsJson = False) -> None:
 
 def summary_figures(summary: "RunSummary") -> dict[str, Any]:
     """The figures of a run, in bytes and seconds: all but `left_out` and `already` of the shards that it made."""
-    receipts, results = summary.receipts, summary.results.values()
+    made, results = summary.summaries, summary.results.values()
     return {
         "out": str(summary.layout.out),
         "label_set": summary.label_set,
@@ -90,12 +90,12 @@ def summary_figures(summary: "RunSummary") -> dict[str, Any]:
         "shards": len(results),
         "already": summary.already,
         "failed": summary.failed,
-        "pictures": sum(item.samples for item in receipts),
+        "pictures": sum(item.samples for item in made),
         "quarantined": sum(result.quarantined for result in results),
         "left_out": summary.left_out,
-        "views": sum(item.views for item in receipts),
-        "regions": sum(item.regions for item in receipts),
-        "label_bytes": sum(item.tar.bytes for item in receipts),
+        "views": sum(item.views for item in made),
+        "regions": sum(item.regions for item in made),
+        "label_bytes": sum(item.tar.bytes for item in made),
         "picture_bytes": sum(result.picture_bytes for result in results),
         "start_seconds": summary.start_seconds,
         "work_seconds": summary.work_seconds,

@@ -1,14 +1,15 @@
 """`richsem-prep text`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel
 
 from richsem_prep.commands.options import Device
+from richsem_schemas.cache.field_types import NamePolicy
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.io.places import PlaceField
 from richsem_schemas.options import with_options_of_models
-from richsem_schemas.program import AsJson, print_json
 
 
 class TextOptions(BaseModel, frozen=True, extra="forbid"):
@@ -29,7 +30,7 @@ class TextOptions(BaseModel, frozen=True, extra="forbid"):
         typer.Option(metavar="openai|name-only|FILE", help="Prompts; a file has one a line, with {} for the name."),
     ] = "openai"
     name_policy: Annotated[
-        Literal["raw", "clean"],
+        NamePolicy,
         typer.Option(help="Class names in prompts: raw (as they are written) or clean (without _ and brackets)."),
     ] = "raw"
 

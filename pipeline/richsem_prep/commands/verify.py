@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from richsem_prep.commands.options import Out, Threads
-from richsem_schemas.program import AsJson, figures, print_json
+from richsem_schemas.command_line import AsJson, figures, print_json
 
 
 def verify(

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from richsem_prep.commands.options import LabelSet, Originals, Out
+from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, print_json
 
 
 def view(
@@ -28,7 +28,7 @@ def view(
     from richsem_schemas.cache.reader import open_cache
     from richsem_schemas.io.places import open_place
 
-    cache = open_cache(open_place(out))
+    cache = open_cache(out)
     name = cache.label_set(label_set).name
     shown = write_page(cache, name, html, views=views, root=open_place(root) if root else None)
     if as_json:

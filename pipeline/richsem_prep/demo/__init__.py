@@ -6,12 +6,8 @@
 
 from pathlib import Path
 
-from .dataset import is_demo, write_demo
-
 TEACHER_DIR = Path(__file__).parent / "teacher"
 """Load with `open_clip.create_model(f"local-dir:{TEACHER_DIR}")`."""
 
 TEACHER_SIZE = 192
 """Pixels of a view's longer side for which the teacher's region features are best (`--teacher-size`)."""
-
-__all__ = ["TEACHER_DIR", "TEACHER_SIZE", "is_demo", "write_demo"]

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
-from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, failure_of
+from richsem_prep.executors.failures import ATTEMPTS, POLL_SECONDS, failure_of
 from richsem_prep.shard.progress import OnProgress, Progress, ShardOutcome
-from richsem_prep.teacher.settings import WorkerDescription, WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import RichSemError
@@ -73,7 +73,6 @@ class InlineExecutor:
 
 @contextmanager
 def _watched(progress: Progress, on_progress: OnProgress) -> Iterator[None]:
-    """Report the counters from a thread while the block runs."""
     done = Event()
 
     def report() -> None:

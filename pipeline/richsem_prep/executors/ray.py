@@ -14,18 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from richsem_prep.executors.base import ATTEMPTS, POLL_SECONDS, failure_of
+from richsem_prep.executors.failures import ATTEMPTS, POLL_SECONDS, failure_of
 from richsem_prep.shard.progress import Failure, OnProgress, Progress, ShardOutcome, ShardResult
-from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerDescription, WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.ordered_map import MAX_THREADS
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from richsem_prep.executors.worker import Worker
-    from richsem_prep.shard.progress import ShardResult
 
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Receipts are all that travels, so Ray's shared memory stays at about its minimum."""
@@ -56,7 +56,11 @@ def _before_ray_starts(address: str | None) -> None:
         os.environ["RAY_AUTH_TOKEN"] = _LOCAL_TOKEN
         # Ray would end this process, without a word of ours, before `_INIT_SECONDS` are over.
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(int(2 * _INIT_SECONDS)))
-    elif not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or _default_token().is_file()):
+    elif not (
+        os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        or (Path.home() / ".ray" / "auth_token").is_file()
+    ):
         raise RichSemError(
             f"--ray-address {address}: no token to join the cluster with. Set RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) "
             "to the token that the cluster was started with; see docs/clusters.md"
@@ -99,10 +103,6 @@ def _within(seconds: float, call: Callable[[], object], until: threading.Event) 
     if not returned.wait(seconds):
         return TimeoutError(f"nothing for {seconds:.0f} s; one of its processes was killed, or the machine is busy")
     return raised[0] if raised else None
-
-
-def _default_token() -> Path:
-    return Path.home() / ".ray" / "auth_token"
 
 
 class RayWorker:
@@ -177,7 +177,7 @@ class RayExecutor:
         if settings.device == "cpu":
             self._gpus = 0.0
         self.workers = max(1, min(workers or int(self._gpus or self._cpus), max_workers))
-        threads = max(1, min(int(self._cpus // self.workers), MAX_DECODE_THREADS))
+        threads = max(1, min(int(self._cpus // self.workers), MAX_THREADS))
         self._settings = replace(settings, decode_threads=threads)
         self._actors: list[Any] = []
 

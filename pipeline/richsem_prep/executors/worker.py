@@ -11,11 +11,11 @@ import torchvision
 
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.task import ShardInputs, run_shard
-from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.region_encoder import make_region_encoder
-from richsem_prep.teacher.settings import Precision, WorkerDescription, WorkerSettings
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
+from richsem_schemas.cache.field_types import NamePolicy, Precision
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
 from richsem_schemas.cache.reader import pictures_layout
@@ -105,8 +105,9 @@ class Worker:
 
 
 def _environment(device: torch.device) -> Environment:
+    cpu = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return Environment(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_cpu_capability()}",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
         torch_threads=TORCH_THREADS,
         versions={
             "torch": torch.__version__,
@@ -118,7 +119,3 @@ def _environment(device: torch.device) -> Environment:
             "numpy": numpy.__version__,
         },
     )
-
-
-def _cpu_capability() -> str:
-    return torch.backends.cpu.get_cpu_capability()

@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from richsem_prep.executors.worker import Worker
+from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.page import unreadable
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
-from richsem_prep.teacher.settings import WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.cache.codec import LabelledView
+from richsem_schemas.cache.field_types import Embeddings
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import AuditRecord, LabelManifest, LabelSpec, Spread
@@ -20,7 +22,6 @@ from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.places import Place
@@ -33,33 +34,8 @@ MAX_KL = 0.05
 _LEAST_LOG_PROB = -1e4
 
 
-@dataclass(frozen=True)
-class AuditRequest:
-    """The options of an audit.
-
-    Attributes:
-        teacher: as `--teacher` takes it.
-        regions: how many to show to the teacher again; all where the set has fewer.
-        seed: of the choice.
-        min_cosine: fail below; None is the default for the set's embeddings.
-        max_kl: fail above, nats; None is `MAX_KL`.
-        device: as torch writes it; None is the first CUDA device if there is one.
-        root: where originals lie, for caches that refer to them; None is where the plan says.
-    """
-
-    teacher: str
-    regions: int
-    seed: int
-    min_cosine: float | None
-    max_kl: float | None
-    device: str | None
-    root: Place | None
-
-
 @dataclass(frozen=True, eq=False)
 class _AuditedView:
-    """A view as it stands in the cache, and which of its regions were chosen."""
-
     name: str
     stored: LabelledView
     regions: NDArray[np.int64]
@@ -81,15 +57,15 @@ class _Agreement:
 
 
 def audit(
-    cache: Cache, label_set: str, request: AuditRequest, *, on_progress: Callable[[int, int], None]
+    cache: Cache,
+    label_set: str,
+    request: AuditRequest,
+    *,
+    device: str | None,
+    root: Place | None,
+    on_progress: Callable[[int, int], None],
 ) -> AuditRecord:
     """Recompute random regions of a label set from the cached pictures, compare, and record the outcome.
-
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        request: what to do.
-        on_progress: called with regions done and regions in all.
 
     Raises:
         ManifestMismatchError: the teacher is another one; names the fields that differ.
@@ -101,14 +77,14 @@ def audit(
         raise RichSemError(
             f"label set {label_set!r} of {cache.labels_layout.out} has no regions; there is nothing to audit"
         )
-    worker = _same_teacher(layout, spec, request)
+    worker = _same_teacher(layout, spec, request.teacher, device)
     chosen = _choose(manifest, request)
     done, total, text = 0, sum(map(len, chosen.values())), cache.text_bank(label_set)
     found: list[_Agreement] = []
     for shard, positions in chosen.items():
         try:
             views = _audited_views(cache, manifest, shard, positions)
-            prepared = _prepared(cache, shard, views, worker.encoder, request.root or cache.originals_root)
+            prepared = _prepared(cache, shard, views, worker.encoder, root or cache.originals_root)
             for view, live_RD in worker.encoder.encode(prepared):
                 found.append(_agreement(view, live_RD[view.regions], text, temperature=spec.temperature))
                 done += len(view.regions)
@@ -120,18 +96,14 @@ def audit(
     return record
 
 
-def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequest) -> Worker:
-    """A worker with the teacher that made the label set, seeing views as it did.
-
-    Raises:
-        ManifestMismatchError: it is another one.
-    """
+def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, teacher: str, device: str | None) -> Worker:
+    """A worker with the teacher that made the label set, seeing views as it did."""
     worker = Worker(
         WorkerSettings(
-            teacher=request.teacher,
+            teacher=teacher,
             region_encoder=spec.region_encoder.kind,
             teacher_size=spec.region_encoder.teacher_size,
-            device=request.device,
+            device=device,
             precision=None,
             decode_threads=1,
         )
@@ -146,7 +118,7 @@ def _same_teacher(label_set: LabelSetLayout, spec: LabelSpec, request: AuditRequ
 def _choose(manifest: LabelManifest, request: AuditRequest) -> dict[int, NDArray[np.int64]]:
     """Ascending positions of the chosen regions by shard."""
     ends = np.cumsum([summary.regions for summary in manifest.shards])
-    count = min(request.regions, int(ends[-1]))
+    count = min(request.samples, int(ends[-1]))
     places = np.sort(np.random.default_rng(request.seed).choice(int(ends[-1]), count, replace=False))
     numbers = np.searchsorted(ends, places, side="right")
     return {
@@ -178,13 +150,12 @@ def _audited_views(
 def _prepared(
     cache: Cache, number: int, views: Iterable[_AuditedView], encoder: RegionEncoder, root: Place | None
 ) -> Iterator[tuple[_AuditedView, PreparedView]]:
-    """Render views, and make of them what the teacher takes."""
     shard = cache.picture_shard(number)
     rows = shard.rows()
     for audited in views:
         view = audited.stored.view
-        shown = rows[np.isin(rows["sample"], view.tiles["sample"])]
-        pictures = {int(item.row["sample"]): decode_picture(item.data) for item in shard.pictures(shown, root=root)}
+        shown = shard.shown_by(view, rows, root=root)
+        pictures = {sample: decode_picture(picture.data) for sample, picture in shown.items()}
         yield audited, encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"])
 
 
@@ -197,10 +168,9 @@ def _agreement(view: _AuditedView, live_RD: NDArray[np.float32], text: TextBank,
             f"the live teacher's embedding of {names[int(np.argmin(is_finite_R))]}, holds numbers that are not "
             "finite: it can't say the same; see whether the device or its driver is broken (--device cpu)"
         )
-    kept = TopKSoftLabels(labels.class_ids[chosen], labels.log_probs[chosen], labels.log_rest[chosen])
     live_RC = class_log_probs(live_RD, text.features, logit_scale=text.logit_scale / temperature)
     similar = np.zeros(0) if embeddings is None else cosines(embeddings[chosen], live_RD)
-    return _Agreement(similar, kl_from_live(live_RC, kept), names)
+    return _Agreement(similar, kl_from_live(live_RC, labels[chosen]), names)
 
 
 def cosines(stored_RD: NDArray[np.float32], live_RD: NDArray[np.float32]) -> NDArray[np.float64]:

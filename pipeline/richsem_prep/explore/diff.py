@@ -12,20 +12,17 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.alike_views import ShardViews
 from richsem_schemas.cache.codec import embeddings_of
 from richsem_schemas.cache.index import Rows, view_names
-from richsem_schemas.cache.layout import LabelSetLayout
 from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import differing_fields
-from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place
-from richsem_schemas.vocabularies.vocabulary import NONE_NAME
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME
 
 _REGIONS_AT_ONCE = 1024
-_UNLABELLED = 0
 _NOT_COMPARED = frozenset({"embeddings", "top_k", "rescored_from"})
 """Fields of a spec that say how labels are kept, not what they are."""
 
@@ -35,9 +32,6 @@ class ClassDifference:
     """One class's part.
 
     Attributes:
-        name: of the class.
-        regions: of that class.
-        mean_kl: nats.
         flips: regions whose most probable class is another.
     """
 
@@ -52,16 +46,12 @@ class Difference:
     """How label set B differs from label set A.
 
     Attributes:
-        label_sets: names of A and B.
         fields: what their specs say differently: field, A's value, B's value.
-        regions: compared.
         unmatched_views: views that only one of the sets has.
         is_exact: whether KL is over whole distributions, from embeddings; else it is over the classes that both labels
             keep, with the rest as one more class, which is a lower bound.
         mean_kl: KL(A ‖ B) in nats.
-        median_kl: nats.
         p95_kl: nats, the 95th percentile.
-        max_kl: nats.
         flips: regions whose most probable class differs.
         grouped_by: `hard label`, or `top-1 of A` where no region has one.
         classes: worst mean first, ties by name.
@@ -88,17 +78,12 @@ class Side:
     """One of the two sets.
 
     Attributes:
-        manifest: of the set.
-        layout: of the set.
-        text: its text bank.
-        rich: manifest and layout of the set that holds its embeddings: itself, or the one it was rescored from; None
-            where there are none.
+        rich: the set that holds its embeddings: itself, or the one it was rescored from; None where there are none.
     """
 
     manifest: LabelManifest
-    layout: LabelSetLayout
     text: TextBank
-    rich: tuple[LabelManifest, LabelSetLayout] | None
+    rich: LabelManifest | None
 
     @property
     def logit_scale(self) -> float:
@@ -122,17 +107,10 @@ def diff_label_sets(
     a: str,
     b: str,
     *,
-    threads: int,
+    threads: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Difference:
-    """Compare two finished label sets of a cache, region by region, joined by key and view.
-
-    Args:
-        out: the cache.
-        a: the set that counts as the truth.
-        b: the set that is measured.
-        threads: shards at a time.
-        on_progress: called with shards done and shards in all.
+    """Compare two finished label sets of a cache, region by region, joined by key and view; A counts as the truth.
 
     Raises:
         RichSemError: a set isn't there, they have other classes, or no view in common.
@@ -145,8 +123,9 @@ def diff_label_sets(
     _require_same_classes(*sides)
     shards = [summary.shard for summary in sides[0].manifest.shards]
     parts: list[_Regions] = []
+    threads = threads or default_threads()
     with ThreadPoolExecutor(threads) as pool:
-        for part in ordered_map(pool, partial(_diff_shard, sides), shards, ahead=2 * threads):
+        for part in ordered_map(pool, partial(_diff_shard, cache, sides), shards, ahead=2 * threads):
             parts.append(part)
             if on_progress:
                 on_progress(len(parts), len(shards))
@@ -156,9 +135,7 @@ def diff_label_sets(
 def _side(cache: Cache, name: str) -> Side:
     manifest = cache.label_set(name)
     holders = {one.fingerprint: one for one in cache.label_sets.values() if one.spec.embeddings != "none"}
-    holder = holders.get(manifest.spec.rescored_from or manifest.fingerprint)
-    rich = None if holder is None else (holder, cache.labels_layout.label_set(holder.name))
-    return Side(manifest, cache.labels_layout.label_set(name), cache.text_bank(name), rich)
+    return Side(manifest, cache.text_bank(name), holders.get(manifest.spec.rescored_from or manifest.fingerprint))
 
 
 def _require_same_classes(a: Side, b: Side) -> None:
@@ -170,12 +147,12 @@ def _require_same_classes(a: Side, b: Side) -> None:
         )
 
 
-def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
-    shards = [_read(side.manifest, side.layout, shard) for side in sides]
+def _diff_shard(cache: Cache, sides: tuple[Side, Side], shard: int) -> _Regions:
+    shards = [_read(cache, side.manifest, shard) for side in sides]
     taken_a, taken_b, unmatched = _matched_regions(shards[0].rows, shards[1].rows)
     regions_a, regions_b = shards[0].regions(), shards[1].regions()
     _require_same_regions(sides, shard, regions_a[taken_a], regions_b[taken_b])
-    rich = [_embedded_regions(side, own, shard) for side, own in zip(sides, shards, strict=True)]
+    rich = [_embedded_regions(cache, side, own, shard) for side, own in zip(sides, shards, strict=True)]
     is_exact = all(side.rich is not None for side in sides)
     divergences = []
     for start in range(0, len(taken_a), _REGIONS_AT_ONCE):
@@ -196,8 +173,8 @@ def _diff_shard(sides: tuple[Side, Side], shard: int) -> _Regions:
     return _Regions(kl_R, top_a_R, top_b_R, regions_a["category_id"].astype(np.int64)[taken_a], unmatched)
 
 
-def _read(manifest: LabelManifest, layout: LabelSetLayout, shard: int) -> ShardViews:
-    return LabelShard(layout, shard).views_alike(manifest.spec)
+def _read(cache: Cache, manifest: LabelManifest, shard: int) -> ShardViews:
+    return cache.label_shard(manifest.name, shard).views_alike(manifest.spec)
 
 
 def _matched_regions(rows_a: Rows, rows_b: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -234,16 +211,15 @@ def _require_same_regions(
         )
 
 
-def _embedded_regions(side: Side, own: ShardViews, shard: int) -> NDArray[np.void]:
+def _embedded_regions(cache: Cache, side: Side, own: ShardViews, shard: int) -> NDArray[np.void]:
     """The regions with the embeddings behind a set's labels, in the order of its own index."""
     if side.rich is None:
         return np.zeros(0)  # type: ignore[return-value]
-    manifest, layout = side.rich
-    if manifest.name == side.manifest.name:
+    if side.rich.name == side.manifest.name:
         return own.regions()
-    holder = _read(manifest, layout, shard)
+    holder = _read(cache, side.rich, shard)
     if view_names(holder.rows) != view_names(own.rows):
-        raise CorruptCacheError(f"shard {shard}: {manifest.name} and {side.manifest.name} don't hold the same views")
+        raise CorruptCacheError(f"shard {shard}: {side.rich.name} and {side.manifest.name} don't hold the same views")
     return holder.regions()
 
 
@@ -274,11 +250,7 @@ def kept_kl_divergence(
 ) -> NDArray[np.float64]:
     """[R] KL in nats over the classes that both labels keep, and all others as one; never above that of the wholes.
 
-    Args:
-        log_p_RC: log-probabilities of the kept classes, -inf elsewhere.
-        log_p_rest_R: log of the mass of the others.
-        log_q_RC: the same of the other label.
-        log_q_rest_R: the same of the other label.
+    Of either label: [R, C] log-probabilities of the classes that it keeps, -inf elsewhere, and [R] log of the rest.
     """
     both_RC = np.isfinite(log_p_RC) & np.isfinite(log_q_RC)
     p_RC, q_RC = np.exp(log_p_RC), np.exp(log_q_RC)
@@ -299,7 +271,7 @@ def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> D
     top_a_R, top_b_R = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top_a", "top_b"))
     category_R = np.concatenate([part.category for part in parts])
     is_flip_R = top_a_R != top_b_R
-    is_labelled = bool((category_R != _UNLABELLED).any())
+    is_labelled = bool((category_R != NO_LABEL).any())
     names = cache.manifest.plan.vocabulary.class_names if is_labelled else sides[0].text.class_names
     class_R = category_R if is_labelled else top_a_R
     return Difference(

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,12 @@ from richsem_schemas.cache.view import JITTERS_OF
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place, RemotePath, map_small_files
 from richsem_schemas.io.words import printable_text, readable_bytes
-from richsem_schemas.vocabularies.vocabulary import NONE_NAME
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME
 
 CLASSES_SHOWN = 10
 REASONS_SHOWN = 10
 PROJECTED_PICTURES = 1_000_000
 
-_UNLABELLED = 0
 _FINGERPRINT_DIGITS = 12
 
 
@@ -45,15 +44,8 @@ class CacheStatistics:
     """Figures of one label set and its pictures.
 
     Attributes:
-        label_set: its name.
-        plan: of the cache.
-        spec: of the label set.
         samples: good pictures.
         views: by kind.
-        regions: by kind.
-        picture_bytes: of the tars of pictures.
-        label_bytes: of the tars of labels.
-        index_bytes: of the indexes of both.
         total_bytes: of every file in OUT, other label sets included.
         mean_entropy: nats, mean over regions, of the kept classes with the rest as one more class; 0 without regions.
         mean_captured_mass: mean over regions of the kept classes' probability.
@@ -107,25 +99,16 @@ class CacheStatistics:
         return self.agreeing_regions / self.judged_regions if self.judged_regions else None
 
 
-def inspect_label_set(
-    cache: Cache, name: str, *, on_progress: Callable[[int, int], None] | None = None
-) -> CacheStatistics:
+def inspect_label_set(cache: Cache, name: str) -> CacheStatistics:
     """Read every view of a label set and count.
-
-    Args:
-        cache: a finished cache.
-        name: of a finished label set.
-        on_progress: called with shards done and shards in all.
 
     Raises:
         CorruptCacheError: a file is missing or damaged.
     """
     manifest, layout, plan = cache.label_sets[name], cache.labels_layout, cache.manifest.plan
     counts = _Counts(_text_rows(plan, cache.text_bank(name).class_names))
-    for done, summary in enumerate(manifest.shards, 1):
+    for summary in manifest.shards:
         _count_shard(counts, cache.label_shard(name, summary.shard), manifest.spec)
-        if on_progress:
-            on_progress(done, len(manifest.shards))
     regions = max(sum(counts.regions.values()), 1)
     pictures = cache.manifest.shards
     return CacheStatistics(
@@ -141,7 +124,7 @@ def inspect_label_set(
         total_bytes=_bytes_below(layout.out),
         mean_entropy=counts.entropy / regions,
         mean_captured_mass=counts.mass / regions,
-        labelled_regions=int(counts.by_class[_UNLABELLED + 1 :].sum()),
+        labelled_regions=int(counts.by_class[NO_LABEL + 1 :].sum()),
         judged_regions=int(counts.by_class[counts.text_row_C >= 0].sum()),
         agreeing_regions=counts.agreeing,
         class_counts=_class_counts(plan, counts.by_class),
@@ -155,13 +138,11 @@ def _text_rows(plan: Plan, class_names: tuple[str, ...]) -> NDArray[np.int64]:
     """[C] row of the text bank of each class of the plan, by name; -1 for "none", and where it has no such class."""
     rows = {name: row for row, name in enumerate(class_names)}
     text_row_C = np.array([rows.get(name, -1) for name in plan.vocabulary.class_names], np.int64)
-    text_row_C[_UNLABELLED] = -1
+    text_row_C[NO_LABEL] = -1
     return text_row_C
 
 
 class _Counts:
-    """Sums over the views read so far."""
-
     def __init__(self, text_row_C: NDArray[np.int64]) -> None:
         self.text_row_C = text_row_C
         self.views: Counter[str] = Counter()
@@ -181,7 +162,7 @@ def _count_shard(counts: _Counts, shard: LabelShard, spec: LabelSpec) -> None:
     category_ids = regions["category_id"]
     if len(category_ids) and not (category_ids.min() >= 0 and category_ids.max() < len(counts.by_class)):
         raise CorruptCacheError(f"{shard.tar}: a category_id is not in the vocabulary; {shard.remedy}")
-    labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
+    labels = TopKSoftLabels.of_regions(regions)
     counts.by_class += np.bincount(category_ids, minlength=len(counts.by_class))
     counts.agreeing += int((labels.class_ids[:, 0] == counts.text_row_C[category_ids]).sum())
     counts.entropy += float(label_entropies(labels).sum())
@@ -197,7 +178,7 @@ def label_entropies(labels: TopKSoftLabels) -> NDArray[np.float64]:
 
 
 def _class_counts(plan: Plan, by_class: NDArray[np.int64]) -> tuple[ClassCount, ...]:
-    counts = zip(plan.vocabulary.class_names[_UNLABELLED + 1 :], by_class[_UNLABELLED + 1 :].tolist(), strict=True)
+    counts = zip(plan.vocabulary.class_names[NO_LABEL + 1 :], by_class[NO_LABEL + 1 :].tolist(), strict=True)
     return tuple(sorted((ClassCount(name, regions) for name, regions in counts), key=lambda item: -item.regions))
 
 
@@ -267,10 +248,8 @@ def _identity_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield "temperature", f"{spec.temperature:g}"
     if spec.rescored_from is not None:
         yield "rescored from", f"labels {spec.rescored_from[:_FINGERPRINT_DIGITS]}"
-    yield (
-        "fingerprints",
-        (f"plan {plan.fingerprint[:_FINGERPRINT_DIGITS]}, labels {spec.fingerprint[:_FINGERPRINT_DIGITS]}"),
-    )
+    plan_shown, labels_shown = plan.fingerprint[:_FINGERPRINT_DIGITS], spec.fingerprint[:_FINGERPRINT_DIGITS]
+    yield "fingerprints", f"plan {plan_shown}, labels {labels_shown}"
 
 
 def _size_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
@@ -303,14 +282,9 @@ def _label_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:
         yield "label entropy", f"{statistics.mean_entropy:.3f} nats, mean over regions; {rest}"
         yield "captured mass", f"{statistics.mean_captured_mass:.1%}, mean over regions, in the top {spec.top_k}"
     if statistics.top1_agreement is not None:
-        has_all = statistics.judged_regions == statistics.labelled_regions
-        yield (
-            "top-1 is the hard label",
-            (
-                f"{statistics.top1_agreement:.1%} of {statistics.judged_regions:,} labelled regions"
-                + ("" if has_all else " whose class the text has")
-            ),
-        )
+        judged = f"{statistics.judged_regions:,} labelled regions"
+        judged += " whose class the text has" * (statistics.judged_regions != statistics.labelled_regions)
+        yield "top-1 is the hard label", f"{statistics.top1_agreement:.1%} of {judged}"
 
 
 def _class_rows(statistics: CacheStatistics) -> Iterator[tuple[str, str]]:

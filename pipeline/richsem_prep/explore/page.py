@@ -21,6 +21,7 @@ from richsem_schemas.io.files import write_atomically
 from richsem_schemas.io.output_files import require_no_inputs
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import os_error_parts, readable_bytes
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 CLASSES_SHOWN = 5
 COLOURS = 8
@@ -29,18 +30,11 @@ COLOURS = 8
 REGIONS_LISTED = 24
 """Regions of one view whose labels are written out; all boxes are drawn."""
 
-_UNLABELLED = 0
-
 
 def write_page(cache: Cache, label_set: str, path: Path, *, views: int, root: Place | None) -> int:
     """Write a page about a label set; returns how many views it shows.
 
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        path: the file to write, whole or not at all.
-        views: how many to show; fewer where the set has fewer.
-        root: where originals lie, for caches that refer to them; None is where the cache says.
+    At most so many `views`; originals that the cache refers to lie below `root`, or where the plan says.
 
     Raises:
         RichSemError: the file's folder is not there, it is one that is read, or originals can't be found.
@@ -81,8 +75,9 @@ def _require_page(path: Path, cache: Cache, label_set: str, shown: Sequence[Show
     """Refuse to write into the cache, where `verify` finds strangers, or over what is shown, by whatever link."""
     layout, views = cache.layout, cache.labels_layout.label_set(label_set)
     read: list[Place] = [layout.manifest, layout.plan, views.manifest, views.spec, views.text, views.text_features]
-    for shard in {view.shard for view in shown}:
-        read += [layout.pictures_tar(shard), layout.pictures_index(shard), views.tar(shard), views.index(shard)]
+    for number in {view.shard for view in shown}:
+        pictures, labels = cache.picture_shard(number), cache.label_shard(label_set, number)
+        read += [*pictures.files, *labels.files]
     if root is not None:
         read += [root / name for view in shown for name in view.picture_names]
     require_no_inputs([path], [file for file in read if isinstance(file, Path)], remedy="name another --html")
@@ -193,10 +188,10 @@ def _region(shown: ShownView, number: int, names: Sequence[str], hard_names: Seq
     return {
         "number": number + 1,
         "colour": f"c{number % COLOURS}",
-        "hard_label": None if category_id == _UNLABELLED else hard_names[category_id],
+        "hard_label": None if category_id == NO_LABEL else hard_names[category_id],
         "picture": shown.picture_names[int(region["tile"])],
         "classes": [
-            (names[class_id], prob, class_id == category_id != _UNLABELLED)
+            (names[class_id], prob, class_id == category_id != NO_LABEL)
             for class_id, prob in zip(class_ids, probs, strict=True)
         ],
         "others": len(names) - len(probs),

@@ -24,10 +24,6 @@ class ShownView:
     """A view with what the page tells about it.
 
     Attributes:
-        row: of `VIEW_ROW`, where it stands.
-        shard: its number.
-        labelled: recipe and labels.
-        picture_names: of its tiles.
         jpeg: the rendered view, perhaps smaller than its canvas.
     """
 
@@ -39,11 +35,7 @@ class ShownView:
 
 
 def choose_views(cache: Cache, label_set: str, views: int) -> list[tuple[int, np.void]]:
-    """Draw views evenly from all kinds, shards and passes; the same ones each time.
-
-    Returns:
-        Shard and index row of each, in the order of kinds, shards and keys.
-    """
+    """Shards and index rows of views, drawn evenly from all kinds, shards and passes; the same ones each time."""
     manifest = cache.label_sets[label_set]
     rng = np.random.default_rng([cache.manifest.plan.seed, views])
     shards = [shard.shard for shard in manifest.shards if shard.views]
@@ -89,13 +81,6 @@ def _diagonally(keys: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
 def load_view(cache: Cache, label_set: str, shard: int, row: np.void, root: Place | None) -> ShownView:
     """Read, check and render a view.
 
-    Args:
-        cache: a finished cache.
-        label_set: name of a finished label set.
-        shard: of the view.
-        row: of the view in that shard's index, of `VIEW_ROW`.
-        root: where originals lie, for caches that refer to them.
-
     Raises:
         OSError: a file can't be read.
         CorruptCacheError: the view would render wrongly, or exhaust the memory.
@@ -104,11 +89,9 @@ def load_view(cache: Cache, label_set: str, shard: int, row: np.void, root: Plac
     rows = pictures.rows()
     known = ShardPictures.of_rows(rows, cache.manifest.plan)
     (labelled,) = labels.sound_views(np.array([row]), known, cache.label_sets[label_set].spec)
-    samples = labelled.view.tiles["sample"].tolist()
-    stored = pictures.pictures(rows[np.isin(rows["sample"], samples)], root=root)
-    shown = {int(item.row["sample"]): item for item in stored}
+    shown = pictures.shown_by(labelled.view, rows, root=root)
     rendered = render_view(labelled.view, {sample: decode_picture(item.data) for sample, item in shown.items()})
-    names = tuple(shown[sample].row["name"] for sample in samples)
+    names = tuple(shown[sample].row["name"] for sample in labelled.view.tiles["sample"].tolist())
     return ShownView(row, shard, labelled, names, _jpeg(Image.fromarray(rendered)))
 
 

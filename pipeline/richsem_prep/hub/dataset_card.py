@@ -13,14 +13,7 @@ _HUB_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 
 
 def dataset_card(repo: str, cache: CacheManifest, label_sets: Sequence[LabelManifest], *, licence: str | None) -> str:
-    """README.md of a repository.
-
-    Args:
-        repo: ORGANISATION/NAME.
-        cache: the cache whose labels it holds.
-        label_sets: all that it holds.
-        licence: of the pictures; None where it holds none.
-    """
+    """README.md of a repository with these label sets; the licence is that of the pictures, if it holds them."""
     # Markdown and YAML: text of anybody's goes through `line`, and what YAML reads through `quoted`.
     cards = Environment(
         loader=PackageLoader(__package__),

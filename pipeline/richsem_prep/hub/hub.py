@@ -18,25 +18,18 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging
 
-from richsem_schemas.cache.layout import check_set_name
-from richsem_schemas.cache.manifest import (
-    CacheManifest,
-    LabelManifest,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    TextManifest,
-)
+from richsem_schemas.cache.layout import is_set_name
+from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash, hash_file, move_into_place
 from richsem_schemas.io.output_files import FULL, full_disk_named
-from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
 from richsem_schemas.io.words import one_line
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
-_Record = TypeVar("_Record", Plan, CacheManifest, PicturesReceipt, LabelManifest, LabelsReceipt, TextManifest)
+_Record = TypeVar("_Record", bound=SealedRecord)
 
 
 class HubError(RichSemError):
@@ -77,9 +70,8 @@ class Upload:
             path.write_bytes(self.content)
             return
         if isinstance(self.content, RemotePath):
-            with self.content.open() as source, path.open("wb") as copy:
-                while data := source.read(READ_AHEAD_BYTES):
-                    copy.write(data)
+            with path.open("wb") as copy:
+                self.content.copy_to(copy.write)
         else:
             path.symlink_to(self.content.absolute())
         found = hash_file(path if isinstance(self.content, RemotePath) else self.content)
@@ -90,12 +82,7 @@ class Upload:
 
 
 class HubRepo:
-    """One dataset repository.
-
-    Attributes:
-        name: ORGANISATION/NAME.
-        api: the hub's client.
-    """
+    """One dataset repository."""
 
     def __init__(self, name: str, endpoint: str | None = None) -> None:
         if not _REPO.fullmatch(name) or ".." in name or "--" in name:
@@ -145,8 +132,6 @@ class Snapshot:
     """A repository at one commit.
 
     Attributes:
-        repo: the repository.
-        revision: the commit.
         files: what the repository says of its files, by names that may be anything.
         folder: small files are fetched here.
     """
@@ -159,7 +144,7 @@ class Snapshot:
     def label_sets(self) -> list[str]:
         """Names of the finished label sets, sorted; other names are passed over."""
         manifests = [re.fullmatch("labels/([^/]*)/manifest.json", name) for name in self.files]
-        return sorted(match[1] for match in manifests if match is not None and _is_set_name(match[1]))
+        return sorted(match[1] for match in manifests if match is not None and is_set_name(match[1]))
 
     def record(self, model: type[_Record], name: str) -> _Record:
         """A sealed JSON file, validated.
@@ -220,13 +205,6 @@ class Snapshot:
             f"{self.repo.name}: {name} is not what its manifest names ({found}); run the same command again, or ask "
             "whoever pushed it to push again"
         )
-
-
-def _is_set_name(name: str) -> bool:
-    try:
-        return check_set_name(name) == name
-    except ValueError:
-        return False
 
 
 @contextmanager

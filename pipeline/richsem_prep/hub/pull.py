@@ -6,7 +6,7 @@ take patterns, and with them whatever else a repository has that matches. So, to
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,19 +19,20 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from richsem_prep.hub.hub import HubError, HubRepo, Snapshot
 from richsem_prep.shard.finish import finish_cache
 from richsem_schemas.cache.jobs import JOBS_FOLDER, hold_job
-from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     CacheManifest,
     LabelManifest,
     LabelSpec,
-    LabelsReceipt,
     PicturesReceipt,
     Plan,
+    ShardReceipt,
     ShardSummary,
     TextManifest,
 )
-from richsem_schemas.cache.reader import read_plan, require_same_pictures
+from richsem_schemas.cache.reader import read_plan, require_same_pictures, require_same_plan
 from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.ordered_map import ordered_map
@@ -52,10 +53,7 @@ class Pulled:
     """A pull that is done.
 
     Attributes:
-        label_set: its name.
-        shards: of labels.
         already: shards that were there before.
-        bytes: of the set.
         has_pictures: whether OUT holds pictures now.
     """
 
@@ -70,13 +68,7 @@ def pull(repo: HubRepo, out: Place, *, label_set: str | None, on_progress: OnByt
     """Fetch a label set into a cache of the same plan, or into an empty folder together with its plan.
 
     Pictures are fetched where the repository has them and OUT has none. A pull that stops half way leaves shards that
-    are whole and no manifest; the same pull again goes on from there.
-
-    Args:
-        repo: the dataset repository.
-        out: folder of the cache.
-        label_set: its name; None is the only one.
-        on_progress: told how far the download is.
+    are whole and no manifest; the same pull again goes on from there. Of the label sets None chooses the only one.
 
     Raises:
         RichSemError: OUT holds something else, or the repository isn't what it says.
@@ -133,7 +125,6 @@ def _chosen_set(there: Snapshot, label_set: str | None) -> str:
 
 
 def _require_consistent(there: Snapshot, manifest: LabelManifest, name: str, plan: Plan) -> None:
-    """Check that plan and manifest of a repository speak of each other."""
     complaints = {
         f"is the manifest of {manifest.name!r}": manifest.name != name,
         "was made for another plan": manifest.spec.plan_fingerprint != plan.fingerprint,
@@ -163,12 +154,9 @@ def _require_usable(out: Place) -> None:
 
 
 def _require_same(layout: CacheLayout, plan: Plan, manifest: LabelManifest) -> None:
-    """Check that OUT has the same plan, if any, and the same label set, if any."""
     with suppress(FileNotFoundError):
         own = Plan.read(layout.plan)
-        if own.fingerprint != plan.fingerprint:
-            remedy = "Name another OUT, or make the same cache"
-            require_same(layout.plan, own, plan, ignore=Plan.not_identifying, remedy=remedy)
+        require_same_plan(layout.plan, own, plan, remedy="Name another OUT, or make the same cache")
         # Its listing, too.
         read_plan(layout)
     with suppress(FileNotFoundError):
@@ -188,16 +176,17 @@ def _require_whole_pictures(layout: CacheLayout, will_come: bool) -> None:
         )
 
 
-def _has_labels(labels: LabelSetLayout, summary: ShardSummary) -> bool:
+def _is_there(shard: LabelShard, summary: ShardSummary) -> bool:
     """Whether a shard of labels is there with the receipt that a pull writes last."""
     try:
-        return (
-            LabelsReceipt.read(labels.receipt(summary.shard)).summary == summary
-            and labels.tar(summary.shard).stat().st_size == summary.tar.bytes
-            and labels.index(summary.shard).stat().st_size == summary.index.bytes
-        )
+        shard.require_sizes(summary)
+        return shard.read_receipt().summary == summary
     except (FileNotFoundError, CorruptCacheError):
         return False
+
+
+_Wanted = tuple[PictureShard | LabelShard, ShardSummary, str]
+"""A shard, what its manifest says of it, and the fingerprint of its plan or spec."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +196,6 @@ class _Fetch:
     Attributes:
         there: the repository at one commit, for the whole pull.
         layout: where to; files have the same names there.
-        plan: of the repository.
         folder: of what isn't whole yet.
     """
 
@@ -247,12 +235,13 @@ class _Fetch:
     def labels(self, manifest: LabelManifest, on_progress: OnBytes) -> int:
         """The shards of labels that OUT lacks; the number of those that it has."""
         layout = self.layout.label_set(manifest.name)
-        missing = [summary for summary in manifest.shards if not _has_labels(layout, summary)]
+        missing = [summary for summary in manifest.shards if not _is_there(LabelShard(layout, summary.shard), summary)]
         if missing:
             # Until all are there nobody takes the set, nor an older one whose shards give way.
             layout.manifest.unlink(missing_ok=True)
         done = manifest.bytes - sum(summary.tar.bytes for summary in missing)
-        for summary in self._several(lambda summary: self._labels(manifest, summary), missing):
+        wanted = [(LabelShard(layout, summary.shard), summary, manifest.fingerprint) for summary in missing]
+        for summary in self._shards(wanted):
             done += summary.tar.bytes
             on_progress(done, manifest.bytes)
         return len(manifest.shards) - len(missing)
@@ -261,42 +250,29 @@ class _Fetch:
         """The shards of pictures that OUT lacks; none for labels alone."""
         if not self.has_pictures or self.layout.pictures_elsewhere.is_file():
             return
-        shards = self._manifest().shards
-        missing = [summary for summary in shards if not self.layout.pictures_receipt(summary.shard).is_file()]
-        for _ in self._several(self._pictures, missing):
+        shards = [(PictureShard(self.layout, summary.shard), summary) for summary in self._manifest().shards]
+        wanted = [(shard, said, self.plan.fingerprint) for shard, said in shards if not shard.receipt.is_file()]
+        for _ in self._shards(wanted):
             pass
 
-    def _several(self, fetch: Callable[[ShardSummary], None], missing: list[ShardSummary]) -> Iterator[ShardSummary]:
-        """Fetch shards, several at a time; those that are there, in order."""
+    def _shards(self, wanted: Sequence[_Wanted]) -> Iterator[ShardSummary]:
+        """Fetch shards, several at a time; what their manifest says of those that are there, in order."""
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-            for summary, _ in zip(missing, ordered_map(pool, fetch, missing, ahead=_SHARDS_AT_ONCE), strict=True):
-                yield summary
+            yield from ordered_map(pool, self._shard, wanted, ahead=_SHARDS_AT_ONCE)
 
-    def _labels(self, manifest: LabelManifest, summary: ShardSummary) -> None:
-        layout, shard = self.layout.label_set(manifest.name), summary.shard
-        path = layout.receipt(shard)
-        receipt = self.there.record(LabelsReceipt, self._name(path))
-        self._require(receipt.summary == summary and receipt.spec_fingerprint == manifest.fingerprint, path)
-        self._take(layout.tar(shard), summary.tar)
-        self._take(layout.index(shard), summary.index)
+    def _shard(self, wanted: _Wanted) -> ShardSummary:
+        shard, summary, fingerprint = wanted
+        name = self._name(shard.receipt)
+        receipt: ShardReceipt = self.there.record(shard.receipt_type, name)
+        if receipt.summary != summary or receipt.fingerprint != fingerprint:
+            raise HubError(f"{self.there.repo.name}: {name} is not what its manifest says; push it again")
+        self._take(shard.tar, summary.tar)
+        self._take(shard.index, summary.index)
+        if isinstance(shard, PictureShard) and isinstance(receipt, PicturesReceipt):
+            self._take(shard.quarantine, receipt.quarantine)
         # Last: it says that the others are there.
-        receipt.write(path)
-
-    def _pictures(self, summary: ShardSummary) -> None:
-        layout, shard = self.layout, summary.shard
-        path = layout.pictures_receipt(shard)
-        receipt = self.there.record(PicturesReceipt, self._name(path))
-        self._require(receipt.summary == summary and receipt.plan_fingerprint == self.plan.fingerprint, path)
-        self._take(layout.pictures_tar(shard), summary.tar)
-        self._take(layout.pictures_index(shard), summary.index)
-        self._take(layout.quarantine(shard), receipt.quarantine)
-        receipt.write(path)
-
-    def _require(self, is_as_its_manifest_says: bool, receipt: Place) -> None:
-        if not is_as_its_manifest_says:
-            raise HubError(
-                f"{self.there.repo.name}: {self._name(receipt)} is not what its manifest says; push it again"
-            )
+        receipt.write(shard.receipt)
+        return summary
 
     def _manifest(self) -> CacheManifest:
         name = self._name(self.layout.manifest)

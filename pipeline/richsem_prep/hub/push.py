@@ -8,15 +8,10 @@ from tempfile import TemporaryDirectory
 from richsem_prep.hub.dataset_card import dataset_card
 from richsem_prep.hub.hub import HubRepo, Snapshot, Upload
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import (
-    LabelManifest,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-    TextManifest,
-)
-from richsem_schemas.cache.reader import Cache, open_cache
+from richsem_schemas.cache.manifest import LabelManifest, Plan, TextManifest
+from richsem_schemas.cache.reader import Cache, open_cache, require_same_plan
 from richsem_schemas.cache.record import require_same
+from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_schemas.io.places import Place, name_below
@@ -94,11 +89,8 @@ def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) ->
     """Check that what the repository holds, if anything, is of the same plan, and the set of that name the same."""
     names = CacheLayout(Path(), plan.dataset)
     if str(names.plan) in there.files:
-        found = there.record(Plan, str(names.plan))
-        if found.fingerprint != plan.fingerprint:
-            path = Path(f"{there.repo.name}/{names.plan}")
-            remedy = "One repository is for one plan: name another"
-            require_same(path, found, plan, ignore=Plan.not_identifying, remedy=remedy)
+        path, found = Path(f"{there.repo.name}/{names.plan}"), there.record(Plan, str(names.plan))
+        require_same_plan(path, found, plan, remedy="One repository is for one plan: name another")
     if manifest.name in there.label_sets():
         name = str(names.label_set(manifest.name).manifest)
         spec = there.record(LabelManifest, name).spec
@@ -107,7 +99,6 @@ def _require_same_cache(there: Snapshot, plan: Plan, manifest: LabelManifest) ->
 
 
 def _file(path: Place, out: Place, expected: FileHash | None = None) -> Upload:
-    """A file of the cache under the name that it has there."""
     return Upload(name_below(path, out), path, expected)
 
 
@@ -125,30 +116,30 @@ def _common_files(cache: Cache, folder: Path) -> Iterator[Upload]:
 
 
 def _label_files(cache: Cache, manifest: LabelManifest) -> Iterator[Upload]:
-    """Everything of a label set but its manifest."""
     out, layout = cache.labels_layout.out, cache.labels_layout.label_set(manifest.name)
     yield _file(layout.spec, out)
     yield _file(layout.text, out, manifest.text)
     yield _file(layout.text_features, out, TextManifest.read(layout.text).features)
     for summary in manifest.shards:
-        receipt = layout.receipt(summary.shard)
-        if LabelsReceipt.read(receipt).summary != summary:
-            raise CorruptCacheError(f"{receipt} is not what {layout.manifest} says; see `richsem-prep verify`")
-        yield _file(layout.tar(summary.shard), out, summary.tar)
-        yield _file(layout.index(summary.shard), out, summary.index)
-        yield _file(receipt, out)
+        shard = LabelShard(layout, summary.shard)
+        if shard.read_receipt().summary != summary:
+            raise CorruptCacheError(f"{shard.receipt} is not what {layout.manifest} says; see `richsem-prep verify`")
+        yield _file(shard.tar, out, summary.tar)
+        yield _file(shard.index, out, summary.index)
+        yield _file(shard.receipt, out)
 
 
 def _picture_files(cache: Cache, licence: str) -> Iterator[Upload]:
-    layout, out = cache.layout, cache.layout.out
+    out = cache.layout.out
     yield Upload(PICTURES_LICENCE, f"{licence.strip()}\n".encode())
     for summary in cache.manifest.shards:
-        shard, receipt = summary.shard, PicturesReceipt.read(layout.pictures_receipt(summary.shard))
-        yield _file(layout.pictures_tar(shard), out, summary.tar)
-        yield _file(layout.pictures_index(shard), out, summary.index)
-        if receipt.quarantine is not None:
-            yield _file(layout.quarantine(shard), out, receipt.quarantine)
-        yield _file(layout.pictures_receipt(shard), out)
+        shard = cache.picture_shard(summary.shard)
+        quarantine = shard.read_receipt().quarantine
+        yield _file(shard.tar, out, summary.tar)
+        yield _file(shard.index, out, summary.index)
+        if quarantine is not None:
+            yield _file(shard.quarantine, out, quarantine)
+        yield _file(shard.receipt, out)
 
 
 def _is_there(upload: Upload, there: Snapshot) -> bool:

@@ -1,6 +1,5 @@
 """`richsem-prep rescore`: a label set from the embeddings of another, with other text, temperature or top-k."""
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,21 +7,19 @@ from dataclasses import dataclass
 
 from richsem_prep.rescore.shard import Rescoring, rescore_shard
 from richsem_prep.shard.finish import finish_cache
+from richsem_prep.shard.out_folder import sweep_shards
 from richsem_prep.teacher.names import alike_warning
 from richsem_schemas.cache.jobs import hold_job
 from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt, TeacherIdentity
+from richsem_schemas.cache.manifest import LabelManifest, LabelSpec, LabelsReceipt
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import require_same
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.text_bank import TextBank, has_text_bank, read_text_bank, write_text_bank
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.io.files import temporaries
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place
-
-MAX_THREADS = 16
 
 _OF_TEACHER = ("weights_sha256", "model_config_sha256", "quick_gelu", "embed_dim", "logit_scale", "logit_bias")
 """These must agree, so that text and embeddings live in one space; a name may be spelled in several ways."""
@@ -33,9 +30,6 @@ class Rescored:
     """The outcome of a run.
 
     Attributes:
-        name: of the new label set.
-        source: the one whose embeddings were taken.
-        spec: of the new set.
         receipts: of all its shards.
         already: shards that were there before.
         seconds: from the first shard to the last.
@@ -66,15 +60,9 @@ def rescore(
 
     A run that was killed goes on where it stopped; the bytes depend on neither threads nor history.
 
-    Args:
-        out: a finished cache.
-        label_set: name of the new set.
-        text: a text folder of the same teacher; None takes the source's own text.
-        source: the set whose embeddings are taken; None is the only one that has some.
-        temperature: divides the teacher's logits; None is 1.
-        top_k: classes kept a region; None is as many as the source keeps. Never more than there are classes.
-        threads: shards at a time.
-        on_progress: called with regions done and regions in all.
+    Without other text, the labels are of the source's own; without a source, of the only set that has embeddings. The
+    temperature is 1, and as many classes are kept a region as in the source, unless others are given; never more than
+    there are.
 
     Raises:
         RichSemError: the cache isn't finished, is in use, or has no embeddings; the text is another teacher's; the
@@ -90,21 +78,16 @@ def rescore(
     bank = read_text_bank(taken) if folder is None else folder.bank
     spec = _spec(manifest.spec, folder, temperature=temperature, top_k=top_k, classes=len(bank.class_names))
     with hold_job(out, None):
-        _begin(target, spec, bank)
+        _begin(target, spec, bank, len(manifest.shards))
         rescoring = Rescoring(taken, manifest.spec, target, spec, bank)
         start = time.monotonic()
-        receipts, already = _make_shards(rescoring, manifest, threads or _default_threads(), on_progress)
+        receipts, already = _make_shards(rescoring, manifest, threads or default_threads(), on_progress)
         seconds = time.monotonic() - start
         finish_cache(cache.labels_layout, [label_set])
     return Rescored(label_set, manifest.name, spec, tuple(receipts), already, seconds, alike_warning(bank))
 
 
 def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
-    """The label set to take embeddings from.
-
-    Raises:
-        RichSemError: there is none, or it is unclear which.
-    """
     out = cache.labels_layout.out
     rich = [one for one, manifest in cache.label_sets.items() if manifest.spec.embeddings != "none" and one != target]
     if name is None and len(rich) == 1:
@@ -132,19 +115,15 @@ def _source(cache: Cache, name: str | None, target: str) -> LabelManifest:
 
 
 def _require_same_teacher(folder: TextFolder, source: LabelManifest, path: Place | None) -> None:
-    differing = _differing(folder.teacher, source.spec.teacher)
-    if differing:
-        found, wanted = folder.teacher, source.spec.teacher
-        field = differing[0]
+    found, wanted = folder.teacher, source.spec.teacher
+    for field in _OF_TEACHER:
+        if getattr(found, field) == getattr(wanted, field):
+            continue
         raise ManifestMismatchError(
             f"--text {path} was made by another teacher than label set {source.name}: teacher.{field} is "
             f"{getattr(found, field)!r} ({found.name}) there, {getattr(wanted, field)!r} ({wanted.name}) here. Make "
             f"the text with that teacher: richsem-prep text --teacher {wanted.name} …"
         )
-
-
-def _differing(found: TeacherIdentity, wanted: TeacherIdentity) -> list[str]:
-    return [field for field in _OF_TEACHER if getattr(found, field) != getattr(wanted, field)]
 
 
 def _spec(
@@ -161,15 +140,11 @@ def _spec(
     )
 
 
-def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank) -> None:
-    """Write text and spec, or check that they are what is asked for."""
+def _begin(target: LabelSetLayout, spec: LabelSpec, bank: TextBank, shards: int) -> None:
     if target.spec.is_file():
         remedy = "Name another set with --label-set, or ask for the same"
         require_same(target.spec, LabelSpec.read(target.spec), spec, remedy=remedy)
-    shard = LabelShard(target, 0)
-    for path in (shard.tar, shard.index, shard.receipt):
-        for leftover in temporaries(path.parent):
-            leftover.unlink(missing_ok=True)
+    sweep_shards(target.cache, target, range(shards))
     if not has_text_bank(target, spec.text):
         write_text_bank(target, bank)
     spec.write(target.spec)
@@ -196,7 +171,3 @@ def _make_shards(
             if on_progress:
                 on_progress(done, total)
     return receipts, already
-
-
-def _default_threads() -> int:
-    return min(len(os.sched_getaffinity(0)), MAX_THREADS)

@@ -24,15 +24,7 @@ _REGIONS_AT_ONCE = 1024
 
 @dataclass(frozen=True, eq=False)
 class Rescoring:
-    """Source and target of a run, the same for all shards.
-
-    Attributes:
-        source: the label set that holds the embeddings.
-        source_spec: of that set.
-        target: the label set to write.
-        spec: of the target; stores no embeddings.
-        text: of the target.
-    """
+    """Source and target of a run, the same for all shards."""
 
     source: LabelSetLayout
     source_spec: LabelSpec
@@ -67,13 +59,7 @@ def rescore_shard(shard: int, rescoring: Rescoring) -> LabelsReceipt:
 
 
 def rescored_views(source: ShardViews, spec: LabelSpec, text: TextBank) -> list[bytes]:
-    """The packed views of a shard, in the order of its index, with labels alone.
-
-    Args:
-        source: with embeddings.
-        spec: of the labels to make.
-        text: its text bank.
-    """
+    """The packed views of a shard, in the order of its index, with labels alone."""
     packed: list[bytes] = [b""] * len(source.rows)
     for group in source.groups:
         for part in group.parts(_REGIONS_AT_ONCE):

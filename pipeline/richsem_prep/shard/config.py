@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal, Self
 import typer
 from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from richsem_schemas.cache.values import MAX_SAMPLES_PER_SHARD, Embeddings, NoiseScale, ScaleJitter, SetName
+from richsem_schemas.cache.field_types import (
+    MAX_SAMPLES_PER_SHARD,
+    Embeddings,
+    NamePolicy,
+    NoiseScale,
+    Precision,
+    ScaleJitter,
+    SetName,
+)
 from richsem_schemas.io.canonical_json import MAX_WHOLE_NUMBER
 from richsem_schemas.io.places import PlaceField
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
@@ -124,11 +132,9 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
             help="Longer side of a view as the teacher sees it, pixels. \\[default: the view's own, as in the paper]"
         ),
     ] = None
-    names: Annotated[
-        Literal["raw", "clean"], _teacher(help="Class names in prompts: raw (as LVIS writes them) or clean.")
-    ] = "raw"
+    names: Annotated[NamePolicy, _teacher(help="Class names in prompts: raw (as LVIS writes them) or clean.")] = "raw"
     precision: Annotated[
-        Literal["fp32", "fp16", "bf16"] | None,
+        Precision | None,
         _teacher(help="fp32, fp16 or bf16. \\[default: fp16 on CUDA, else fp32]"),
     ] = None
     crops: Annotated[_Passes, _views(help="Passes of crop views. \\[default: 1; detection data has none]")] = (

@@ -2,15 +2,18 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from richsem_prep.shard import run
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import MakeExecutor
 from richsem_prep.shard.plan import default_samples_per_shard
 from richsem_prep.shard.progress import OnProgress, Reporter, ShardOutcome, ShardResult
+from richsem_schemas.cache.index import Rows
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan
 from richsem_schemas.cache.shard import LabelShard, PictureShard
@@ -32,19 +35,9 @@ class Estimate:
     """The cost of a whole run, scaled up from a sample.
 
     Attributes:
-        pictures: of the whole run.
-        shards: of the whole run.
         measured: pictures of the sample, those in quarantine included.
-        quarantined: of the sample.
-        measured_seconds: how long the sample took.
-        device: on which.
         passes: of all kinds of views.
         shows: how often a training run shows a picture.
-        views: of the whole run.
-        regions: of the whole run.
-        listing_bytes: of the plan.
-        picture_bytes: of the picture shards of the whole run.
-        label_bytes: of its label shards.
         device_hours: of one worker, whole shards: waiting for pictures and writing included.
         teacher_hours: of those, the teacher's.
         start_seconds: listing, loading the teacher, the text.
@@ -187,7 +180,7 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Measurement, star
     pictures = min(plan.listed, config.limit or plan.listed)
     # What can't be read takes no time and no room.
     usable = pictures * good / (good + quarantined)
-    views = spec.views
+    views, labels, numbers = spec.views, layout.label_set(config.label_set), sample.results
     return Estimate(
         pictures=pictures,
         shards=-(-pictures // (config.samples_per_shard or default_samples_per_shard(pictures))),
@@ -200,8 +193,8 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Measurement, star
         views=sum(receipt.summary.views for receipt in receipts) / good * usable,
         regions=sum(receipt.summary.regions for receipt in receipts) / good * usable,
         listing_bytes=plan.listing.bytes,
-        picture_bytes=sum(_picture_bytes(layout, sample)) / good * usable,
-        label_bytes=sum(_label_bytes(layout, config.label_set, sample)) / good * usable,
+        picture_bytes=sum(_picture_bytes(PictureShard(layout, number).rows()) for number in numbers) / good * usable,
+        label_bytes=sum(_in_tar(LabelShard(labels, number).rows()["size"]) for number in numbers) / good * usable,
         device_hours=sum(timed.values()) / max(timed_samples, 1) * usable / _HOUR,
         teacher_hours=teacher_seconds / max(timed_samples, 1) * usable / _HOUR,
         start_seconds=start_seconds,
@@ -209,18 +202,10 @@ def _scaled(config: ShardConfig, layout: CacheLayout, sample: _Measurement, star
     )
 
 
-def _picture_bytes(layout: CacheLayout, sample: _Measurement) -> Iterator[int]:
-    """Of each member: tars of so few pictures are padded too much to be scaled up."""
-    for shard in sample.results:
-        rows = PictureShard(layout, shard).rows()
-        yield from map(_in_tar, rows["json_size"].tolist())
-        yield from map(_in_tar, rows["size"][rows["offset"] >= 0].tolist())
+def _picture_bytes(rows: Rows) -> int:
+    return _in_tar(rows["json_size"]) + _in_tar(rows["size"][rows["offset"] >= 0])
 
 
-def _label_bytes(layout: CacheLayout, label_set: str, sample: _Measurement) -> Iterator[int]:
-    for shard in sample.results:
-        yield from map(_in_tar, LabelShard(layout.label_set(label_set), shard).rows()["size"].tolist())
-
-
-def _in_tar(size: int) -> int:
-    return _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
+def _in_tar(sizes: NDArray[np.int64]) -> int:
+    """Bytes that members take: a tar of few pictures is padded too much to be scaled up."""
+    return int((_TAR_BLOCK + -(-sizes // _TAR_BLOCK) * _TAR_BLOCK).sum())

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.progress import OnProgress, ShardOutcome
-from richsem_prep.teacher.settings import WorkerDescription
+from richsem_prep.teacher.worker_settings import WorkerDescription
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.io.places import Place

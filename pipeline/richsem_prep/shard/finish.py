@@ -4,15 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from richsem_schemas.cache.layout import CacheLayout
-from richsem_schemas.cache.manifest import (
-    CacheManifest,
-    Environment,
-    LabelManifest,
-    LabelSpec,
-    LabelsReceipt,
-    PicturesReceipt,
-    Plan,
-)
+from richsem_schemas.cache.manifest import CacheManifest, Environment, LabelManifest, LabelSpec, Plan, ShardReceipt
 from richsem_schemas.cache.reader import read_plan
 from richsem_schemas.cache.resizers import resizers_note
 from richsem_schemas.cache.shard import LabelShard, PictureShard, Shard
@@ -22,7 +14,7 @@ from richsem_schemas.io.places import Place, map_small_files
 
 _SHOWN_SHARDS = 8
 
-_Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
+_Receipt = TypeVar("_Receipt", bound=ShardReceipt)
 
 
 def shard_is_done(layout: CacheLayout, label_set: str, number: int, plan: Plan, spec: LabelSpec) -> bool:

@@ -13,12 +13,7 @@ _TAKEN_OVER = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max
 
 
 def options_of_plan(from_cache: Place, dataset: str | None, root: Place | None) -> dict[str, Any]:
-    """The options that the plan of a cache fixes, as `richsem-prep shard` takes them.
-
-    Args:
-        from_cache: the cache that holds the pictures.
-        dataset: what the user says it is, if anything.
-        root: where originals lie, if the user says so.
+    """The options that the plan of a cache fixes, with `dataset` and `root` as the user gives them, if at all.
 
     Raises:
         RichSemError: there is no such cache, or it is of another dataset.

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 from richsem_prep.shard.config import ShardConfig
 from richsem_schemas.cache.jobs import JOBS_FOLDER
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.files import temporaries
+from richsem_schemas.io.files import is_temporary, temporaries
 from richsem_schemas.io.places import Place, RemotePath, lives_in_this_process, map_small_files
 
 _PARTS = ("manifest.json", "receipts", "plan", "pictures", "labels", "index", "quarantine", "audits")
@@ -56,7 +57,7 @@ def _is_begun_listing(path: Place) -> bool:
     return (
         path.name in {"plan", "quarantine"}
         and path.is_dir()
-        and all(part.name.startswith(".") and part.name.endswith(".tmp") for part in path.iterdir())
+        and all(is_temporary(part.name) for part in path.iterdir())
     )
 
 
@@ -104,10 +105,9 @@ def sweep_listing(layout: CacheLayout) -> None:
 
 def sweep_shards(layout: CacheLayout, label_set: LabelSetLayout, shards: range) -> None:
     """Remove what a killed run or worker left under temporary names, of these shards alone: others may be at work."""
-    of_pictures = (layout.pictures_tar, layout.pictures_index, layout.pictures_receipt, layout.quarantine)
-    of_labels = (label_set.tar, label_set.index, label_set.receipt)
+    pictures, labels = PictureShard(layout, 0), LabelShard(label_set, 0)
     mine = {layout.shard_name(shard) for shard in shards}
-    for folder in {path(0).parent for path in (*of_pictures, *of_labels)}:
-        for path in temporaries(folder):
+    for first in (*pictures.files, pictures.quarantine, *labels.files):
+        for path in temporaries(first.parent):
             if path.name.removeprefix(".").partition(".")[0] in mine:
                 path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """The plan: the source's listing, frozen on disk, and the seeded order in which shards are cut from it."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout
+from richsem_schemas.cache.listed_boxes import BOX_COLUMNS, require_planned_listing
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
-from richsem_schemas.errors import CorruptCacheError, SourceError
-from richsem_schemas.io.files import FileHash, HashedFile, file_sha256, hashed_file
-from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.errors import SourceError
+from richsem_schemas.io.files import FileHash, HashedFile, hash_file, hashed_file
+from richsem_schemas.io.places import RemotePath
 from richsem_schemas.io.words import printable
 
 LISTING_BATCH = 1_024
@@ -34,17 +34,6 @@ _COLUMNS = pa.schema(
         ("category_id", pa.int32()),
     ]
 )
-
-_BOX_COLUMNS = pa.schema(
-    [
-        ("boxes_xyxy", pa.list_(pa.float32())),
-        ("rows", pa.list_(pa.int32())),
-        ("boxes_height", pa.int32()),
-        ("boxes_width", pa.int32()),
-    ]
-)
-"""Only where the source has boxes: 4 numbers and a row a box, and the annotated size, empty where boxes are
-fractions."""
 
 _CAPTION_COLUMNS = pa.schema([("caption", pa.string())])
 """Only where the source has captions."""
@@ -87,17 +76,12 @@ def freeze_listing(
 ) -> Listing:
     """Write down what a source lists, in its order, in constant memory.
 
-    Args:
-        layout: the cache.
-        found: what the source lists.
-        on_progress: told how many pictures have been listed.
-        has_boxes: entries come with boxes, which are kept.
-        has_captions: entries may come with captions, which are kept.
+    `on_progress` is told how many pictures have been listed.
 
     Raises:
         SourceError: nothing was listed.
     """
-    columns = _columns(has_boxes=has_boxes, has_captions=has_captions)
+    columns = pa.schema([*_COLUMNS, *(BOX_COLUMNS if has_boxes else ()), *(_CAPTION_COLUMNS if has_captions else ())])
     listed = 0
     with hashed_file(layout.listing) as listing, hashed_file(layout.listing_quarantine) as quarantine:
         with pa.ipc.new_file(pa.PythonFile(listing, "w"), columns) as writer:
@@ -115,17 +99,12 @@ def freeze_listing(
     return Listing(listed, rejected, listing.hash(), quarantine.hash() if rejected else None)
 
 
-def _without_rejected(found: Iterable[SourceEntry | Rejected], quarantine: "HashedFile") -> Iterator[SourceEntry]:
+def _without_rejected(found: Iterable[SourceEntry | Rejected], quarantine: HashedFile) -> Iterator[SourceEntry]:
     for item in found:
         if isinstance(item, Rejected):
             quarantine.write_line({"name": item.name, "reason": item.reason})
         else:
             yield item
-
-
-def _columns(*, has_boxes: bool, has_captions: bool) -> pa.Schema:
-    fields = [*_COLUMNS, *(_BOX_COLUMNS if has_boxes else ()), *(_CAPTION_COLUMNS if has_captions else ())]
-    return pa.schema(fields)
 
 
 def _batch(entries: list[SourceEntry], columns: pa.Schema) -> pa.RecordBatch:
@@ -145,7 +124,7 @@ def _row(entry: SourceEntry) -> dict[str, Any]:
     }
     boxes = entry.boxes
     if boxes is None:
-        return row | dict.fromkeys(_BOX_COLUMNS.names)
+        return row | dict.fromkeys(BOX_COLUMNS.names)
     height, width = boxes.hw or (None, None)
     return row | {
         "boxes_xyxy": boxes.boxes_xyxy.reshape(-1),
@@ -189,36 +168,26 @@ def _open_listing(layout: CacheLayout, plan: Plan) -> Iterator[pa.ipc.RecordBatc
     if isinstance(layout.listing, RemotePath):
         yield pa.ipc.open_file(pa.PythonFile(_fetched_listing(layout.listing, plan.listing), "r"))
         return
-    _require_intact(layout.listing, plan.listing)
+    _check_once(layout.listing, plan.listing)
     with pa.OSFile(str(layout.listing)) as source:
         yield pa.ipc.open_file(source)
 
 
 @functools.lru_cache(maxsize=4)
-def _require_intact(path: Path, expected: FileHash) -> None:
-    """Check the listing once a process: Arrow trusts what it maps, so damage would read as anything at all."""
+def _check_once(path: Path, expected: FileHash) -> None:
+    """Check the listing once a process: Arrow trusts what it reads, so damage would read as anything at all."""
     try:
-        digest = file_sha256(path)
+        found = hash_file(path)
     except FileNotFoundError:
-        digest = "missing"
-    _require_digest(path, digest, expected)
+        found = None
+    require_planned_listing(path, found, expected)
 
 
 @functools.lru_cache(maxsize=4)
 def _fetched_listing(path: RemotePath, expected: FileHash) -> IO[bytes]:
     """Fetch the listing once a process, since a shard's rows lie all over it; the copy goes with the process."""
     copy = TemporaryFile()  # noqa: SIM115 - open as long as the process asks for shards
-    digest = hashlib.sha256()
-    with path.open() as file:
-        while data := file.read(READ_AHEAD_BYTES):
-            digest.update(data)
-            copy.write(data)
-    _require_digest(path, digest.hexdigest(), expected)
+    hashed = HashedFile(copy)
+    path.copy_to(hashed.write)
+    require_planned_listing(path, hashed.hash(), expected)
     return copy
-
-
-def _require_digest(path: Place, digest: str, expected: FileHash) -> None:
-    if digest != expected.sha256:
-        raise CorruptCacheError(
-            f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
-        )

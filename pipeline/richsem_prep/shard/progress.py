@@ -29,7 +29,6 @@ class ShardResult:
     """Counts and seconds of a finished shard, for the summary.
 
     Attributes:
-        receipt: of its labels.
         quarantined: samples left out.
         picture_bytes: bytes of the pictures' tar.
         seconds: by stage, thread-seconds for those in threads.
@@ -46,7 +45,6 @@ class Failure:
     """A call to a worker that went wrong.
 
     Attributes:
-        message: for the user.
         fatal: it would go wrong for every shard, so the run ends.
         lasting: it would go wrong again for the same shard, which isn't tried again.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from richsem_prep.shard.plan import planned_entries
-from richsem_prep.sources import SourceEntry, read_entry
+from richsem_prep.sources.entry import SourceEntry, read_entry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.quarantine import read_quarantine

@@ -9,14 +9,14 @@ from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import Executor, MakeExecutor
 from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.out_folder import require_usable_out, sweep_shards
-from richsem_prep.shard.prepare import prepare_label_set, prepare_plan
+from richsem_prep.shard.plan_and_spec import prepare_label_set, prepare_plan
 from richsem_prep.shard.progress import Reporter, ShardResult
 from richsem_prep.shard.retry import drop_mended_shards
 from richsem_schemas.cache.jobs import hold_job, one_at_a_time
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelSpec, Plan, ShardSummary
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import Place, is_local, map_small_files
+from richsem_schemas.io.places import Place, RemotePath, map_small_files
 
 
 @dataclass
@@ -24,8 +24,6 @@ class RunSummary:
     """A run's shards and its times.
 
     Attributes:
-        layout: of the cache.
-        label_set: its name.
         results: of the shards made in this run, by shard.
         failed: shards given up, and why.
         left_out: what the listing left out, of the whole plan: missing pictures, and those that no cache holds.
@@ -33,8 +31,6 @@ class RunSummary:
         complete: whether every shard of the label set is there now.
         pictures: that the complete cache holds.
         start_seconds: until the first shard could begin: listing, Ray, teacher, text.
-        work_seconds: making shards.
-        workers: how many worked.
     """
 
     layout: CacheLayout
@@ -50,7 +46,7 @@ class RunSummary:
     workers: int = 0
 
     @property
-    def receipts(self) -> list[ShardSummary]:
+    def summaries(self) -> list[ShardSummary]:
         """Of the labels of the shards made in this run."""
         return [result.receipt.summary for result in self.results.values()]
 
@@ -73,7 +69,7 @@ def shard(config: ShardConfig, reporter: Reporter, make_executor: MakeExecutor) 
     layout = CacheLayout(config.out, config.dataset)
     label_set = layout.label_set(config.label_set)
     require_usable_out(config)
-    if not is_local(config.out):
+    if isinstance(config.out, RemotePath):
         reporter.say(f"{config.out}: nothing keeps jobs apart there; see that no two make the same shards")
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
         with one_at_a_time(config.out):

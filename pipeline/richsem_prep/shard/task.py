@@ -12,11 +12,11 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.shard.pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
+from richsem_prep.shard.loaded_pictures import LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.stage_clock import StageClock
-from richsem_prep.sources import PictureBoxes
+from richsem_prep.sources.entry import PictureBoxes
 from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
 from richsem_schemas.cache.codec import pack_view, stored_embeddings
 from richsem_schemas.cache.index import VIEW_ROW
@@ -49,14 +49,8 @@ class ShardInputs:
     """Cache, label set and teacher's text of a run, the same for all shards.
 
     Attributes:
-        layout: the cache.
-        label_set: name of the label set.
-        plan: of the cache.
-        spec: of the label set.
-        text: its text bank.
         root: where originals lie; None where the cache already holds every picture.
         decode_threads: threads ahead of the network.
-        environment: recorded with each shard.
         pictures: the cache that holds the pictures, where labels alone are made; None is this one.
     """
 
@@ -69,14 +63,6 @@ class ShardInputs:
     decode_threads: int
     environment: Environment
     pictures: CacheLayout | None = None
-
-    def picture_shard(self, number: int) -> PictureShard:
-        """A shard of the pictures, wherever they lie."""
-        return PictureShard(self.pictures or self.layout, number)
-
-    def label_shard(self, number: int) -> LabelShard:
-        """A shard of the label set."""
-        return LabelShard(self.layout.label_set(self.label_set), number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +83,8 @@ def run_shard(number: int, inputs: ShardInputs, encoder: RegionEncoder, progress
         OSError: reading or writing failed; the shard can be tried again.
         EmbeddingError: the teacher gave embeddings that are not finite; nothing of the shard is written.
     """
-    shard, labels = inputs.picture_shard(number), inputs.label_shard(number)
+    shard = PictureShard(inputs.pictures or inputs.layout, number)
+    labels = LabelShard(inputs.layout.label_set(inputs.label_set), number)
     clock = StageClock()
     with ThreadPoolExecutor(inputs.decode_threads) as pool:
         task = LabelTask(labels, inputs, encoder, progress, clock, pool)

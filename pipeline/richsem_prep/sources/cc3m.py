@@ -13,9 +13,7 @@ _LAYOUT = f"{TARS}; or {DOWNLOADS}"
 def list_cc3m(root: Place, *, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
     """List CC3M's pictures: those of the TSV if it lies beside their folder, else those in img2dataset's tars.
 
-    Args:
-        root: holds one or the other.
-        with_captions: give each picture its caption, and reject one without.
+    With captions, a picture without one is rejected.
 
     Raises:
         SourceError: at once where ROOT is missing, empty or neither; while listing and at its end as the two say.

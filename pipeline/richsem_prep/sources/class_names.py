@@ -15,10 +15,7 @@ _SHOWN = 5
 def checked_names(where: str, found: Iterable[str], *, may_have_row_0: bool = False) -> tuple[str, ...]:
     """The names of classes with "none" before them, if they tell classes apart and can stand in prompts.
 
-    Args:
-        where: where they are from, for errors.
-        found: in the order of their rows.
-        may_have_row_0: whether "none" may be the first of them, as in a list that has row 0 already.
+    The first of a list that has row 0 already may be "none". `where` they are from is for errors.
 
     Raises:
         SourceError: one can't name a class, is called "none", or stands twice; or there are too many.

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse_caption
 from richsem_prep.sources.entry import Rejected, SourceEntry
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import printable
 from richsem_schemas.pictures.originals import WHOLE_FILE
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 TSV_NAMES = (
     "Train_GCC-training.tsv",
@@ -101,11 +101,6 @@ def list_conceptual_captions(root: Path, tsv: Path, *, with_captions: bool) -> I
     Lines without a picture are rejected, as are pictures without a line. Where several lines have the same link, each
     takes the picture of its number, or else the first takes the only one.
 
-    Args:
-        root: the source.
-        tsv: its file of captions and links.
-        with_captions: give each picture its caption.
-
     Raises:
         SourceError: while listing where the folder can't be listed; at the end where no line had a picture.
     """
@@ -125,7 +120,6 @@ def list_conceptual_captions(root: Path, tsv: Path, *, with_captions: bool) -> I
 def _match(
     tsv: Path, number: int, line: bytes | None, downloads: _Downloads, with_captions: bool
 ) -> SourceEntry | Rejected:
-    """The picture of one line, or why there is none."""
     name = f"{tsv.name}:{number + 1}"
     if line is None:
         return Rejected(name, f"a line of more than {_MAX_LINE_BYTES:,} bytes; a caption and a link have fewer")
@@ -159,11 +153,7 @@ def _lines(tsv: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _scan_downloads(root: Path) -> _Downloads:
-    """List the folder without holding its names: millions of them would fill the memory.
-
-    Raises:
-        SourceError: it can't be listed.
-    """
+    """List the folder without holding its names: millions of them would fill the memory."""
     crcs, lines, codes, sizes = array("I"), array("i"), array("B"), array("q")
     extensions: list[bytes] = []
     strangers: list[Rejected] = []
@@ -191,7 +181,6 @@ def _scan_downloads(root: Path) -> _Downloads:
 
 
 def _parse_name(entry: os.DirEntry[bytes], extensions: list[bytes]) -> tuple[int, int, int, int] | Rejected:
-    """CRC, line, code of the extension, and size of a downloaded file."""
     name = printable(f"{PICTURES}/".encode() + entry.name)
     match = _PICTURE_NAME.fullmatch(entry.name)
     if match is None or int(match[2]) >= 2**32:

@@ -17,14 +17,11 @@ class Source:
 
     Attributes:
         vocabulary: names of the classes; row = `category_id`.
-        root: where the pictures lie.
         entries: lists everything that the root holds, in a fixed order.
         class_count: classes of the dataset, those that the root doesn't hold included.
         absent: classes of the dataset that the root doesn't hold.
-        has_boxes: every entry has boxes.
         has_captions: entries may have captions.
         annotations: the file that the boxes are from, as in `Plan`.
-        annotations_file: its size and hash.
         notes: what the user should know of the data, a line each.
     """
 
@@ -49,13 +46,6 @@ class Dataset:
         about: one line for help texts.
         folder: where its pictures lie in $RICHSEM_DATA; None is a folder of the dataset's name.
         draw: draws the data at its root unless they are there; None where people bring them.
-        crops: passes of crop views.
-        mosaics: passes of mosaic views.
-        windows: passes of window views.
-        pictures: as `--pictures` takes it.
-        teacher: as `--teacher` takes it.
-        teacher_size: as `--teacher-size` takes it.
-        geometry: the scales of views.
     """
 
     name: str

@@ -11,7 +11,7 @@ from richsem_prep.sources.class_names import checked_names
 from richsem_prep.sources.dataset import PictureDataset, Source
 from richsem_prep.sources.demo import draw_demo, open_demo
 from richsem_prep.sources.detection_dataset import DetectionDataset
-from richsem_prep.sources.folder import NO_LABEL, folder_classes, list_folder
+from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_prep.sources.imagenet import absent_classes, list_imagenet
 from richsem_prep.sources.webdataset import list_webdataset
 from richsem_schemas.cache.manifest import Plan
@@ -20,7 +20,7 @@ from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.imagenet21k import imagenet21k_names
 from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
-from richsem_schemas.vocabularies.vocabulary import NONE_NAME, Vocabulary
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL, NONE_NAME, Vocabulary
 
 
 def _open_imagenet(root: Place, vocabulary: Vocabulary, class_ids: Mapping[str, int]) -> Source:
@@ -184,15 +184,6 @@ def find_dataset(name: str) -> PictureDataset | DetectionDataset:
     return DATASETS[name]
 
 
-def dataset_kinds() -> str:
-    """The names of all datasets by their kind, for help texts."""
-    names: dict[str, list[str]] = {"Detection": [], "Classification": [], "Drawn by code": []}
-    for record in DATASETS.values():
-        kind = "Drawn by code" if record.draw else "Detection" if record.has_boxes else "Classification"
-        names[kind].append(record.name)
-    return ". ".join(f"{kind}: {', '.join(found)}" for kind, found in names.items())
-
-
 def open_source(dataset: str, root: Place, *, annotations: Path | None = None, images: Path | None = None) -> Source:
     """Look at a dataset's root, without listing it; what is drawn by code is drawn where it isn't there.
 
@@ -214,14 +205,7 @@ def open_source(dataset: str, root: Place, *, annotations: Path | None = None, i
 
 
 def find_pictures(dataset: str, root: Place, plan: Plan, names: Sequence[str], *, images: Path | None = None) -> Place:
-    """Where the pictures of an existing plan lie, without reading annotations again.
-
-    Args:
-        dataset: its name.
-        root: its folder.
-        plan: of the cache.
-        names: of some pictures of it.
-        images: as `open_source` takes it.
+    """Where the pictures of an existing plan lie, known by some of their names, without reading annotations again.
 
     Raises:
         SourceError: they aren't there.
@@ -237,12 +221,3 @@ def _drawn(dataset: str, root: Place) -> PictureDataset | DetectionDataset:
     if record.draw is not None:
         record.draw(root)
     return record
-
-
-def other_annotations(plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-    """The fields of a plan that would be others with the annotations which a run asks for.
-
-    They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
-    """
-    record = find_dataset(plan.dataset)
-    return record.other_annotations(plan, root, annotations) if isinstance(record, DetectionDataset) else {}

@@ -4,8 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from richsem_prep.demo import is_demo, write_demo
-from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION
+from richsem_prep.demo.dataset import CATEGORIES, CLASSIFICATION, is_demo, write_demo
 from richsem_prep.sources.dataset import Source
 from richsem_prep.sources.imagenet import list_imagenet
 from richsem_schemas.errors import SourceError

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry, require_pictures
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.io.words import printable
 from richsem_schemas.pictures.originals import WHOLE_FILE
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 MAX_BOXES = 10_000
 """Most boxes of one picture; its KEY.json must stay below a megabyte."""
@@ -25,9 +25,7 @@ _ODD_NAMES = {errno.ENAMETOOLONG, errno.ELOOP}
 def list_detection(data: DetectionData, row_of: NDArray[np.int32]) -> Iterator[SourceEntry | Rejected]:
     """List the pictures of a dataset in the order of its annotations; those that are not there are rejected.
 
-    Args:
-        data: the annotations, with their pictures found.
-        row_of: int32, the vocabulary's row of each category id; 0 leaves boxes without a class.
+    `row_of` [largest id + 1] is the vocabulary's row of each category id; 0 leaves boxes without a class.
 
     Raises:
         SourceError: at the end where there was not a single picture.

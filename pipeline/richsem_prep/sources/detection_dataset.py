@@ -76,7 +76,10 @@ class DetectionDataset(Dataset):
         return best
 
     def other_annotations(self, plan: Plan, root: Place, annotations: Path | None) -> dict[str, object]:
-        """See `datasets.other_annotations`."""
+        """The fields of a plan that would be others with the annotations which a run asks for.
+
+        They are known by their bytes, wherever they lie now; where they are gone, by as much of the path as was given.
+        """
         try:
             path = self._annotations_path(root, annotations)
         except SourceError:
@@ -116,7 +119,6 @@ class DetectionDataset(Dataset):
         return [folder for folder in dict.fromkeys(folders) if folder.is_dir()] or [root]
 
     def _rows(self, data: DetectionData, path: Place) -> tuple[Vocabulary, NDArray[np.int32]]:
-        """The vocabulary, and its row for each category id."""
         ids = np.array([category.id for category in data.categories])
         row_of = np.zeros(data.num_rows, np.int32)
         lvis = known_vocabulary("lvis")

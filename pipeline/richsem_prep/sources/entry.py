@@ -28,11 +28,7 @@ class PictureBoxes:
     hw: tuple[int, int] | None
 
     def in_picture(self, hw: tuple[int, int]) -> NDArray[np.float32]:
-        """The boxes in pixels of the picture at another size, float32 [N, 4].
-
-        Args:
-            hw: its height and width, pixels.
-        """
+        """The boxes in pixels of the picture at another height and width, float32 [N, 4]."""
         if self.hw == hw:
             return self.boxes_xyxy
         height, width = self.hw or (1, 1)
@@ -47,8 +43,6 @@ class SourceEntry:
         name: in messages and in KEY.json: the path relative to ROOT with `/` between its parts, for a member of a tar
             `n01440764.tar/n01440764_10.JPEG`; bytes that are no UTF-8 are shown as `\xff`.
         file: as in `Original`.
-        offset: as in `Original`.
-        size: as in `Original`.
         category_id: row of the vocabulary; 0 where the picture has no label.
         boxes: of a detection picture, possibly none; None where the source knows no boxes.
         caption: None where the source has no captions.

@@ -6,12 +6,10 @@ from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
 from richsem_prep.sources.walk import Entry, file_entry, is_folder, scan_root, walk_files
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import printable
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 _LAYOUT = "pictures, or folders of pictures, one folder a class"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".7z", ".rar")
-
-NO_LABEL = 0
-"""The category id of pictures without a class: the vocabulary's row 0."""
 
 
 def folder_classes(root: Place) -> list[str]:
@@ -29,9 +27,7 @@ def list_folder(root: Place, class_ids: Mapping[str, int]) -> Iterator[SourceEnt
 
     Hidden files are skipped; archives are rejected, not opened.
 
-    Args:
-        root: holds pictures and folders of pictures.
-        class_ids: category id of each top-level folder; one that is not there counts as without a label.
+    A folder that `class_ids` hasn't counts as without a label.
 
     Raises:
         SourceError: at once where ROOT is missing or empty; while listing where a folder can't be read; at the end

@@ -67,7 +67,6 @@ def absent_classes(root: Place, class_ids: Mapping[str, int]) -> list[str]:
 
 
 def _class_places(root: Place, class_ids: Mapping[str, int]) -> list[_ClassPlace]:
-    """Find the classes in ROOT with one scan; sorted by class name."""
     by_class: dict[str, list[Entry]] = {}
     for entry in scan_root(root, layout=_LAYOUT):
         class_name = _class_of(printable(entry.name), class_ids)
@@ -77,7 +76,6 @@ def _class_places(root: Place, class_ids: Mapping[str, int]) -> list[_ClassPlace
 
 
 def _class_of(name: str, class_ids: Mapping[str, int]) -> str | None:
-    """The class that a name at the top of ROOT belongs to, if any."""
     for suffix in ("", TAR, *COMPRESSED):
         class_name = name.removesuffix(suffix)
         if name.endswith(suffix) and class_name in class_ids:
@@ -90,15 +88,11 @@ def _class_place(class_name: str, entries: list[Entry]) -> _ClassPlace:
     folder = tar = None
     if class_name in by_name and is_folder(by_name[class_name]):
         folder = by_name.pop(class_name).name
-    elif class_name + TAR in by_name and _is_file(by_name[class_name + TAR]):
+    elif class_name + TAR in by_name and isinstance(file_entry(by_name[class_name + TAR], b"", 0), SourceEntry):
         tar = by_name.pop(class_name + TAR).name
     used = folder or tar
     unusable = tuple(Rejected(name, _why_unusable(name, used)) for name in sorted(by_name))
     return _ClassPlace(class_name, folder, tar, unusable)
-
-
-def _is_file(entry: Entry) -> bool:
-    return isinstance(file_entry(entry, entry.name, 0), SourceEntry)
 
 
 def _why_unusable(name: str, used: bytes | None) -> str:

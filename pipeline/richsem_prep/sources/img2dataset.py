@@ -9,14 +9,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES, CaptionError, parse_caption, too_long
 from richsem_prep.sources.entry import Rejected, SourceEntry, require_pictures
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_prep.sources.tar_files import TAR, find_tars, member_entry, member_name, tar_files
 from richsem_prep.sources.tar_members import TarMember
 from richsem_prep.sources.walk import first_names, scan_root
@@ -24,8 +22,9 @@ from richsem_prep.sources.webdataset import is_picture
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import read_at
 from richsem_schemas.io.places import Place
-from richsem_schemas.io.words import printable
+from richsem_schemas.io.words import one_line, printable
 from richsem_schemas.pictures.originals import open_below
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 TARS = "img2dataset's tars, such as 00000.tar"
 
@@ -37,10 +36,8 @@ _SHOWN = 200
 def list_img2dataset(root: Place, *, layout: str, with_captions: bool) -> Iterator[SourceEntry | Rejected]:
     """List the pictures in img2dataset's tars at any depth of ROOT; one tar at a time is in memory.
 
-    Args:
-        root: holds the tars.
-        layout: what is expected in it, for the error.
-        with_captions: give each picture its caption, from KEY.txt or else from KEY.json; one without is rejected.
+    Captions are those of KEY.txt, or else of KEY.json; where they are asked for, a picture without one is rejected.
+    `layout` says in errors what is expected.
 
     Raises:
         SourceError: at once where ROOT is missing, empty or without a tar; while listing where a folder can't be read;
@@ -102,11 +99,6 @@ def _key(path: bytes) -> bytes:
 
 
 def _caption(key: bytes, members: Mapping[bytes, TarMember], read: Callable[[TarMember], bytes]) -> str:
-    """The caption of a sample.
-
-    Raises:
-        CaptionError: it has none that can be used.
-    """
     text, facts = members.get(key + b".txt"), members.get(key + b".json")
     if text is not None:
         if text.size > MAX_CAPTION_BYTES:
@@ -141,14 +133,8 @@ def _dead_links(root: Place, tar: bytes) -> Iterator[Rejected]:
             for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS, columns=["key", "status", "error_message"]):
                 for row in batch.to_pylist():
                     if row["status"] != "success":
-                        yield Rejected(f"{printable(tar)}/{_short(row['key'])}", f"not downloaded: {_why(row)}")
+                        why = one_line(row["error_message"] or row["status"], longest=_SHOWN)
+                        name = f"{printable(tar)}/{one_line(row['key'], longest=_SHOWN)}"
+                        yield Rejected(name, f"not downloaded: {why}")
     except (pa.ArrowException, OSError, KeyError, ValueError):
         yield Rejected(printable(parquet), "not legible as img2dataset's; the links it calls dead are not counted")
-
-
-def _why(row: Mapping[str, Any]) -> str:
-    return _short(row["error_message"] or row["status"])
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:_SHOWN]

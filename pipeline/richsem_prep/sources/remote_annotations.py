@@ -9,7 +9,7 @@ from pathlib import Path
 from richsem_schemas.annotations.openimages_file import CLASS_FILES, folders_of_classes
 from richsem_schemas.annotations.visual_genome_file import PICTURE_FILE
 from richsem_schemas.errors import SourceError
-from richsem_schemas.io.places import READ_AHEAD_BYTES, Place, RemotePath
+from richsem_schemas.io.places import Place, RemotePath
 
 _BESIDE = (PICTURE_FILE, *CLASS_FILES)
 """Files that Visual Genome and OpenImages need beside their boxes."""
@@ -19,8 +19,7 @@ _BESIDE = (PICTURE_FILE, *CLASS_FILES)
 def local_annotations(path: Place) -> Iterator[Path]:
     """An annotation file as a local one, with the files that its format wants beside it.
 
-    Args:
-        path: a local file is taken as it is; one at a URL is copied into a temporary folder for as long as it is read.
+    A local file is taken as it is; one at a URL is copied into a temporary folder for as long as it is read.
 
     Raises:
         OSError: it can't be fetched, or there is no room for it.
@@ -31,7 +30,8 @@ def local_annotations(path: Place) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="richsem-annotations-") as folder:
         for remote in (path, *_beside(path)):
-            _fetch(remote, Path(folder) / remote.name)
+            with (Path(folder) / remote.name).open("wb") as local:
+                remote.copy_to(local.write)
         try:
             yield Path(folder) / path.name
         except SourceError as error:
@@ -45,9 +45,3 @@ def _beside(path: RemotePath) -> Iterator[RemotePath]:
             for item, status in folder.scan():
                 if any(fnmatch.fnmatchcase(item.name, pattern) for pattern in _BESIDE) and status.st_size:
                     yield item
-
-
-def _fetch(remote: RemotePath, local: Path) -> None:
-    with remote.open() as source, local.open("wb") as target:
-        while data := source.read(READ_AHEAD_BYTES):
-            target.write(data)

@@ -16,14 +16,9 @@ COMPRESSED_REASON = "a compressed archive; unpack it to a plain tar (gunzip, unx
 
 
 def find_tars(root: Place, *, layout: str) -> tuple[list[bytes], list[Rejected]]:
-    """Find the plain tars at any depth of ROOT, by the bytes of their names; whatever else lies there is ignored.
+    """The plain tars at any depth of ROOT, by the bytes of their names; and what looks like a tar and can't be read.
 
-    Args:
-        root: the source.
-        layout: what is expected in it, for the error.
-
-    Returns:
-        Paths of tars relative to ROOT; and what looks like a tar and can't be read.
+    `layout` says in errors what is expected.
 
     Raises:
         SourceError: ROOT is missing or empty, or a folder can't be listed.
@@ -52,12 +47,7 @@ def _all_files(root: Place, layout: str) -> Iterator[SourceEntry | Rejected]:
 def tar_files(root: Place, tar: bytes) -> tuple[dict[bytes, TarMember], list[Rejected]]:
     """The regular files of a tar by path, in the order a folder of the same files would have; hidden ones are left out.
 
-    Args:
-        root: the source.
-        tar: relative to ROOT.
-
-    Returns:
-        Members by path; and what is no such member, with damage to the tar last.
+    Also what is no such member, with damage to the tar last.
     """
     members: dict[bytes, TarMember] = {}
     rejected: list[Rejected] = []

@@ -73,7 +73,6 @@ def tar_members(descriptor: OpenFile) -> Iterator[TarMember]:
 def _member(
     descriptor: OpenFile, header: bytes, data: int, size: int, fields: dict[bytes, bytes]
 ) -> tuple[TarMember, int]:
-    """Make the member of a header whose data starts at `data`, and tell where the next header lies."""
     name = fields.get(b"path") or _header_name(header)
     kind = header[156:157]
     if kind == b"\0" and name.endswith(b"/"):
@@ -90,7 +89,6 @@ def _member(
 
 
 def _read_header(descriptor: OpenFile, offset: int) -> bytes | None:
-    """Read and check one header; None is the end marker."""
     header = read_at(descriptor, offset, _BLOCK)
     if header == _END:
         return None
@@ -157,7 +155,6 @@ def _read_extension(descriptor: OpenFile, offset: int, size: int) -> bytes:
 
 
 def _extension_fields(kind: bytes, content: bytes, offset: int) -> dict[bytes, bytes]:
-    """The fields that a pax or GNU header gives the next member."""
     if kind == _LONG_NAME:
         return {b"path": content.split(b"\0", 1)[0]}
     if kind == b"K":

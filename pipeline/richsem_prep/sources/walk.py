@@ -15,10 +15,11 @@ from richsem_schemas.pictures.originals import WHOLE_FILE
 
 _DANGLING = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}
 _HIDDEN = b"."
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteEntry:
+class _RemoteEntry:
     """A file or a folder of a listing at a URL, with those of `os.DirEntry`'s methods that are needed."""
 
     name: bytes
@@ -26,31 +27,26 @@ class RemoteEntry:
     status: RemoteStatus
 
     def is_dir(self) -> bool:
-        """Whether it is a folder."""
         return stat_modes.S_ISDIR(self.status.st_mode)
 
     def is_file(self) -> bool:
-        """Whether it is a file."""
         return stat_modes.S_ISREG(self.status.st_mode)
 
     def is_symlink(self) -> bool:
-        """Whether it is a link; listings at URLs don't tell."""
+        # Listings at URLs don't tell.
         return False
 
     def stat(self) -> RemoteStatus:
-        """Its size."""
         return self.status
 
 
-Entry: TypeAlias = os.DirEntry[bytes] | RemoteEntry
+Entry: TypeAlias = os.DirEntry[bytes] | _RemoteEntry
 
 
 def scan_root(root: Place, *, layout: str) -> list[Entry]:
     """List the top level of a source, sorted, without hidden names.
 
-    Args:
-        root: the folder that the user named.
-        layout: what is expected in it, for the error.
+    `layout` says in errors what is expected.
 
     Raises:
         SourceError: `root` is missing, no folder, or empty.
@@ -70,11 +66,6 @@ def walk_files(root: Place, folder: bytes, category_id: int) -> Iterator[SourceE
 
     Links to folders are followed, each real folder once; hidden files are skipped; what is neither a file nor a folder
     is rejected. One `stat` a file, memory for the names of the folders on the way.
-
-    Args:
-        root: the source.
-        folder: relative to `root`.
-        category_id: given to every entry.
 
     Raises:
         SourceError: a folder can't be listed.
@@ -113,12 +104,7 @@ def is_folder(entry: Entry) -> bool:
 
 
 def file_entry(entry: Entry, file: bytes, category_id: int) -> SourceEntry | Rejected:
-    """Make the entry of one file, or reject what is no regular file.
-
-    Args:
-        entry: as it was listed.
-        file: its path relative to the source's root.
-        category_id: its class; 0 for none.
+    """Make the entry of a file, by its path relative to ROOT; or reject what is no regular file.
 
     Raises:
         SourceError: its size can't be read.
@@ -134,10 +120,10 @@ def file_entry(entry: Entry, file: bytes, category_id: int) -> SourceEntry | Rej
     return SourceEntry(printable(file), file, WHOLE_FILE, size, category_id)
 
 
-def first_names(entries: list[Entry], count: int = 5) -> str:
+def first_names(entries: list[Entry]) -> str:
     """The first few names of a listing, for an error message."""
-    shown = ", ".join(printable(entry.name) for entry in entries[:count])
-    return shown + (", ..." if len(entries) > count else "")
+    shown = ", ".join(printable(entry.name) for entry in entries[:_SHOWN])
+    return shown + (", ..." if len(entries) > _SHOWN else "")
 
 
 def _below(root: Place, folder: bytes) -> bytes | RemotePath:
@@ -149,12 +135,13 @@ def _below(root: Place, folder: bytes) -> bytes | RemotePath:
 def _scan(path: bytes | RemotePath) -> list[Entry]:
     try:
         if isinstance(path, RemotePath):
-            found = [RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
-            return sorted((entry for entry in found if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
-        with os.scandir(path) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(_HIDDEN)), key=lambda e: e.name)
+            found: list[Entry] = [_RemoteEntry(os.fsencode(item.name), item, status) for item, status in path.scan()]
+        else:
+            with os.scandir(path) as entries:
+                found = list(entries)
     except OSError as error:
         raise _unreadable(path, error) from error
+    return sorted((entry for entry in found if not entry.name.startswith(_HIDDEN)), key=lambda entry: entry.name)
 
 
 def _folder_identity(path: bytes | RemotePath) -> tuple[int, int] | str:

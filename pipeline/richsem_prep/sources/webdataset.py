@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from richsem_prep.sources.entry import Rejected, SourceEntry
-from richsem_prep.sources.folder import NO_LABEL
 from richsem_prep.sources.tar_files import find_tars, member_entry, tar_files
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import printable
+from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 _LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
 _SHOWN = 3

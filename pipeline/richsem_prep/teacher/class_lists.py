@@ -50,11 +50,7 @@ def read_vocabulary(names: str) -> Vocabulary:
 
 
 def read_templates(templates: str, openai: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompts that `--templates` asks for, with `{}` for the name.
-
-    Args:
-        templates: `openai`, `name-only`, or a file with one template a line.
-        openai: the templates that the first stands for.
+    """The prompts that `--templates` asks for, with `{}` for the name: `openai`, `name-only`, or a file of one a line.
 
     Raises:
         SourceError: there is no such file, or a line is no template.
@@ -107,7 +103,6 @@ def _from_descriptions(path: Path) -> Iterator[str]:
 
 
 def _from_json(path: Path) -> tuple[str, Iterable[str]]:
-    """The vocabulary's name and class names of a plan, or of an annotation file."""
     found: dict[int, str] = {}
     for key, records in stream_json(path):
         if key == "vocabulary!" and isinstance(records[0], dict) and isinstance(records[0].get("class_names"), list):

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 from richsem_prep.teacher.class_lists import read_templates, read_vocabulary
-from richsem_prep.teacher.names import NamePolicy
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher, torch_device
 from richsem_prep.teacher.text import TEMPLATES, text_bank
+from richsem_schemas.cache.field_types import NamePolicy
+from richsem_schemas.cache.layout import FEATURES_FILE
 from richsem_schemas.cache.text_folder import TextFolder, read_text_folder, text_path, write_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import is_temporary
 from richsem_schemas.io.places import Place
 
-OWN_FILES = frozenset({"text.json", "features.npy"})
+OWN_FILES = frozenset({"text.json", FEATURES_FILE})
 
 
 def make_text(
@@ -23,16 +25,7 @@ def make_text(
     device: str | None,
     on_progress: Callable[[int, int], None],
 ) -> TextFolder:
-    """Make a text folder, or find that it is there.
-
-    Args:
-        teacher: as `richsem-prep shard` takes it.
-        names: as `read_vocabulary` takes it.
-        templates: as `read_templates` takes it.
-        policy: how names are written into the templates.
-        out: the folder.
-        device: as torch writes it; None is the first CUDA device if there is one.
-        on_progress: called with classes done and classes in all.
+    """Make a text folder, or find that it is there; `read_vocabulary` and `read_templates` say what may be asked for.
 
     Raises:
         RichSemError: a mistake of the user's; `out` holds other things, or another text.
@@ -52,13 +45,10 @@ def make_text(
 def _require_usable(out: Place) -> None:
     if out.exists() and not out.is_dir():
         raise RichSemError(f"--out {out} is no folder; name one")
-    strangers = sorted(path.name for path in out.iterdir() if _is_strange(path.name)) if out.is_dir() else []
+    names = [path.name for path in out.iterdir()] if out.is_dir() else []
+    strangers = sorted(name for name in names if name not in OWN_FILES and not is_temporary(name))
     if strangers:
         raise RichSemError(f"--out {out} holds other things ({', '.join(strangers[:5])}); name a folder of its own")
-
-
-def _is_strange(name: str) -> bool:
-    return name not in OWN_FILES and not (name.startswith(".") and name.endswith(".tmp"))
 
 
 def _require_same(out: Place, text: TextFolder) -> None:

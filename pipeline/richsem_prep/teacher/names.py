@@ -1,15 +1,11 @@
 """How class names stand in prompts, which of them a teacher reads as one, and what identifies a text bank; no torch."""
 
-from typing import Literal
-
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TextSpec
-from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.cache.text_bank import TextBank, prompts_sha256
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 _SHOWN = 5
-
-NamePolicy = Literal["raw", "clean"]
 
 
 def prompted_name(name: str, policy: NamePolicy) -> str:
@@ -31,7 +27,7 @@ def text_spec(vocabulary: Vocabulary, policy: NamePolicy, templates: tuple[str, 
         names=policy,
         classes=len(names),
         templates=len(templates),
-        prompts_sha256=json_sha256([names, list(templates)]),
+        prompts_sha256=prompts_sha256(names, templates),
     )
 
 

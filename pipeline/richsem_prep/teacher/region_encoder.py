@@ -6,9 +6,9 @@ shard.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from richsem_prep.teacher.settings import Precision
 from richsem_prep.teacher.teacher import DTYPES, Teacher
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import RegionEncoderSpec
 from richsem_schemas.cache.view import PAD_VALUE
 from richsem_schemas.errors import TeacherError
@@ -51,21 +51,9 @@ class PreparedView:
     boxes_xyxy_px: NDArray[np.float32]
 
 
-class RegionEncoder(Protocol):
-    """Embeds the regions of views."""
-
-    spec: RegionEncoderSpec
-
-    def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
-        """From a rendered view to what `encode` takes; no network, any thread."""
-
-    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
-        """Each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
-
-
 def make_region_encoder(
     teacher: Teacher, *, kind: str | None, teacher_size: int | None, precision: Precision
-) -> "RoiAlignEncoder | CropEncoder":
+) -> "RegionEncoder":
     """The encoder that `--region-encoder` names; None is `roi-align` where the teacher can, else `crop`.
 
     Raises:
@@ -193,6 +181,10 @@ class CropEncoder:
             yield from zip((item for item, _ in under_way), parts, strict=True)
 
 
+RegionEncoder = RoiAlignEncoder | CropEncoder
+"""`encode` gives each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
+
+
 class _Forward:
     """Pixels in, unit-norm embeddings out: the one place that touches the device."""
 
@@ -206,20 +198,13 @@ class _Forward:
         return max(1, min(256, _BATCH_PIXELS[self._device.type] // (height * width)))
 
     @torch.inference_mode()
-    def __call__(self, network: "Network", images_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, network: Callable[[Tensor], Tensor], images_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         pixels = torch.from_numpy(np.ascontiguousarray(images_BHW3)).to(self._device, non_blocking=True)
         # An NHWC array permuted is channels-last already, which convolutions like.
         normalised = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
         with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
             features = network(normalised)
         return functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-class Network(Protocol):
-    """From normalised images to raw embeddings."""
-
-    def __call__(self, images_B3HW: Tensor, /) -> Tensor:
-        """[B, D] or [R, D]."""
 
 
 def trunk(visual: "torch.nn.Module", images_B3HW: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor, nn
 
 from richsem_prep.demo import TEACHER_DIR
-from richsem_prep.teacher.settings import Precision
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import TeacherIdentity
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.io.canonical_json import json_sha256
@@ -130,7 +130,6 @@ class Teacher(nn.Module):
     Attributes:
         model: open_clip's model, in eval mode.
         identity: what labels made by it are recorded under.
-        tokenizer: open_clip's, for this model.
     """
 
     def __init__(self, model: nn.Module, identity: TeacherIdentity, tokenizer: Callable[[list[str]], Tensor]) -> None:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-from richsem_prep.teacher.names import NamePolicy, prompted_name, text_spec
+from richsem_prep.teacher.names import prompted_name, text_spec
 from richsem_prep.teacher.teacher import Teacher
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TeacherIdentity, TextSpec
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import TeacherError
@@ -40,13 +41,6 @@ def text_bank(
     on_progress: Callable[[int, int], None],
 ) -> TextBank:
     """The text bank of a vocabulary, from the user's cache where it has been computed before.
-
-    Args:
-        teacher: its text tower.
-        vocabulary: row 0 is "none".
-        policy: how names are written.
-        templates: with `{}` for the name.
-        on_progress: called with classes done and classes in all.
 
     Raises:
         TeacherError: embeddings of text are not finite.

@@ -4,7 +4,6 @@ A cache is untrusted: only regular files that lie in OUT itself are opened, what
 size before it is believed, and whatever a library raises on it becomes a problem to report.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +20,14 @@ from richsem_prep.verify.records import (
 )
 from richsem_prep.verify.shard import CacheUnderTest, check_shard
 from richsem_prep.verify.strangers import check_strangers, shard_numbers
-from richsem_schemas.cache.layout import CacheLayout, check_set_name
+from richsem_schemas.cache.layout import CacheLayout, is_set_name
 from richsem_schemas.cache.listed_boxes import read_box_rows
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.resizers import resizers_note
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import default_threads, ordered_map
 from richsem_schemas.io.places import Place, open_place
 from richsem_schemas.io.words import printable_text, readable_bytes
-
-MAX_THREADS = 16
 
 MAX_PROBLEMS_SHOWN = 50
 """Lines printed; a cache that is broken all over has one a file."""
@@ -43,14 +40,10 @@ class Verification:
     """What `verify_cache` found.
 
     Attributes:
-        problems: everything wrong.
         notes: what a user may want to know, but need not mend.
         files: regular files looked at.
         bytes: of them, read and hashed.
         pictures: as the receipts count them.
-        views: of all label sets that were checked.
-        regions: of the same.
-        label_sets: that were checked.
     """
 
     problems: tuple[Problem, ...]
@@ -76,12 +69,8 @@ def verify_cache(
     What a hash already covers and costs much to compute again is sampled, the same sample every time: soft labels from
     their embeddings, and each picture's own hash.
 
-    Args:
-        out: folder of the cache.
-        label_set: check this one alone, beside the pictures; None checks all.
-        threads: shards checked at a time.
-        thorough: compute again all that is otherwise sampled.
-        on_progress: called with bytes done and bytes in all, from any thread.
+    One label set may be named to be checked alone, beside the pictures; `thorough` computes again all that is otherwise
+    sampled.
 
     Raises:
         RichSemError: there is no cache, or no such label set.
@@ -100,7 +89,7 @@ def verify_cache(
     names = _label_sets(layout, report.files, label_set)
     check_strangers(report, layout, plan, names, are_all=label_set is None)
     cache = _check_records(report, layout, plan, names, thorough=thorough)
-    threads = threads or min(os.cpu_count() or 1, MAX_THREADS)
+    threads = threads or default_threads()
     with ThreadPoolExecutor(threads) as pool:
         for found in ordered_map(pool, partial(check_shard, cache), _shards(cache), ahead=4 * threads):
             problems.extend(found)
@@ -122,21 +111,12 @@ def _label_sets(layout: CacheLayout, files: CacheFiles, wanted: str | None) -> l
     found = {match[1] for path in files.sizes if (match := _LABEL_SET_FILE.match(path))}
     if wanted is not None and wanted not in found:
         raise RichSemError(f"{layout.out} has no label set {wanted!r}; it has: {', '.join(sorted(found)) or 'none'}")
-    return sorted(name for name in found if _is_set_name(name) and wanted in {None, name})
-
-
-def _is_set_name(name: str) -> bool:
-    try:
-        check_set_name(name)
-    except ValueError:
-        return False
-    return True
+    return sorted(name for name in found if is_set_name(name) and wanted in {None, name})
 
 
 def _check_records(
     report: Report, layout: CacheLayout, plan: Plan, names: list[str], *, thorough: bool
 ) -> CacheUnderTest:
-    """Check all that isn't a shard."""
     manifest = check_manifest(report, layout, plan)
     has_listing = check_listing(report, layout, plan)
     elsewhere = check_pictures_elsewhere(report, layout, plan, manifest)
@@ -167,7 +147,6 @@ def _notes(cache: CacheUnderTest) -> Iterator[str]:
 
 
 def _elsewhere_note(elsewhere: CacheManifest) -> str:
-    """Where the pictures lie, and what that means for the checks."""
     assert elsewhere.pictures_in is not None
     note = f"its pictures lie in {elsewhere.pictures_in} and were not looked at"
     if CacheLayout(open_place(elsewhere.pictures_in), elsewhere.plan.dataset).manifest.is_file():

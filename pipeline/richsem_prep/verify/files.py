@@ -14,8 +14,9 @@ from typing import BinaryIO, TypeVar
 
 from richsem_schemas.cache.jobs import JOBS_FOLDER
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import FileHash, open_regular
+from richsem_schemas.io.files import FileHash, is_temporary, open_regular
 from richsem_schemas.io.places import Place, RemoteFile, RemotePath, name_below
+from richsem_schemas.io.words import one_line
 
 MAX_PROBLEMS_A_FILE = 20
 """More than that of one file tell nothing new."""
@@ -32,8 +33,6 @@ class Problem:
 
     Attributes:
         path: the file, relative to OUT.
-        message: what is wrong with it.
-        remedy: what to do.
     """
 
     path: str
@@ -104,7 +103,6 @@ class CacheFiles:
     Attributes:
         out: its folder, resolved.
         sizes: bytes of each file by its path relative to `out`; nothing else is ever opened.
-        done: bytes read so far.
     """
 
     out: Place
@@ -213,7 +211,7 @@ def _and_its_failure(messages: Iterator[str]) -> Iterator[str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, CorruptCacheError):
         return str(error)
-    return f"it can't be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return f"it can't be read ({type(error).__name__}: {one_line(error, longest=200)})"
 
 
 def find_files(out: Place) -> tuple[dict[str, int], list[Problem], list[str]]:
@@ -233,7 +231,7 @@ def find_files(out: Place) -> tuple[dict[str, int], list[Problem], list[str]]:
     for name, entry in sorted(_entries(out)):
         if entry.is_symlink():
             problems.append(_link_problem(out, name, entry))
-        elif entry.name.startswith(".") and entry.name.endswith(".tmp"):
+        elif is_temporary(entry.name):
             leftovers += 1
         elif not stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
             problems.append(Problem(name, "neither a file nor a folder", "remove it"))

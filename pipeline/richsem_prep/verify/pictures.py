@@ -16,10 +16,8 @@ from richsem_schemas.cache.quarantine import read_quarantine
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.sealed_json import MAX_JSON_BYTES
+from richsem_schemas.pictures.decode import PICTURE_EXTENSIONS
 from richsem_schemas.pictures.originals import Original
-
-EXTENSIONS = ("jpg", "png", "webp", "bmp", "gif", "tif", "ppm")
-"""What pictures in a cache are called; `picture_extension` gives no other."""
 
 SAMPLED_PICTURES = 16
 """Pictures of a shard that are hashed again by themselves. The shard's hash finds every changed byte, and readers
@@ -44,7 +42,7 @@ def picture_row_problems(rows: Rows, shard: int, plan: Plan) -> Iterator[str]:
     )
     yield from wrong_rows(
         rows,
-        ~np.isin(rows["extension"], EXTENSIONS),
+        ~np.isin(rows["extension"], PICTURE_EXTENSIONS),
         lambda row: f"{shown(rows['extension'][row])} is no extension of pictures",
     )
     has_no_area = np.minimum(rows["height"], rows["width"]) < 1

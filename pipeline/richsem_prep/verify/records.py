@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import numpy as np
-
 from richsem_prep.verify.files import Report
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import CacheManifest, LabelManifest, LabelSpec, Plan, ShardSummary, TextManifest
@@ -24,7 +22,6 @@ class LabelSetUnderTest:
     """What the checks of all shards of a label set share.
 
     Attributes:
-        layout: the label set.
         spec: what it should be.
         manifest: what it says it is; None where it isn't finished.
         text: its text bank; None where it is broken.
@@ -124,7 +121,7 @@ def _check_text(
     report.has_hash(labels.text_features, sealed.features, said_by="text.json")
     if len(report.problems) > before:
         return None
-    bank = report.attempt(labels.text_features, lambda: read_bank(sealed, labels.text, labels.text_features))
+    bank = report.attempt(labels.text_features, lambda: read_bank(sealed, labels.text))
     if bank is None or report.add_all(labels.text, _text_problems(bank, spec, plan)):
         return None
     return bank
@@ -188,9 +185,4 @@ def _text_problems(bank: TextBank, spec: LabelSpec, plan: Plan) -> Iterator[str]
         yield "its prompts are not those that the spec counts"
     if bank.prompts_sha256 != spec.text.prompts_sha256:
         yield "its prompts are not those of the spec"
-    if bank.logit_scale != spec.teacher.logit_scale:
-        yield f"its logit scale is {bank.logit_scale}, the teacher's {spec.teacher.logit_scale}"
-    with np.errstate(all="ignore"):
-        norms = np.linalg.norm(bank.features.astype(np.float64), axis=1)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        yield "its features have rows that are zero or no numbers"
+    yield from bank.problems(spec.teacher)

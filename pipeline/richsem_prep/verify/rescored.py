@@ -23,14 +23,7 @@ def embeddings_behind(labels: LabelSetUnderTest, sets: Sequence[LabelSetUnderTes
 
 
 def rescored_problems(labels: LabelSetUnderTest, source: LabelSetUnderTest, shard: int, *, seed: int) -> Iterator[str]:
-    """Compute the labels of some views of a shard again.
-
-    Args:
-        labels: a set without embeddings.
-        source: the one that it was rescored from.
-        shard: number of the shard.
-        seed: of the sample, the same every time.
-    """
+    """Compute the labels of some views of a shard again, the same sample of views every time."""
     if labels.text is None:
         return
     own, rich = (LabelShard(one.layout, shard) for one in (labels, source))

@@ -19,7 +19,7 @@ from richsem_prep.verify.records import LabelSetUnderTest
 from richsem_prep.verify.rescored import embeddings_behind, rescored_problems
 from richsem_prep.verify.tar import Chunk, Members, tar_chunks
 from richsem_prep.verify.views import sampled_regions, view_row_problems, views_problems
-from richsem_schemas.cache.index import Rows, parquet_source, view_names
+from richsem_schemas.cache.index import MAX_INDEX_BYTES, Rows, parquet_source, view_names
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.listed_boxes import boxes_of_samples
 from richsem_schemas.cache.manifest import CacheManifest, LabelsReceipt, PicturesReceipt, Plan, ShardSummary
@@ -29,7 +29,6 @@ from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.places import open_place
 
 _MIN_MEMBER_BYTES = 512
-_MAX_INDEX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +36,8 @@ class CacheUnderTest:
     """What the checks of all shards share.
 
     Attributes:
-        files: what lies in the cache's folder.
-        layout: the cache.
-        plan: of it.
         manifest: of its pictures; None where they aren't finished.
         elsewhere: of the cache that holds the pictures, for a folder of labels alone.
-        label_sets: those that are checked.
         boxes: the classes of the boxes of all listed pictures, where a label set shows boxes.
         is_thorough: check by itself every value that is otherwise sampled.
     """
@@ -157,7 +152,7 @@ def _read_rows(report: Report, shard: PictureShard | LabelShard, summary: ShardS
         if metadata.num_rows != count:
             raise CorruptCacheError(f"it has {metadata.num_rows:,} rows, the receipt says {count:,}")
         unpacked = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-        if count > summary.tar.bytes // _MIN_MEMBER_BYTES or unpacked > _MAX_INDEX_BYTES:
+        if count > summary.tar.bytes // _MIN_MEMBER_BYTES or unpacked > MAX_INDEX_BYTES:
             raise CorruptCacheError(f"it has {count:,} rows of {unpacked:,} bytes, too many for its tar")
         return shard.raw_rows()
 
@@ -175,12 +170,7 @@ def _check_tar(
 ) -> None:
     """Hash a tar and look at its members in one pass; where the hash is wrong, that alone is said.
 
-    Args:
-        report: takes the problems.
-        shard: whose tar it is.
-        summary: says its size and hash.
-        members: of its index; None where it can't be trusted, which leaves only the hash.
-        problems_of: the members.
+    Without the members of its index, where that can't be trusted, the hash alone is checked.
     """
     if problem := report.files.size_problem(shard.tar, summary.tar, said_by="the receipt"):
         report.add(shard.tar, problem)
@@ -195,7 +185,6 @@ def _check_tar(
 
 
 def _hashed_pictures(cache: CacheUnderTest, samples: int, shard: int) -> Container[int]:
-    """Rows of a shard whose pictures are hashed by themselves."""
     if cache.is_thorough or samples <= SAMPLED_PICTURES:
         return range(samples)
     rng = np.random.default_rng([cache.plan.seed, shard])
@@ -203,7 +192,6 @@ def _hashed_pictures(cache: CacheUnderTest, samples: int, shard: int) -> Contain
 
 
 def _check_quarantine(report: Report, shard: PictureShard, receipt: PicturesReceipt) -> set[int]:
-    """Check a shard's quarantine file; returns the samples that it names."""
     path = shard.quarantine
     if receipt.quarantine is None:
         if report.files.has(path):

@@ -17,12 +17,7 @@ _LABEL_SET_FOLDERS = ("labels/", "index/labels/", "receipts/labels/", "audits/")
 def check_strangers(report: Report, layout: CacheLayout, plan: Plan, label_sets: list[str], *, are_all: bool) -> None:
     """Report the files that don't belong to a cache, and what is wrong with its audits.
 
-    Args:
-        report: takes the problems.
-        layout: the cache.
-        plan: of it.
-        label_sets: names of those that are checked.
-        are_all: whether it has no others, whose files would belong to it.
+    Where `label_sets` are not `are_all`, files of the others belong to the cache, too.
     """
     files = report.files
     known = {files.relative(path) for path in _files(files, layout, plan, label_sets)}
@@ -47,9 +42,9 @@ def _files(files: CacheFiles, layout: CacheLayout, plan: Plan, names: list[str])
         yield from (labels.spec, labels.manifest, labels.text, labels.text_features)
     for number in shard_numbers(files, layout, plan):
         yield layout.quarantine(number)
-        shards: list[PictureShard | LabelShard] = [LabelShard(labels, number) for labels in label_sets]
-        for shard in [PictureShard(layout, number), *shards]:
-            yield from (shard.tar, shard.index, shard.receipt)
+        yield from PictureShard(layout, number).files
+        for labels in label_sets:
+            yield from LabelShard(labels, number).files
 
 
 def shard_numbers(files: CacheFiles, layout: CacheLayout, plan: Plan, *, folder: str = "") -> set[int]:

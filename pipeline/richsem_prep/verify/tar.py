@@ -44,12 +44,7 @@ class Members:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Consecutive members of a tar.
-
-    Attributes:
-        first: number of the first one.
-        contents: the bytes of each.
-    """
+    """Consecutive members of a tar, from number `first` on."""
 
     first: int
     contents: Sequence[memoryview]

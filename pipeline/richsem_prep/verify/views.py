@@ -52,12 +52,8 @@ def views_problems(
 ) -> Iterator[str]:
     """Say what is wrong with the views of a shard.
 
-    Args:
-        chunks: its members.
-        rows: its index.
-        pictures: of the shard.
-        labels: the set it belongs to.
-        sampled: ascending positions, among the shard's regions, of those whose labels are computed again; None is all.
+    `sampled` are ascending positions, among the regions of the shard, of those whose labels are computed again; None is
+    all.
 
     Raises:
         CorruptCacheError: a member is not a packed view.
@@ -94,7 +90,6 @@ def sampled_regions(total: int, *, seed: int, shard: int) -> NDArray[np.int64]:
 
 
 def _alike_views(chunk: Chunk, names: list[str]) -> Iterator[AlikeViews]:
-    """The views of a chunk by shape."""
     sizes = np.array([len(content) for content in chunk.contents])
     for size in np.unique(sizes).tolist():
         members_V = np.flatnonzero(sizes == size)
@@ -130,8 +125,6 @@ def _record_problem(views: AlikeViews, rows: Rows, names: list[str], spec: Label
 
 @dataclass(eq=False)
 class _LabelsAgain:
-    """Computes the labels of some regions again, many at a time."""
-
     text: TextBank
     _names: list[str] = field(default_factory=list)
     _labels: list[TopKSoftLabels] = field(default_factory=list)
@@ -169,12 +162,7 @@ def _pass_problems(
 ) -> Iterator[str]:
     """Each pass of mosaics shows every picture at least once, each pass of another kind exactly once.
 
-    Args:
-        kinds: [T] of the views of T tiles.
-        passes: [T] of the same.
-        samples: [T] that the tiles show.
-        pictures: of the shard.
-        spec: of the label set.
+    T tiles show `samples`, in views of these kinds and passes.
     """
     if not len(pictures.samples):
         return

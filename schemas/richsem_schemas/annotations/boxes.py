@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import SourceError
-
-Float = TypeVar("Float", bound=np.floating)
+from richsem_schemas.pictures.boxes import xywh_to_xyxy, xyxy_to_xywh
 
 MIN_BOX_SIDE_PX = 1e-3
 """Boxes thinner than this have no area in float32 at the far side of a large picture."""
@@ -24,16 +22,6 @@ _NEARLY_ALL = 0.9
 
 _AT_ONCE = 2**20
 """Boxes that are cleaned at a time, so that it takes little memory beside the boxes themselves."""
-
-
-def xywh_to_xyxy(boxes_xywh: NDArray[Float]) -> NDArray[Float]:
-    """Boxes [..., 4] by left, top, width and height as boxes by their corners, of the same type."""
-    return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
-
-
-def xyxy_to_xywh(boxes_xyxy: NDArray[Float]) -> NDArray[Float]:
-    """Boxes [..., 4] by their corners as boxes by left, top, width and height, of the same type."""
-    return np.concatenate([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +41,6 @@ class AnnotatedBoxes:
     is_crowd: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """How many there are."""
         return len(self.image_index)
 
     def only(self, kept: NDArray[np.bool_] | NDArray[np.int64] | slice) -> "AnnotatedBoxes":
@@ -74,12 +61,7 @@ def joined_boxes(parts: list[AnnotatedBoxes]) -> AnnotatedBoxes:
 
 
 def owners_of(owners: NDArray[np.int64], image_ids: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
-    """Position of the picture that each annotation belongs to, int64 [M].
-
-    Args:
-        owners: int64 [M], the annotations' image ids.
-        image_ids: int64 [N], of the pictures.
-        path: of the file, for the message.
+    """Position of the picture that each of M annotations belongs to by its image id, int64 [M].
 
     Raises:
         SourceError: some belong to no picture.
@@ -107,13 +89,7 @@ def count_images(boxes: AnnotatedBoxes, *, num_rows: int) -> NDArray[np.int64]:
 def clean_boxes(
     boxes: AnnotatedBoxes, hws_px: NDArray[np.int32], *, are_relative: bool = False
 ) -> tuple[AnnotatedBoxes, dict[str, int]]:
-    """Leave out what can't be learned from, clip the rest to its picture, make it float32, and count.
-
-    Args:
-        boxes: as annotated.
-        hws_px: int32 [N, 2], of the pictures; all 1 where boxes are fractions.
-        are_relative: they are fractions.
-    """
+    """Leave out what can't be learned from, clip the rest to its picture, make it float32, and count."""
     problems: Counter[str] = Counter()
     parts = [_cleaned(part, hws_px, problems, are_relative) for part in _parts(boxes)]
     return joined_boxes(parts), dict(problems)
@@ -123,10 +99,6 @@ def look_like_fractions(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> dic
     """Count the boxes that lie in the first pixel of their picture, if nearly all do; else nothing.
 
     Fractions of the picture's sides do where pixels are expected, and are too small to be seen or found.
-
-    Args:
-        boxes: as annotated, in pixels.
-        hws_px: int32 [N, 2], of the pictures.
     """
     count = 0
     for part in _parts(boxes):

@@ -105,8 +105,6 @@ def _missing_list(name: str, seen: list[str], path: Path) -> str:
 
 
 class _Columns:
-    """The lists of a file, growing batch by batch."""
-
     def __init__(self, path: Path, metric: Metric | None) -> None:
         self._path = path
         self._metric = metric

@@ -11,13 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import METRIC_OF, AnnotationFile, AnnotationFormat
-from richsem_schemas.annotations.boxes import (
-    AnnotatedBoxes,
-    clean_boxes,
-    count_images,
-    look_like_fractions,
-    xywh_to_xyxy,
-)
+from richsem_schemas.annotations.boxes import clean_boxes, count_images, look_like_fractions
 from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures, require_names_once
@@ -30,6 +24,7 @@ from richsem_schemas.annotations.scored_annotations import (
 from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
 from richsem_schemas.errors import IrregularFileError, SourceError
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.pictures.boxes import xywh_to_xyxy
 
 _SHOWN = 5
 """How many culprits a message names."""
@@ -67,7 +62,6 @@ class DetectionData:
     scored: ScoredAnnotations | None = None
 
     def __len__(self) -> int:
-        """How many pictures there are."""
         return len(self.files)
 
     @property
@@ -131,14 +125,14 @@ def read_annotations(
     categories = _categories(found)
     kept, problems = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
     scored = None
-    if is_scored:
-        scored, of_metric = _scored(found, kept, categories, path)
-        problems = problems if of_metric is None else of_metric
+    if is_scored and found.metric_fields is None:
+        scored = scored_as_cleaned(found, kept, categories, str(path))
+    elif is_scored:
+        scored, problems = scored_as_written(found, categories, str(path))
     if not found.are_relative:
         problems = problems | look_like_fractions(found.boxes, found.hws_px)
     order = np.argsort(kept.image_index, kind="stable")
     kept = kept.only(order)
-    count = len(found.image_ids)
     roots = [root] if isinstance(root, Path | RemotePath) else root
     folder, files = _located(found, roots, path, may_miss)
     require_names_once(files, found.image_ids, path)
@@ -147,8 +141,8 @@ def read_annotations(
         files=files,
         image_ids=found.image_ids,
         hws_px=found.hws_px,
-        offsets=np.searchsorted(kept.image_index, np.arange(count + 1)).astype(np.int64),
-        boxes_xywh_px=kept.boxes_xywh.astype(np.float32),
+        offsets=np.searchsorted(kept.image_index, np.arange(len(files) + 1)).astype(np.int64),
+        boxes_xywh_px=kept.boxes_xywh,
         category_ids=kept.category_ids,
         categories=categories,
         problems=found.problems | problems,
@@ -172,24 +166,13 @@ def _found(
     return found
 
 
-def _scored(
-    found: AnnotationFile, cleaned: AnnotatedBoxes, categories: tuple[Category, ...], path: Path
-) -> tuple[ScoredAnnotations, dict[str, int] | None]:
-    """Also what is to be said of the boxes in the place of what cleaning says; None where they are the cleaned ones."""
-    if found.metric_fields is None:
-        return scored_as_cleaned(found, cleaned, categories, str(path)), None
-    return scored_as_written(found, categories, str(path))
-
-
 def _located(
     found: AnnotationFile, roots: Sequence[Place], path: Path, may_miss: bool
 ) -> tuple[Place, tuple[str, ...]]:
-    """The first of the folders that has the pictures, and their names in it."""
     failures = []
     for root in roots:
         try:
-            count = len(found.image_ids)
-            return root, locate_pictures(count, found.name_rules, root, path, may_miss=may_miss)
+            return root, locate_pictures(len(found.image_ids), found.name_rules, root, path, may_miss=may_miss)
         except SourceError as error:
             failures.append(error)
     raise failures[0]
@@ -209,10 +192,6 @@ def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
     """Check that the categories of a dataset are rows of a vocabulary: row = `category_id`, and the same names.
 
     A vocabulary may hold more classes than the dataset.
-
-    Args:
-        data: the dataset.
-        class_names: of the rows, row 0 for "none"; unmodified names.
 
     Raises:
         SourceError: some category has no row, or a row of another name; the first few are named.
@@ -235,9 +214,7 @@ def _row_name(class_names: Sequence[str], row: int) -> str:
 
 
 def _categories(found: AnnotationFile) -> tuple[Category, ...]:
-    """Make the table of categories.
-
-    Pictures are counted before boxes are left out: a picture shows its categories however poorly they are boxed.
+    """Pictures are counted before boxes are left out: a picture shows its categories however poorly they are boxed.
 
     LVIS writes the counts of its training split into every split, and derives r, c and f from them: they are kept,
     where every category has one and not all are 0. Otherwise the pictures of this very file are counted.

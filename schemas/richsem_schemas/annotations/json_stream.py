@@ -52,10 +52,7 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
     A file that is one list has the name "". Values at the top level that are no lists come as a batch of one under
     their name followed by `!`, so that they are not taken for one.
 
-    Args:
-        path: the file.
-        types: of the records of some lists, by name. A batch of such a list is either all of this type or as JSON has
-            it.
+    A batch of a list whose records have a type in `types` is either all of this type or as JSON has it.
 
     Raises:
         OSError: it can't be read.

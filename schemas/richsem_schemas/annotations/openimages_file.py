@@ -15,12 +15,13 @@ import pyarrow.csv as pacsv
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import AnnotationFile, CategoryRecord, NameRule
-from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes, xyxy_to_xywh
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, joined_boxes
 from richsem_schemas.annotations.picture_files import end_of_name
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.files import open_regular
 from richsem_schemas.io.places import RemotePath
 from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.boxes import xyxy_to_xywh
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = ("ImageID", "LabelName", *_SIDES)
@@ -172,8 +173,6 @@ def _mended(line: bytes) -> bytes:
 
 
 class _Table:
-    """Pictures and boxes, growing batch by batch."""
-
     def __init__(self, path: Path, category_of: dict[str, int]) -> None:
         self._path = path
         self._category_of = category_of
@@ -206,7 +205,6 @@ class _Table:
 
 
 def _numbered(column: pa.Array, number_of: Callable[[str], int]) -> NDArray[np.int64]:
-    """The number of each text, int64 [N]."""
     encoded = column.dictionary_encode()
     numbers = [number_of(printable(text)) for text in encoded.dictionary.to_pylist()]
     return np.array(numbers, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]

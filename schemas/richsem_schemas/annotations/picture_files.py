@@ -28,15 +28,7 @@ def locate_pictures(
 ) -> tuple[str, ...]:
     """Name all pictures by the first rule under which the probed ones exist.
 
-    Args:
-        count: how many pictures there are.
-        rules: where they may lie, in the order of preference.
-        root: folder of the pictures.
-        path: of the annotation file, for messages.
-        may_miss: take the rule that finds most of the probed pictures, at least one; else all must exist.
-
-    Returns:
-        Names relative to `root`, in the order of the file.
+    Where some may miss, the rule that finds most of the probed ones, at least one, counts.
 
     Raises:
         SourceError: pictures are missing under every rule, or a name leads out of `root`.
@@ -81,11 +73,6 @@ def _names_by(rule: NameRule, count: int, root: Place) -> tuple[str, ...] | None
 
 def require_names_once(names: Sequence[str], image_ids: NDArray[np.int64], path: Path) -> None:
     """Check that no two pictures are one file: caches, labels and detections belong to files, or to records of them.
-
-    Args:
-        names: as `locate_pictures` gives them.
-        image_ids: int64 [N], of the same pictures.
-        path: of the annotation file, for the message.
 
     Raises:
         SourceError: two are.

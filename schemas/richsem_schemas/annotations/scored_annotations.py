@@ -15,8 +15,6 @@ class Category:
     """One category of an annotation file.
 
     Attributes:
-        id: its `category_id`, 0 or more.
-        name: as the file has it.
         frequency: r, c or f; None where the file doesn't say.
         image_count: pictures with this category; of the file where it says so for all, counted otherwise.
     """
@@ -61,13 +59,7 @@ class ScoredAnnotations:
 def scored_as_written(
     found: AnnotationFile, categories: tuple[Category, ...], source: str
 ) -> tuple[ScoredAnnotations, dict[str, int]]:
-    """For an official metric; and a count of the boxes that are left out, and of those that nothing can match.
-
-    Args:
-        found: with `metric_fields`.
-        categories: of the file.
-        source: for messages.
-    """
+    """For an official metric; and a count of the boxes that are left out, and of those that nothing can match."""
     fields = found.metric_fields
     assert fields is not None
     finite: NDArray[np.bool_] = np.isfinite(found.boxes.boxes_xywh).all(axis=1)
@@ -96,14 +88,7 @@ def scored_as_written(
 def scored_as_cleaned(
     found: AnnotationFile, boxes: AnnotatedBoxes, categories: tuple[Category, ...], source: str
 ) -> ScoredAnnotations:
-    """Where no official metric takes such files.
-
-    Args:
-        found: of the file.
-        boxes: its boxes, cleaned.
-        categories: of the file.
-        source: for messages.
-    """
+    """Where no official metric takes such files."""
     areas = boxes.boxes_xywh[:, 2:].astype(np.float64).prod(axis=1)
     return ScoredAnnotations(
         source, found.image_ids, found.hws_px, categories, boxes, areas, np.zeros(len(boxes), np.bool_)

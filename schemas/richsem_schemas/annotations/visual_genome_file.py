@@ -48,9 +48,7 @@ def read_visual_genome_file(path: Path, class_names: Sequence[str] | None) -> An
 
     An object's first name counts. Ids are positions of the names, from 1, in alphabetical order.
 
-    Args:
-        path: the file of objects.
-        class_names: names to keep, in the order of their ids; None keeps those of at least `MIN_NAME_BOXES` boxes.
+    `class_names` are the names to keep, in the order of their ids; None keeps those of at least `MIN_NAME_BOXES` boxes.
 
     Raises:
         SourceError: a file can't be read, is something else, or no name is left.
@@ -110,7 +108,6 @@ def _read_objects(path: Path) -> _Objects:
 
 
 def _records(path: Path, what: str) -> Iterator[RecordList]:
-    """The pictures of one of Visual Genome's files, in batches."""
     start = 0
     for name, batch in stream_json(path):
         if name != "":
@@ -140,7 +137,6 @@ def _name_number(record: dict[str, Any], names: dict[str, int]) -> int:
 def _kept_names(
     names: dict[str, int], names_O: NDArray[np.int32], class_names: Sequence[str] | None, path: Path
 ) -> dict[str, int]:
-    """Category id of each name that is kept."""
     if class_names is not None:
         return {name: number for number, name in enumerate(class_names, 1)}
     counts = np.bincount(names_O[names_O != _NO_NAME], minlength=len(names))

@@ -50,14 +50,7 @@ class AlikeViews:
 
 @dataclass(frozen=True, eq=False)
 class ShardViews:
-    """A shard of labels in memory, its bytes compared with their hashes.
-
-    Attributes:
-        spec: of its label set.
-        receipt: of the shard.
-        rows: its index.
-        groups: its views.
-    """
+    """A shard of labels in memory, its bytes compared with their hashes."""
 
     spec: LabelSpec
     receipt: LabelsReceipt
@@ -76,11 +69,6 @@ class ShardViews:
 
 def alike_views(tar: bytes, rows: Rows, layout: RecordLayout) -> Iterator[AlikeViews]:
     """The views of a shard by shape.
-
-    Args:
-        tar: the shard's content.
-        rows: its index.
-        layout: how its views are packed.
 
     Raises:
         CorruptCacheError: they aren't the views that index and layout describe.

@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -45,9 +46,8 @@ def webdataset_pipeline(cache: Cache, label_set: str | None = None) -> DataPipel
     for shard in manifest.shards:
         labels, pictures = cache.label_shard(manifest.name, shard.shard), cache.picture_shard(shard.shard)
         pairs[str(labels.tar)] = _Pair(labels.tar, pictures.tar, shard.views)
-    return DataPipeline(
-        SimpleShardList(list(pairs)), split_by_node, split_by_worker, _JoinedByKey(pairs), _views_of_blocks
-    )
+    joined = partial(_joined_by_key, pairs=pairs)
+    return DataPipeline(SimpleShardList(list(pairs)), split_by_node, split_by_worker, joined, _views_of_blocks)
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,19 @@ class _Pair:
     views: int
 
 
-class _JoinedByKey:
+def _joined_by_key(shards: Iterable[_Sample], *, pairs: dict[str, _Pair]) -> Iterator[_Sample]:
     """A stage from tars of labels to samples with the members of both tars; keys ascend in both."""
-
-    def __init__(self, pairs: dict[str, _Pair]) -> None:
-        self._pairs = pairs
-
-    def __call__(self, shards: Iterable[_Sample]) -> Iterator[_Sample]:
-        for shard in shards:
-            pair = self._pairs[shard["url"]]
-            joined = 0
-            for sample in _joined(_samples(pair.labels), _samples(pair.pictures)):
-                joined += len(sample["views"])
-                yield sample
-            if joined != pair.views:
-                raise CorruptCacheError(
-                    f"{pair.labels}: {joined} of its {pair.views} views are there and have their pictures in "
-                    f"{pair.pictures}; `richsem-prep verify` says what to do"
-                )
+    for shard in shards:
+        pair = pairs[shard["url"]]
+        joined = 0
+        for sample in _joined(_samples(pair.labels), _samples(pair.pictures)):
+            joined += len(sample["views"])
+            yield sample
+        if joined != pair.views:
+            raise CorruptCacheError(
+                f"{pair.labels}: {joined} of its {pair.views} views are there and have their pictures in "
+                f"{pair.pictures}; `richsem-prep verify` says what to do"
+            )
 
 
 def _joined(labels: Iterator[_Sample], pictures: Iterator[_Sample]) -> Iterator[_Sample]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.cache.field_types import Embeddings
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
-from richsem_schemas.cache.values import Embeddings
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View, parse_member
 from richsem_schemas.errors import CorruptCacheError
 
@@ -142,11 +142,7 @@ class LabelledView:
 
 
 def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
-    """Read a view back; headers are parsed once for each distinct one, records never copied twice.
-
-    Args:
-        data: the member's bytes.
-        member: its extension, such as `mosaic-3.npy`.
+    """Read the view of a member such as `mosaic-3.npy`; headers are parsed once each, records never copied twice.
 
     Raises:
         CorruptCacheError: the bytes are not such a record.
@@ -164,7 +160,7 @@ def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:
         view = View(
             kind, pass_index, (int(record["canvas_hw"][0]), int(record["canvas_hw"][1])), record["tiles"], geometry
         )
-        labels = TopKSoftLabels(regions["class_ids"], regions["log_probs"], regions["log_rest"])
+        labels = TopKSoftLabels.of_regions(regions)
         return LabelledView(view, labels, embeddings_of(regions))
     except _UNPACKING_ERRORS as error:
         raise CorruptCacheError(f"{member}: not a packed view ({error})") from None

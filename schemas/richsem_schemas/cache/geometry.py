@@ -9,30 +9,23 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.values import ScaleJitter
+from richsem_schemas.cache.field_types import ScaleJitter
 
 MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""
 
 
 class CropSizes(Protocol):
-    """The sizes that `draw_crop` draws from, pixels; `ViewGeometry` says what they are."""
+    """Pixels; `ViewGeometry` says what they are, and training's augmentation has them, too."""
 
     @property
-    def short_sides(self) -> tuple[int, ...]:
-        """The final short side is one of these."""
-
+    def short_sides(self) -> tuple[int, ...]: ...
     @property
-    def longest_side(self) -> int:
-        """Bound of the other side."""
-
+    def longest_side(self) -> int: ...
     @property
-    def first_short_sides(self) -> tuple[int, ...]:
-        """Short side before a cut; none for no cuts."""
-
+    def first_short_sides(self) -> tuple[int, ...]: ...
     @property
-    def crop_sides(self) -> tuple[int, int]:
-        """Smallest and largest side of what is cut out."""
+    def crop_sides(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +65,6 @@ def draw_crop(
     """Draw DETR's training augmentation: mirror; then resize, or, every other time, resize, cut and resize.
 
     The order of the draws belongs to the format of caches: other draws are other views.
-
-    Args:
-        picture_hw: height and width of the decoded picture.
-        sizes: to draw from.
-        rng: source of all randomness.
-        may_flip: whether every other picture is mirrored.
     """
     flip = bool(rng.random() < 0.5) and may_flip
     cuts = bool(rng.random() < 0.5)
@@ -96,11 +83,6 @@ def draw_crop(
 
 def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
     """Draw scale jitter: mirror; fit into a square, times a factor; cut what is larger than the square.
-
-    Args:
-        picture_hw: height and width of the decoded picture.
-        jitter: the square and the factors to draw from.
-        rng: source of all randomness.
 
     Source:
         Detic's baseline (arXiv 2201.02605), after EfficientDet (arXiv 1911.09070).
@@ -142,12 +124,7 @@ def fit(crop: Crop, side: int) -> Crop:
 
 
 def source_of_part(crop: Crop, part_xyxy: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    """Which rectangle of the picture fills a part of the crop.
-
-    Args:
-        crop: the whole crop.
-        part_xyxy: in pixels of the resized, mirrored crop.
-    """
+    """Which rectangle of the picture fills a part of the crop, given in pixels of the resized, mirrored crop."""
     x1, y1, x2, y2 = crop.source_xyxy_px
     height, width = crop.out_hw
     left, top, right, bottom = part_xyxy
@@ -158,11 +135,7 @@ def source_of_part(crop: Crop, part_xyxy: tuple[int, int, int, int]) -> tuple[fl
 
 
 def visible_boxes(boxes_xyxy_px: NDArray[np.float32], crop: Crop) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes of a picture as a crop shows them.
-
-    Args:
-        boxes_xyxy_px: [G, 4], in pixels of the picture.
-        crop: what is shown of it.
+    """Boxes of a picture, [G, 4] in its pixels, as a crop shows them.
 
     Returns:
         Boxes in pixels of the crop, clipped to it, float32 [K, 4]; and int64 [K], which of the G boxes they are.

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from richsem_schemas.cache.field_types import MAX_SAMPLES_PER_SHARD
 from richsem_schemas.cache.layout import sample_key
 from richsem_schemas.cache.view import VIEW_KINDS
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import FileHash, hash_bytes, read_file
 from richsem_schemas.io.places import Place, RemotePath
+from richsem_schemas.io.words import one_line
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
@@ -70,8 +72,7 @@ def index_schema(row_dtype: np.dtype) -> pa.Schema:
 
 _REMEDY = "`richsem-prep verify` says how to make the shard anew"
 
-_SAMPLES = (0, 99_999)
-"""As many as a key's five digits can count."""
+_SAMPLES = (0, MAX_SAMPLES_PER_SHARD - 1)
 
 _PLACES = (0, 2**60)
 """Of anything in a tar, bytes: far from where sums overflow."""
@@ -111,10 +112,7 @@ def index_bytes(rows: Rows) -> bytes:
 def read_index(path: Place, row_dtype: np.dtype, expected: FileHash | None = None) -> Rows:
     """The rows of a shard's index, checked: numbers in their bounds, keys of one shard, no row twice.
 
-    Args:
-        path: the index.
-        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
-        expected: size and hash of the file, where they are known.
+    Size and hash of the file are checked where they are known.
 
     Raises:
         FileNotFoundError: it isn't there.
@@ -158,11 +156,6 @@ def parquet_source(path: Place) -> BytesIO:
 
 
 def _require_sound(rows: Rows) -> None:
-    """Check the cells of an index.
-
-    Raises:
-        ValueError: names the first row that is wrong.
-    """
     for name, (least, most) in _BOUNDS[rows.dtype].items():
         values = rows[name]
         wrong = np.flatnonzero((values < least) | (values > most))
@@ -178,7 +171,6 @@ def _require_sound(rows: Rows) -> None:
 
 
 def _require_keys(rows: Rows) -> None:
-    """Check that keys are those of one shard and of their samples."""
     keys, samples = rows["key"].tolist(), rows["sample"].tolist()
     shard = keys[0].partition("-")[0]
     if not (shard.isascii() and shard.isdigit() and len(shard) < 10):
@@ -206,7 +198,7 @@ def _readable(path: Place) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(path, RemotePath) and isinstance(error, OSError):
             raise  # The network failed, which says nothing about the file.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, longest=200)
         raise CorruptCacheError(f"{path}: not a readable index ({reason}); {_REMEDY}") from None
 
 

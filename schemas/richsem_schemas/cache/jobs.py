@@ -18,13 +18,9 @@ JOBS_FOLDER = ".jobs"
 
 @contextmanager
 def hold_job(out: Place, shards: range | None) -> Iterator[None]:
-    """Claim some shards of an OUT for this process; a killed process's claim ends with it.
+    """Claim some shards of an OUT, or all, for this process; a killed process's claim ends with it.
 
     At a URL there are no such locks, so nothing is claimed there.
-
-    Args:
-        out: the cache.
-        shards: what will be worked on; None is all.
 
     Raises:
         RichSemError: a living job holds some of the same shards.

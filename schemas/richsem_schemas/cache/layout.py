@@ -9,6 +9,9 @@ FORMAT_VERSION = 1
 BLOCK_SAMPLES = 64
 """Samples whose pictures may meet in one mosaic; a reader needs one block at a time."""
 
+FEATURES_FILE = "features.npy"
+"""Raw text means, float32 [C, D]; beside the `text.json` that describes them."""
+
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -24,24 +27,24 @@ def check_dataset_name(name: str) -> str:
     return name
 
 
+def is_set_name(name: str) -> bool:
+    """Whether `name` may name a label set, which is a folder: it can't be mistaken for a path."""
+    return _SET_NAME.fullmatch(name) is not None and ".." not in name
+
+
 def check_set_name(name: str) -> str:
-    """Return `name` if it may name a label set, which is a folder.
+    """Return `name` if it may name a label set.
 
     Raises:
-        ValueError: it could be mistaken for a path.
+        ValueError: it may not.
     """
-    if not _SET_NAME.fullmatch(name) or ".." in name:
+    if not is_set_name(name):
         raise ValueError(f"{name!r} can't name a label set; use up to 100 letters, digits, '.', '_', '+' and '-'")
     return name
 
 
 def sample_key(shard: int, sample: int) -> str:
-    """The `__key__` of a sample: no dots, sorted as the samples are, short.
-
-    Args:
-        shard: number of the shard.
-        sample: position in the shard.
-    """
+    """The `__key__` of a sample by its position in the shard: no dots, sorted as the samples are, short."""
     return f"{shard:06d}-{sample:05d}"
 
 
@@ -50,7 +53,6 @@ class CacheLayout:
     """The files of a cache.
 
     Attributes:
-        out: its folder.
         name: the dataset's name, with which every shard begins.
     """
 
@@ -105,9 +107,9 @@ class CacheLayout:
         """The samples of a shard that were left out, and why."""
         return self.out / "quarantine" / f"{self.shard_name(shard)}.jsonl"
 
-    def label_set(self, labels: str) -> "LabelSetLayout":
+    def label_set(self, name: str) -> "LabelSetLayout":
         """The files of one label set."""
-        return LabelSetLayout(self, labels)
+        return LabelSetLayout(self, name)
 
     def label_sets(self) -> list[str]:
         """Names of the label sets that have been begun, sorted."""
@@ -115,7 +117,7 @@ class CacheLayout:
         if not folders.is_dir():
             return []
         names = (folder.name for folder in folders.iterdir() if (folder / "spec.json").is_file())
-        return sorted(name for name in names if _SET_NAME.fullmatch(name) and ".." not in name)
+        return sorted(filter(is_set_name, names))
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class LabelSetLayout:
     @property
     def text_features(self) -> Place:
         """Raw text means, float32 [C, D]."""
-        return self.folder / "text" / "features.npy"
+        return self.text.parent / FEATURES_FILE
 
     def tar(self, shard: int) -> Place:
         """The labelled views of a shard."""

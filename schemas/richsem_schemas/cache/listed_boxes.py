@@ -14,17 +14,21 @@ from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.cache.view_batch import BoxRows
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-from richsem_schemas.io.files import file_sha256, open_regular
+from richsem_schemas.io.files import FileHash, hash_file, open_regular
 from richsem_schemas.io.places import Place, RemotePath
 
-_COLUMNS = {
-    "file": pa.binary(),
-    "boxes_xyxy": pa.list_(pa.float32()),
-    "rows": pa.list_(pa.int32()),
-    "boxes_height": pa.int32(),
-    "boxes_width": pa.int32(),
-}
-"""Those of the listing's columns that are read."""
+BOX_COLUMNS = pa.schema(
+    [
+        ("boxes_xyxy", pa.list_(pa.float32())),
+        ("rows", pa.list_(pa.int32())),
+        ("boxes_height", pa.int32()),
+        ("boxes_width", pa.int32()),
+    ]
+)
+"""Of a listing whose source has boxes: 4 numbers and a row a box, and the annotated size, empty where boxes are
+fractions."""
+
+_READ_COLUMNS = pa.schema([("file", pa.binary()), *BOX_COLUMNS])
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +59,11 @@ def read_listed_boxes(layout: CacheLayout, plan: Plan) -> ListedBoxes:
         RichSemError: the cache is of a source without boxes.
         CorruptCacheError: the listing is not the one that the plan was made from.
     """
-    _require_intact(layout, plan)
+    require_planned_listing(layout.listing, hash_file(layout.listing), plan.listing)
     try:
         with _opened(layout.listing) as file, pa.ipc.open_file(pa.PythonFile(file, "r")) as reader:
             _require_boxes(reader.schema, layout)
-            table = reader.read_all().select(list(_COLUMNS))
+            table = reader.read_all().select(_READ_COLUMNS.names)
     except pa.ArrowException as error:
         raise CorruptCacheError(f"{layout.listing}: not a readable listing ({error})") from None
     if len(table) != plan.listed or table["rows"].null_count:
@@ -132,18 +136,22 @@ def _require_boxes(schema: pa.Schema, layout: CacheLayout) -> None:
             f"{layout.out} is no detection cache: its listing has no boxes; make one of the detection data with "
             "`richsem-prep shard --dataset lvis --windows K` (or coco, ...)"
         )
-    wrong = [name for name, kind in _COLUMNS.items() if name not in schema.names or schema.field(name).type != kind]
+    wrong = [each.name for each in _READ_COLUMNS if each.name not in schema.names or schema.field(each.name) != each]
     if wrong:
         raise CorruptCacheError(
             f"{layout.listing}: its columns {', '.join(wrong)} are not those of a version 1 listing"
         )
 
 
-def _require_intact(layout: CacheLayout, plan: Plan) -> None:
-    """Arrow trusts what it reads, so damage would read as anything at all."""
-    if file_sha256(layout.listing) != plan.listing.sha256:
+def require_planned_listing(path: Place, found: FileHash | None, planned: FileHash) -> None:
+    """Check a listing before it is read: Arrow trusts what it reads, so damage would read as anything at all.
+
+    Raises:
+        CorruptCacheError: it is missing, or another than the plan was made from.
+    """
+    if found != planned:
         raise CorruptCacheError(
-            f"{layout.listing}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
+            f"{path}: not the listing that the plan was made from; restore it, or begin anew with --overwrite"
         )
 
 

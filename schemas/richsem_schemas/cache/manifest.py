@@ -4,6 +4,7 @@ Every model is validated on reading, since a cache is untrusted input. Plans and
 hold what identifies it; manifests are written last and add what came of it.
 """
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -17,16 +18,18 @@ from pydantic import (
 )
 
 from richsem_schemas.cache.codec import RecordLayout
-from richsem_schemas.cache.layout import check_dataset_name
-from richsem_schemas.cache.record import SealedRecord
-from richsem_schemas.cache.values import (
+from richsem_schemas.cache.field_types import (
     MAX_SAMPLES_PER_SHARD,
     Embeddings,
+    NamePolicy,
     NoiseScale,
+    Precision,
     ScaleJitter,
     SetName,
     Temperature,
 )
+from richsem_schemas.cache.layout import check_dataset_name
+from richsem_schemas.cache.record import SealedRecord
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import FileHash, Sha256
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
@@ -41,12 +44,10 @@ class Plan(SealedRecord):
     """Which pictures a cache holds, and in which order; frozen before the first of them is read.
 
     Attributes:
-        listed: pictures that the source lists.
         samples: pictures that the cache takes, fewer with `--limit`.
         root: where the originals lie; kept only where the cache refers to them.
         annotations: the file that the boxes are from, below ROOT, or its name alone where it lies elsewhere; None where
             there are no boxes.
-        annotations_file: size and hash of that file.
     """
 
     not_identifying: ClassVar[frozenset[str]] = frozenset(
@@ -116,33 +117,40 @@ class ShardSummary(BaseModel, frozen=True, extra="forbid"):
     index: FileHash
 
 
-class PicturesReceipt(SealedRecord):
-    """The done-mark of a shard of pictures."""
+class ShardReceipt(SealedRecord):
+    """The done-mark of a shard."""
 
     format_version: Literal[1] = 1
-    plan_fingerprint: Sha256
     summary: ShardSummary
-    quarantine: FileHash | None
     seconds: dict[str, float]
 
     @property
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Of the plan that the shard was made by."""
+        """Of the plan or the spec that the shard was made by."""
+
+
+class PicturesReceipt(ShardReceipt):
+    """The done-mark of a shard of pictures."""
+
+    plan_fingerprint: Sha256
+    quarantine: FileHash | None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the plan."""
         return self.plan_fingerprint
 
 
-class LabelsReceipt(SealedRecord):
+class LabelsReceipt(ShardReceipt):
     """The done-mark of a shard of labels."""
 
-    format_version: Literal[1] = 1
     spec_fingerprint: Sha256
-    summary: ShardSummary
-    seconds: dict[str, float]
     environment: Environment
 
     @property
     def fingerprint(self) -> str:
-        """Of the spec that the shard was made by."""
+        """Of the spec."""
         return self.spec_fingerprint
 
 
@@ -216,15 +224,9 @@ class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
     """Which views a label set holds: passes of each kind, and how they are drawn.
 
     Attributes:
-        crops: passes of crop views.
-        mosaics: passes of mosaic views.
-        windows: passes of window views.
-        whole: whether there is a pass of whole views.
         jitters: noised copies of each box of a window or whole at each noise scale; each of these views then has a
             view of jitters beside it.
         noise_scales: of jitters: a corner moves by up to so many half sides of its box.
-        geometry: the scales of views.
-        resampling: how tiles are resized.
     """
 
     crops: NonNegativeInt
@@ -259,7 +261,7 @@ class TextSpec(BaseModel, frozen=True, extra="forbid"):
     """The text bank behind the soft labels."""
 
     vocabulary: str
-    names: Literal["raw", "clean"]
+    names: NamePolicy
     classes: PositiveInt
     templates: PositiveInt
     prompts_sha256: Sha256
@@ -278,7 +280,7 @@ class LabelSpec(SealedRecord):
     plan_fingerprint: Sha256
     teacher: TeacherIdentity
     region_encoder: RegionEncoderSpec
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     views: ViewsSpec
     text: TextSpec
     embeddings: Embeddings
@@ -357,7 +359,6 @@ class AuditRecord(SealedRecord):
 
     Attributes:
         at: when, in UTC, as ISO 8601 writes it.
-        seed: by which the regions were drawn.
         precision: of the live teacher, which on another device may not be that of the set.
         cosine: of stored and live embeddings; None where none are stored.
         kl: nats, of the stored soft label from the live distribution, the classes left out as one.
@@ -373,7 +374,7 @@ class AuditRecord(SealedRecord):
     regions: PositiveInt
     views: PositiveInt
     shards: PositiveInt
-    precision: Literal["fp32", "fp16", "bf16"]
+    precision: Precision
     environment: Environment
     cosine: Spread | None
     kl: Spread

@@ -18,9 +18,6 @@ def permuted(positions: NDArray[np.integer], *, size: int, seed: int) -> NDArray
         size: length of the permuted range, at least 1.
         seed: non-negative; another seed is another order.
 
-    Returns:
-        Same shape as `positions`.
-
     Raises:
         ValueError: a position lies outside the range.
     """

@@ -5,7 +5,7 @@ from typing import Any
 
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.canonical_json import parse_json
-from richsem_schemas.io.files import open_regular
+from richsem_schemas.io.files import bytes_there, open_regular
 from richsem_schemas.io.places import Place, RemotePath
 
 MAX_BYTES = 2**30
@@ -18,9 +18,9 @@ def read_quarantine(path: Place) -> Iterator[dict[str, Any]]:
         FileNotFoundError: there is no such file.
         CorruptCacheError: a line is no such record, or there are too many.
     """
-    if not path.is_file():
+    if not (size := bytes_there(path)):
         raise FileNotFoundError(f"{path} is missing")
-    if (size := path.stat().st_size) > MAX_BYTES:
+    if size > MAX_BYTES:
         raise CorruptCacheError(f"{path}: {size:,} bytes are no quarantine; at most {MAX_BYTES:,} are read")
     if isinstance(path, RemotePath):
         yield from (_record(path, line) for line in path.read_bytes().splitlines())

@@ -11,6 +11,7 @@ from richsem_schemas.cache.rendered_views import RenderedView, rendered_views
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from richsem_schemas.io.files import bytes_there
 from richsem_schemas.io.places import Place, open_place
 
 
@@ -37,7 +38,7 @@ def read_plan(layout: CacheLayout) -> Plan:
         CorruptCacheError: it is damaged, or its listing isn't there in full.
     """
     plan = Plan.read(layout.plan)
-    size = layout.listing.stat().st_size if layout.listing.is_file() else 0
+    size = bytes_there(layout.listing)
     if size != plan.listing.bytes:
         raise CorruptCacheError(
             f"{layout.listing}: has {size} bytes, {layout.plan} says {plan.listing.bytes}; restore it, or begin anew "
@@ -193,14 +194,19 @@ def _labels_elsewhere(pictures: CacheLayout, manifest: CacheManifest, labels: Ca
     return labels
 
 
-def require_same_plan(path: Place, found: Plan, wanted: Plan) -> None:
+def require_same_plan(
+    path: Place,
+    found: Plan,
+    wanted: Plan,
+    *,
+    remedy: str = "Labels belong to the pictures and keys that they were made for: name the cache of that plan",
+) -> None:
     """Check that two plans name the same pictures by the same keys.
 
     Raises:
         ManifestMismatchError: names each field that differs.
     """
     if found.fingerprint != wanted.fingerprint:
-        remedy = "Labels belong to the pictures and keys that they were made for: name the cache of that plan"
         require_same(path, found, wanted, ignore=Plan.not_identifying, remedy=remedy)
 
 

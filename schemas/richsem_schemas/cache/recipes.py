@@ -52,12 +52,7 @@ def block_views(
 
     Each pass shows every picture once. Random numbers are keyed by what is drawn, so no view depends on another.
 
-    Args:
-        block: its good pictures; may be fewer than planned where some were quarantined, or none.
-        views: how many passes of each kind, and their geometry.
-        seed: of the cache.
-        shard: number of the shard.
-        first_sample: planned position of the block's first sample.
+    The block may have fewer pictures than planned, or none; `first_sample` is the planned position of its first.
     """
     for pass_index in range(views.crops):
         for picture in block:
@@ -109,11 +104,7 @@ def mosaic_view(
 ) -> View:
     """Four pictures, each with a crop of its own, whose inner corners meet at a random centre, cut by the canvas.
 
-    Args:
-        pictures: four; a region each has their image-level labels.
-        pass_index: of the view.
-        geometry: the sizes to draw from; the canvas has twice the side of a tile.
-        rng: source of all randomness.
+    A region each, with the picture's image-level label.
 
     Source:
         The reference: each picture augmented, fitted into 640, the centre drawn in 0.5..1.5 x 640 of a 1280 canvas.
@@ -166,11 +157,7 @@ def box_view(
 def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.random.Generator) -> View:
     """The canvas and tile of a window or whole view, with noised copies of each of its boxes, box by box.
 
-    Args:
-        view: its regions are annotated boxes.
-        copies: of each box at each noise scale.
-        noise_scales: in turn: each corner moves by at most so many half sides of the box.
-        rng: source of the noise.
+    So many copies of each box at each noise scale, in turn: each corner moves by at most so many half sides of the box.
 
     Source:
         Zhang et al. 2022, DINO (arXiv 2203.03605), the noise of positive denoising queries.

@@ -94,13 +94,6 @@ def rendered_views(
 ) -> Iterator[RenderedView]:
     """The views of one shard, in the order of its index.
 
-    Args:
-        pictures: the shard of pictures.
-        labels: the shard of labels of the same number.
-        plan: of the cache.
-        spec: of the label set.
-        root: where originals lie, for caches that refer to them.
-
     Raises:
         CorruptCacheError: a file is damaged, or a view breaks a rule.
     """

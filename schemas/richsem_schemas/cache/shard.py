@@ -5,7 +5,6 @@ they read: an index cell by cell, a picture against its hash; whole files where 
 """
 
 import functools
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,13 +15,14 @@ from richsem_schemas.cache.alike_views import ShardViews, alike_views
 from richsem_schemas.cache.codec import LabelledView, unpack_view
 from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, member_names, read_index, read_raw_index
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
-from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardSummary
+from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardReceipt, ShardSummary
 from richsem_schemas.cache.span import Span, read_hull, read_span
+from richsem_schemas.cache.view import View
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.canonical_json import parse_json
-from richsem_schemas.io.files import FileHash, file_sha256, hash_bytes, read_file
+from richsem_schemas.io.files import FileHash, bytes_there, hash_bytes, hash_file, read_file
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import MAX_PICTURE_BYTES
 from richsem_schemas.pictures.originals import Original, read_original
@@ -32,7 +32,7 @@ MAX_SIDECAR_BYTES = 2**20
 MAX_VIEWS_SPAN_BYTES = 2**30
 """Most bytes that the views of one block may take; a forged index must not fill the memory."""
 
-_Receipt = TypeVar("_Receipt", PicturesReceipt, LabelsReceipt)
+_Receipt = TypeVar("_Receipt", bound=ShardReceipt)
 _Reader = Callable[[int, int], bytes]
 
 
@@ -40,30 +40,19 @@ class Shard(Generic[_Receipt]):
     """Three files, of which the receipt is the done-mark: so much shards of pictures and of labels have in common.
 
     Attributes:
-        number: of the shard.
-        row_dtype: `PICTURE_ROW` or `VIEW_ROW`.
+        tar: pictures with their sidecars, or packed views.
+        index: where each of them lies in the tar; rows of `row_dtype`.
+        receipt: counts and hashes of a finished shard, as `receipt_type` reads them.
     """
 
     number: int
+    tar: Place
+    index: Place
+    receipt: Place
     row_dtype: ClassVar[np.dtype]
+    receipt_type: type[_Receipt]
     _made_by: ClassVar[str]
 
-    @property
-    @abstractmethod
-    def tar(self) -> Place:
-        """Pictures, or packed views."""
-
-    @property
-    @abstractmethod
-    def index(self) -> Place:
-        """Where each of them lies in the tar."""
-
-    @property
-    @abstractmethod
-    def receipt(self) -> Place:
-        """Counts and hashes of a finished shard; its done-mark."""
-
-    @abstractmethod
     def read_receipt(self) -> _Receipt:
         """Counts and hashes of the finished shard.
 
@@ -71,6 +60,12 @@ class Shard(Generic[_Receipt]):
             FileNotFoundError: it isn't finished.
             CorruptCacheError: the receipt is damaged.
         """
+        return self.receipt_type.read(self.receipt)
+
+    @property
+    def files(self) -> tuple[Place, Place, Place]:
+        """Tar, index and receipt."""
+        return self.tar, self.index, self.receipt
 
     @property
     def remedy(self) -> str:
@@ -93,7 +88,7 @@ class Shard(Generic[_Receipt]):
             CorruptCacheError: one isn't, or is missing.
         """
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            self._require_size(path, path.stat().st_size if path.is_file() else 0, expected)
+            self._require_size(path, bytes_there(path), expected)
 
     def check_bytes(self, summary: ShardSummary) -> None:
         """Check tar and index byte by byte against what a receipt or a manifest says.
@@ -103,7 +98,7 @@ class Shard(Generic[_Receipt]):
         """
         self.require_sizes(summary)
         for path, expected in ((self.tar, summary.tar), (self.index, summary.index)):
-            if file_sha256(path) != expected.sha256:
+            if hash_file(path) != expected:
                 raise CorruptCacheError(self._differs(path))
 
     def read_intact(self, path: Place, expected: FileHash) -> bytes:
@@ -127,11 +122,7 @@ class Shard(Generic[_Receipt]):
         return f"{path}: its bytes don't match its receipt; {self.remedy}"
 
     def rows(self, expected: FileHash | None = None) -> Rows:
-        """The index, every cell checked; see `read_index`.
-
-        Args:
-            expected: size and hash of the index, where they are to be checked, too.
-        """
+        """The index, every cell checked, and its hash where it is known; see `read_index`."""
         return read_index(self.index, self.row_dtype, expected)
 
     def raw_rows(self) -> Rows:
@@ -150,7 +141,6 @@ class StoredPicture:
     Attributes:
         row: of `PICTURE_ROW`, where it lies.
         sidecar: the content of KEY.json.
-        data: the picture's bytes.
     """
 
     row: np.void
@@ -158,39 +148,21 @@ class StoredPicture:
     data: bytes
 
 
-@dataclass(frozen=True)
 class PictureShard(Shard[PicturesReceipt]):
-    """A shard of pictures."""
+    """A shard of pictures.
 
-    layout: CacheLayout
-    number: int
+    Attributes:
+        quarantine: the samples that were left out, and why; missing where there are none.
+    """
 
     row_dtype = PICTURE_ROW
+    receipt_type = PicturesReceipt
     _made_by = "`richsem-prep shard`"
 
-    @property
-    def tar(self) -> Place:
-        """Pictures with their sidecars."""
-        return self.layout.pictures_tar(self.number)
-
-    @property
-    def index(self) -> Place:
-        """Where each picture lies in the tar."""
-        return self.layout.pictures_index(self.number)
-
-    @property
-    def receipt(self) -> Place:
-        """Counts and hashes; the done-mark."""
-        return self.layout.pictures_receipt(self.number)
-
-    @property
-    def quarantine(self) -> Place:
-        """The samples that were left out, and why; missing where there are none."""
-        return self.layout.quarantine(self.number)
-
-    def read_receipt(self) -> PicturesReceipt:
-        """See `Shard.read_receipt`."""
-        return PicturesReceipt.read(self.receipt)
+    def __init__(self, layout: CacheLayout, number: int) -> None:
+        self.layout, self.number = layout, number
+        self.tar, self.index = layout.pictures_tar(number), layout.pictures_index(number)
+        self.receipt, self.quarantine = layout.pictures_receipt(number), layout.quarantine(number)
 
     def span(self, rows: Rows) -> Span:
         """Read what lies between the first and the last of some samples, in one read; at a URL by one request.
@@ -232,6 +204,11 @@ class PictureShard(Shard[PicturesReceipt]):
                 )
             yield StoredPicture(row, sidecar, data)
 
+    def shown_by(self, view: View, rows: Rows, *, root: Place | None) -> dict[int, StoredPicture]:
+        """The pictures that a view shows, by sample; `rows` are those of the shard."""
+        shown = self.pictures(rows[np.isin(rows["sample"], view.tiles["sample"])], root=root)
+        return {int(picture.row["sample"]): picture for picture in shown}
+
     def _sidecar(self, row: np.void, read: _Reader) -> dict[str, Any]:
         name = f"{row['key']}.json"
         self._require_plausible(name, int(row["json_size"]), MAX_SIDECAR_BYTES)
@@ -258,34 +235,16 @@ class PictureShard(Shard[PicturesReceipt]):
             ) from None
 
 
-@dataclass(frozen=True)
 class LabelShard(Shard[LabelsReceipt]):
     """A shard of labelled views."""
 
-    label_set: LabelSetLayout
-    number: int
-
     row_dtype = VIEW_ROW
+    receipt_type = LabelsReceipt
     _made_by = "`richsem-prep shard` or `rescore`"
 
-    @property
-    def tar(self) -> Place:
-        """Packed views."""
-        return self.label_set.tar(self.number)
-
-    @property
-    def index(self) -> Place:
-        """Where each view lies in the tar."""
-        return self.label_set.index(self.number)
-
-    @property
-    def receipt(self) -> Place:
-        """Counts and hashes; the done-mark."""
-        return self.label_set.receipt(self.number)
-
-    def read_receipt(self) -> LabelsReceipt:
-        """See `Shard.read_receipt`."""
-        return LabelsReceipt.read(self.receipt)
+    def __init__(self, label_set: LabelSetLayout, number: int) -> None:
+        self.label_set, self.number = label_set, number
+        self.tar, self.index, self.receipt = label_set.tar(number), label_set.index(number), label_set.receipt(number)
 
     def span(self, rows: Rows) -> Span:
         """Read what lies between the first and the last of some views, in one read; at a URL by one request.
@@ -296,11 +255,7 @@ class LabelShard(Shard[LabelsReceipt]):
         return read_hull(self.tar, rows["offset"], rows["size"], limit=MAX_VIEWS_SPAN_BYTES)
 
     def views(self, rows: Rows | None = None, *, span: Span | None = None) -> Iterator[LabelledView]:
-        """Read views, in the order of `rows`.
-
-        Args:
-            rows: of the shard's index; None is all.
-            span: the part of the tar that holds the rows, where it has been read already.
+        """Read views, in the order of `rows`; None is all. A span that has been read already holds them.
 
         Raises:
             CorruptCacheError: bytes are missing or not a view.
@@ -323,11 +278,7 @@ class LabelShard(Shard[LabelsReceipt]):
     ) -> list[LabelledView]:
         """Read views and check them by index, spec and the pictures that they may show: then they can be rendered.
 
-        Args:
-            rows: of the shard's index.
-            pictures: of the shard, at least those that the views may show.
-            spec: of the label set.
-            span: the part of the tar that holds the rows, where it has been read already.
+        `pictures` are those of the shard, at least those that the views may show.
 
         Raises:
             CorruptCacheError: bytes are missing, not a view, or not one that can be right.
@@ -341,9 +292,6 @@ class LabelShard(Shard[LabelsReceipt]):
 
     def views_alike(self, spec: LabelSpec) -> ShardViews:
         """Read the whole shard, its bytes checked against the receipt: the fast way to work on all views.
-
-        Args:
-            spec: of the label set.
 
         Raises:
             CorruptCacheError: a file is missing, changed, or not what index and spec describe.

@@ -73,16 +73,7 @@ class ShardWriter:
         return offsets
 
     def finish(self, rows: Rows, *, samples: int, quarantined: int = 0) -> ShardSummary:
-        """Make the tar visible, then its index.
-
-        Args:
-            rows: of the index, in the order of the tar.
-            samples: good pictures of the shard.
-            quarantined: pictures that were left out.
-
-        Returns:
-            Counts and hashes, for the receipt.
-        """
+        """Make the tar visible, then its index; counts and hashes, for the receipt."""
         self._is_finished = True
         self._stack.close()
         index = index_bytes(rows)

@@ -29,6 +29,16 @@ class TopKSoftLabels:
         return TopKSoftLabels(self.class_ids[regions], self.log_probs[regions], self.log_rest[regions])
 
     @classmethod
+    def of_regions(cls, regions: NDArray[np.void]) -> "TopKSoftLabels":
+        """Those of unpacked regions of any shape, one after the other."""
+        top_k = regions.dtype["class_ids"].shape[0]
+        return cls(
+            regions["class_ids"].reshape(-1, top_k),
+            regions["log_probs"].reshape(-1, top_k),
+            regions["log_rest"].reshape(-1),
+        )
+
+    @classmethod
     def joined(cls, parts: Sequence["TopKSoftLabels"]) -> "TopKSoftLabels":
         """One or more of the same K, one after the other."""
         return cls(

@@ -15,9 +15,7 @@ class Span:
     """A part of a shard in memory.
 
     Attributes:
-        path: the shard.
         start: offset of the first byte.
-        data: the bytes.
     """
 
     path: Place
@@ -58,13 +56,7 @@ def read_span(path: Place, offset: int, size: int) -> bytes:
 
 
 def read_hull(path: Place, offsets: NDArray[np.int64], sizes: NDArray[np.int64], *, limit: int) -> Span:
-    """Read the smallest part of a file that covers some members, in one read.
-
-    Args:
-        path: the file.
-        offsets: of the members' first bytes.
-        sizes: bytes of each.
-        limit: most bytes that the part may have.
+    """Read the smallest part of a file that covers some members, in one read of at most `limit` bytes.
 
     Raises:
         CorruptCacheError: bytes are missing, or their number is implausible.

@@ -1,14 +1,15 @@
 """The text side of a label set on disk: names, templates and raw feature means."""
 
 import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.layout import LabelSetLayout
-from richsem_schemas.cache.manifest import TextManifest, TextSpec
+from richsem_schemas.cache.layout import FEATURES_FILE, LabelSetLayout
+from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.files import hash_bytes, read_file, write_atomically
@@ -36,27 +37,36 @@ class TextBank:
     @property
     def prompts_sha256(self) -> str:
         """Identifies what stood in the templates, and the templates."""
-        return json_sha256([list(self.prompted_names), list(self.templates)])
+        return prompts_sha256(self.prompted_names, self.templates)
+
+    def problems(self, teacher: TeacherIdentity) -> Iterator[str]:
+        """What keeps its features from being of the text tower of a teacher."""
+        if self.logit_scale != teacher.logit_scale:
+            yield f"its logit scale is {self.logit_scale}, the teacher's {teacher.logit_scale}"
+        with np.errstate(all="ignore"):
+            norms_C = np.linalg.norm(self.features.astype(np.float64), axis=1)
+        if not (np.isfinite(norms_C) & (norms_C > 0)).all():
+            yield "its features have rows that are zero or no numbers"
+
+
+def prompts_sha256(prompted_names: Sequence[str], templates: Sequence[str]) -> str:
+    """Identifies what stands in templates, and the templates."""
+    return json_sha256([list(prompted_names), list(templates)])
 
 
 def write_text_bank(layout: LabelSetLayout, bank: TextBank) -> None:
     """Write the text bank of a label set."""
-    write_bank(bank, layout.text, layout.text_features, TextManifest)
+    write_bank(bank, layout.text, TextManifest)
 
 
-def write_bank(bank: TextBank, text: Place, features: Place, manifest: type[TextManifest], **more: Any) -> None:
-    """Write features first, then the manifest that holds their hash.
+def write_bank(bank: TextBank, text: Place, manifest: type[TextManifest], **more: Any) -> None:
+    """Write features first, then beside them, at `text`, the manifest that holds their hash.
 
-    Args:
-        bank: to write.
-        text: where the manifest lies.
-        features: where the features lie.
-        manifest: its type.
-        more: fields of the manifest that the bank hasn't.
+    `more` are fields of the manifest that the bank hasn't.
     """
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(bank.features, dtype="<f4"), allow_pickle=False)
-    write_atomically(features, buffer.getvalue())
+    write_atomically(text.parent / FEATURES_FILE, buffer.getvalue())
     manifest(
         class_names=bank.class_names,
         prompted_names=bank.prompted_names,
@@ -74,7 +84,7 @@ def read_text_bank(layout: LabelSetLayout) -> TextBank:
         FileNotFoundError: it has none.
         CorruptCacheError: it is not what was written.
     """
-    return read_bank(TextManifest.read(layout.text), layout.text, layout.text_features)
+    return read_bank(TextManifest.read(layout.text), layout.text)
 
 
 def has_text_bank(layout: LabelSetLayout, spec: TextSpec) -> bool:
@@ -86,18 +96,14 @@ def has_text_bank(layout: LabelSetLayout, spec: TextSpec) -> bool:
     return bank.prompts_sha256 == spec.prompts_sha256
 
 
-def read_bank(manifest: TextManifest, text: Place, features: Place) -> TextBank:
-    """The bank that a manifest describes, with the features beside it.
-
-    Args:
-        manifest: read already.
-        text: where it lies, for messages.
-        features: the file of the features.
+def read_bank(manifest: TextManifest, text: Place) -> TextBank:
+    """The bank that a manifest, read at `text`, describes, with the features beside it.
 
     Raises:
         FileNotFoundError: there are no features.
         CorruptCacheError: they are not what was written.
     """
+    features = text.parent / FEATURES_FILE
     if features.stat().st_size != manifest.features.bytes:
         raise CorruptCacheError(f"{features}: not as long as {text} says; make the text anew")
     data = read_file(features)

@@ -1,10 +1,9 @@
 """A text bank of its own, outside of any cache: another vocabulary or other prompts for the embeddings of one."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-
+from richsem_schemas.cache.field_types import NamePolicy
 from richsem_schemas.cache.manifest import TeacherIdentity, TextManifest, TextSpec
 from richsem_schemas.cache.text_bank import TextBank, read_bank, write_bank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -14,17 +13,9 @@ from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 MAX_CLASSES = 2**17
 """Rows of a text bank; ImageNet-21k has 21,841 classes."""
 
-NamePolicy = Literal["raw", "clean"]
-
 
 class TextFolderManifest(TextManifest):
-    """A `text.json` that stands for itself: what a label set's spec says of its text is here, too.
-
-    Attributes:
-        vocabulary: its name, such as `coco`.
-        names: how class names were written into the templates.
-        teacher: whose text tower made the features.
-    """
+    """A `text.json` that stands for itself: what a label set's spec says of its text is here, too."""
 
     vocabulary: str
     names: NamePolicy
@@ -36,10 +27,7 @@ class TextFolder:
     """A text bank, and what identifies it.
 
     Attributes:
-        bank: names, templates, features; row 0 is "none".
-        teacher: whose text tower made it.
         vocabulary: its name, such as `coco`.
-        names: how class names were written into the templates.
     """
 
     bank: TextBank
@@ -60,19 +48,14 @@ class TextFolder:
 
 
 def text_path(folder: Place) -> Place:
-    """The sealed manifest of a text folder; written last."""
+    """The sealed manifest of a text folder, its features beside it; written last."""
     return folder / "text.json"
-
-
-def features_path(folder: Place) -> Place:
-    """The features of a text folder, raw float32 means [C, D]."""
-    return folder / "features.npy"
 
 
 def write_text_folder(folder: Place, text: TextFolder) -> None:
     """Write features first, then the manifest that holds their hash."""
     more = {"vocabulary": text.vocabulary, "names": text.names, "teacher": text.teacher}
-    write_bank(text.bank, text_path(folder), features_path(folder), TextFolderManifest, **more)
+    write_bank(text.bank, text_path(folder), TextFolderManifest, **more)
 
 
 def read_text_folder(folder: Place) -> TextFolder:
@@ -85,7 +68,7 @@ def read_text_folder(folder: Place) -> TextFolder:
     path = text_path(folder)
     try:
         manifest = TextFolderManifest.read(path)
-        bank = read_bank(manifest, path, features_path(folder))
+        bank = read_bank(manifest, path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RichSemError(
             f"{folder} holds no text ({error.filename} is missing); make one with `richsem-prep text`"
@@ -95,19 +78,12 @@ def read_text_folder(folder: Place) -> TextFolder:
     return TextFolder(bank, manifest.teacher, manifest.vocabulary, manifest.names)
 
 
-def _problems(bank: TextBank, teacher: TeacherIdentity) -> list[str]:
-    problems = []
+def _problems(bank: TextBank, teacher: TeacherIdentity) -> Iterator[str]:
     classes = len(bank.class_names)
     if not 0 < classes <= MAX_CLASSES or bank.class_names[0] != NONE_NAME:
-        problems.append(f"row 0 of {classes} classes is not {NONE_NAME!r}, or they are more than {MAX_CLASSES:,}")
+        yield f"row 0 of {classes} classes is not {NONE_NAME!r}, or they are more than {MAX_CLASSES:,}"
     if len(set(bank.class_names)) < classes:
-        problems.append("a class name stands twice")
+        yield "a class name stands twice"
     if bank.features.shape != (classes, teacher.embed_dim):
-        problems.append(f"its features are not {teacher.embed_dim} numbers a class")
-    if bank.logit_scale != teacher.logit_scale:
-        problems.append(f"its logit scale is {bank.logit_scale}, the teacher's {teacher.logit_scale}")
-    with np.errstate(all="ignore"):
-        norms_C = np.linalg.norm(bank.features.astype(np.float64), axis=1)
-    if not (np.isfinite(norms_C) & (norms_C > 0)).all():
-        problems.append("its features have rows that are zero or no numbers")
-    return problems
+        yield f"its features are not {teacher.embed_dim} numbers a class"
+    yield from bank.problems(teacher)

@@ -95,7 +95,6 @@ class ViewBatch:
     def of(cls, named: Sequence[tuple[str, LabelledView]]) -> "ViewBatch":
         """From one or more views with the names of their members."""
         views = [labelled.view for _, labelled in named]
-        kept = [labelled.labels for _, labelled in named]
         embeddings = [labelled.embeddings for _, labelled in named if labelled.embeddings is not None]
         tiles_V = np.array([len(view.tiles) for view in views])
         regions = np.concatenate([view.regions for view in views])
@@ -112,11 +111,7 @@ class ViewBatch:
             regions["annotation"],
             regions["noise_scale"],
             np.repeat(np.arange(len(views)), [len(view.regions) for view in views]),
-            TopKSoftLabels(
-                np.concatenate([labels.class_ids for labels in kept]),
-                np.concatenate([labels.log_probs for labels in kept]),
-                np.concatenate([labels.log_rest for labels in kept]),
-            ),
+            TopKSoftLabels.joined([labelled.labels for _, labelled in named]),
             np.concatenate(embeddings) if len(embeddings) == len(named) else None,
         )
 
@@ -126,7 +121,6 @@ class ViewBatch:
         regions = records_V["regions"]
         views, most_regions = regions.shape
         tiles = records_V["tiles"].shape[1]
-        top_k = regions.dtype["class_ids"].shape[0]
         is_float16 = "embedding" in (regions.dtype.names or ()) and regions.dtype["embedding"].base == np.float16
         embeddings = regions["embedding"] if is_float16 else embeddings_of(regions)
         return cls(
@@ -142,11 +136,7 @@ class ViewBatch:
             regions["annotation"].reshape(-1),
             regions["noise_scale"].reshape(-1),
             np.repeat(np.arange(views), most_regions),
-            TopKSoftLabels(
-                regions["class_ids"].reshape(-1, top_k),
-                regions["log_probs"].reshape(-1, top_k),
-                regions["log_rest"].reshape(-1),
-            ),
+            TopKSoftLabels.of_regions(regions),
             None if embeddings is None else embeddings.reshape(-1, embeddings.shape[-1]),
         )
 

@@ -16,9 +16,7 @@ from richsem_schemas.cache.view import JITTERS_OF, NO_ANNOTATION, VIEW_KINDS, Vi
 from richsem_schemas.cache.view_batch import BoxRows, ShardPictures, ViewBatch
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.pictures.decode import MAX_PICTURE_PIXELS
-
-MAX_CANVAS_SIDE = 2**16
-"""Longest side of a canvas, pixels; its area is bounded by `MAX_PICTURE_PIXELS`."""
+from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 
 SOURCE_TOLERANCE_PX = 0.01
 """How far float32 rounding may move a source rectangle past its picture."""
@@ -46,13 +44,7 @@ _MOST_REGIONS: dict[ViewKind, int] = {"crop": 1, "mosaic": 4}
 
 
 def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) -> Iterator[str]:
-    """Say what is wrong with views; one message a rule, naming the first view that breaks it.
-
-    Args:
-        batch: the views.
-        pictures: of the shard.
-        spec: of the label set.
-    """
+    """Say what is wrong with views; one message a rule, naming the first view that breaks it."""
     yield from geometry_problems(batch, pictures)
     is_noised_R = np.array(_NOISED)[batch.kinds[batch.region_owner]]
     if is_noised_R.any():
@@ -72,12 +64,6 @@ def view_problems(batch: ViewBatch, pictures: ShardPictures, spec: LabelSpec) ->
 
 def require_sound_views(rows: Rows, views: Sequence[LabelledView], pictures: ShardPictures, spec: LabelSpec) -> None:
     """Check views that were read of a shard by what its index and the spec say of them.
-
-    Args:
-        rows: of the shard's index, one a view.
-        views: as unpacked.
-        pictures: of the shard, at least those that the views may show.
-        spec: of the label set.
 
     Raises:
         CorruptCacheError: a view breaks a rule of views, or is another than they say; names the first.
@@ -131,7 +117,7 @@ def _magnitudes(values: NDArray[np.float16]) -> NDArray[np.float32]:
 
 def _canvas_problems(batch: ViewBatch) -> Iterator[str]:
     sides_V2 = batch.canvas_hw
-    bad_V = ((sides_V2 < 1) | (sides_V2 > MAX_CANVAS_SIDE)).any(axis=1) | (sides_V2.prod(axis=1) > MAX_PICTURE_PIXELS)
+    bad_V = ((sides_V2 < 1) | (sides_V2 > MAX_PICTURE_SIDE)).any(axis=1) | (sides_V2.prod(axis=1) > MAX_PICTURE_PIXELS)
     yield from batch.bad_views(bad_V, "its canvas has no area, or too much")
     views = len(batch.names)
     tiles_V = np.bincount(batch.tile_owner, minlength=views)
@@ -230,7 +216,6 @@ def _tiles_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64
 
 
 def _samples_of(batch: ViewBatch, chosen_R: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The pictures of the same."""
     return np.asarray(batch.tiles["sample"][_tiles_of(batch, chosen_R)].astype(np.int64))
 
 
@@ -299,8 +284,7 @@ def mismatched_labels(labels: TopKSoftLabels, embeddings_RD: NDArray[np.float32]
     is_sound_R = _have_known_classes(labels, len(text.features)) & _have_unit_norm(embeddings_RD)
     differs_R = np.zeros(len(is_sound_R), np.bool_)
     if is_sound_R.any():
-        sound = TopKSoftLabels(labels.class_ids[is_sound_R], labels.log_probs[is_sound_R], labels.log_rest[is_sound_R])
-        differs_R[is_sound_R] = _differ(sound, embeddings_RD[is_sound_R], text)
+        differs_R[is_sound_R] = _differ(labels[is_sound_R], embeddings_RD[is_sound_R], text)
     return differs_R
 
 

@@ -64,11 +64,7 @@ def _regular_descriptor(path: str | bytes, flags: int) -> int:
 
 
 def read_file(path: Place, *, limit: int | None = None) -> bytes:
-    """The content of a file of a cache.
-
-    Args:
-        path: where it lies.
-        limit: most bytes that such a file has.
+    """The content of a file of a cache, of which none has more than `limit` bytes.
 
     Raises:
         CorruptCacheError: it is no regular file, or larger than `limit`.
@@ -100,9 +96,15 @@ def hash_file(path: Place) -> FileHash:
     return FileHash(bytes=size, sha256=digest.hexdigest())
 
 
-def file_sha256(path: Place) -> str:
-    """SHA-256 of a file, as hexadecimal digits; see `hash_file`."""
-    return hash_file(path).sha256
+def bytes_there(path: Place) -> int:
+    """Bytes of a regular file, asked once; 0 where there is none."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return 0
+        raise
+    return status.st_size if stat_modes.S_ISREG(status.st_mode) else 0
 
 
 def size_of(file: OpenFile) -> int:
@@ -162,6 +164,11 @@ def temporary_path(path: Path) -> Path:
     """
     require_replaceable(path)
     return path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file is called as `temporary_path` calls files."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def temporaries(folder: Place) -> list[Path]:

@@ -1,5 +1,6 @@
 """Work ahead in threads, with results in order and a bound on what is in flight."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -7,6 +8,15 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+MAX_THREADS = 16
+"""More of one process only wait for each other."""
+
+
+def default_threads() -> int:
+    """One a core that this process may use, at most `MAX_THREADS`."""
+    return min(len(os.sched_getaffinity(0)), MAX_THREADS)
 
 
 def ordered_map(

@@ -23,10 +23,7 @@ def require_no_inputs(outputs: Iterable[Path], inputs: Iterable[Path], *, remedy
 
     Files are compared, not names: links of both kinds are followed, and so is a file system that ignores case.
 
-    Args:
-        outputs: files that will be written; most don't exist yet.
-        inputs: files that are read; those that don't exist are left to their readers.
-        remedy: such as "name another --out".
+    Files that don't exist are left to their readers. The remedy is such as "name another --out".
 
     Raises:
         RichSemError: an output is one of the inputs.
@@ -78,10 +75,6 @@ def _file_of(path: Path) -> tuple[int, int] | None:
 @contextmanager
 def full_disk_named(path: Path, *, needed: int | None = None) -> Iterator[None]:
     """Where a disk is full in the block, say so with the file, the space that is free and the space that is needed.
-
-    Args:
-        path: the file that is written, under this name in the end.
-        needed: its bytes, if they are known.
 
     Raises:
         FullDiskError: the disk is full; other errors are let through.

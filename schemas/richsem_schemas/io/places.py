@@ -25,7 +25,6 @@ __all__ = [
     "RemoteFile",
     "RemotePath",
     "RemoteStatus",
-    "is_local",
     "lives_in_this_process",
     "local_path",
     "map_small_files",
@@ -95,11 +94,7 @@ def _require_protocol(place: RemotePath) -> None:
 
 
 def require_local(place: Place, what: str) -> Path:
-    """The path of something that is only read from this machine's file systems.
-
-    Args:
-        place: where it lies.
-        what: for the error, such as "the demo".
+    """The path of something, such as "the demo", that is only read from this machine's file systems.
 
     Raises:
         SourceError: it lies at a URL.
@@ -127,11 +122,6 @@ def local_path(text: "str | os.PathLike[str]") -> Path:
     return Path(text.partition("://")[2] if text.startswith(_LOCAL) else text)
 
 
-def is_local(place: Place) -> bool:
-    """Whether a place is a path of this machine."""
-    return isinstance(place, Path)
-
-
 def lives_in_this_process(place: Place) -> bool:
     """Whether a place is memory that no other process sees."""
     return isinstance(place, RemotePath) and place.url.startswith("memory://")
@@ -139,7 +129,7 @@ def lives_in_this_process(place: Place) -> bool:
 
 def map_small_files(place: Place, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """The results of a function that looks at a small file, in order; at URLs, several round trips go at a time."""
-    if is_local(place):
+    if isinstance(place, Path):
         return [function(item) for item in items]
     with ThreadPoolExecutor(ROUND_TRIPS_AT_ONCE) as pool:
         return list(pool.map(function, items))

@@ -7,7 +7,7 @@ import errno
 import os
 import posixpath
 import stat as stat_modes
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -148,6 +148,12 @@ class RemotePath:
             yield RemoteFile(self.url, file)
         finally:
             file.close()
+
+    def copy_to(self, write: Callable[[bytes], object]) -> None:
+        """Hand the whole file to `write`, some megabytes at a time."""
+        with self.open() as source:
+            while data := source.read(READ_AHEAD_BYTES):
+                write(data)
 
     def write_bytes(self, data: bytes) -> None:
         """Write the file by one call; in object stores it is there at once and whole, or not at all."""

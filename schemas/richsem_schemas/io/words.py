@@ -53,7 +53,7 @@ def printable(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def one_line(text: object) -> str:
-    """Anybody's text on one line of at most 300 letters."""
+def one_line(text: object, *, longest: int = 300) -> str:
+    """Anybody's text on one line of at most so many letters."""
     line = " ".join(str(text).split())
-    return line if len(line) <= 300 else f"{line[:300]}…"
+    return line if len(line) <= longest else f"{line[:longest]}…"

@@ -1,15 +1,19 @@
 """Formats of boxes: by two corners (xyxy), by a corner and sides (xywh), by centre and sides (cxcywh)."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+Float = TypeVar("Float", bound=np.floating)
 
-def xywh_to_xyxy(boxes_xywh: NDArray[np.floating]) -> NDArray[np.floating]:
+
+def xywh_to_xyxy(boxes_xywh: NDArray[Float]) -> NDArray[Float]:
     """Both corners of boxes [..., 4], of the same type."""
     return np.concatenate([boxes_xywh[..., :2], boxes_xywh[..., :2] + boxes_xywh[..., 2:]], axis=-1)
 
 
-def xyxy_to_xywh(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+def xyxy_to_xywh(boxes_xyxy: NDArray[Float]) -> NDArray[Float]:
     """The upper left corner and the sides of boxes [..., 4], of the same type."""
     return np.concatenate([boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]], axis=-1)
 

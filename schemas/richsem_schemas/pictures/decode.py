@@ -14,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from richsem_schemas.errors import PictureError
+from richsem_schemas.io.words import one_line
 from richsem_schemas.pictures.limits import MAX_PICTURE_SIDE
 from richsem_schemas.pictures.structure import check_structure, require_little_exif
 
@@ -33,6 +34,9 @@ _SIGNATURES: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
     ("tif", "TIFF", (b"II*\0", b"MM\0*")),
     ("ppm", "PPM", tuple(b"P%d" % kind + space for kind in (4, 5, 6) for space in (b"\n", b" ", b"\t", b"\r"))),
 )
+PICTURE_EXTENSIONS = ("webp", *(extension for extension, _, _ in _SIGNATURES))
+"""All that `picture_extension` gives, and so the pictures of caches have."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 
 _UPRIGHT = {
@@ -79,7 +83,9 @@ def decode_picture(data: bytes, *, max_pixels: int = MAX_PICTURE_PIXELS) -> Imag
         raise PictureError(f"its header looks like {pil_format} but is damaged") from None
     except Exception as error:
         # PIL documents no closed list: OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError and more.
-        raise PictureError(f"can't be decoded as {pil_format}: {_one_line(error)}") from error
+        raise PictureError(
+            f"can't be decoded as {pil_format}: {type(error).__name__}: {one_line(error, longest=200)}"
+        ) from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -131,7 +137,6 @@ def gunzip_picture(data: bytes, *, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
 
 
 def _identify(data: bytes) -> tuple[str, str]:
-    """Tell the extension and PIL's format name from the first bytes."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp", "WEBP"
     for extension, pil_format, starts in _SIGNATURES:
@@ -151,7 +156,6 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any integer mode to RGB."""
     if image.mode == "F":
         raise PictureError("floating-point pixels have no defined white; convert the picture to 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -180,14 +184,9 @@ def _inflate_member(data: bytes, room: int, max_bytes: int) -> tuple[bytes, byte
     try:
         part = inflater.decompress(data, room + 1)
     except zlib.error as error:
-        raise PictureError(f"damaged gzip data: {_one_line(error)}") from error
+        raise PictureError(f"damaged gzip data: {type(error).__name__}: {one_line(error, longest=200)}") from error
     if len(part) > room:
         raise PictureError(f"inflates from gzip to more than {max_bytes:,} bytes, the most a picture may have")
     if not inflater.eof:
         raise PictureError("truncated: its gzip data ends early")
     return part, inflater.unused_data
-
-
-def _one_line(error: Exception) -> str:
-    """An error's type and message on one line of bounded length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

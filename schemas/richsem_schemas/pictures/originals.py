@@ -92,11 +92,6 @@ def open_below(root: Place, file: bytes) -> Iterator[OpenFile]:
 
 
 def _check_below(root: Place, file: bytes) -> None:
-    """Refuse a listed path that leads out of its root.
-
-    Raises:
-        SourceError: the path is empty, absolute, or climbs with `..`.
-    """
     if not file or file.startswith(b"/") or b"\0" in file or b".." in file.split(b"/"):
         raise SourceError(
             f"{printable(file)!r} is no path below {root}; entries are relative and without `..`: list the source anew"
@@ -104,7 +99,6 @@ def _check_below(root: Place, file: bytes) -> None:
 
 
 def _read_remote(root: RemotePath, original: Original) -> bytes:
-    """Read a picture by one request."""
     _check_below(root, original.file)
     path = root / os.fsdecode(original.file)
     if original.offset == WHOLE_FILE:

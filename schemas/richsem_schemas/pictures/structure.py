@@ -76,10 +76,6 @@ _BYTES = {1, 2, 6, 7}
 def check_structure(data: bytes, pil_format: str) -> None:
     """Refuse a file that would keep its decoder busy out of proportion to its pixels.
 
-    Args:
-        data: the whole file, which starts as one of that format.
-        pil_format: such as `JPEG`.
-
     Raises:
         PictureError: too many parts, too long a header, too many passes, or a form that isn't decoded.
     """

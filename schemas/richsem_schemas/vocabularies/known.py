@@ -16,9 +16,8 @@ KNOWN_VOCABULARIES = ("lvis", *_LISTS)
 def known_vocabulary(name: str) -> Vocabulary:
     """The classes of a dataset; row 0 is "none", then its categories by ascending id.
 
-    Args:
-        name: of `KNOWN_VOCABULARIES`. `openimages` has the 601 boxable classes of V6 in the order of its
-            class-descriptions file; V4 and V5 name some of them otherwise.
+    `openimages` has the 601 boxable classes of V6 in the order of its class-descriptions file; V4 and V5 name some of
+    them otherwise.
 
     Source:
         The names as the annotations write them, misspellings and spaces at the end included (see NOTICE).

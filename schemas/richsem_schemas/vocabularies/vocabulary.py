@@ -5,6 +5,9 @@ from pydantic import BaseModel
 NONE_NAME = "none"
 """Row 0 of every vocabulary: the label of unlabelled pictures."""
 
+NO_LABEL = 0
+"""The category id of what has no label: the row of `NONE_NAME`."""
+
 
 class Vocabulary(BaseModel, frozen=True, extra="forbid"):
     """The classes that `category_id` counts.

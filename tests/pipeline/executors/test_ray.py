@@ -9,7 +9,7 @@ pytest.importorskip("ray")
 
 from richsem_prep.executors import ray as ray_executor
 from richsem_prep.executors.ray import RayExecutor, _within
-from richsem_prep.teacher.settings import WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.errors import RichSemError
 
 

@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 
 from richsem_prep.cli import app
 from richsem_prep.explore import audit as auditing
-from richsem_prep.explore.audit import AuditRequest, audit, cosines, kl_from_live, spread
+from richsem_prep.explore.audit import audit, cosines, kl_from_live, spread
 from richsem_prep.explore.audit_records import audit_line, last_audit
+from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.inspect import inspect_label_set
-from richsem_prep.teacher.settings import WorkerDescription
+from richsem_prep.teacher.worker_settings import WorkerDescription
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.index import VIEW_ROW, index_bytes, read_raw_index
 from richsem_schemas.cache.manifest import AuditRecord, Environment, LabelSpec
@@ -21,11 +22,6 @@ from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, t
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 
 ENVIRONMENT = Environment(device="none", torch_threads=1, versions={})
-
-
-def request(regions=1_000, **changes):
-    given = {"teacher": "hash", "regions": regions, "seed": 0, "min_cosine": None, "max_kl": None, "device": None}
-    return AuditRequest(**(given | {"root": None} | changes))
 
 
 class NoisyEncoder(HashingEncoder):
@@ -61,8 +57,10 @@ def live(monkeypatch, cache):
     return StandIn
 
 
-def run(cache, **changes):
-    return audit(open_cache(cache.layout.out), LABELS, request(**changes), on_progress=lambda *_: None)
+def run(cache, *, root=None, **changes):
+    request = AuditRequest(**({"teacher": "hash", "samples": 1_000} | changes))
+    opened = open_cache(cache.layout.out)
+    return audit(opened, LABELS, request, device=None, root=root, on_progress=lambda *_: None)
 
 
 def test_the_teacher_that_made_the_set_says_the_same_again(cache, live):
@@ -121,7 +119,7 @@ def test_what_is_missing_is_named_with_what_to_do(cache, pictures_root, tmp_path
 
 def test_the_largest_kl_names_its_region(cache, live):
     live.noise = 0.05
-    one = {run(cache, regions=1, seed=seed).worst for seed in range(6)}
+    one = {run(cache, samples=1, seed=seed).worst for seed in range(6)}
     assert len(one) > 1
     assert all(worst.count(".") == 2 and ", region " in worst for worst in one)
 
@@ -143,7 +141,7 @@ def test_a_file_under_another_name_is_the_same_teacher(cache, live):
 
 def test_the_seed_chooses_the_regions(cache, live):
     live.noise = 0.01
-    first, again, other = run(cache, regions=20), run(cache, regions=20), run(cache, regions=20, seed=1)
+    first, again, other = run(cache, samples=20), run(cache, samples=20), run(cache, samples=20, seed=1)
     assert (first.regions, first.kl, first.worst) == (20, again.kl, again.worst)
     assert other.kl != first.kl
 

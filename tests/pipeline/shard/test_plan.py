@@ -9,7 +9,7 @@ import pytest
 
 from richsem_prep.shard import plan as plan_module
 from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
-from richsem_prep.sources import PictureBoxes, Rejected, SourceEntry
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.listed_boxes import boxes_of_samples, read_box_rows
 from richsem_schemas.cache.manifest import Plan

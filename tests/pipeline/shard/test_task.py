@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from synthetic_cache import LABELS, HashingEncoder
 
-from richsem_prep.shard.pictures import BadPicture, LoadedPicture, PictureKeeper, load_cached, load_originals
+from richsem_prep.shard.loaded_pictures import BadPicture, LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.stage_clock import StageClock
 from richsem_prep.shard.task import LabelTask, ShardInputs
 from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
-from richsem_schemas.cache.shard import PictureShard
+from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.text_bank import read_text_bank
 from richsem_schemas.errors import EmbeddingError
@@ -35,7 +35,7 @@ def inputs(cache):
 
 
 def task_of(inputs, pool, encoder):
-    return LabelTask(inputs.label_shard(0), inputs, encoder, Progress(), StageClock(), pool)
+    return LabelTask(LabelShard(inputs.layout.label_set(LABELS), 0), inputs, encoder, Progress(), StageClock(), pool)
 
 
 def picture(sample):

@@ -2,7 +2,7 @@
 
 import os
 
-from richsem_prep.sources import Rejected, SourceEntry
+from richsem_prep.sources.entry import Rejected, SourceEntry
 
 
 def write(root, *names):

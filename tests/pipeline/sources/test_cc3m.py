@@ -4,8 +4,9 @@ import zlib
 
 import pytest
 
-from richsem_prep.sources import list_cc3m, read_entry
 from richsem_prep.sources.captions import MAX_CAPTION_BYTES
+from richsem_prep.sources.cc3m import list_cc3m
+from richsem_prep.sources.entry import read_entry
 from richsem_schemas.errors import SourceError
 from tests.pipeline.sources.img2dataset_tree import sample, write_shard, write_tar
 from tests.pipeline.sources.listings import split

@@ -2,10 +2,10 @@ import pytest
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
-from richsem_prep.demo import write_demo
+from richsem_prep.demo.dataset import write_demo
 from richsem_prep.shard.plan import freeze_listing, planned_entries
-from richsem_prep.sources import SourceEntry
-from richsem_prep.sources.datasets import DATASETS, dataset_kinds, find_dataset, open_source
+from richsem_prep.sources.datasets import DATASETS, find_dataset, open_source
+from richsem_prep.sources.entry import SourceEntry
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import RichSemError, SourceError
@@ -151,4 +151,8 @@ def test_an_unknown_dataset_is_refused_with_those_there_are():
 
 def test_the_help_of_shard_names_every_dataset_by_its_kind():
     shown = CliRunner().invoke(app, ["shard", "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).output
-    assert dataset_kinds() in " ".join(shown.replace("│", " ").split())
+    kinds = {"Detection": [], "Classification": [], "Drawn by code": []}
+    for record in DATASETS.values():
+        kinds["Drawn by code" if record.draw else "Detection" if record.has_boxes else "Classification"].append(record)
+    told = ". ".join(f"{kind}: {', '.join(record.name for record in found)}" for kind, found in kinds.items())
+    assert told in " ".join(shown.replace("│", " ").split())

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from richsem_prep.sources import SourceEntry, read_entry
+from richsem_prep.sources.entry import SourceEntry, read_entry
 from richsem_schemas.errors import PictureError, SourceError
 from richsem_schemas.io.words import printable
 from richsem_schemas.pictures import originals

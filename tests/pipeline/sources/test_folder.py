@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from richsem_prep.sources import folder_classes, list_folder
+from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_schemas.errors import SourceError
 from tests.pipeline.sources.listings import split, write
 

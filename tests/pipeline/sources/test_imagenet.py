@@ -6,7 +6,8 @@ import tarfile
 
 import pytest
 
-from richsem_prep.sources import absent_classes, list_imagenet, read_entry
+from richsem_prep.sources.entry import read_entry
+from richsem_prep.sources.imagenet import absent_classes, list_imagenet
 from richsem_schemas.errors import SourceError
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
 from tests.pipeline.sources.listings import split, write

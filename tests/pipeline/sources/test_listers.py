@@ -5,7 +5,11 @@ from functools import partial
 
 import pytest
 
-from richsem_prep.sources import folder_classes, list_cc3m, list_folder, list_imagenet, list_webdataset, read_entry
+from richsem_prep.sources.cc3m import list_cc3m
+from richsem_prep.sources.entry import read_entry
+from richsem_prep.sources.folder import folder_classes, list_folder
+from richsem_prep.sources.imagenet import list_imagenet
+from richsem_prep.sources.webdataset import list_webdataset
 from richsem_schemas.errors import SourceError
 from tests.pipeline.sources.listings import split, write
 

@@ -2,8 +2,8 @@ import json
 
 import numpy as np
 
-from richsem_prep.shard.pictures import annotated_fields
-from richsem_prep.sources import PictureBoxes, SourceEntry
+from richsem_prep.shard.loaded_pictures import annotated_fields
+from richsem_prep.sources.entry import PictureBoxes, SourceEntry
 
 BOXES = PictureBoxes(np.array([[0.1, 2, 1 / 3, 40.7]], np.float32), np.array([3], np.int32), (480, 640))
 

@@ -3,7 +3,8 @@ import tarfile
 
 import pytest
 
-from richsem_prep.sources import list_webdataset, read_entry
+from richsem_prep.sources.entry import read_entry
+from richsem_prep.sources.webdataset import list_webdataset
 from richsem_schemas.errors import SourceError
 from tests.pipeline.sources.img2dataset_tree import write_tar
 from tests.pipeline.sources.listings import split

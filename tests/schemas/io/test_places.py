@@ -17,7 +17,7 @@ from richsem_schemas.cache.reader import find_layout
 from richsem_schemas.cache.span import read_span
 from richsem_schemas.errors import CorruptCacheError, IrregularFileError, PictureError, RichSemError, SourceError
 from richsem_schemas.io.files import (
-    file_sha256,
+    hash_file,
     open_regular,
     read_at,
     read_file,
@@ -151,7 +151,7 @@ def test_sealed_files_and_indexes_are_those_of_local_caches(place, tmp_path):
     assert (place / "plan" / "x.json").read_bytes() == (tmp_path / "plan" / "x.json").read_bytes()
     assert read_sealed_json(place / "plan" / "x.json") == {"a": 1, "b": [1, 2]}
     assert read_index(place / "x.parquet", VIEW_ROW).tolist() == read_index(tmp_path / "x.parquet", VIEW_ROW).tolist()
-    assert file_sha256(place / "x.parquet") == file_sha256(tmp_path / "x.parquet")
+    assert hash_file(place / "x.parquet") == hash_file(tmp_path / "x.parquet")
     write_atomically(place / "x.parquet", b"nonsense")
     with pytest.raises(CorruptCacheError, match="not a readable index"):
         read_index(place / "x.parquet", VIEW_ROW)
@@ -187,7 +187,7 @@ def test_large_files_are_uploaded_in_parts_and_read_in_parts(s3, tmp_path, monke
     place.upload(tmp_path / "a")
     assert place.stat().st_size == len(data)
     assert read_span(place, len(data) - 7, 7) == data[-7:]
-    assert file_sha256(place) == file_sha256(tmp_path / "a")
+    assert hash_file(place) == hash_file(tmp_path / "a")
 
 
 class Unreachable(Exception):
@@ -204,7 +204,7 @@ def test_a_network_that_fails_is_an_os_error_that_names_the_file_and_no_answer(p
         monkeypatch.setattr(files, name, fail, raising=False)
     file = place / "a"
     for call in (file.exists, file.is_file, file.read_bytes, place.scan, place.sizes_below, file.unlink,
-                 lambda: write_atomically(file, b""), lambda: read_span(file, 0, 1), lambda: file_sha256(file),
+                 lambda: write_atomically(file, b""), lambda: read_span(file, 0, 1), lambda: hash_file(file),
                  lambda: read_sealed_json(file)):  # fmt: skip
         with pytest.raises(OSError, match=re.escape(str(place))) as error:
             call()
@@ -237,7 +237,7 @@ def test_only_regular_files_are_opened_and_links_to_them(tmp_path):
         with pytest.raises(IrregularFileError, match="not a regular file, and only those are read"):
             open_regular(path)
         with pytest.raises(IrregularFileError):
-            file_sha256(path)
+            hash_file(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "absent")
 

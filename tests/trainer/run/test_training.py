@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import richsem_train
-from richsem_prep.demo import write_demo
+from richsem_prep.demo.dataset import write_demo
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import as_config, config_yaml, load_config
 from richsem_train.console import SilentReporter

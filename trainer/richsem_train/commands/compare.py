@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from richsem_schemas.command_line import AsJson
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson
 
 
 def compare(

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, figures, print_json
 from richsem_train.commands.options import Checkpoint
 
 

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, figures, print_json
 from richsem_train.commands.options import Changes, Checkpoint, Device, PublishedConfig
 
 

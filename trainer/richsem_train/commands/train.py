@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from richsem_schemas.command_line import AsJson, Version, print_json
 from richsem_schemas.io.places import local_path
-from richsem_schemas.program import AsJson, Version, print_json
 from richsem_train.commands.options import Changes, Device
 
 STOPPED = 143

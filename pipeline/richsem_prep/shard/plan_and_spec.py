@@ -8,9 +8,10 @@ from richsem_prep.shard.out_folder import remove_cache, remove_label_set, sweep_
 from richsem_prep.shard.plan import default_samples_per_shard, freeze_listing, planned_entries
 from richsem_prep.shard.progress import OnProgress, Progress, Reporter
 from richsem_prep.sources.dataset import Source
-from richsem_prep.sources.datasets import find_dataset, find_pictures, open_source, other_annotations
+from richsem_prep.sources.datasets import find_dataset, find_pictures, open_source
+from richsem_prep.sources.detection_dataset import DetectionDataset
 from richsem_prep.teacher.names import alike_warning, text_spec
-from richsem_prep.teacher.settings import WorkerDescription
+from richsem_prep.teacher.worker_settings import WorkerDescription
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import LabelSpec, Plan, ViewsSpec
 from richsem_schemas.cache.reader import read_plan
@@ -68,8 +69,8 @@ def _require_same_plan(config: ShardConfig, layout: CacheLayout, plan: Plan) -> 
     fields = ("dataset", "seed", "samples_per_shard", "limit", "pictures", "max_side")
     asked = {field: getattr(config, field) for field in fields}
     asked["samples_per_shard"] = config.samples_per_shard or plan.samples_per_shard
-    if plan.annotations is not None:
-        asked |= other_annotations(plan, config.root, config.annotations)
+    if plan.annotations is not None and isinstance(record := find_dataset(plan.dataset), DetectionDataset):
+        asked |= record.other_annotations(plan, config.root, config.annotations)
     wanted = plan.model_copy(update=asked)
     remedy = "Use another --out, ask for the same, or begin anew with --overwrite"
     require_same(layout.plan, plan, wanted, remedy=remedy)

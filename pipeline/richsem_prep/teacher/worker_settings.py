@@ -1,13 +1,9 @@
 """Settings that a driver gives its workers, and their answer; needs neither torch nor Ray."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import Environment, RegionEncoderSpec, TeacherIdentity
-
-Precision = Literal["fp32", "fp16", "bf16"]
-
-MAX_DECODE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -15,12 +11,10 @@ class WorkerSettings:
     """The settings of a worker before it knows any cache.
 
     Attributes:
-        teacher: as given to `--teacher`.
         region_encoder: `roi-align`, `crop`, or None for what suits the teacher.
         teacher_size: longer side of a view as the teacher sees it, pixels; None is the view's own.
         device: as torch writes it; None is the first CUDA device if there is one.
         precision: None is fp16 on CUDA, fp32 elsewhere.
-        decode_threads: threads ahead of the network.
     """
 
     teacher: str

@@ -10,6 +10,10 @@ MAX_SAMPLES_PER_SHARD = 100_000
 """As many as a key's five digits can count."""
 
 Embeddings = Literal["float16", "int8", "none"]
+Precision = Literal["fp32", "fp16", "bf16"]
+NamePolicy = Literal["raw", "clean"]
+"""How class names stand in prompts: as the dataset writes them, or without underscores and brackets."""
+
 SetName = Annotated[str, AfterValidator(check_set_name)]
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False)]
 NoiseScale = Annotated[float, Field(ge=1e-3, le=1)]
@@ -23,7 +27,6 @@ class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
 
     Attributes:
         side: of the canvas, pixels.
-        factors: smallest and largest factor.
 
     Source:
         Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.

@@ -22,13 +22,7 @@ _VERSIONS_TOLD = ("torch", "open_clip_torch", "ray")
 
 
 def require_installed(program: str, packages: Mapping[str, str], *, extra: str) -> None:
-    """End the program where its extra isn't installed.
-
-    Args:
-        program: its name.
-        packages: by the name of the module that each brings.
-        extra: of the package richsem, that has them.
-    """
+    """End the program where packages of its extra aren't installed, by the module that each brings."""
     missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
         sys.exit(f"{program} needs {', '.join(missing)}; install with: pip install 'richsem[{extra}]'")

@@ -1,11 +1,10 @@
 """The executor that a config asks for."""
 
-import os
-
 from richsem_prep.executors.inline import InlineExecutor
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.executor import Executor
-from richsem_prep.teacher.settings import MAX_DECODE_THREADS, WorkerSettings
+from richsem_prep.teacher.worker_settings import WorkerSettings
+from richsem_schemas.io.ordered_map import default_threads
 
 
 def make_executor(config: ShardConfig, shards: int) -> Executor:
@@ -20,7 +19,7 @@ def make_executor(config: ShardConfig, shards: int) -> Executor:
         teacher_size=config.teacher_size,
         device=config.device,
         precision=config.precision,
-        decode_threads=min(len(os.sched_getaffinity(0)), MAX_DECODE_THREADS),
+        decode_threads=default_threads(),
     )
     if config.executor == "inline":
         return InlineExecutor(settings)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.stage_clock import StageClock
-from richsem_prep.sources import PictureBoxes, SourceEntry, read_entry
+from richsem_prep.sources.entry import PictureBoxes, SourceEntry, read_entry
 from richsem_schemas.cache.index import PICTURE_ROW
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, sample_key
 from richsem_schemas.cache.manifest import PicturesReceipt, Plan, ShardSummary
@@ -94,14 +94,7 @@ def load_originals(
 def load_cached(
     shard: PictureShard, boxes: dict[int, PictureBoxes | None], root: Place | None, clock: StageClock, pool: Executor
 ) -> Iterator[LoadedPicture]:
-    """Read and decode the pictures of a finished shard, in order.
-
-    Args:
-        shard: of pictures.
-        boxes: of its pictures by sample, where they are needed.
-        root: where originals lie, for caches that refer to them.
-        clock: counts the seconds.
-        pool: reads and decodes ahead.
+    """Read and decode the pictures of a finished shard, in order; their boxes, where needed, are given by sample.
 
     Raises:
         CorruptCacheError: its index or a picture isn't what was written.
@@ -122,11 +115,6 @@ def load_cached(
 
 
 def _require_annotated_size(entry: SourceEntry, picture: Image.Image) -> None:
-    """Check that a picture is what its boxes were drawn on.
-
-    Raises:
-        PictureError: it has another size.
-    """
     annotated_hw = entry.boxes.hw if entry.boxes is not None else None
     if annotated_hw not in (None, (picture.height, picture.width)):
         height, width = annotated_hw
