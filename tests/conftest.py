@@ -1,5 +1,6 @@
 """What several test folders share."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,30 @@ def world(tmp_path_factory):
     from tests.trainer.tiny import make_world
 
     return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def pictures_root(tmp_path_factory):
+    """A folder of tiny pictures, one of them broken."""
+    from tests.caches import draw_pictures
+
+    root = tmp_path_factory.mktemp("pictures")
+    draw_pictures(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished_cache(pictures_root, tmp_path_factory):
+    """A small whole cache of 3 shards, a pass of crops and two of mosaics; read it, or copy it with `cache`."""
+    from tests.caches import SyntheticCache
+
+    return SyntheticCache(pictures_root, tmp_path_factory.mktemp("cache") / "out").make()
+
+
+@pytest.fixture
+def cache(finished_cache, tmp_path):
+    """A copy of the small cache that a test may break."""
+    from tests.caches import SyntheticCache
+
+    shutil.copytree(finished_cache.layout.out, tmp_path / "out")
+    return SyntheticCache(finished_cache.root, tmp_path / "out")

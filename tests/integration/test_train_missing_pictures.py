@@ -8,9 +8,9 @@ import shutil
 import pytest
 
 from richsem_schemas.annotations import read_annotations
+from tests.caches import WindowsCache
 from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import EPOCH_STEPS, losses_of
-from tests.trainer.windows import WindowsCache
 
 ONE_EPOCH = {"schedule__epochs": 1}
 

@@ -20,7 +20,7 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.io.files import FileHash
 from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.extra import sharing_notes
-from tests.pipeline.synthetic_cache import SyntheticCache
+from tests.caches import SyntheticCache
 from tests.trainer.data.datasets import (
     assert_same_samples,
     corners_px,
