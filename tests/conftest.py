@@ -49,3 +49,13 @@ def cache(finished_cache, tmp_path):
 
     shutil.copytree(finished_cache.layout.out, tmp_path / "out")
     return SyntheticCache(finished_cache.root, tmp_path / "out")
+
+
+@pytest.fixture
+def command(capsys, world, tmp_path, monkeypatch):
+    """`richsem-train` on the tiny world; `command.out` is its OUT."""
+    from tests.integration.train_command import TrainCommand
+
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("RICHSEM_DATA", str(world.data))
+    return TrainCommand(capsys, world, tmp_path)

@@ -1,7 +1,5 @@
 """What a run is given may be wrong, broken or unlucky: one line that names it, or counted and gone on; never a hang."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import shutil
 
@@ -12,7 +10,7 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.log import LOG_NAME, read_log
-from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
+from tests.integration.train_command import altered_data
 from tests.trainer.tiny import EPOCH_STEPS, LABELS, losses_of
 
 ONE_EPOCH = {"schedule__epochs": 1}

@@ -1,7 +1,5 @@
 """What the trainer's commands write: never over what they read, with the usual rights; and full disks."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import os
 import shutil
@@ -14,7 +12,7 @@ from PIL import Image
 from richsem_train.run import build
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.engine import Trainer
-from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
+from tests.integration.train_command import altered_data
 from tests.trainer.tiny import Quiet
 
 ONE_EPOCH = {"schedule__epochs": 1}

@@ -1,7 +1,5 @@
 """Checkpoints that describe a giant are refused before anything of it is made, whichever command reads them."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import resource
 import shutil
@@ -14,7 +12,6 @@ from safetensors.torch import save_file
 
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.rebuilding import rebuilt_detector
-from tests.integration.train_command import command  # noqa: F401 - a fixture
 
 SUFFIXES = (".pt", ".safetensors")
 
