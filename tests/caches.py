@@ -1,7 +1,6 @@
 """Small caches made by the real code, of pictures and of detection pictures, without a network for a teacher."""
 
 import hashlib
-import io
 import os
 import warnings
 
@@ -71,9 +70,8 @@ def draw_pictures(root, pictures=PICTURES):
         folder.mkdir(parents=True, exist_ok=True)
         height, width = rng.integers(16, 48, 2).tolist()
         pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).resize((width, height)).save(buffer, "PNG" if path.suffix == ".png" else "JPEG")
-        path.write_bytes(buffer.getvalue())
+        image = Image.fromarray(pixels).resize((width, height))
+        image.save(path, "PNG" if path.suffix == ".png" else "JPEG")
     (root / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (root / CLASSES[1] / "archive.zip").write_bytes(b"PK")
 

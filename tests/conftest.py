@@ -25,6 +25,14 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def trained(world, tmp_path_factory):
+    """OUT of a run of one epoch on the tiny world; for reading only."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    world.run(out, schedule__epochs=1)
+    return out
+
+
+@pytest.fixture(scope="session")
 def pictures_root(tmp_path_factory):
     """A folder of tiny pictures, one of them broken."""
     from tests.caches import draw_pictures

@@ -7,12 +7,16 @@ import numpy as np
 from PIL import Image
 
 
+def encoded(image, pil_format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, pil_format, **options)
+    return buffer.getvalue()
+
+
 def jpeg(seed, hw=(48, 64)):
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((hw[1], hw[0]))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(small, "JPEG")
 
 
 def write_pictures(root: Path, count: int, *, classes=3):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
+from tests.damage import cut, flip
 from tests.integration.programs import error_of
 from tests.integration.shard_job import shard as run_shard
 from tests.integration.shard_job import tar_hashes, use_small_views
-from tests.pictures import jpeg, write_pictures
+from tests.pictures import encoded, jpeg, write_pictures
 
 SMALL = {"samples_per_shard": 12, "mosaics": 1}
 
@@ -86,12 +88,6 @@ def cheap_text(monkeypatch):
 
 
 # Pictures
-
-
-def encoded(image, pil_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, pil_format, **options)
-    return buffer.getvalue()
 
 
 def bomb():
@@ -333,15 +329,9 @@ def test_a_really_full_disk_stops_with_a_message_and_a_larger_one_goes_on(source
 # Damaged caches
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 DAMAGE = {
     "flipped": flip,
-    "cut": lambda path: os.truncate(path, path.stat().st_size - 10),
+    "cut": partial(cut, count=10),
     "emptied": lambda path: os.truncate(path, 0),
     "gone": Path.unlink,
 }
