@@ -1,24 +1,14 @@
 """Tiny detection datasets in the layouts in which people have the real ones on disk."""
 
-import io
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from tests.pictures import jpeg
 
 HW = (48, 64)
 BBOX_HEADER = (
     "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
 )
-
-
-def picture(seed=0, hw=HW):
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((hw[1], hw[0]))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -55,7 +45,7 @@ def coco_tree(root: Path, count=8) -> Path:
     """annotations/instances_train2017.json and train2017/; category ids with gaps."""
     names = [f"{n:012d}.jpg" for n in range(count)]
     for n, name in enumerate(names):
-        write(root / "train2017" / name, picture(n))
+        write(root / "train2017" / name, jpeg(n, HW))
     records = [
         {"file_name": name, "coco_url": f"http://images.cocodataset.org/train2017/{name}", "license": 3}
         for name in names
@@ -72,7 +62,7 @@ def lvis_tree(root: Path, count=8) -> Path:
     """annotations/lvis_v1_train.json without file names; train2017/ and val2017/ of COCO."""
     urls = [f"http://images.cocodataset.org/{('train2017', 'val2017')[n % 2]}/{n:012d}.jpg" for n in range(count)]
     for n, url in enumerate(urls):
-        write(root / "/".join(url.split("/")[-2:]), picture(n))
+        write(root / "/".join(url.split("/")[-2:]), jpeg(n, HW))
     categories = [
         {"id": id_, "name": name, "synset": f"{name}.n.01", "frequency": frequency, "image_count": 7}
         for id_, name, frequency in ((1, "aerosol_can", "c"), (2, "air_conditioner", "f"), (3, "airplane", "r"))
@@ -89,7 +79,7 @@ def objects365_v2_tree(root: Path, count=8) -> Path:
     """annotations/zhiyuan_objv2_train.json whose names begin with images/v1; patches below train/."""
     names = [f"patch{n % 2}/objects365_v{1 + n % 2}_{n:08d}.jpg" for n in range(count)]
     for n, name in enumerate(names):
-        write(root / "train" / name, picture(n))
+        write(root / "train" / name, jpeg(n, HW))
     records = [{"file_name": f"images/v{1 + n % 2}/{name}", "url": ""} for n, name in enumerate(names)]
     dataset = coco_json(records, O365_CATEGORIES)
     write(root / "annotations" / "zhiyuan_objv2_train.json", json.dumps(dataset))
@@ -100,7 +90,7 @@ def objects365_v1_tree(root: Path, count=8) -> Path:
     """annotations/objects365_train.json and one folder train/."""
     names = [f"obj365_train_{n:012d}.jpg" for n in range(count)]
     for n, name in enumerate(names):
-        write(root / "train" / name, picture(n))
+        write(root / "train" / name, jpeg(n, HW))
     dataset = coco_json([{"file_name": name} for name in names], O365_CATEGORIES)
     write(root / "annotations" / "objects365_train.json", json.dumps(dataset))
     return root
@@ -128,7 +118,7 @@ def openimages_tree(root: Path, count=8, *, parts=False) -> Path:
     """oidv6-train-annotations-bbox.csv, class descriptions, and train/ or (parts) train_0 .. train_f."""
     for n in range(count):
         image_id = openimages_id(n)
-        write(root / (f"train_{image_id[0]}" if parts else "train") / f"{image_id}.jpg", picture(n))
+        write(root / (f"train_{image_id[0]}" if parts else "train") / f"{image_id}.jpg", jpeg(n, HW))
     write(root / "oidv6-train-annotations-bbox.csv", "\n".join([BBOX_HEADER, *openimages_lines(count)]) + "\n")
     labels = "".join(f"{label},{name}\n" for label, name in OPENIMAGES_LABELS)
     write(root / "class-descriptions-boxable.csv", labels)
@@ -139,7 +129,7 @@ def visual_genome_tree(root: Path, count=8, *, boxes_each=24) -> Path:
     """objects.json, image_data.json, VG_100K/ and VG_100K_2/; names in several spellings."""
     folders = [("VG_100K", "VG_100K_2")[n % 2] for n in range(count)]
     for n, folder in enumerate(folders):
-        write(root / folder / f"{n + 1}.jpg", picture(n))
+        write(root / folder / f"{n + 1}.jpg", jpeg(n, HW))
     spellings = ("Man", "man ", " man.", "window", "Window", "tree")
     pictures = [
         {

@@ -1,17 +1,12 @@
-import io
 import os
-import signal
 import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from richsem_prep.demo.geometry import GEOMETRY
-from richsem_prep.sources import datasets
+from richsem_prep import cli as prep_cli
+from tests.integration.programs import call
+from tests.integration.shard_job import use_small_views
+from tests.pictures import jpeg, write_pictures
 from tests.pipeline.teachers import RESNET, VIT, save_random_clip
 
 
@@ -32,33 +27,11 @@ def _own_cache_home(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
-def use_small_views(patch, *names):
-    """Views of these datasets at a fifth of their size, for tests of what doesn't depend on it."""
-    for name in names:
-        patch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], geometry=GEOMETRY))
-
-
 @pytest.fixture(scope="module")
 def small_views():
     with pytest.MonkeyPatch.context() as patch:
         use_small_views(patch, "folder")
         yield
-
-
-def jpeg(seed, hw=(48, 64)):
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize((hw[1], hw[0]))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def write_pictures(root: Path, count: int, *, classes=3):
-    for number in range(count):
-        folder = root / f"class_{number % classes}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:05d}.jpg").write_bytes(jpeg(number, (40 + number % 17, 50 + number % 23)))
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -67,44 +40,6 @@ def pictures(tmp_path_factory):
     root = write_pictures(tmp_path_factory.mktemp("data") / "pictures", 90)
     (root / "class_0" / "broken.jpg").write_bytes(jpeg(1)[:200])
     return root
-
-
-def tar_hashes(out: Path):
-    """Content of all shards and indexes by name."""
-    files = [*out.glob("pictures/*.tar"), *out.glob("labels/*/*.tar"), *out.glob("index/**/*.parquet")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(files)}
-
-
-def heed_ctrl_c():
-    """Undo what a shell does to the SIGINT of its background jobs, whose children inherit it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class Command:
-    """`richsem-prep` as a user starts it."""
-
-    def __init__(self, *arguments, env=None):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "richsem_prep", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **(env or {}), "COLUMNS": "120"},
-            start_new_session=True,
-            preexec_fn=heed_ctrl_c,
-        )
-
-    def wait(self, timeout=300):
-        output, _ = self.process.communicate(timeout=timeout)
-        return self.process.returncode, output
-
-    def kill(self):
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def run(*arguments, env=None):
-    return Command(*arguments, env=env).wait()
 
 
 @pytest.fixture
@@ -123,3 +58,16 @@ def small_disk(tmp_path):
     yield resize
     if os.path.ismount(disk):
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def prep(capsys, monkeypatch):
+    """`richsem-prep` in this process; returns the exit code and all that it printed."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def answer(*arguments):
+        code = call(prep_cli, "richsem-prep", *arguments)
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return answer

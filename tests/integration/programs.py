@@ -18,3 +18,13 @@ def call(program, name, *arguments):
         except SystemExit as ended:
             return ended.code or 0
     return 0
+
+
+def error_of(answer):
+    """The message of a refused command, which is one line and no traceback."""
+    code, output = answer
+    assert code == 1, output
+    assert "Traceback" not in output
+    *_, last = output.strip().splitlines()
+    assert last.startswith("error: "), output
+    return last

@@ -3,13 +3,10 @@
 The kernels' device is the CPU here, where they can't run: what fails is Triton itself.
 """
 
-# ruff: noqa: F811 - a fixture of another file
-
 import pytest
 
 from richsem_train.models.deformable_attention import backends
 from richsem_train.run.checkpoint import load_checkpoint
-from tests.integration.train_command import command  # noqa: F401 - a fixture
 
 pytest.importorskip("triton")
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,11 @@ from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_schemas.vocabularies.lvis import class_ids_by_wnid, inet_lvis_categories
-from tests.integration.conftest import jpeg, tar_hashes, use_small_views, write_pictures
-from tests.integration.test_command_line import command, error_of  # noqa: F401 - a fixture
-from tests.integration.test_shard_inline import shard as run_shard
+from tests.damage import cut, flip
+from tests.integration.programs import error_of
+from tests.integration.shard_job import shard as run_shard
+from tests.integration.shard_job import tar_hashes, use_small_views
+from tests.pictures import encoded, jpeg, write_pictures
 
 SMALL = {"samples_per_shard": 12, "mosaics": 1}
 
@@ -85,12 +88,6 @@ def cheap_text(monkeypatch):
 
 
 # Pictures
-
-
-def encoded(image, pil_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, pil_format, **options)
-    return buffer.getvalue()
 
 
 def bomb():
@@ -332,15 +329,9 @@ def test_a_really_full_disk_stops_with_a_message_and_a_larger_one_goes_on(source
 # Damaged caches
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
 DAMAGE = {
     "flipped": flip,
-    "cut": lambda path: os.truncate(path, path.stat().st_size - 10),
+    "cut": partial(cut, count=10),
     "emptied": lambda path: os.truncate(path, 0),
     "gone": Path.unlink,
 }
@@ -396,20 +387,20 @@ def test_a_new_label_set_notices_a_changed_picture_index(source, vit, cache):
 
 
 @pytest.mark.parametrize("name", ["pictures/folder-000001.tar", "labels/resnet/folder-000001.tar"])
-def test_finish_notices_a_shard_that_is_cut_or_gone(cache, command, name):  # noqa: F811
+def test_finish_notices_a_shard_that_is_cut_or_gone(cache, prep, name):
     (cache / name).unlink()
-    assert "folder-000001" in error_of(command("finish", cache))
+    assert "folder-000001" in error_of(prep("finish", cache))
 
 
 @pytest.mark.parametrize("name", ["inspect", "view", "verify"])
-def test_an_unfinished_cache_says_how_to_finish_it(source, resnet, tmp_path, command, name):  # noqa: F811
+def test_an_unfinished_cache_says_how_to_finish_it(source, resnet, tmp_path, prep, name):
     shard(source, tmp_path / "c", resnet, shard_range=(0, 1))
     html = ["--html", tmp_path / "page.html"] if name == "view" else []
-    code, output = command(name, tmp_path / "c", *html)
+    code, output = prep(name, tmp_path / "c", *html)
     assert code == 1
     assert "richsem-prep finish" in output
     assert "Traceback" not in output
-    code, output = command("finish", tmp_path / "c")
+    code, output = prep("finish", tmp_path / "c")
     assert code == 1
     assert "2 of 3 shards" in output
 
@@ -433,15 +424,15 @@ def edit(cache, name, change):
     write_sealed_json(cache / name, value)
 
 
-def each_command(command, cache, page):  # noqa: F811
+def each_command(prep, cache, page):
     """Every command that reads a cache; none may show a traceback."""
     for arguments in (["verify", cache], ["inspect", cache], ["view", cache, "--html", page], ["finish", cache]):
-        code, output = command(*arguments)
+        code, output = prep(*arguments)
         assert code in {0, 1}
         assert "Traceback" not in output
 
 
-def test_pickles_in_a_cache_are_not_loaded(cache, tmp_path, source, resnet, command):  # noqa: F811
+def test_pickles_in_a_cache_are_not_loaded(cache, tmp_path, source, resnet, prep):
     evil = pickle.dumps(Bomb(tmp_path / "pwned"))
     names = ["000001-00000.pyd", "000001-00000.pth", "000001-00000.crop-0.npy", "../../pwned", f"{tmp_path}/pwned"]
     for tar in (cache / "labels" / "resnet" / "folder-000001.tar", cache / "pictures" / "folder-000001.tar"):
@@ -450,11 +441,11 @@ def test_pickles_in_a_cache_are_not_loaded(cache, tmp_path, source, resnet, comm
     np.save(objects, np.array([Bomb(tmp_path / "pwned")], dtype=object), allow_pickle=True)
     features = cache / "labels" / "resnet" / "text" / "features.npy"
     features.write_bytes(objects.getvalue())
-    code, output = command("verify", cache)
+    code, output = prep("verify", cache)
     assert code == 1
     assert "folder-000001.tar" in output
     assert "features.npy" in output
-    each_command(command, cache, tmp_path / "page.html")
+    each_command(prep, cache, tmp_path / "page.html")
     with contextlib.suppress(CorruptCacheError):
         shard(source, cache, resnet)
     assert not {path.name for path in tmp_path.iterdir()} - {"cache", "page.html"}
@@ -477,17 +468,17 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", sorted(FORGED))
 @pytest.mark.timeout(60)
-def test_a_forged_cache_hangs_nothing_and_writes_nothing(cache, tmp_path, command, forged):  # noqa: F811
+def test_a_forged_cache_hangs_nothing_and_writes_nothing(cache, tmp_path, prep, forged):
     edit(cache, *FORGED[forged])
-    assert command("verify", cache)[0] == 1
-    each_command(command, cache, tmp_path / "page.html")
+    assert prep("verify", cache)[0] == 1
+    each_command(prep, cache, tmp_path / "page.html")
     assert not {path.name for path in tmp_path.iterdir()} - {"cache", "page.html"}
     assert not Path("/tmp/pwned").exists()
 
 
-def test_a_set_that_claims_another_name_is_inspected_or_refused(cache, tmp_path, command):  # noqa: F811
+def test_a_set_that_claims_another_name_is_inspected_or_refused(cache, tmp_path, prep):
     edit(cache, "labels/resnet/manifest.json", lambda v: v.update(name="other"))
-    each_command(command, cache, tmp_path / "page.html")
+    each_command(prep, cache, tmp_path / "page.html")
 
 
 @pytest.mark.timeout(20)

@@ -16,8 +16,8 @@ from richsem_schemas.cache.reader import find_layout
 from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.errors import IrregularFileError
 from richsem_schemas.io import canonical_json, sealed_json
-from tests.integration.conftest import jpeg, run, write_pictures
 from tests.integration.programs import call as run_program
+from tests.pictures import jpeg, write_pictures
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cache"
 SECONDS = 60
@@ -218,9 +218,9 @@ def test_numbers_that_no_field_holds_are_damage_wherever_they_stand(out, command
     ("value", "code", "said"),
     [("9" * 5_000, 2, "Invalid value for '--seed'"), ("9" * 4_000, 1, "--seed 999"), ("-1", 1, "--seed -1")],
 )
-def test_a_seed_that_no_field_holds_is_refused_before_anything_is_written(tmp_path, value, code, said):
+def test_a_seed_that_no_field_holds_is_refused_before_anything_is_written(prep, tmp_path, value, code, said):
     out = tmp_path / "c"
-    answer, output = run("shard", "--dataset", "folder", "--root", tmp_path, "--out", out, "--seed", value)
+    answer, output = prep("shard", "--dataset", "folder", "--root", tmp_path, "--out", out, "--seed", value)
     assert answer == code
     assert said in output
     assert "Traceback" not in output
@@ -240,10 +240,10 @@ def shard_command(root, out, resnet, *more):
 
 
 @pytest.fixture
-def begun(tmp_path, resnet):
+def begun(prep, tmp_path, resnet):
     """A source of 12 pictures and a cache of which only the first of three shards is made."""
     root = write_pictures(tmp_path / "data", 12)
-    code, output = run(*shard_command(root, tmp_path / "c", resnet, "--shard-range", "0:1"))
+    code, output = prep(*shard_command(root, tmp_path / "c", resnet, "--shard-range", "0:1"))
     assert code == 0, output
     return root, tmp_path / "c"
 
@@ -257,34 +257,34 @@ def cached_names(out):
     return set().union(*(names(layout, shard) for shard in range(Plan.read(layout.plan).shards)))
 
 
-def test_a_picture_that_was_removed_after_it_was_listed_is_set_aside_and_taken_in_once_it_is_back(begun, resnet):
+def test_a_picture_that_was_removed_after_it_was_listed_is_set_aside_and_taken_in_once_it_is_back(prep, begun, resnet):
     root, out = begun
     layout = find_layout(out)
     all_names = {path.relative_to(root).as_posix() for path in root.rglob("*.*")}
     name = min(all_names - names(layout, 0))
     kept = (root / name).read_bytes()
     (root / name).unlink()
-    code, output = run(*shard_command(root, out, resnet))
+    code, output = prep(*shard_command(root, out, resnet))
     assert code == 0, output
     assert cached_names(out) == all_names - {name}
     assert "missing, though it was there when the source was listed" in "".join(
         path.read_text() for path in out.glob("quarantine/folder-*.jsonl")
     )
-    assert run("verify", out)[0] == 0
+    assert prep("verify", out)[0] == 0
     (root / name).write_bytes(kept)
-    code, output = run(*shard_command(root, out, resnet, "--retry-failed"))
+    code, output = prep(*shard_command(root, out, resnet, "--retry-failed"))
     assert code == 0, output
     assert cached_names(out) == all_names
 
 
-def test_pictures_on_a_disk_that_isnt_mounted_are_not_set_aside(begun, resnet):
+def test_pictures_on_a_disk_that_isnt_mounted_are_not_set_aside(prep, begun, resnet):
     root, out = begun
     elsewhere = root.parent / "disk"
     root.rename(elsewhere)
     root.mkdir()
     for folder in elsewhere.iterdir():
         (root / folder.name).mkdir()
-    code, output = run(*shard_command(root, out, resnet))
+    code, output = prep(*shard_command(root, out, resnet))
     assert code == 1
     assert "No such file or directory; is its disk mounted" in output
     assert "Errno" not in output
@@ -292,35 +292,35 @@ def test_pictures_on_a_disk_that_isnt_mounted_are_not_set_aside(begun, resnet):
     assert not list(out.glob("quarantine/folder-*.jsonl"))
     shutil.rmtree(root)
     elsewhere.rename(root)
-    code, output = run(*shard_command(root, out, resnet))
+    code, output = prep(*shard_command(root, out, resnet))
     assert code == 0, output
     assert len(cached_names(out)) == 12
 
 
-def test_a_cache_of_not_one_picture_ends_with_1_and_says_so_each_time(tmp_path, resnet):
+def test_a_cache_of_not_one_picture_ends_with_1_and_says_so_each_time(prep, tmp_path, resnet):
     root = tmp_path / "data"
     (root / "class").mkdir(parents=True)
     for number in range(5):
         (root / "class" / f"{number}.jpg").write_bytes(jpeg(number)[:100])
     for _ in range(2):
-        code, output = run(*shard_command(root, tmp_path / "c", resnet))
+        code, output = prep(*shard_command(root, tmp_path / "c", resnet))
         assert code == 1
         assert "holds not one picture: all were set aside" in output
-    assert run("verify", tmp_path / "c")[0] == 0
+    assert prep("verify", tmp_path / "c")[0] == 0
 
 
-def test_a_page_of_a_cache_whose_originals_have_moved_names_one_and_the_option(tmp_path, resnet):
+def test_a_page_of_a_cache_whose_originals_have_moved_names_one_and_the_option(prep, tmp_path, resnet):
     root = write_pictures(tmp_path / "data", 4)
     out = tmp_path / "c"
-    code, output = run(*shard_command(root, out, resnet, "--pictures", "reference"))
+    code, output = prep(*shard_command(root, out, resnet, "--pictures", "reference"))
     assert code == 0, output
     root.rename(tmp_path / "moved")
     view = ("view", out, "--html", tmp_path / "views.html")
-    code, output = run(*view)
+    code, output = prep(*view)
     assert code == 1
     error = " ".join(output.split())
     assert f"error: {root}/" in error
     assert "can't be read (No such file or directory)" in error
     assert "where the originals have moved, say so with --root" in error
     assert "b'" not in error
-    assert run(*view, "--root", tmp_path / "moved")[0] == 0
+    assert prep(*view, "--root", tmp_path / "moved")[0] == 0

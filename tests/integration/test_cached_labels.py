@@ -24,8 +24,8 @@ from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.engine import DetectorLosses
 from richsem_train.targets import SoftLabels
-from tests.integration.conftest import use_small_views, write_pictures
-from tests.integration.test_shard_inline import shard
+from tests.integration.shard_job import shard, use_small_views
+from tests.pictures import write_pictures
 from tests.trainer.tiny import VALUES, write_split
 
 TEACHER_SIZE = 128

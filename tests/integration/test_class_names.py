@@ -7,8 +7,8 @@ import pytest
 from richsem_prep.teacher.class_lists import read_vocabulary
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import SourceError
-from tests.integration.conftest import jpeg, run
-from tests.integration.test_shard_inline import shard
+from tests.integration.shard_job import shard
+from tests.pictures import jpeg
 
 pytestmark = pytest.mark.usefixtures("small_views")
 
@@ -47,7 +47,7 @@ def test_text_takes_the_plan_of_every_cache_that_shard_makes(resnet, tmp_path):
     assert found == open_cache(out).manifest.plan.vocabulary
 
 
-def test_names_that_the_teacher_reads_as_one_are_said_by_shard_text_and_rescore(resnet, tmp_path):
+def test_names_that_the_teacher_reads_as_one_are_said_by_shard_text_and_rescore(prep, resnet, tmp_path):
     long = "a word or two " * 20
     (tmp_path / "names.txt").write_text(f"cat\n{long}x\nCAT\ndog\n{long}y\n")
     root, out = classes(tmp_path / "data", "Cat", "cat", "dog"), tmp_path / "out"
@@ -57,15 +57,15 @@ def test_names_that_the_teacher_reads_as_one_are_said_by_shard_text_and_rescore(
     assert "dog" not in warning
     _, said = shard(root, out, resnet)
     assert warning in said
-    code, told = run(
+    code, told = prep(
         "text", "--teacher", resnet, "--names", tmp_path / "names.txt", "--out", tmp_path / "text", "--device", "cpu"
     )
     assert code == 0, told
     assert f"'cat' = 'CAT'; '{long}x' = '{long}y'. Rename" in told
-    code, told = run("rescore", out, "--text", tmp_path / "text", "--label-set", "again")
+    code, told = prep("rescore", out, "--text", tmp_path / "text", "--label-set", "again")
     assert code == 0, told
     assert "warning: the teacher reads some class names as one, and these classes share" in told
-    code, told = run("rescore", out, "--label-set", "soft", "--temperature", "2")
+    code, told = prep("rescore", out, "--label-set", "soft", "--temperature", "2")
     assert "'Cat' = 'cat'" in told
 
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from richsem_prep import cli
 from richsem_prep.shard.config import ShardConfig
-from tests.integration.conftest import jpeg, run
-from tests.integration.programs import call as run_program
+from tests.integration.processes import run
+from tests.integration.programs import error_of
+from tests.pictures import jpeg
 
 COMMANDS = (
     "shard", "finish", "verify", "inspect", "view", "text", "audit", "rescore", "diff", "push", "pull", "estimate"
@@ -18,49 +18,26 @@ COMMANDS = (
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
-    """`richsem-prep` in this process; returns the exit code and all that it printed."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments):
-        code = run_program(cli, "richsem-prep", *arguments)
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return call
-
-
-@pytest.fixture
-def shard(command, tmp_path, monkeypatch):
+def shard(prep, tmp_path, monkeypatch):
     """`richsem-prep shard` on one picture, in an otherwise empty folder."""
     (tmp_path / "data" / "cat").mkdir(parents=True)
     (tmp_path / "data" / "cat" / "1.jpg").write_bytes(jpeg(1))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RICHSEM_DATA", raising=False)
     base = ["shard", "--dataset", "folder", "--root", "data", "--out", "c", "--teacher", "demo", "--executor", "inline"]
-    return lambda *options: command(*base, *options)
-
-
-def error_of(answer):
-    """The message of a refused command, which is one line and no traceback."""
-    code, output = answer
-    assert code == 1, output
-    assert "Traceback" not in output
-    *_, last = output.strip().splitlines()
-    assert last.startswith("error: "), output
-    return last
+    return lambda *options: prep(*base, *options)
 
 
 @pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)])
-def test_help_fits_80_columns_and_shows_an_example(command, arguments):
-    code, output = command(*arguments, "--help")
+def test_help_fits_80_columns_and_shows_an_example(prep, arguments):
+    code, output = prep(*arguments, "--help")
     assert code == 0
     assert max(map(len, output.splitlines())) <= 80
     assert "richsem-prep " + " ".join(arguments) in output.partition("Usage:")[2].partition("\n")[2]
 
 
-def test_help_of_shard_says_every_option_and_its_default(command):
-    _, output = command("shard", "--help")
+def test_help_of_shard_says_every_option_and_its_default(prep):
+    _, output = prep("shard", "--help")
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", output.partition("╭")[2]).split())
     for option, default in {
         "--dataset": "required",
@@ -79,8 +56,8 @@ def test_help_of_shard_says_every_option_and_its_default(command):
 
 
 @pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)])
-def test_examples_in_help_are_whole_lines(command, arguments):
-    _, output = command(*arguments, "--help")
+def test_examples_in_help_are_whole_lines(prep, arguments):
+    _, output = prep(*arguments, "--help")
     lines = [line.rstrip() for line in output.partition("╭")[0].splitlines()]
     examples = [number for number, line in enumerate(lines) if re.match(" +richsem-prep ", line)]
     assert examples
@@ -95,8 +72,8 @@ def test_examples_in_help_are_whole_lines(command, arguments):
     "arguments",
     [["--nonsense"], ["nonsense"], ["shard"], ["shard", "--sede", "3"], ["shard", "--seed", "x"], ["view", "c"]],
 )
-def test_what_is_no_command_or_option_exits_with_2_and_points_to_the_help(command, arguments):
-    code, output = command(*arguments)
+def test_what_is_no_command_or_option_exits_with_2_and_points_to_the_help(prep, arguments):
+    code, output = prep(*arguments)
     assert code == 2
     assert "--help" in output
     assert "Traceback" not in output
@@ -167,11 +144,11 @@ def test_a_root_without_any_class_says_what_it_found(shard):
         assert words in message
 
 
-def test_the_root_defaults_to_the_datasets_folder_in_richsem_data(shard, command, tmp_path, monkeypatch):
+def test_the_root_defaults_to_the_datasets_folder_in_richsem_data(shard, prep, tmp_path, monkeypatch):
     arguments = ["shard", "--dataset", "inet-lvis", "--out", "c", "--executor", "inline"]
-    assert str(tmp_path / "data" / "inet-lvis") in error_of(command(*arguments))
+    assert str(tmp_path / "data" / "inet-lvis") in error_of(prep(*arguments))
     monkeypatch.setenv("RICHSEM_DATA", str(tmp_path / "elsewhere"))
-    assert str(tmp_path / "elsewhere" / "inet-lvis") in error_of(command(*arguments))
+    assert str(tmp_path / "elsewhere" / "inet-lvis") in error_of(prep(*arguments))
 
 
 def test_an_option_that_an_unset_variable_left_empty_is_as_if_it_were_not_given(tmp_path, monkeypatch):
@@ -206,11 +183,11 @@ def test_a_demo_is_not_drawn_over_other_things(shard, tmp_path):
 
 @pytest.mark.parametrize("name", ["verify", "inspect", "finish", "view"])
 @pytest.mark.parametrize("out", ["nowhere", "file", "empty"])
-def test_a_folder_without_a_cache_is_named(command, tmp_path, name, out):
+def test_a_folder_without_a_cache_is_named(prep, tmp_path, name, out):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     html = ["--html", tmp_path / "page.html"] if name == "view" else []
-    message = error_of(command(name, tmp_path / out, *html))
+    message = error_of(prep(name, tmp_path / out, *html))
     assert str(tmp_path / out) in message
     assert "richsem-prep shard" in message
     assert not (tmp_path / "page.html").exists()

@@ -12,8 +12,9 @@ from richsem_prep.rescore.rescore import rescore
 from richsem_prep.teacher import region_encoder
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import EmbeddingError, TeacherError
-from tests.integration.conftest import run, write_pictures
-from tests.integration.test_shard_inline import shard
+from tests.integration.processes import run
+from tests.integration.shard_job import shard
+from tests.pictures import write_pictures
 
 pytestmark = pytest.mark.usefixtures("small_views")
 

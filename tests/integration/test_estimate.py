@@ -10,7 +10,7 @@ from richsem_prep.shard import run as driver
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.estimate import Estimate, estimate
 from richsem_schemas.errors import RichSemError
-from tests.integration.test_shard_inline import Quiet
+from tests.integration.shard_job import Quiet
 
 GIVEN = Estimate(
     pictures=1_000, shards=16, measured=100, quarantined=0, measured_seconds=10, device="cpu", passes=5, shows=10,

@@ -17,8 +17,9 @@ from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.manifest import CacheManifest, Plan
 from richsem_schemas.cache.reader import find_layout, open_cache
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from tests.integration import test_shard_inline as inline
-from tests.integration.conftest import tar_hashes, write_pictures
+from tests.integration import shard_job
+from tests.integration.shard_job import tar_hashes
+from tests.pictures import write_pictures
 
 pytestmark = pytest.mark.usefixtures("small_views")
 
@@ -27,7 +28,7 @@ OPTIONS = {"root": None, "samples_per_shard": 8, "mosaics": 1}
 
 def shard(out, teacher, **options):
     options = OPTIONS | options
-    return inline.shard(options.pop("root"), out, teacher, **options)[0]
+    return shard_job.shard(options.pop("root"), out, teacher, **options)[0]
 
 
 @pytest.fixture(scope="module")

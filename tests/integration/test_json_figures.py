@@ -12,8 +12,8 @@ from richsem_prep import cli
 from richsem_prep.hub import hub as hub_room
 from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import open_cache
-from tests.integration.conftest import write_pictures
 from tests.integration.programs import call
+from tests.pictures import write_pictures
 from tests.pipeline.hub_server import HubServer
 
 pytestmark = pytest.mark.usefixtures("small_views")

@@ -20,8 +20,9 @@ from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_schemas.io.places import RemotePath, name_below, open_place
 from richsem_train.data.cache.source import ExpectedCache, open_training_cache, read_through
 from richsem_train.data.extra import ExtraDataset
-from tests.integration.conftest import Command, run, write_pictures
-from tests.integration.test_shard_inline import shard
+from tests.integration.processes import Command, run
+from tests.integration.shard_job import shard
+from tests.pictures import write_pictures
 from tests.s3_server import new_bucket, s3_server
 
 pytestmark = pytest.mark.usefixtures("small_views")

@@ -9,8 +9,7 @@ from richsem_prep.teacher.make_text import make_text
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.reader import open_cache
-from tests.integration.conftest import use_small_views
-from tests.integration.test_shard_inline import shard
+from tests.integration.shard_job import shard, use_small_views
 from tests.trainer.tiny import Quiet, World, losses_of
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco128"

@@ -1,7 +1,5 @@
 """RichSem's published weights: a text folder and their file give a score, without a cache."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import argparse
 import math
 
@@ -17,10 +15,18 @@ from richsem_train.data.detection import EvaluationDataset
 from richsem_train.results.detections import merge_detections
 from richsem_train.run.open_data import read_split
 from tests.integration.programs import call
-from tests.integration.train_command import command  # noqa: F401 - a fixture
+from tests.trainer.models.published_checkpoints import (
+    FFN,
+    HEADS,
+    LEVELS,
+    POINTS,
+    QUERIES,
+    SHAPES,
+    TEXT,
+    WIDTH,
+    random_weight,
+)
 from tests.trainer.models.published_rule import Shape, detect
-from tests.trainer.models.test_published import FFN, HEADS, LEVELS, POINTS, QUERIES, SHAPES, TEXT, WIDTH
-from tests.trainer.models.test_published_logits import random_weight
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SMALLER = [

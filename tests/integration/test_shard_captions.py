@@ -8,8 +8,8 @@ from richsem_prep.sources import datasets
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
-from tests.integration.conftest import jpeg, use_small_views
-from tests.integration.test_shard_inline import shard
+from tests.integration.shard_job import shard, use_small_views
+from tests.pictures import jpeg
 from tests.pipeline.sources.img2dataset_tree import write_shard
 
 

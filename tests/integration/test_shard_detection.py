@@ -20,8 +20,8 @@ from richsem_schemas.pictures.decode import decode_picture
 from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests import detection_trees as trees
-from tests.integration import test_shard_inline as inline
-from tests.integration.conftest import run, tar_hashes, use_small_views
+from tests.integration import shard_job
+from tests.integration.shard_job import tar_hashes, use_small_views
 
 DETECTION = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "samples_per_shard": 3, "teacher_size": 96}
 TREES = {
@@ -45,7 +45,7 @@ def _small_views():
 
 
 def shard(dataset, root, out, teacher, **options):
-    return inline.shard(root, out, teacher, dataset=dataset, **(DETECTION | options))
+    return shard_job.shard(root, out, teacher, dataset=dataset, **(DETECTION | options))
 
 
 def stored_pictures(cache):
@@ -299,7 +299,7 @@ def test_options_that_do_not_fit_are_refused(resnet, tmp_path, options, message)
 def test_classification_data_takes_no_options_of_detection_data(resnet, tmp_path, option):
     (name,) = option
     with pytest.raises(RichSemError, match=f"--{name} .* classification data, which takes --crops and --mosaics"):
-        inline.shard(tmp_path, tmp_path / "out", resnet, **option)
+        shard_job.shard(tmp_path, tmp_path / "out", resnet, **option)
 
 
 def test_rotated_pictures_are_judged_upright(resnet, tmp_path):
@@ -358,30 +358,30 @@ def test_wholes_change_neither_windows_nor_their_labels(resnet, tmp_path):
         np.testing.assert_allclose(one.embeddings, after[name].embeddings, atol=2e-3)
 
 
-def test_wholes_are_seen_by_every_command_that_reads_a_cache(resnet, tmp_path):
+def test_wholes_are_seen_by_every_command_that_reads_a_cache(prep, resnet, tmp_path):
     root, out = trees.coco_tree(tmp_path / "data"), tmp_path / "out"
     shard("coco", root, out, resnet, windows=0, whole=True, jitters=2, noise="0.3")
-    code, told = run("inspect", out)
+    code, told = prep("inspect", out)
     assert code == 0, told
     assert "whole-jitter views" in told
     assert "2 noised copies of each box at 0.3 half sides" in " ".join(re.sub("[│]", " ", told).split())
-    code, told = run("view", out, "--html", tmp_path / "views.html", "--views", 8)
+    code, told = prep("view", out, "--html", tmp_path / "views.html", "--views", 8)
     assert code == 0, told
     assert "Whole-jitter views" in (tmp_path / "views.html").read_text()
-    code, told = run("rescore", out, "--label-set", "soft", "--temperature", "2")
+    code, told = prep("rescore", out, "--label-set", "soft", "--temperature", "2")
     assert code == 0, told
-    code, told = run("verify", out)
+    code, told = prep("verify", out)
     assert code == 0, told
-    code, told = run("diff", out, "--label-set", "resnet", "soft")
+    code, told = prep("diff", out, "--label-set", "resnet", "soft")
     assert code == 0, told
-    code, told = run("audit", out, "--label-set", "resnet", "--teacher", resnet, "--device", "cpu")
+    code, told = prep("audit", out, "--label-set", "resnet", "--teacher", resnet, "--device", "cpu")
     assert code == 0, told
     cache = open_cache(out)
     card = dataset_card.dataset_card("me/x", cache.manifest, [cache.label_set("resnet")], licence=None)
     assert "1 pass of whole views, 1 pass of whole-jitter views" in card
     again = tmp_path / "again"
     of_it = DETECTION | {"dataset": None, "windows": 0, "whole": True, "label_set": "x", "from_cache": out}
-    inline.shard(None, again, resnet, **of_it)
+    shard_job.shard(None, again, resnet, **of_it)
     assert {member for _, member in views_by_member(again, "x")} == {"whole-0.npy"}
 
 
@@ -429,7 +429,7 @@ def test_scales_that_do_not_fit_are_refused(resnet, tmp_path, options, message):
 def test_views_of_boxes_are_refused_where_there_are_none(pictures, resnet, tmp_path, options, shown):
     expected = f"{shown} with --dataset folder: it is classification data, which takes --crops and --mosaics; drop it"
     with pytest.raises(RichSemError, match=f"^{re.escape(expected)}$"):
-        inline.shard(pictures, tmp_path / "out", resnet, **options)
+        shard_job.shard(pictures, tmp_path / "out", resnet, **options)
 
 
 @pytest.mark.parametrize(

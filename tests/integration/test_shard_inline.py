@@ -10,50 +10,16 @@ import pytest
 import webdataset
 from PIL import Image
 
-from richsem_prep.executors.make_executor import make_executor
-from richsem_prep.shard import run as driver
-from richsem_prep.shard.config import ShardConfig
 from richsem_prep.shard.defaults import default_label_set
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
-from richsem_schemas.options import from_options
 from richsem_schemas.pictures.decode import decode_picture
-from tests.integration.conftest import jpeg, tar_hashes, write_pictures
+from tests.integration.shard_job import shard, tar_hashes
+from tests.pictures import jpeg, write_pictures
 
 pytestmark = pytest.mark.usefixtures("small_views")
-
-DEFAULTS = {
-    "dataset": "folder",
-    "teacher_size": 128,
-    "mosaics": 2,
-    "samples_per_shard": 40,
-    "seed": 3,
-    "executor": "inline",
-    "device": "cpu",
-}
-
-
-class Quiet:
-    def __init__(self):
-        self.said = []
-
-    def say(self, message):
-        self.said.append(message)
-
-    def stage(self, *_):
-        return lambda _: None
-
-    def shard_done(self, outcome):
-        pass
-
-
-def shard(root, out, teacher, **options):
-    reporter = Quiet()
-    config = from_options(ShardConfig, {"root": root, "out": out, "teacher": teacher, **DEFAULTS, **options})
-    summary = driver.shard(config, reporter, make_executor)
-    return summary, reporter.said
 
 
 @pytest.fixture(scope="module")

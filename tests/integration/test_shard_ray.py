@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from richsem_schemas.cache.reader import open_cache
-from tests.integration.conftest import Command, run, tar_hashes, write_pictures
+from tests.integration.processes import Command, run
+from tests.integration.shard_job import tar_hashes
+from tests.pictures import write_pictures
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

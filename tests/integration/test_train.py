@@ -1,7 +1,5 @@
 """`richsem-train` as a user runs it: train, eval, predict, export, and what they leave behind."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import argparse
 import json
 import re
@@ -17,7 +15,6 @@ from richsem_train.config import builtin_configs, load_config
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.programs import call
-from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import EPOCH_STEPS, losses_of
 
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]

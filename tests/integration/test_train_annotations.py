@@ -1,7 +1,5 @@
 """Training and scoring on annotation files as people have them, and the official scorer from the command line."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import re
 
@@ -10,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from richsem_train.run.log import LOG_NAME, read_log
-from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
+from tests.integration.train_command import altered_data
 
 LINEAR = {
     "extra": None,

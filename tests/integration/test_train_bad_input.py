@@ -1,7 +1,5 @@
 """What a run is given may be wrong, broken or unlucky: one line that names it, or counted and gone on; never a hang."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import shutil
 
@@ -12,7 +10,8 @@ from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.io.sealed_json import read_sealed_json, write_sealed_json
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.log import LOG_NAME, read_log
-from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
+from tests.damage import cut
+from tests.integration.train_command import altered_data
 from tests.trainer.tiny import EPOCH_STEPS, LABELS, losses_of
 
 ONE_EPOCH = {"schedule__epochs": 1}
@@ -132,14 +131,10 @@ def own_cache(world, tmp_path):
     return shutil.copytree(world.cache, tmp_path / "cache")
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 @pytest.mark.parametrize("what", ["pictures", "labels"])
 def test_a_truncated_shard_stops_the_run_in_the_middle_and_is_named(command, own_cache, what):
     layout = CacheLayout(own_cache, "folder")
-    truncate(layout.pictures_tar(1) if what == "pictures" else layout.label_set(LABELS).tar(1))
+    cut(layout.pictures_tar(1) if what == "pictures" else layout.label_set(LABELS).tar(1))
     assert command.train(extra__cache=str(own_cache)) == 1
     assert f"shard {layout.shard_name(1)} of {own_cache} (label set '{LABELS}') is damaged" in command.error
     assert "richsem-prep verify" in command.error
@@ -148,7 +143,7 @@ def test_a_truncated_shard_stops_the_run_in_the_middle_and_is_named(command, own
 
 def test_a_truncated_shard_is_replaced_and_counted_where_told(command, own_cache):
     layout = CacheLayout(own_cache, "folder")
-    truncate(layout.pictures_tar(1))
+    cut(layout.pictures_tar(1))
     assert command.train(extra__cache=str(own_cache), extra__on_damage="skip") == 0, command.stderr
     assert len(losses_of(command.out)) == 2 * EPOCH_STEPS
     damage = [json.loads(line) for line in (command.out / LOG_NAME).read_text().splitlines() if '"damage"' in line]
@@ -159,7 +154,7 @@ def test_a_truncated_shard_is_replaced_and_counted_where_told(command, own_cache
 
 
 def test_what_was_replaced_before_a_resume_is_counted_too(command, own_cache):
-    truncate(CacheLayout(own_cache, "folder").pictures_tar(1))
+    cut(CacheLayout(own_cache, "folder").pictures_tar(1))
     changes = {"extra__cache": str(own_cache), "extra__on_damage": "skip"}
     assert command.train(**changes, **ONE_EPOCH) == 0
     before = results(command.out)["damaged"]
@@ -219,8 +214,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(command):
     assert "unknown key schedule.epoch; did you mean schedule.epochs?" in command.error
 
 
-def test_an_out_that_holds_another_run_is_refused_and_left_alone(command):
-    assert command.train(**ONE_EPOCH) == 0
+def test_an_out_that_holds_another_run_is_refused_and_left_alone(command, trained):
+    shutil.copytree(trained, command.out)
     files = {path: path.read_bytes() for path in command.out.rglob("*") if path.is_file()}
     assert command.train(seed=5) == 1
     assert "holds a run already" in command.error
@@ -239,8 +234,8 @@ def test_a_run_that_could_not_begin_leaves_its_out_free(command, tmp_path):
     assert command.train(**ONE_EPOCH) == 0, command.stderr
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(command, world, tmp_path):
-    assert command.train(**ONE_EPOCH) == 0
+def test_a_checkpoint_of_another_architecture_is_refused(command, trained, world, tmp_path):
+    shutil.copytree(trained, command.out)
     last = command.out / "checkpoints" / "last.pt"
     assert command("eval", last, "--set", "model.hidden_dim=64", "--device", "cpu") == 1
     assert "don't fit its own config" in command.error
@@ -251,10 +246,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(command, world, tmp_pat
     assert len(command.error) < 600
 
 
-def test_a_damaged_checkpoint_is_named(command):
-    assert command.train(**ONE_EPOCH) == 0
+def test_a_damaged_checkpoint_is_named(command, trained):
+    shutil.copytree(trained, command.out)
     last = command.out / "checkpoints" / "last.pt"
-    truncate(last)
+    cut(last)
     assert command.train("--resume") == 1
     assert str(last) in command.error
 
@@ -280,8 +275,8 @@ def test_a_device_that_is_not_there_is_named(command, device):
     assert "--device" in command.error
 
 
-def test_a_log_without_evaluations_is_no_reason_to_fail(command):
-    assert command.train(**ONE_EPOCH) == 0
+def test_a_log_without_evaluations_is_no_reason_to_fail(command, trained):
+    shutil.copytree(trained, command.out)
     (command.out / LOG_NAME).unlink()
     assert command.train("--resume") == 0, command.stderr
     assert [line["step"] for line in read_log(command.out / LOG_NAME).evaluations][-1] == 2 * EPOCH_STEPS

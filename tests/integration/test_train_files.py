@@ -1,7 +1,5 @@
 """What the trainer's commands write: never over what they read, with the usual rights; and full disks."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import os
 import shutil
@@ -14,18 +12,10 @@ from PIL import Image
 from richsem_train.run import build
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.engine import Trainer
-from tests.integration.train_command import altered_data, command  # noqa: F401 - a fixture
+from tests.integration.train_command import altered_data
 from tests.trainer.tiny import Quiet
 
 ONE_EPOCH = {"schedule__epochs": 1}
-
-
-@pytest.fixture(scope="module")
-def trained(world, tmp_path_factory):
-    """OUT of a run of one epoch."""
-    out = tmp_path_factory.mktemp("trained") / "out"
-    world.run(out, **ONE_EPOCH)
-    return out
 
 
 @pytest.fixture
@@ -226,10 +216,9 @@ def assert_full(message, path):
 
 
 @on_linux
-def test_training_on_a_full_disk_says_so_and_a_larger_one_goes_on(command, world, small_disk, tmp_path):
-    world.run(tmp_path / "whole", **ONE_EPOCH)
+def test_training_on_a_full_disk_says_so_and_a_larger_one_goes_on(command, trained, small_disk):
     # Enough for the config and nothing, for the first checkpoint, for its second copy, for all.
-    whole = sum(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file()) // 1024
+    whole = sum(path.stat().st_size for path in trained.rglob("*") if path.is_file()) // 1024
     disk = small_disk(8)
     command.out = disk / "out"
     resume, named = [], set()
@@ -245,7 +234,7 @@ def test_training_on_a_full_disk_says_so_and_a_larger_one_goes_on(command, world
         assert not resume or "--resume" in command.error
     assert "checkpoints/last.pt" in named
     assert command.code == 0, command.stderr
-    ours, theirs = (load_checkpoint(out / "checkpoints" / "last.pt") for out in (command.out, tmp_path / "whole"))
+    ours, theirs = (load_checkpoint(out / "checkpoints" / "last.pt") for out in (command.out, trained))
     assert all((ours.model[name] == tensor).all() for name, tensor in theirs.model.items())
 
 
@@ -327,7 +316,7 @@ def test_empty_names_are_refused(command, tmp_path, monkeypatch, arguments, said
 
 
 def test_detections_of_classes_without_frequencies_have_no_legend_and_colours_of_their_own(
-    command, world, pictures, tmp_path
+    command, world, trained, pictures, tmp_path
 ):
     def without_frequencies(content):
         for category in content["categories"]:
@@ -338,10 +327,7 @@ def test_detections_of_classes_without_frequencies_have_no_legend_and_colours_of
     last = command.out / "checkpoints" / "last.pt"
     picture = min(pictures.iterdir())
     sizes = {}
-    for name, checkpoint in (("coco", last), ("lvis", None)):
-        if checkpoint is None:
-            world.run(tmp_path / "lvis", **ONE_EPOCH)
-            checkpoint = tmp_path / "lvis" / "checkpoints" / "last.pt"
+    for name, checkpoint in (("coco", last), ("lvis", trained / "checkpoints" / "last.pt")):
         out = tmp_path / f"seen-{name}"
         assert command("predict", checkpoint, picture, "--out", out, "--device", "cpu") == 0, command.stderr
         with Image.open(out / picture.name) as image, Image.open(picture) as original:

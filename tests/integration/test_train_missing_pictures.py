@@ -1,16 +1,13 @@
 """Pictures that are missing are found before the first step, whichever they are, and done about as told."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import shutil
 
 import pytest
 
 from richsem_schemas.annotations import read_annotations
-from tests.integration.train_command import command  # noqa: F401 - a fixture
+from tests.caches import WindowsCache
 from tests.trainer.tiny import EPOCH_STEPS, losses_of
-from tests.trainer.windows import WindowsCache
 
 ONE_EPOCH = {"schedule__epochs": 1}
 

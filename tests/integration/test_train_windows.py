@@ -11,8 +11,8 @@ from richsem_train.run.assemble import assemble
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.open_data import open_data
+from tests.caches import WindowsCache
 from tests.trainer.tiny import TRAIN, Quiet, losses_of, make_cache, make_world
-from tests.trainer.windows import WindowsCache
 
 STEPS = 2 * TRAIN // 4
 

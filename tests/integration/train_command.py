@@ -3,8 +3,6 @@
 import json
 from unittest.mock import patch
 
-import pytest
-
 from richsem_train import cli
 from tests.integration.programs import call
 
@@ -41,14 +39,6 @@ class TrainCommand:
         assert not any(line.startswith("error: ") for line in before)
         assert last.startswith("error: "), self.stderr
         return last.removeprefix("error: ")
-
-
-@pytest.fixture
-def command(capsys, world, tmp_path, monkeypatch):
-    """`richsem-train` on the tiny world; `command.out` is its OUT."""
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("RICHSEM_DATA", str(world.data))
-    return TrainCommand(capsys, world, tmp_path)
 
 
 def altered_data(world, folder, **edits):

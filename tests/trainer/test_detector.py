@@ -1,7 +1,5 @@
 """The Python interface to a trained detector: the same detections as the command line's, from any kind of picture."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import subprocess
 import sys
@@ -15,7 +13,6 @@ import richsem_train
 from richsem_schemas.errors import PictureError, RichSemError
 from richsem_train import Detector, train
 from richsem_train.results.detections import merge_detections, rank_file
-from tests.integration.train_command import command  # noqa: F401 - a fixture
 from tests.trainer.tiny import VAL, one_thread
 
 

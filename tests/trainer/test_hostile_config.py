@@ -8,7 +8,7 @@ import yaml
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config
-from tests.trainer.run.test_rebuilding import BOUNDS
+from tests.trainer.bounds import BOUNDS
 from tests.trainer.tiny import VALUES
 
 LAUGHS = "x: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(

@@ -17,7 +17,7 @@ from richsem_train.config import TrainConfig, parse_config
 from richsem_train.run import training
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.outcome import TrainedRun
-from tests.pipeline.synthetic_cache import CLASSES, LABELS, SyntheticCache
+from tests.caches import CLASSES, LABELS, SyntheticCache
 
 COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (200, 40, 200), (40, 200, 200))
 TRAIN, VAL, EXTRA = 12, 4, 24

@@ -19,13 +19,20 @@ class CropSizes(Protocol):
     """Pixels; `ViewGeometry` says what they are, and training's augmentation has them, too."""
 
     @property
-    def short_sides(self) -> tuple[int, ...]: ...
+    def short_sides(self) -> tuple[int, ...]:
+        """Of what is shown, of which one is drawn."""
+
     @property
-    def longest_side(self) -> int: ...
+    def longest_side(self) -> int:
+        """Of what is shown, at the most."""
+
     @property
-    def first_short_sides(self) -> tuple[int, ...]: ...
+    def first_short_sides(self) -> tuple[int, ...]:
+        """Of a picture that is cut, of which one is drawn."""
+
     @property
-    def crop_sides(self) -> tuple[int, int]: ...
+    def crop_sides(self) -> tuple[int, int]:
+        """The least and the greatest side of a cut."""
 
 
 @dataclass(frozen=True, slots=True)

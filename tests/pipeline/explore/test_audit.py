@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from synthetic_cache import DIM, LABELS, HashingEncoder, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
@@ -20,6 +19,7 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from tests.caches import DIM, LABELS, HashingEncoder, SyntheticCache
 
 ENVIRONMENT = Environment(device="none", torch_threads=1, versions={})
 

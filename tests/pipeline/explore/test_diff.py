@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import synthetic_cache
 from scipy.special import log_softmax, rel_entr
 from scipy.stats import entropy
 from typer.testing import CliRunner
@@ -15,8 +14,9 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from tests import caches
 
-LABELS, SCALE = synthetic_cache.LABELS, synthetic_cache.LOGIT_SCALE
+LABELS, SCALE = caches.LABELS, caches.LOGIT_SCALE
 
 
 @pytest.fixture
@@ -113,18 +113,18 @@ def test_a_set_differs_from_its_copy_in_nothing(cache, out):
 
 
 def test_views_of_one_set_alone_are_counted_and_left_out(cache, out):
-    synthetic_cache.SyntheticCache(cache.root, out, labels="crops", crops=1, mosaics=0).make()
+    caches.SyntheticCache(cache.root, out, labels="crops", crops=1, mosaics=0).make()
     found = diff_label_sets(out, LABELS, "crops", threads=1)
     manifests = open_cache(out).label_sets
     assert found.regions == manifests["crops"].regions
     assert found.unmatched_views == manifests[LABELS].views - manifests["crops"].views
-    synthetic_cache.SyntheticCache(cache.root, out, labels="mosaics", crops=0, mosaics=1).make()
+    caches.SyntheticCache(cache.root, out, labels="mosaics", crops=0, mosaics=1).make()
     with pytest.raises(RichSemError, match="no views in common"):
         diff_label_sets(out, "crops", "mosaics", threads=1)
 
 
 def test_other_classes_the_same_set_and_unknown_sets_are_refused(cache, out):
-    features = np.eye(3, synthetic_cache.DIM, dtype=np.float32)
+    features = np.eye(3, caches.DIM, dtype=np.float32)
     teacher = open_cache(out).label_set(LABELS).spec.teacher
     bank = TextBank(("none", "x", "y"), ("none", "x", "y"), ("{}",), teacher.logit_scale, features)
     write_text_folder(out.parent / "xy", TextFolder(bank, teacher, "xy", "raw"))

@@ -4,7 +4,6 @@ import math
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_cache import LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
@@ -20,6 +19,7 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.soft_labels import TopKSoftLabels
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.words import readable_bytes
+from tests.caches import LABELS, SyntheticCache
 
 
 @pytest.fixture(scope="module")

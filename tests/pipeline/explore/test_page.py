@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_cache import LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
@@ -19,6 +18,7 @@ from richsem_schemas.cache.manifest import LabelSpec
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
+from tests.caches import LABELS, SyntheticCache
 
 
 class Page(HTMLParser):

@@ -3,7 +3,6 @@ import shutil
 
 import numpy as np
 import pytest
-import synthetic_cache
 from scipy.special import log_softmax
 
 from richsem_prep.rescore.rescore import rescore
@@ -15,8 +14,9 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
+from tests import caches
 
-LABELS, DIM = synthetic_cache.LABELS, synthetic_cache.DIM
+LABELS, DIM = caches.LABELS, caches.DIM
 NAMES = ("none", "apple", "pear", "plum", "cherry", "quince", "fig", "medlar", "sloe")
 
 
@@ -57,7 +57,7 @@ def test_the_same_text_gives_the_very_labels_that_the_job_gave(cache, out):
 
 def test_shards_are_byte_for_byte_those_of_a_job_without_embeddings(cache, out):
     rescore(out, label_set="again")
-    synthetic_cache.SyntheticCache(cache.root, out, labels="bare", embeddings="none").make()
+    caches.SyntheticCache(cache.root, out, labels="bare", embeddings="none").make()
     assert files_of(cache.layout, "again") == files_of(cache.layout, "bare")
 
 
@@ -69,7 +69,7 @@ def test_labels_are_the_softmax_of_the_teachers_logits_over_the_temperature(cach
     for before, after in zip(views_of(out, LABELS), views_of(out, "fruit"), strict=True):
         wide_RD = before.embeddings.astype(np.float64)
         cosines_RC = wide_RD / np.linalg.norm(wide_RD, axis=1, keepdims=True) @ unit_CD.T
-        expected_RC = log_softmax(synthetic_cache.LOGIT_SCALE / temperature * cosines_RC, axis=1)
+        expected_RC = log_softmax(caches.LOGIT_SCALE / temperature * cosines_RC, axis=1)
         np.testing.assert_array_equal(after.labels.class_ids, np.argsort(-expected_RC, axis=1)[:, :5])
         kept_RK = np.take_along_axis(expected_RC, after.labels.class_ids.astype(int), axis=1)
         # Two steps of float16, as the format says.
@@ -138,7 +138,7 @@ def test_progress_counts_regions(cache, out):
 
 
 def test_a_cache_without_embeddings_is_refused_with_what_to_do(cache, tmp_path):
-    bare = synthetic_cache.SyntheticCache(cache.root, tmp_path / "bare", embeddings="none").make()
+    bare = caches.SyntheticCache(cache.root, tmp_path / "bare", embeddings="none").make()
     with pytest.raises(RichSemError, match=r"no finished label set with embeddings.*--embeddings float16"):
         rescore(bare.layout.out, label_set="x")
     with pytest.raises(RichSemError, match=r"made with --embeddings none.*make a set with embeddings first"):
@@ -179,7 +179,7 @@ def test_a_set_that_exists_and_differs_is_refused_by_the_field_and_stays(cache, 
 
 
 def test_several_sets_with_embeddings_need_a_choice(cache, out):
-    synthetic_cache.SyntheticCache(cache.root, out, labels="second", embeddings="int8").make()
+    caches.SyntheticCache(cache.root, out, labels="second", embeddings="int8").make()
     with pytest.raises(RichSemError, match=f"{LABELS}, second; choose one with --from"):
         rescore(out, label_set="x")
     made = rescore(out, label_set="x", source="second")
@@ -231,7 +231,7 @@ def test_text_that_was_changed_is_refused_before_anything_is_written(cache, out)
 
 
 def test_int8_embeddings_are_rescored_as_a_reader_sees_them(cache, tmp_path):
-    small = synthetic_cache.SyntheticCache(cache.root, tmp_path / "int8", embeddings="int8").make()
+    small = caches.SyntheticCache(cache.root, tmp_path / "int8", embeddings="int8").make()
     rescore(small.layout.out, label_set="again")
     for before, after in zip(views_of(small.layout.out, LABELS), views_of(small.layout.out, "again"), strict=True):
         assert dataclasses.astuple(after.labels)[0].tobytes() == before.labels.class_ids.tobytes()

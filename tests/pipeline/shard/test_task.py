@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_cache import LABELS, HashingEncoder
 
 from richsem_prep.shard.loaded_pictures import BadPicture, LoadedPicture, PictureKeeper, load_cached, load_originals
 from richsem_prep.shard.plan import planned_entries
@@ -18,6 +17,7 @@ from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.text_bank import read_text_bank
 from richsem_schemas.errors import EmbeddingError
+from tests.caches import LABELS, HashingEncoder
 
 ENVIRONMENT = Environment(device="none", torch_threads=1, versions={})
 

@@ -3,12 +3,12 @@ import shutil
 
 import numpy as np
 import pytest
-from synthetic_cache import DIM, LABELS, SyntheticCache
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
 from richsem_prep.verify.cache import verify_cache
 from richsem_schemas.errors import RichSemError
+from tests.caches import DIM, LABELS, SyntheticCache
 from tests.pipeline.verify.forging import labels_of, paths_of, pictures_of, problems_of, reseal
 
 

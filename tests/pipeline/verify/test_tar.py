@@ -3,9 +3,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from synthetic_cache import LABELS
 
 from richsem_prep.verify.cache import verify_cache
+from tests.caches import LABELS
 from tests.pipeline.verify.forging import (
     labels_of,
     messages_of,

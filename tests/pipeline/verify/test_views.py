@@ -3,7 +3,6 @@ from operator import attrgetter
 
 import numpy as np
 import pytest
-from synthetic_cache import LABELS, SyntheticCache
 
 from richsem_prep.verify.views import SAMPLED_REGIONS, sampled_regions
 from richsem_schemas.cache.codec import LabelledView
@@ -12,6 +11,7 @@ from richsem_schemas.cache.soft_labels import TopKSoftLabels, top_k_soft_labels
 from richsem_schemas.cache.view import REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.cache.view_batch import ShardPictures, ViewBatch
 from richsem_schemas.cache.view_checks import are_unsorted, geometry_problems
+from tests.caches import LABELS, SyntheticCache
 from tests.pipeline.verify.forging import (
     labels_of,
     messages_of,

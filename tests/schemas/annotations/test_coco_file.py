@@ -11,7 +11,7 @@ from richsem_schemas.annotations import json_stream
 from richsem_schemas.annotations.coco_file import read_coco_file
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
-from tests.schemas.annotations.test_detection_data import BROKEN, annotation, category, content, image, written
+from tests.schemas.annotations.coco_content import BROKEN, annotation, category, content, image, written
 
 
 @pytest.fixture

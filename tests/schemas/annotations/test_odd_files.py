@@ -12,9 +12,7 @@ import pytest
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
-from tests.schemas.annotations.test_detection_data import annotation, category, content, image, read, root, written
-
-__all__ = ["root"]
+from tests.schemas.annotations.coco_content import annotation, category, content, image, read, written
 
 
 def test_a_list_given_twice_is_refused_by_its_name(root):

@@ -11,6 +11,7 @@ from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError
 from richsem_schemas.io.files import hash_bytes
+from tests.damage import flip
 
 CACHE = Path(__file__).parents[2] / "golden" / "cache"
 
@@ -24,12 +25,6 @@ def cache(tmp_path):
 @pytest.fixture(params=["pictures", "labels"])
 def shard(request, cache):
     return cache.picture_shard(1) if request.param == "pictures" else cache.label_shard("float16", 1)
-
-
-def flip(path, position):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
 
 
 def test_a_finished_shard_is_done_and_intact(shard):

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from richsem_schemas.errors import PictureError
 from richsem_schemas.pictures.decode import decode_picture, gunzip_picture, picture_extension
+from tests.pictures import encoded
 
 # Pytest resets the filter that `picture` sets; a test of its own looks at that.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,12 +29,6 @@ def rgb_array(height=HEIGHT, width=WIDTH):
 
 def rgb_image():
     return Image.fromarray(rgb_array())
-
-
-def encoded(image, pil_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, pil_format, **options)
-    return buffer.getvalue()
 
 
 def oriented(pil_format, orientation, **options):

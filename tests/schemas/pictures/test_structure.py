@@ -13,18 +13,13 @@ from PIL import Image
 from richsem_schemas.errors import PictureError
 from richsem_schemas.pictures.decode import MAX_PICTURE_PIXELS, decode_picture
 from richsem_schemas.pictures.structure import MAX_EXIF_BYTES, MAX_PARTS, MAX_SCANS, MAX_STRIPS
+from tests.pictures import encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SIDE = 8192
 LARGEST_PICTURES = 10
 """No file takes longer than so many plain JPEGs of the most pixels that are decoded; the worst one found takes 4."""
-
-
-def encoded(image, pil_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, pil_format, **options)
-    return buffer.getvalue()
 
 
 def tiny(pil_format, **options):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, Ric
 from richsem_schemas.io.files import FileHash
 from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.extra import sharing_notes
-from tests.pipeline.synthetic_cache import SyntheticCache
+from tests.caches import SyntheticCache
+from tests.damage import cut, flip
 from tests.trainer.data.datasets import (
     assert_same_samples,
     corners_px,
@@ -203,16 +205,6 @@ def test_manifests_that_contradict_each_other_are_refused(cache):
         opened(cache)
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-2000])
-
-
-def flip_a_byte(path):
-    data = bytearray(path.read_bytes())
-    data[1100] ^= 1
-    path.write_bytes(data)
-
-
 def flip_bytes_of_pictures(path):
     data = bytearray(path.read_bytes())
     for row in PictureShard(CacheLayout(path.parents[1], "folder"), 1).rows():
@@ -221,13 +213,13 @@ def flip_bytes_of_pictures(path):
 
 
 DAMAGES = {
-    "truncated labels": (lambda layout, labels: labels.tar(1), truncate),
-    "changed labels": (lambda layout, labels: labels.tar(1), flip_a_byte),
+    "truncated labels": (lambda layout, labels: labels.tar(1), partial(cut, count=2000)),
+    "changed labels": (lambda layout, labels: labels.tar(1), partial(flip, position=1100)),
     "missing labels": (lambda layout, labels: labels.tar(1), Path.unlink),
-    "truncated pictures": (lambda layout, labels: layout.pictures_tar(1), truncate),
+    "truncated pictures": (lambda layout, labels: layout.pictures_tar(1), partial(cut, count=2000)),
     "changed pictures": (lambda layout, labels: layout.pictures_tar(1), flip_bytes_of_pictures),
     "missing pictures": (lambda layout, labels: layout.pictures_tar(1), Path.unlink),
-    "changed index of labels": (lambda layout, labels: labels.index(1), flip_a_byte),
+    "changed index of labels": (lambda layout, labels: labels.index(1), partial(flip, position=1100)),
     "missing index of pictures": (lambda layout, labels: layout.pictures_index(1), Path.unlink),
 }
 

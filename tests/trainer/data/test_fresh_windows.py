@@ -17,7 +17,7 @@ from richsem_train.data.detection import DetectionDataset, annotated_picture
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.data.repeat_factor import epoch_indices
-from tests.pipeline.synthetic_cache import SAMPLES_PER_SHARD
+from tests.caches import SAMPLES_PER_SHARD, WindowsCache
 from tests.trainer.data.datasets import (
     AUGMENTATION,
     OF_WINDOWS,
@@ -28,7 +28,6 @@ from tests.trainer.data.datasets import (
     stored_of,
     stored_views,
 )
-from tests.trainer.windows import WindowsCache
 
 
 def stored_regions(cache):

@@ -11,7 +11,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache.windows import WindowReader
 from richsem_train.data.damage import DamagedViewError
-from tests.pipeline.synthetic_cache import SAMPLES_PER_SHARD
+from tests.caches import SAMPLES_PER_SHARD, WindowsCache
 from tests.trainer.data.datasets import (
     OF_WINDOWS,
     PICTURES,
@@ -22,7 +22,6 @@ from tests.trainer.data.datasets import (
     stored_of,
     stored_views,
 )
-from tests.trainer.windows import WindowsCache
 
 
 @pytest.mark.parametrize("index_bytes", [2**20, 1])

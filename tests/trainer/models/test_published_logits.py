@@ -1,38 +1,29 @@
 """Published weights give their logits and boxes here, at any size, alone and beside other pictures."""
 
-import math
-import re
-import zlib
-
 import pytest
 import torch
 
 from richsem_train.data.collate import Sample, collate
 from richsem_train.models.published import load_published
 from richsem_train.targets import Target
+from tests.trainer.models.published_checkpoints import (
+    CLASSES,
+    HEADS,
+    POINTS,
+    QUERIES,
+    SHAPES,
+    TEXT,
+    detector,
+    random_weight,
+    saved,
+)
 from tests.trainer.models.published_rule import Shape, detect
-from tests.trainer.models.test_published import CLASSES, HEADS, POINTS, QUERIES, SHAPES, TEXT, detector, saved
 
 TEXTS = torch.randn(CLASSES, TEXT, generator=torch.Generator().manual_seed(5))
 DIVISORS = {"richsem": 32, "baseline": 32, "dino": 1}
 """What each published program pads batches to multiples of."""
 SIZES = [(100, 75), (61, 131), (128, 97)]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
-
-
-def random_weight(name, shape):
-    """A weight of about unit gain; the layers of a head share theirs."""
-    shared = re.sub(r"^(transformer\.decoder\.)?(bbox_embed|class_embed)\.\d+\.", r"\2.0.", name)
-    draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(shared.encode())))
-    if name.endswith("logit_scale"):
-        return torch.tensor(math.log(100))
-    if name.endswith("running_var"):
-        return 1 + draw.square()
-    if name.endswith("sampling_offsets.bias"):
-        return 2 * draw
-    if draw.dim() > 1:
-        return draw / math.sqrt(draw[0].numel()) * (0.3 if "sampling_offsets" in name else 1)
-    return 0.2 * draw + (name.endswith("weight") and 1)
 
 
 @pytest.fixture(scope="module", params=SHAPES)

@@ -17,9 +17,8 @@ from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.run.build import build_criterion
 from richsem_train.run.open_data import data_folder, open_data, open_vocabulary
-from tests.pipeline.synthetic_cache import CLASSES, DIM
+from tests.caches import CLASSES, DIM, WindowsCache
 from tests.trainer.tiny import make_cache
-from tests.trainer.windows import WindowsCache
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Checkpoints that describe a giant are refused before anything of it is made, whichever command reads them."""
 
-# ruff: noqa: F811 - a fixture of another file
-
 import json
 import resource
 import shutil
@@ -14,20 +12,20 @@ from safetensors.torch import save_file
 
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.rebuilding import rebuilt_detector
-from tests.integration.train_command import command  # noqa: F401 - a fixture
+from tests.trainer.bounds import BOUNDS
 
 SUFFIXES = (".pt", ".safetensors")
 
 
 @pytest.fixture(scope="module")
-def checkpoints(world, tmp_path_factory):
+def checkpoints(trained, tmp_path_factory):
     """A checkpoint and exported weights of one run, by suffix."""
     from richsem_train.detector_tasks import export_checkpoint
 
     folder = tmp_path_factory.mktemp("run")
-    world.run(folder / "out", schedule__epochs=1)
-    export_checkpoint(folder / "out" / "checkpoints" / "best.pt", folder / "best.safetensors")
-    return {".pt": folder / "out" / "checkpoints" / "best.pt", ".safetensors": folder / "best.safetensors"}
+    best = trained / "checkpoints" / "best.pt"
+    export_checkpoint(best, folder / "best.safetensors")
+    return {".pt": best, ".safetensors": folder / "best.safetensors"}
 
 
 def forged(source, target, change_info=lambda info: None, change_weights=lambda weights: None):
@@ -67,26 +65,6 @@ def refuses(command, *arguments, seconds=5):
     assert len(command.error) < 1000
     return command.error
 
-
-BOUNDS = [
-    ("model.size_divisor", 100_000, 1024),
-    ("model.denoising.queries", 100_000_000, 10_000),
-    ("model.backbone.frozen_stages", 1_000_000_000, 100),
-    ("loss.federated", 1_073_741_824, 1_000_000),
-    ("evaluation.detections", 1_073_741_824, 10_000),
-    ("evaluation.batch_size", 1_073_741_824, 256),
-    ("evaluation.every_epochs", 1_073_741_824, 1_000_000),
-    ("schedule.epochs", 1_073_741_824, 1_000_000),
-    ("schedule.global_batch_size", 1_073_741_824, 65_536),
-    ("schedule.accumulate", 1_073_741_824, 65_536),
-    ("schedule.pictures_a_draw", 1_073_741_824, 65_536),
-    ("schedule.warmup_steps", 2_000_000_000, 1_000_000_000),
-    ("log.every_steps", 2_000_000_000, 1_000_000_000),
-    ("log.checkpoint_every_steps", 2_000_000_000, 1_000_000_000),
-    ("extra.lanes", 1_073_741_824, 65_536),
-    ("detection.repeat_threshold", 1e200, 1),
-]
-"""Numbers of a config that no weight has a side for: what is too much, and what is the most."""
 
 GIANTS = [
     *(

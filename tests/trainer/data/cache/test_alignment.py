@@ -13,8 +13,8 @@ from richsem_schemas.pictures.boxes import xywh_to_xyxy
 from richsem_train.data.cache.alignment import joined_by_name, require_same_boxes
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.source import DETECTION
+from tests.caches import WindowsCache
 from tests.trainer.data.datasets import aligned, opened, rewritten, stored_of
-from tests.trainer.windows import WindowsCache
 
 
 def names(*files):

@@ -15,7 +15,7 @@ from richsem_train.data.cache.local import KeptPath, Store
 from richsem_train.data.cache.source import ExpectedCache, open_training_cache, read_through
 from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.extra import ExtraDataset
-from tests.pipeline.synthetic_cache import SyntheticCache
+from tests.caches import SyntheticCache
 from tests.trainer.data.datasets import assert_same_samples, one_round
 
 

@@ -1,7 +1,7 @@
-"""A small cache made by the real code, with a region encoder that needs no network."""
+"""Small caches made by the real code, of pictures and of detection pictures, without a network for a teacher."""
 
 import hashlib
-import io
+import os
 import warnings
 
 import numpy as np
@@ -11,6 +11,7 @@ from richsem_prep.shard.finish import finish_cache, shard_is_done
 from richsem_prep.shard.plan import freeze_listing
 from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
+from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_prep.sources.folder import folder_classes, list_folder
 from richsem_prep.teacher.region_encoder import PreparedView
 from richsem_schemas.cache.layout import CacheLayout
@@ -26,6 +27,7 @@ from richsem_schemas.cache.manifest import (
 )
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank, write_text_bank
 from richsem_schemas.io.canonical_json import json_sha256
+from richsem_schemas.pictures.originals import WHOLE_FILE
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
 DIM = 16
@@ -69,15 +71,17 @@ def draw_pictures(root, pictures=PICTURES):
         folder.mkdir(parents=True, exist_ok=True)
         height, width = rng.integers(16, 48, 2).tolist()
         pixels = rng.integers(0, 256, (4, 4, 3), np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).resize((width, height)).save(buffer, "PNG" if path.suffix == ".png" else "JPEG")
-        path.write_bytes(buffer.getvalue())
+        image = Image.fromarray(pixels).resize((width, height))
+        image.save(path, "PNG" if path.suffix == ".png" else "JPEG")
     (root / CLASSES[0] / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     (root / CLASSES[1] / "archive.zip").write_bytes(b"PK")
 
 
 class SyntheticCache:
     """How a synthetic cache was made, to make parts of it again."""
+
+    _vocabulary = "folders"
+    _limit = None
 
     def __init__(self, root, out, *, labels=LABELS, embeddings="float16", pictures="copy", crops=1, mosaics=2):
         self.root = root
@@ -116,20 +120,25 @@ class SyntheticCache:
             top_k=TOP_K,
         ).write(self.label_set.spec)  # fmt: skip
 
-    def _freeze_plan(self):
+    def _listed(self):
         ids = {name: self.names.index(name) for name in folder_classes(self.root)}
-        listing = freeze_listing(self.layout, list_folder(self.root, ids), on_progress=lambda _: None)
+        return list_folder(self.root, ids)
+
+    def _freeze_plan(self):
+        listing = freeze_listing(
+            self.layout, self._listed(), on_progress=lambda _: None, has_boxes=self._views.windows > 0
+        )
         Plan(
-            dataset="folder",
+            dataset=self.layout.name,
             seed=0,
             listed=listing.listed,
-            samples=listing.listed,
+            samples=self._limit or listing.listed,
             samples_per_shard=SAMPLES_PER_SHARD,
-            limit=None,
+            limit=self._limit,
             pictures=self._pictures,
             max_side=None,
             root=str(self.root) if self._pictures == "reference" else None,
-            vocabulary=Vocabulary(name="folders", class_names=self.names),
+            vocabulary=Vocabulary(name=self._vocabulary, class_names=self.names),
             absent_classes=(),
             listing=listing.file,
             rejected=listing.rejected,
@@ -158,3 +167,44 @@ class SyntheticCache:
 
     def finish(self):
         finish_cache(self.layout, [self.labels])
+
+
+class WindowsCache(SyntheticCache):
+    """Windows of the pictures of `data`, whose category ids are rows of `names`; those of `without` are rejected."""
+
+    _vocabulary = "lvis"
+
+    def __init__(
+        self,
+        data,
+        out,
+        *,
+        names=None,
+        windows=2,
+        geometry=GEOMETRY,
+        pictures="reference",
+        without=(),
+        limit=None,
+        **rest,
+    ):
+        super().__init__(data.root, out, pictures=pictures, crops=0, mosaics=0, **rest)
+        self.layout = CacheLayout(out, "lvis")
+        self.data = data
+        self.names = names or ("none", *(category.name for category in data.categories))
+        self._views = ViewsSpec(crops=0, mosaics=0, windows=windows, geometry=geometry)
+        self._without, self._limit = without, limit
+
+    def _listed(self):
+        return listed(self.data, without=self._without)
+
+
+def listed(data, *, without=()):
+    """The pictures of annotations as a source lists them; those of `without` (names) are rejected."""
+    for index, name in enumerate(data.files):
+        if name in without:
+            yield Rejected(name, "no such file")
+            continue
+        hw = None if data.are_relative else tuple(data.hws_px[index].tolist())
+        boxes = PictureBoxes(data.boxes_xyxy(index), data.objects(index)[1].astype(np.int32), hw)
+        size = data.path(index).stat().st_size
+        yield SourceEntry(name, os.fsencode(name), WHOLE_FILE, size, 0, boxes)
