@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from richsem_prep.executors.settings import make_executor
+from richsem_prep.executors.make_executor import make_executor
 
 from richsem_prep.demo.geometry import GEOMETRY
 from richsem_prep.shard import run as driver
