@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from richsem_prep.executors.make_executor import make_executor
-
 from richsem_prep.demo.geometry import GEOMETRY
+from richsem_prep.executors.make_executor import make_executor
 from richsem_prep.shard import run as driver
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.sources import datasets

@@ -22,6 +22,7 @@ from richsem_schemas.vocabularies.vocabulary import Vocabulary
 from tests import detection_trees as trees
 from tests.integration import shard_job
 from tests.integration.shard_job import tar_hashes, use_small_views
+from tests.pictures import jpeg
 
 DETECTION = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "samples_per_shard": 3, "teacher_size": 96}
 TREES = {
@@ -180,7 +181,7 @@ def test_missing_damaged_and_resized_pictures_are_set_aside_by_name(resnet, tmp_
     pictures = sorted((root / "train2017").iterdir())
     pictures[0].unlink()
     pictures[1].write_bytes(pictures[1].read_bytes()[:100])
-    pictures[2].write_bytes(trees.picture(2, (48, 63)))
+    pictures[2].write_bytes(jpeg(2, (48, 63)))
     shard("coco", root, tmp_path / "out", resnet)
     cache = open_cache(tmp_path / "out")
     assert (cache.manifest.samples, cache.manifest.quarantined, cache.manifest.plan.rejected) == (5, 2, 1)
