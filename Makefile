@@ -59,6 +59,8 @@ demo-compare: demo-cache
 	done; done
 	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
 
+# Tensors of tests are small: threads cost more than they give.
+test: export OMP_NUM_THREADS = 1
 test: env
 	$(BIN)/python -m pytest $(ARGS)
 

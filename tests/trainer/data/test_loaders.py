@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -216,10 +217,7 @@ def test_a_terminated_worker_leaves_the_training_process_time_for_a_checkpoint()
 
 def children(pid):
     """Child processes that are still running."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if not is_zombie(child)]
+    return [child.pid for child in psutil.Process(pid).children() if not is_zombie(child.pid)]
 
 
 def is_zombie(pid):
