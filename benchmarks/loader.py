@@ -124,19 +124,26 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
     # Which views there are, and in which order, is known beforehand.
     addresses = [order.addresses(n)[0] for n in range(rounds * order.samples_per_round)]
     names = [dataset.reader.read(address).name for address in addresses]
-    pictures: dict[int, Rows] = {}
+    numbers = range(source.plan.shards)
+    shards = {number: (source.picture_shard(number), source.label_shard(number)) for number in numbers}
+    pictures = {number: shard.rows() for number, (shard, _) in shards.items()}
+    row_of = {
+        (number, sample): row for number in numbers for row, sample in enumerate(pictures[number]["sample"].tolist())
+    }
     rows: dict[str, Rows] = {}
-    for shard in range(source.plan.shards):
-        pictures[shard], views_of_shard = source.picture_shard(shard).rows(), source.label_shard(shard).rows()
+    for _, shard in shards.values():
+        views_of_shard = shard.rows()
         rows |= {name: views_of_shard[[row]] for row, name in enumerate(view_names(views_of_shard))}
 
     def measure() -> tuple[float, int]:
         shown, begun = 0, time.perf_counter()
         for name in names:
-            shard = int(name[:6])
-            (labelled,) = source.label_shard(shard).views(rows[name])
-            wanted = pictures[shard][np.isin(pictures[shard]["sample"], labelled.view.tiles["sample"])]
-            stored = source.picture_shard(shard).pictures(wanted, root=None)
+            number = int(name[:6])
+            picture_shard, label_shard = shards[number]
+            (labelled,) = label_shard.views(rows[name])
+            samples = sorted(set(labelled.view.tiles["sample"].tolist()))
+            wanted = pictures[number][[row_of[number, sample] for sample in samples]]
+            stored = picture_shard.pictures(wanted, root=None)
             decoded = {int(item.row["sample"]): decode_picture(item.data) for item in stored}
             render_view(labelled.view, decoded)
             shown += len(labelled.view.tiles)
