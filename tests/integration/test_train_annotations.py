@@ -9,15 +9,9 @@ import pytest
 
 from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.train_command import altered_data
+from tests.trainer.tiny import LINEAR
 
-LINEAR = {
-    "extra": None,
-    "model__classifier": "linear",
-    "model__encoder_classifier": "linear",
-    "model__semantic_branch": False,
-    "loss__federated": None,
-    "schedule__epochs": 1,
-}
+ONE_EPOCH = LINEAR | {"schedule__epochs": 1}
 
 
 def without_boxes(content):
@@ -26,7 +20,7 @@ def without_boxes(content):
 
 def test_a_val_split_without_boxes_claims_no_best_checkpoint(command, world, tmp_path):
     data = altered_data(world, tmp_path / "data", val=without_boxes)
-    assert command.train(data=data, **LINEAR) == 0, command.stderr
+    assert command.train(data=data, **ONE_EPOCH) == 0, command.stderr
     said = " ".join(command.stderr.split())
     assert "AP is undefined: the val split has no boxes that count, so no checkpoint is kept as the best" in said
     assert "best.pt" not in said + command.stdout
@@ -45,7 +39,7 @@ def test_a_val_split_without_boxes_claims_no_best_checkpoint(command, world, tmp
 
 def test_curves_are_drawn_where_ap_is_undefined(command, world, tmp_path):
     data = altered_data(world, tmp_path / "data", val=without_boxes)
-    config = world.write_config(tmp_path / "tiny.yaml", data=data, **LINEAR)
+    config = world.write_config(tmp_path / "tiny.yaml", data=data, **ONE_EPOCH)
     assert command("--config", config, "--out", command.out, "--device", "cpu") == 0, command.stderr
     assert (command.out / "curves.png").is_file()
 
@@ -69,14 +63,14 @@ def moved(ids, picture=0):
 
 @pytest.mark.parametrize("ids", [(0, 1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 900_000)], ids=["from 0", "a large gap"])
 def test_strange_ids_train_and_score_as_others_do_and_results_have_them(command, world, tmp_path, ids):
-    assert command.train(**LINEAR) == 0, command.stderr
+    assert command.train(**ONE_EPOCH) == 0, command.stderr
     expected = read_log(command.out / LOG_NAME).evaluations[-1]["metrics"]
     size = re.search(r"([\d,]+) trained parameters", command.stderr)[1]
 
     command.out = tmp_path / "strange"
     edit = moved(ids, picture=2**60)
     data = altered_data(world, tmp_path / "data", train=edit, val=edit)
-    assert command.train(data=data, **LINEAR) == 0, command.stderr
+    assert command.train(data=data, **ONE_EPOCH) == 0, command.stderr
     assert read_log(command.out / LOG_NAME).evaluations[-1]["metrics"] == expected
     assert f"{size} trained parameters" in command.stderr
     assert f"category ids {min(ids):,} to {max(ids):,} are rows 1 to 6" in " ".join(command.stderr.split())
@@ -102,19 +96,19 @@ def test_what_only_the_metric_needs_is_needed_of_val_alone(command, world, tmp_p
             del category["frequency"]
 
     data = altered_data(world, tmp_path / "train", train=without)
-    assert command.train(data=data, **LINEAR) == 0, command.stderr
+    assert command.train(data=data, **ONE_EPOCH) == 0, command.stderr
 
     command.out = tmp_path / "refused"
     data = altered_data(world, tmp_path / "val", val=without)
-    assert command.train(data=data, **LINEAR) == 1
+    assert command.train(data=data, **ONE_EPOCH) == 1
     assert "val.json: `neg_category_ids` of images[0] must be a list of integers" in command.error
     assert "detection.format: coco" in command.error
     assert not command.out.exists()
-    assert command.train(data=data, detection__format="coco", **LINEAR) == 0, command.stderr
+    assert command.train(data=data, detection__format="coco", **ONE_EPOCH) == 0, command.stderr
 
 
 def test_the_official_scorer_says_what_it_takes_and_gives_the_same_figures(command):
-    assert command.train(**LINEAR) == 0, command.stderr
+    assert command.train(**ONE_EPOCH) == 0, command.stderr
     last = command.out / "checkpoints" / "last.pt"
     assert command("eval", last, "--device", "cpu") == 0, command.stderr
     table = command.stdout
@@ -125,7 +119,7 @@ def test_the_official_scorer_says_what_it_takes_and_gives_the_same_figures(comma
 
 
 def test_the_official_scorer_is_refused_for_other_data(command, world):
-    assert command.train(detection__format="coco", **LINEAR) == 0, command.stderr
+    assert command.train(detection__format="coco", **ONE_EPOCH) == 0, command.stderr
     assert command("eval", command.out / "checkpoints" / "last.pt", "--scorer", "lvis", "--device", "cpu") == 1
     assert "leave --scorer out" in command.error
     assert command("eval", command.out / "checkpoints" / "last.pt", "--scorer", "mine") == 2
@@ -141,7 +135,7 @@ def as_fractions(content):
 
 def test_boxes_written_as_fractions_are_told_in_training_and_in_scoring(command, world, tmp_path):
     data = altered_data(world, tmp_path / "data", val=as_fractions)
-    assert command.train(data=data, **LINEAR) == 0, command.stderr
+    assert command.train(data=data, **ONE_EPOCH) == 0, command.stderr
     told = "boxes within the first pixel of their picture: they seem to be fractions of its sides"
     assert re.search(rf"annotations: val: [\d,]+ {told}", " ".join(command.stderr.split()))
     assert command("eval", command.out / "checkpoints" / "last.pt", "--device", "cpu") == 0, command.stderr
@@ -154,7 +148,7 @@ def test_two_records_of_one_picture_are_refused_as_a_cache_refuses_them(command,
         first, second = content["images"][:2]
         second["file_name"] = first["file_name"]
 
-    assert command.train(data=altered_data(world, tmp_path / "data", **{split: doubled}), **LINEAR) == 1
+    assert command.train(data=altered_data(world, tmp_path / "data", **{split: doubled}), **ONE_EPOCH) == 1
     said = " ".join(command.stderr.split())
     assert "2 images are called" in said
     assert "list each picture once, with all of its boxes" in said

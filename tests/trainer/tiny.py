@@ -23,6 +23,15 @@ COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40), (200, 40
 TRAIN, VAL, EXTRA = 12, 4, 24
 EPOCH_STEPS = 2 * TRAIN // 4
 
+LINEAR = {
+    "extra": None,
+    "model__classifier": "linear",
+    "model__encoder_classifier": "linear",
+    "model__semantic_branch": False,
+    "loss__federated": None,
+}
+"""Changes to a config that leave it without names: a plain detector on detection data alone."""
+
 
 class Quiet:
     """A reporter that remembers what was said."""

@@ -10,21 +10,15 @@ from richsem_train.models.heads import detections
 from richsem_train.models.neck import FeatureLevel, sine_position
 from richsem_train.outputs import DinoOutputs
 from richsem_train.run.build import build_detector
+from tests.trainer.models.published_checkpoints import CHANGES
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino
 from tests.trainer.tiny import VALUES
 
 VARIANTS = {
-    "richsem": {},
+    "richsem": CHANGES["richsem"],
     "without semantic branch": {"semantic_branch": False},
-    "baseline": {"classifier": "linear", "semantic_branch": False},
-    "plain": {
-        "classifier": "linear",
-        "encoder_classifier": "linear",
-        "semantic_branch": False,
-        "label_embedding": "embedding",
-        "text_features_CD": None,
-        "logit_scale": None,
-    },
+    "baseline": CHANGES["baseline"],
+    "plain": CHANGES["dino"],
 }
 
 

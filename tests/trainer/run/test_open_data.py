@@ -18,7 +18,7 @@ from richsem_train.data.extra import ExtraDataset
 from richsem_train.run.build import build_criterion
 from richsem_train.run.open_data import data_folder, open_data, open_vocabulary
 from tests.caches import CLASSES, DIM, WindowsCache
-from tests.trainer.tiny import make_cache
+from tests.trainer.tiny import LINEAR, make_cache
 
 
 @pytest.fixture(scope="module")
@@ -170,15 +170,6 @@ def numbered_otherwise(world, folder, ids):
             image["neg_category_ids"] = [ids[each - 1] for each in image["neg_category_ids"]]
         path.write_text(json.dumps(content))
     return str(folder)
-
-
-LINEAR = {
-    "extra": None,
-    "model__classifier": "linear",
-    "model__encoder_classifier": "linear",
-    "model__semantic_branch": False,
-    "loss__federated": None,
-}
 
 
 @pytest.mark.parametrize(
