@@ -27,7 +27,7 @@ from richsem_train.commands.options import Changes, Device
 from richsem_train.commands.train import STOPPED
 from richsem_train.config import TrainConfig, load_config
 from richsem_train.console import ConsoleReporter, Reporter
-from richsem_train.data.loaders import LoadedStep, TrainingLoaders
+from richsem_train.data.loaders import LoadedStep
 from richsem_train.data.order import DataKind
 from richsem_train.run.assemble import AssembledRun, assemble
 from richsem_train.run.distributed import Ranks
@@ -69,26 +69,14 @@ class OnlineRun(AssembledRun):
     online: OnlineTeacher
     kinds: tuple[DataKind, ...]
 
-    def loaders(self) -> "OnlineLoaders":
-        """This rank's batches, labelled."""
-        return OnlineLoaders(super().loaders(), self)
-
-
-class OnlineLoaders:
-    """The batches of a run, as `TrainingLoaders` gives them, with the labels of a live teacher."""
-
-    def __init__(self, loaders: TrainingLoaders, run: OnlineRun) -> None:
-        self._loaders = loaders
-        self._run = run
-
     def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
-        """The batches of steps `start_step` to `end_step - 1`."""
-        for loaded in self._loaders.batches(start_step, end_step):
-            yield self._labelled(loaded) if loaded.kind in self._run.kinds else loaded
+        """This rank's batches of steps `start_step` to `end_step - 1`, labelled."""
+        for loaded in super().batches(start_step, end_step):
+            yield self._labelled(loaded) if loaded.kind in self.kinds else loaded
 
     def _labelled(self, loaded: LoadedStep) -> LoadedStep:
         with memory_limit_explained(f"the teacher at step {loaded.step}", _SMALLER_TEACHER):
-            return replace(loaded, batch=self._run.online.labelled(loaded.batch.to(self._run.ranks.device)))
+            return replace(loaded, batch=self.online.labelled(loaded.batch.to(self.ranks.device)))
 
 
 def train_online(

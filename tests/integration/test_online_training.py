@@ -97,7 +97,7 @@ def test_the_teacher_labels_the_steps_it_is_told_to_and_changes_nothing_else(wor
     run = assemble(config, open_data(config), Ranks(0, 1, CPU))
     teacher = load_teacher(parse_teacher("demo"), device=CPU)
     live = assembled(run, teacher, OnlineLabels("demo", TEACHER_SIZE, label))
-    pairs = zip(run.loaders().batches(0, 4), live.loaders().batches(0, 4), strict=True)
+    pairs = zip(run.batches(0, 4), live.batches(0, 4), strict=True)
     for plain, ours in pairs:
         assert (plain.step, plain.kind) == (ours.step, ours.kind)
         assert torch.equal(plain.batch.pixels, ours.batch.pixels)
