@@ -12,6 +12,8 @@ from richsem_train.config import AugmentationConfig, DetectionConfig
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
 from richsem_train.results.detections import Detections
 from richsem_train.results.evaluation import score, truth_of
+from tests import detection_trees as trees
+from tests.trainer.results.scoring_cases import coco_oracle
 from tests.trainer.tiny import losses_of, write_split
 from tests.trainer.truth import truth_in
 
@@ -102,6 +104,32 @@ def test_fractions_score_as_pixels_do(openimages, tmp_path):
     assert 0.05 < metrics["AP"] < metrics["AP50"] < 1
     assert metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
     assert metrics["AP50"] == pytest.approx(expected["AP50"], abs=1e-6)
+
+
+def test_groups_of_openimages_are_scored_as_pycocotools_scores_crowds(tmp_path):
+    root = trees.challenge_tree(tmp_path, count=40)
+    data = read_annotations(root / trees.CHALLENGE_VAL, root, file_format="openimages", is_scored=True)
+    boxes, rng = data.scored.boxes, np.random.default_rng(0)
+    owners = data.image_ids[boxes.image_index]
+    # Each box is found, moved by a few percent, and half of them once more.
+    again = np.concatenate([np.arange(len(owners)), np.flatnonzero(rng.random(len(owners)) < 0.5)])
+    moved = boxes.boxes_xywh[again] * rng.uniform(0.8, 1.05, (len(again), 4))
+    found = Detections(owners[again], boxes.category_ids[again], moved.astype(np.float32), rng.random(len(again)))
+    content = {
+        "images": [{"id": each, "height": 1, "width": 1} for each in data.image_ids.tolist()],
+        "categories": [{"id": each.id, "name": each.name} for each in data.categories],
+        "annotations": [
+            {"id": n, "image_id": owner, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+            for n, (owner, category, box, crowd) in enumerate(
+                zip(owners.tolist(), boxes.category_ids.tolist(), boxes.boxes_xywh.astype(float).tolist(),
+                    boxes.is_crowd.astype(int).tolist(), strict=True), 1)
+        ],
+    }  # fmt: skip
+    assert 0 < boxes.is_crowd.sum() < len(owners)
+    expected = coco_oracle(content, found)
+    metrics = score(truth_of(data, "openimages"), found)
+    assert 0 < metrics["AP"] < metrics["AP50"]
+    assert metrics == pytest.approx({name: expected[name] for name in ("AP", "AP50")}, abs=1e-7)
 
 
 def test_objects365_is_scored_as_coco_is(world):

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import Fraction, LocalPath, PositiveInt, Section, Side
+from richsem_train.config.fields import EpochPictures, Fraction, LocalPath, Section, Side
 
 
 class SplitConfig(Section):
@@ -56,7 +56,7 @@ class DetectionConfig(Section):
     """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195); null
     repeats none."""
 
-    class_aware_pictures: PositiveInt | None = None
+    class_aware_pictures: EpochPictures | None = None
     """Pictures an epoch, each category having the same share of them, however often those of rare ones come (class-aware
     sampling); in the place of `repeat_threshold`. Null shows every picture."""
 
