@@ -14,7 +14,7 @@ from richsem_train.results.detections import Detections
 from richsem_train.results.evaluation import score, truth_of
 from tests import detection_trees as trees
 from tests.trainer.results.scoring_cases import coco_oracle
-from tests.trainer.tiny import losses_of, write_split
+from tests.trainer.tiny import Quiet, losses_of, write_split
 from tests.trainer.truth import truth_in
 
 AS_IT_IS = AugmentationConfig(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
@@ -119,10 +119,9 @@ def test_groups_of_openimages_are_scored_as_pycocotools_scores_crowds(tmp_path):
         "images": [{"id": each, "height": 1, "width": 1} for each in data.image_ids.tolist()],
         "categories": [{"id": each.id, "name": each.name} for each in data.categories],
         "annotations": [
-            {"id": n, "image_id": owner, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
-            for n, (owner, category, box, crowd) in enumerate(
-                zip(owners.tolist(), boxes.category_ids.tolist(), boxes.boxes_xywh.astype(float).tolist(),
-                    boxes.is_crowd.astype(int).tolist(), strict=True), 1)
+            {"id": n + 1, "image_id": int(owners[n]), "category_id": int(boxes.category_ids[n]),
+             "bbox": box, "area": box[2] * box[3], "iscrowd": int(boxes.is_crowd[n])}
+            for n, box in enumerate(boxes.boxes_xywh.astype(float).tolist())
         ],
     }  # fmt: skip
     assert 0 < boxes.is_crowd.sum() < len(owners)
@@ -158,6 +157,16 @@ def test_a_run_trains_and_scores_on_fractions(world, openimages, tmp_path):
     ended = world.run(tmp_path / "run", **changes(openimages, "openimages", "{}-annotations-bbox.csv"))
     assert [column.header for column in ended.table.columns][1:] == ["AP", "AP50"]
     assert len(losses_of(tmp_path / "run")) == 3
+
+
+def test_a_run_draws_as_many_pictures_by_class_as_it_is_told(world, openimages, tmp_path):
+    sampling = {"detection__repeat_threshold": None, "detection__class_aware_pictures": 8}
+    reporter = Quiet()
+    options = changes(openimages, "openimages", "{}-annotations-bbox.csv") | sampling
+    world.run(tmp_path / "run", reporter=reporter, **options)
+    # 12 pictures, four a step.
+    assert len(losses_of(tmp_path / "run")) == 2
+    assert "an epoch shows 8 detection pictures, the same share of them for each category" in reporter.said
 
 
 def write_visual_genome(folder, split, content):

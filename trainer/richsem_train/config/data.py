@@ -57,7 +57,7 @@ class DetectionConfig(Section):
     repeats none."""
 
     class_aware_pictures: EpochPictures | None = None
-    """Pictures an epoch, each category having the same share of them, however often those of rare ones come (class-aware
+    """Pictures an epoch, each category with the same share of them, however often those of rare ones come (class-aware
     sampling); in the place of `repeat_threshold`. Null shows every picture."""
 
     augmentation: AugmentationConfig = AugmentationConfig()

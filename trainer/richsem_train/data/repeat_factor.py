@@ -68,7 +68,8 @@ def class_aware_factors(
     owners, rows, counts = _categories_of_pictures(category_ids, offsets)
     weights = np.bincount(owners, weights=1 / counts[rows], minlength=len(offsets) - 1)
     # Half a picture more, so that rounding never makes the sum fall below the whole number.
-    return weights * ((pictures + 0.5) / len(counts))
+    factors: NDArray[np.float64] = weights * ((pictures + 0.5) / len(counts))
+    return factors
 
 
 def _categories_of_pictures(
