@@ -88,7 +88,7 @@ def scored_as_written(
 def scored_as_cleaned(
     found: AnnotationFile, boxes: AnnotatedBoxes, categories: tuple[Category, ...], source: str
 ) -> ScoredAnnotations:
-    """Where no official metric takes such files: the cleaned boxes, and crowd regions, which COCO's protocol ignores."""
+    """Where no official metric takes such files: the cleaned boxes, and crowd regions, which COCO ignores."""
     boxes = joined_boxes([boxes, _clean_crowds(found)])
     areas = boxes.boxes_xywh[:, 2:].astype(np.float64).prod(axis=1)
     return ScoredAnnotations(

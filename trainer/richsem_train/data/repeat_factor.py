@@ -66,9 +66,10 @@ def class_aware_factors(
             "detection.class_aware_pictures to null, or check detection.train.annotations"
         )
     owners, rows, counts = _categories_of_pictures(category_ids, offsets)
-    weights = np.bincount(owners, weights=1 / counts[rows], minlength=len(offsets) - 1)
+    factors = np.zeros(len(offsets) - 1)
+    np.add.at(factors, owners, 1 / counts[rows])
     # Half a picture more, so that rounding never makes the sum fall below the whole number.
-    factors: NDArray[np.float64] = weights * ((pictures + 0.5) / len(counts))
+    factors *= (pictures + 0.5) / len(counts)
     return factors
 
 
