@@ -125,7 +125,7 @@ def test_boxes_outside_and_without_area_are_no_error():
 def test_a_contact_sheet_shows_all_pictures_row_by_row():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
     pictures = [Image.new("RGB", (60, 40 + 5 * i), colour) for i, colour in enumerate(colours)]
-    sheet = contact_sheet(pictures, "abcde", 3, legend=False)
+    sheet = contact_sheet(pictures, "abcde", 3)
     pixels = np.asarray(sheet)
     centres = [np.argwhere((pixels == colour).all(axis=2)).mean(axis=0) for colour in colours]
     assert max(c[0] for c in centres[:3]) < min(c[0] for c in centres[3:])
@@ -134,4 +134,4 @@ def test_a_contact_sheet_shows_all_pictures_row_by_row():
 
 
 def test_a_contact_sheet_of_one_picture_needs_no_more_columns():
-    assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4, legend=False).width < 120
+    assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4).width < 120

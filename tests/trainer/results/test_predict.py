@@ -7,7 +7,8 @@ from PIL import Image
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.results.detections import PictureDetections
-from richsem_train.results.predict import name_outputs, predict
+from richsem_train.results.gallery import name_outputs
+from richsem_train.results.predict import predict
 from tests.trainer.results.classes import class_table
 
 NAMES = {1: "sofa", 2: "zebra"}
