@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_train.results.detections import PictureDetections
 from richsem_train.results.labels import Style, place_labels
 from richsem_train.results.pictures import FREQUENCY_COLOURS, choose_drawn, contact_sheet, draw_detections
-from tests.trainer.results.classes import class_table
+from tests.trainer.results.classes import class_table, detections
 
 NAMES = {1: "passenger_car_(part_of_a_train)", 2: "jalapeño", 3: "an_extraordinarily_long_name_" * 6}
 PLAIN, OF_FREQUENCIES = class_table(NAMES), class_table(NAMES, {1: "r", 2: "c", 3: "f"})
@@ -14,11 +13,6 @@ GREY = Image.new("RGB", (640, 480), (128, 128, 128))
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 TRITANOPIA = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
-
-
-def detections(*rows):
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return PictureDetections(table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5])
 
 
 def lab(colour, vision):

@@ -94,7 +94,7 @@ def predict(
 
 
 def _print_found(outcome: "Compared") -> None:
-    from richsem_train.results.tables import found_line, found_table
+    from richsem_train.results.found_tables import found_line, found_table
 
     for path, found in zip(outcome.pictures, outcome.found_in, strict=True):
         typer.echo(printable_text(f"{path.name}: {found_line(found, outcome.a, outcome.b)}"))

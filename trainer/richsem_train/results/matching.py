@@ -89,8 +89,7 @@ class Side:
     Attributes:
         found: D of them, best first, as rows of the joined vocabulary.
         partners: int64 [D], the index of the other's detection of the same object, -1 where there is none.
-        are_shown: bool [D], those that reach the threshold, without boxes that nearly coincide with a better one of
-            their class, and the partners of such of the other.
+        are_shown: bool [D], one of each object that reaches the threshold here or there.
         are_known: bool [D], whether the other knows their class.
     """
 
@@ -119,6 +118,10 @@ def match_detections(
     other at least half of it. Pairs are made greedily: first where both reach the threshold, then of the best
     score, then of the largest IoU. Swapping the two detectors swaps the outcome.
 
+    Boxes of a side that nearly coincide (an IoU above 0.9) with a better one of their class take no part; and what is
+    left without a partner but overlaps another object of its class and side by an IoU of at least 0.5 is that object
+    once more, not one that the other missed. Neither is shown.
+
     Args:
         a: rows of a joined vocabulary as their categories.
         b: the same of the other detector.
@@ -132,20 +135,32 @@ def match_detections(
             partners_a[one], partners_b[other] = other, one
     sides = []
     for found, partners, indexes in ((a, partners_a, kept[0]), (b, partners_b, kept[1])):
-        are_shown = partners != _NOBODY
-        are_shown[indexes] |= found.scores[indexes] >= score_threshold
+        reaching = indexes[found.scores[indexes] >= score_threshold]
+        are_shown = _one_of_each(found, partners != _NOBODY, reaching)
         sides.append(Side(found, partners, are_shown, are_shared[found.category_ids]))
     return sides[0], sides[1]
 
 
+def _one_of_each(
+    found: PictureDetections, are_paired: NDArray[np.bool_], candidates: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """The pairs', and of the other candidates, the best first, those that are none of these objects once more."""
+    are_shown = are_paired.copy()
+    for index in candidates[~are_paired[candidates]].tolist():
+        same_class = are_shown & (found.category_ids == found.category_ids[index])
+        overlaps = iou(found.boxes_xyxy_px[same_class], found.boxes_xyxy_px[index])
+        are_shown[index] = not (overlaps >= SAME_OBJECT_IOU).any()
+    return are_shown
+
+
 def _without_copies(found: PictureDetections, lowest_score: float) -> NDArray[np.int64]:
-    """Indexes of detections from a score on, without those that coincide with a better one of their class."""
+    """Indexes, best first, of those from a score on, without copies of a better box of their class."""
     (good,) = np.nonzero(found.scores >= lowest_score)
     # It moves each class's boxes to a place of their own, in single precision by fractions of a pixel.
     boxes, scores = (
         torch.from_numpy(values[good].astype(np.float64)) for values in (found.boxes_xyxy_px, found.scores)
     )
-    return good[batched_nms(boxes, scores, torch.from_numpy(found.category_ids[good]), SAME_BOX_IOU).numpy()]
+    return good[np.sort(batched_nms(boxes, scores, torch.from_numpy(found.category_ids[good]), SAME_BOX_IOU).numpy())]
 
 
 def _pairs(

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from richsem_train.results.arrows import draw_arrow, place_arrows
-from richsem_train.results.detections import PictureDetections
-from richsem_train.results.labels import Colour, Style, shortened
+from richsem_train.results.labels import Style, shortened
 from richsem_train.results.lettering import one_line
 from richsem_train.results.matching import Side
 from richsem_train.results.pictures import (
@@ -73,20 +72,14 @@ def draw_side_by_side(
 
 
 def choose_shown(a: Side, b: Side) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indexes of the detections of each side that are drawn, those with an arrow first, then the better ones.
-
-    They are the best of either side, and the partners of such of the other.
-    """
+    """Indexes of the detections of each side that are drawn: its best, and the partners of the other's best."""
     best_a, best_b = (np.flatnonzero(side.are_shown)[:_MOST] for side in (a, b))
-    return _with_partners(a, best_a, b, best_b), _with_partners(b, best_b, a, best_a)
+    return _with_partners(best_a, b, best_b), _with_partners(best_b, a, best_a)
 
 
-def _with_partners(
-    side: Side, best: NDArray[np.int64], other: Side, best_of_other: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _with_partners(best: NDArray[np.int64], other: Side, best_of_other: NDArray[np.int64]) -> NDArray[np.int64]:
     partners = other.partners[best_of_other]
-    chosen = np.union1d(best, partners[partners >= 0])
-    return chosen[np.argsort(~side.are_only_here[chosen], kind="stable")]
+    return np.union1d(best, partners[partners >= 0])
 
 
 def _fitted(image: Image.Image) -> tuple[Image.Image, float]:
@@ -102,20 +95,19 @@ def _fitted(image: Image.Image) -> tuple[Image.Image, float]:
 def _drawn(
     canvas: Image.Image, factor: float, side: Side, chosen: NDArray[np.int64], classes: ClassTable, style: Style
 ) -> Image.Image:
-    found: PictureDetections = side.found[chosen]
+    are_rare = np.array([frequency == "r" for frequency in classes.frequencies])[side.found.category_ids]
+    # What matters most is on top, and finds room for its label and its arrow first.
+    order = chosen[np.lexsort((chosen, ~are_rare[chosen], ~side.are_only_here[chosen]))]
+    found = side.found[order]
     boxes = [within(box * factor, canvas.size) for box in found.boxes_xyxy_px]
-    colours = [_colour(classes.frequencies[row]) for row in found.category_ids.tolist()]
+    colours = [FREQUENCY_COLOURS["r"] if is_rare else INK for is_rare in are_rare[order].tolist()]
     labels = draw_boxes(canvas, boxes, colours, labels_of(found, classes), style, casing=PAPER)
-    alone = np.flatnonzero(side.are_only_here[chosen]).tolist()
+    alone = np.flatnonzero(side.are_only_here[order]).tolist()
     draw = ImageDraw.Draw(canvas)
     for index, arrow in zip(alone, place_arrows(boxes, alone, canvas.size, style, labels), strict=True):
         if arrow is not None:
             draw_arrow(draw, arrow, colours[index], PAPER, style)
     return canvas
-
-
-def _colour(frequency: str) -> Colour:
-    return FREQUENCY_COLOURS["r"] if frequency == "r" else INK
 
 
 def _with_titles(panels: Sequence[Image.Image], titles: Sequence[str], style: Style) -> Image.Image:
