@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.prediction import ClassTable
 
 

@@ -4,7 +4,7 @@ import torch
 from torchvision.ops import box_iou
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.matching import Tally, join_classes, match_detections, tally
 from richsem_train.results.prediction import ClassTable
 from tests.trainer.results.classes import class_table, detections

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.gallery import Gallery, Predicted, SheetForm, Shown
 from richsem_train.results.matching import JoinedClasses, Side, Tally, join_classes, match_detections, some_names, tally
 from richsem_train.results.pictures import FREQUENCY_NAMES, number_for_name

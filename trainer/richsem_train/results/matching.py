@@ -10,7 +10,7 @@ from torchvision.ops import batched_nms
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.pictures.boxes import iou
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.pictures import SAME_BOX_IOU
 from richsem_train.results.prediction import ClassTable
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.ops import nms
 
+from richsem_schemas.figures.lettering import can_be_drawn, one_line
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.arrows import Arrow, draw_arrow
-from richsem_train.results.detections import PictureDetections
 from richsem_train.results.labels import Colour, Rectangle, Style, place_labels, shortened
-from richsem_train.results.lettering import can_be_drawn, one_line
 from richsem_train.results.prediction import ClassTable
 
 FREQUENCY_COLOURS: dict[str, Colour] = {"r": (204, 51, 0), "c": (86, 180, 233), "f": (240, 228, 66)}

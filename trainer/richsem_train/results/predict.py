@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.gallery import Gallery, Predicted, SheetForm, Shown
 from richsem_train.results.pictures import FREQUENCY_LEGEND, choose_drawn, draw_detections, number_for_name
 from richsem_train.results.prediction import ClassTable, Prediction

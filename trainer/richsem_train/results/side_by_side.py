@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from richsem_schemas.figures.lettering import one_line
 from richsem_train.results.arrows import draw_arrow, place_arrows
 from richsem_train.results.labels import Style, shortened
-from richsem_train.results.lettering import one_line
 from richsem_train.results.matching import Side
 from richsem_train.results.pictures import (
     FREQUENCY_COLOURS,
