@@ -31,7 +31,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="Draw side by side what this one finds, with arrows at what only one of both found.",
+            help="Draw what this one finds beside it, with arrows at what only one of the two found.",
             parser=local_path,
         ),
     ] = None,
