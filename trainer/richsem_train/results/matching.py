@@ -61,7 +61,8 @@ def join_classes(a: ClassTable, b: ClassTable) -> JoinedClasses:
     if len(only_a) == len(known_to_a):
         raise RichSemError(
             f"the two detectors have no class in common: one knows {some_names(only_a)}, the other "
-            f"{some_names(only_b)}; classes are joined by name: compare detectors that were trained on the same categories"
+            f"{some_names(only_b)}; classes are joined by name: compare detectors of the same "
+            "categories"
         )
     names = (*a.names, *only_b)
     frequency_of = {
