@@ -46,13 +46,16 @@ _NEAR_THE_END = 16
 """An error so near to the end of what was read may be one of a record cut there."""
 
 
-def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = None) -> Iterator[tuple[str, list[Any]]]:
+def stream_json(
+    path: Path, types: Mapping[str, type[msgspec.Struct] | type[msgspec.Raw]] | None = None
+) -> Iterator[tuple[str, list[Any]]]:
     """Yield the records of each list at the top level of a JSON file, in batches.
 
     A file that is one list has the name "". Values at the top level that are no lists come as a batch of one under
     their name followed by `!`, so that they are not taken for one.
 
-    A batch of a list whose records have a type in `types` is either all of this type or as JSON has it.
+    A batch of a list whose records have a type in `types` is either all of this type or as JSON has it; `msgspec.Raw`
+    is a record's own bytes.
 
     Raises:
         OSError: it can't be read.
