@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import AnnotationFile
 from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, count_images
-from richsem_schemas.annotations.json_stream import stream_json
+from richsem_schemas.annotations.json_stream import SingleValue, stream_json
 from richsem_schemas.annotations.read_annotation_file import format_by_content, read_annotation_file
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import HashedFile, hashed_file
@@ -149,9 +149,9 @@ class _Editor:
         assert found.repeats is not None, "of COCO's format"
         boxes = found.boxes
         self.records = len(found.image_ids) + len(boxes) + len(found.repeats)
-        self._is_written = np.ones(len(boxes) + len(found.repeats), np.bool_)
-        self._is_written[found.repeats] = False
-        self._is_written[self._is_written] = ~is_dropped
+        places = np.delete(np.arange(len(boxes) + len(found.repeats)), found.repeats)
+        self._is_written = np.zeros(len(boxes) + len(found.repeats), np.bool_)
+        self._is_written[places[~is_dropped]] = True
         rows = max(found.categories) + 1
         self._lost = np.unique(boxes.image_index[is_dropped] * rows + boxes.category_ids[is_dropped])
         self._rows = rows
@@ -191,27 +191,19 @@ class _Editor:
 
 def _write(path: Path, file: HashedFile, editor: _Editor, on_progress: OnProgress) -> None:
     """Write the lists and values of a file one after the other, edited."""
-    current, place, done, is_first = None, 0, 0, True
     raw = dict.fromkeys(("images", "annotations"), msgspec.Raw)
+    current, place, done, between, end = None, 0, 0, b"", b"{"
     for name, records in stream_json(path, raw):
         if name != current:
-            file.write(_end_of(current) + (b"{" if current is None else b", ") + _start_of(name))
-            current, place, is_first = name, 0, True
-        texts = list(editor.edited(name, records, place))
-        if texts:
-            file.write((b"" if is_first else b", ") + b", ".join(texts))
-            is_first = False
+            is_value = isinstance(records, SingleValue)
+            key = json.dumps(name.removesuffix("!") if is_value else name).encode()
+            file.write(end + key + (b": " if is_value else b": ["))
+            current, place, between, end = name, 0, b"", (b", " if is_value else b"], ")
+        if texts := list(editor.edited(name, records, place)):
+            file.write(between + b", ".join(texts))
+            between = b", "
         place += len(records)
         if name in raw:
             done += len(records)
             on_progress(done, editor.records)
-    file.write(_end_of(current) + b"}\n")
-
-
-def _start_of(name: str) -> bytes:
-    key = json.dumps(name.removesuffix("!")).encode()
-    return key + (b": " if name.endswith("!") else b": [")
-
-
-def _end_of(name: str | None) -> bytes:
-    return b"" if name is None or name.endswith("!") else b"]"
+    file.write(end.removesuffix(b", ") + b"}\n")
