@@ -70,4 +70,4 @@ def test_annotations_are_dropped_into_another_file(prep, file, tmp_path):
     assert "2 of 3 stay; 1 dropped, 33.3%" in output
     assert "would be overwritten" in error_of(prep("drop-annotations", file, "--ratio", "0.5", "--out", file))
     code, output = prep("drop-annotations", file, "--ratio", "1.5", "--out", out)
-    assert (code, "1.5 is not in the range" in output) == (2, True)
+    assert (code, "--ratio" in output) == (2, True)
