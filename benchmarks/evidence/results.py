@@ -1,0 +1,178 @@
+"""The results of the experiment, as `make evidence` keeps them: runs, caches, the world."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from richsem_schemas.errors import RichSemError
+
+METRICS = ("AP", "APr", "APc", "APf")
+
+
+class Arm(Protocol):
+    """What the page needs to know of an arm; all are declared in `arms.py`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def caches(self) -> tuple[str, ...]: ...
+    @property
+    def online(self) -> str | None: ...
+    @property
+    def k(self) -> int | None: ...
+    @property
+    def v(self) -> int | None: ...
+
+
+class Run(BaseModel, frozen=True):
+    """One arm trained with one seed.
+
+    Attributes:
+        metrics: 0 to 1 by name; -1 or null where no category has boxes.
+        processor_s: of the whole command: start, steps, evaluation.
+        step_processor_s: processor seconds a step.
+        recipe: hash of the world and the schedule; runs of different recipes aren't compared.
+    """
+
+    arm: str
+    seed: int
+    steps: int
+    metrics: Mapping[str, float | None]
+    processor_s: float
+    wall_s: float
+    step_processor_s: float
+    train_peak_mib: float | None = None
+    machine: Mapping[str, Any]
+    date: str
+    commit: str
+    recipe: str
+
+    @property
+    def machine_name(self) -> str:
+        """Processor, cores and GPU in words."""
+        cores = f"{self.machine.get('cores')} cores of {self.machine.get('cpu')}"
+        return f"{gpu}, {cores}" if (gpu := self.machine.get("gpu")) else cores
+
+
+class Cache(BaseModel, frozen=True):
+    """What a cache, or a label set of one, took to make and takes to keep."""
+
+    cache: str
+    processor_s: float
+    wall_s: float
+    label_bytes: int
+    picture_bytes: int
+    views: int
+    regions: int
+    teacher_forwards: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """All results of one recipe.
+
+    Attributes:
+        runs: by arm and seed.
+        caches: by name.
+        world: what `world.json` says; empty where it isn't there.
+        labels: what `labels.json` says; None where it isn't there.
+        other_recipes: runs of other recipes, which are left out.
+        undeclared: names of arms that have runs and are no longer declared.
+    """
+
+    runs: Mapping[str, Mapping[int, Run]]
+    caches: Mapping[str, Cache]
+    world: Mapping[str, Any]
+    labels: Mapping[str, Any] | None
+    other_recipes: int
+    undeclared: tuple[str, ...]
+
+    @property
+    def all_runs(self) -> list[Run]:
+        return [run for runs in self.runs.values() for run in runs.values()]
+
+    def of(self, arm: Arm) -> Mapping[int, Run]:
+        """An arm's runs by seed."""
+        return self.runs.get(arm.name, {})
+
+    def metric(self, arm: Arm, name: str) -> dict[int, float]:
+        """An arm's defined values of a metric, by seed."""
+        values = {seed: run.metrics.get(name) for seed, run in self.of(arm).items()}
+        return {seed: value for seed, value in values.items() if value is not None and 0 <= value <= 1}
+
+    @property
+    def clock(self) -> str | None:
+        """The machine that most runs were made on: seconds of others aren't compared with its own."""
+        counted = Counter(run.machine_name for run in self.all_runs)
+        return max(sorted(counted), key=counted.__getitem__, default=None)
+
+    def step_seconds(self, arm: Arm) -> dict[int, float]:
+        """Processor seconds a step by seed, on the machine `clock`."""
+        return {seed: run.step_processor_s for seed, run in self.of(arm).items() if run.machine_name == self.clock}
+
+    def preparation(self, arm: Arm) -> list[Cache] | None:
+        """The caches that an arm needs; None where one of them has no figures."""
+        if any(name not in self.caches for name in arm.caches):
+            return None
+        return [self.caches[name] for name in arm.caches]
+
+
+def read_results(folder: Path, arms: Sequence[Arm]) -> Results:
+    """Read all that is there.
+
+    Runs of the recipe of the newest run count; those of others are counted alone.
+
+    Raises:
+        RichSemError: a file isn't what its name says.
+    """
+    found = [_read(path, Run) for path in sorted((folder / "runs").glob("*.json"))]
+    recipe = max(found, key=lambda run: (run.date, run.arm, run.seed)).recipe if found else None
+    declared = {arm.name for arm in arms}
+    runs: dict[str, dict[int, Run]] = {arm.name: {} for arm in arms}
+    for run in found:
+        if run.recipe == recipe and run.arm in declared:
+            runs[run.arm][run.seed] = run
+    return Results(
+        runs={name: dict(sorted(seeds.items())) for name, seeds in runs.items()},
+        caches={
+            cache.cache: cache for cache in (_read(path, Cache) for path in sorted((folder / "caches").glob("*.json")))
+        },
+        world=_content(folder / "world.json") or {},
+        labels=_content(folder / "labels.json"),
+        other_recipes=sum(run.recipe != recipe for run in found),
+        undeclared=tuple(sorted({run.arm for run in found if run.recipe == recipe} - declared)),
+    )
+
+
+_Kind = TypeVar("_Kind", Run, Cache)
+
+
+def _read(path: Path, kind: type[_Kind]) -> _Kind:
+    try:
+        return kind.model_validate(_content(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise RichSemError(
+            f"{path}: {place}: {first['msg']}; remove the file, and `make evidence` makes it anew"
+        ) from error
+
+
+def _content(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RichSemError(f"{path} is no JSON: {error}; remove the file, and `make evidence` makes it anew") from error
