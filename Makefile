@@ -9,12 +9,13 @@ READY := .venv/.ready
 # The demo's data lies here, wherever other data does.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
-.PHONY: help env demo demo-cache demo-compare test lint docs docs-serve requirements clean
+.PHONY: help env demo demo-cache demo-compare evidence test lint docs docs-serve requirements clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
 	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
+	@echo "make evidence      set up, train by cached labels and by online ones, arm by arm; many hours, goes on where it stopped"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
 	@echo "make docs          set up, write the reference from the code, build the pages into build/site"
@@ -58,6 +59,10 @@ demo-compare: demo-cache
 	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
 	done; done
 	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
+
+# All arms that have no figures yet, tier by tier, then docs/evidence.md.
+evidence: env
+	$(BIN)/python -m benchmarks.evidence
 
 # Tensors of tests are small: threads cost more than they give.
 test: export OMP_NUM_THREADS = 1

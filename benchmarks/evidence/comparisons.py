@@ -57,19 +57,25 @@ def answers(question: Question, comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _pairs(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """A sentence a comparison; those that haven't run in one."""
+    """A sentence for all comparisons that have come out the same."""
     # Where all are held against one kind of arm, the question has named it.
     over_several = len({each.reference.group for each in comparisons}) > 1
-    missing = []
+    alike: dict[str, list[str]] = {}
     for each in comparisons:
         name = f"{each.arm.title} over {each.reference.title}" if over_several else each.arm.title
-        if Verdict.NOT_RUN in each.verdicts.values():
-            missing.append(name)
-        else:
-            trial = set(each.verdicts.values()) == {Verdict.TRIAL}
-            yield f"{name}: {'a trial' if trial else _by_metrics(each.verdicts)}"
-    if missing:
-        yield f"not run: {'; '.join(missing)}"
+        alike.setdefault(_verdict_in_words(each), []).append(name)
+    yield from (f"{verdict}: {'; '.join(names)}" for verdict, names in alike.items())
+
+
+def _verdict_in_words(comparison: Comparison) -> str:
+    found = set(comparison.verdicts.values())
+    if found == {Verdict.NOT_RUN}:
+        return "not run"
+    if found == {Verdict.TRIAL}:
+        return "a trial"
+    if len(found) == 1:
+        return f"{found.pop()} by {' and '.join(comparison.verdicts)}"
+    return ", ".join(f"{verdict} by {metric}" for metric, verdict in comparison.verdicts.items())
 
 
 def _ladders(comparisons: Sequence[Comparison]) -> Iterator[str]:

@@ -50,11 +50,11 @@ class Saving:
     def answer(self) -> str:
         """In words; nothing is claimed of fewer than three seeds, nor where the sign is within the noise."""
         if self.interval is None:
-            return f"a trial: {_from_runs(self.runs)}"
+            return f"a trial, {_from_runs(self.runs)}"
         if self.interval[0] == NEVER:
-            return "never: a step costs no less"
+            return "never, since a step costs no less"
         if self.interval[1] == NEVER:
-            return f"undecided: {_from_runs(self.runs)} by the mean, but a step may cost no less"
+            return f"undecided, {_from_runs(self.runs)} by the mean, but a step may cost no less"
         within = (
             "" if self.interval[0] == self.interval[1] else f" ({self.interval[0]:,.0f} to {self.interval[1]:,.0f})"
         )

@@ -185,8 +185,11 @@ def _smallest_label(comparisons: Sequence[Comparison], results: Results) -> str:
 
 
 def pays(arms: Sequence[Arm], results: Results) -> list[str]:
-    """From how many runs on, a sentence an arm."""
-    told = [f"{each.arm.title}: {each.answer}." for each in savings(arms, results)]
+    """From how many runs on, a sentence for all arms of which it is the same."""
+    alike: dict[str, list[str]] = {}
+    for each in savings(arms, results):
+        alike.setdefault(each.answer, []).append(each.arm.title)
+    told = [f"{answer}: {'; '.join(titles)}." for answer, titles in alike.items()]
     return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in told] or ["Not run yet."]
 
 

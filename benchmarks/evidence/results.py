@@ -13,6 +13,8 @@ from richsem_schemas.errors import RichSemError
 
 METRICS = ("AP", "APr", "APc", "APf")
 
+_REMEDY = "remove the file, and `make evidence` makes it anew"
+
 
 class Arm(Protocol):
     """What the page needs to know of an arm; all are declared in `arms.py`."""
@@ -59,6 +61,11 @@ class Run(BaseModel, frozen=True):
     recipe: str
 
     @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
     def machine_name(self) -> str:
         """Processor, cores and GPU in words."""
         cores = f"{self.machine.get('cores')} cores of {self.machine.get('cpu')}"
@@ -76,6 +83,11 @@ class Cache(BaseModel, frozen=True):
     views: int
     regions: int
     teacher_forwards: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return self.cache
 
 
 @dataclass(frozen=True)
@@ -160,13 +172,14 @@ _Kind = TypeVar("_Kind", Run, Cache)
 
 def _read(path: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return kind.model_validate(_content(path))
+        result = kind.model_validate(_content(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
-        raise RichSemError(
-            f"{path}: {place}: {first['msg']}; remove the file, and `make evidence` makes it anew"
-        ) from error
+        raise RichSemError(f"{path}: {place}: {first['msg']}; {_REMEDY}") from error
+    if path.stem != result.name:
+        raise RichSemError(f"{path} holds {result.name}: a result lies under its own name; {_REMEDY}")
+    return result
 
 
 def _content(path: Path) -> Any:
@@ -175,4 +188,4 @@ def _content(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RichSemError(f"{path} is no JSON: {error}; remove the file, and `make evidence` makes it anew") from error
+        raise RichSemError(f"{path} is no JSON: {error}; {_REMEDY}") from error

@@ -10,7 +10,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 MARGINS = {"AP": 0.02, "APr": 0.03}
 """Within which two arms are as good as each other; set before any run.
@@ -96,21 +96,21 @@ def paired_difference(arm: Mapping[int, float], reference: Mapping[int, float], 
         return None
     if spread.deviation is None:
         return Difference(spread, None, None)
-    above, below = (_p_not_above(spread, -margin), _p_not_above(_mirrored(spread), -margin))
-    smaller = min(_p_not_above(spread, 0.0), _p_not_above(_mirrored(spread), 0.0))
-    return Difference(spread, min(1.0, 2 * smaller), max(above, below))
+    unequal = 2 * min(_p_above(spread.mean, spread), _p_above(-spread.mean, spread))
+    return Difference(
+        spread,
+        p_difference=min(1.0, unequal),
+        p_equivalence=max(_p_above(margin + spread.mean, spread), _p_above(margin - spread.mean, spread)),
+    )
 
 
-def _p_not_above(spread: Spread, bound: float) -> float:
-    """One-sided p of a mean of `bound` or less."""
+def _p_above(excess: float, spread: Spread) -> float:
+    """One-sided p, by Student's t, of a mean that lies `excess` above a bound that the true one is not above."""
     assert spread.deviation is not None
     if spread.deviation < _EQUAL:
-        return 0.0 if spread.mean > bound + _EQUAL else 1.0
-    return float(stats.ttest_1samp(spread.values, bound, alternative="greater").pvalue)
-
-
-def _mirrored(spread: Spread) -> Spread:
-    return Spread(tuple(-value for value in spread.values), -spread.mean, spread.deviation, None)
+        return 0.0 if excess > _EQUAL else 1.0
+    count = len(spread.values)
+    return float(stdtr(count - 1, -excess / (spread.deviation / math.sqrt(count))))
 
 
 def verdicts(differences: Sequence[Difference | None]) -> list[Verdict]:
@@ -119,14 +119,18 @@ def verdicts(differences: Sequence[Difference | None]) -> list[Verdict]:
     Holm's correction holds the claims of a difference at 5% for the whole family, and those of equality likewise.
     Within the margin comes first: a difference that is sure and smaller than what was said to matter is as good.
     """
-    tested = [each for each in differences if each is not None and each.pairs >= FEWEST_PAIRS]
-    different = holm([each.p_difference for each in tested])
-    equal = holm([each.p_equivalence for each in tested])
-    told = {
-        id(each): _verdict(each, p_different, p_equal)
-        for each, p_different, p_equal in zip(tested, different, equal, strict=True)
-    }
-    return [Verdict.NOT_RUN if each is None else told.get(id(each), Verdict.TRIAL) for each in differences]
+    tested = [each is not None and each.pairs >= FEWEST_PAIRS for each in differences]
+    family = [each for each, is_tested in zip(differences, tested, strict=True) if is_tested]
+    told = map(
+        _verdict,
+        family,
+        holm([each.p_difference for each in family]),
+        holm([each.p_equivalence for each in family]),
+    )
+    return [
+        next(told) if is_tested else Verdict.NOT_RUN if each is None else Verdict.TRIAL
+        for each, is_tested in zip(differences, tested, strict=True)
+    ]
 
 
 def _verdict(difference: Difference, p_different: float, p_equal: float) -> Verdict:
