@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.questions import Question, is_fresh
+from benchmarks.evidence.questions import Question
 from benchmarks.evidence.results import Arm, Results
 from benchmarks.evidence.statistics import MARGINS, Difference, Verdict, paired_difference, verdicts
 
@@ -52,27 +52,28 @@ def answers(question: Question, comparisons: Sequence[Comparison]) -> list[str]:
     """The answer, a sentence a line: by ladders, or pair by pair."""
     if all(set(each.verdicts.values()) == {Verdict.NOT_RUN} for each in comparisons):
         return ["Not run yet."]
-    told = _ladders(comparisons) if question.ladder else _pairs(comparisons)
+    told = _ladders(comparisons) if question.ladder else _pairs(comparisons, question.reference_is_told)
     return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in told]
 
 
-def _pairs(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """A sentence for all comparisons that have come out the same."""
-    # Where all are held against one kind of arm, the question has named it.
-    over_several = len({each.reference.group for each in comparisons}) > 1
+def _pairs(comparisons: Sequence[Comparison], reference_is_told: bool) -> Iterator[str]:
+    """A sentence for all comparisons that have come out the same; of those without a claim their number."""
     alike: dict[str, list[str]] = {}
     for each in comparisons:
-        name = f"{each.arm.title} over {each.reference.title}" if over_several else each.arm.title
-        alike.setdefault(_verdict_in_words(each), []).append(name)
-    yield from (f"{verdict}: {'; '.join(names)}" for verdict, names in alike.items())
+        if set(CLAIMED) & set(each.verdicts.values()):
+            over = f", against {each.reference.title}" if reference_is_told else ""
+            alike.setdefault(f"{_verdict_in_words(each)}{over}", []).append(each.arm.title)
+    yield from (f"{verdict}: {'; '.join(titles)}" for verdict, titles in alike.items())
+    missing = sum(set(each.verdicts.values()) == {Verdict.NOT_RUN} for each in comparisons)
+    trials = len(comparisons) - missing - sum(map(len, alike.values()))
+    if trials:
+        yield f"{trials} {'trial' if trials == 1 else 'trials'}, of which nothing is claimed"
+    if missing:
+        yield f"{missing} not run"
 
 
 def _verdict_in_words(comparison: Comparison) -> str:
     found = set(comparison.verdicts.values())
-    if found == {Verdict.NOT_RUN}:
-        return "not run"
-    if found == {Verdict.TRIAL}:
-        return "a trial"
     if len(found) == 1:
         return f"{found.pop()} by {' and '.join(comparison.verdicts)}"
     return ", ".join(f"{verdict} by {metric}" for metric, verdict in comparison.verdicts.items())
@@ -82,23 +83,17 @@ def _ladders(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """A sentence a kind of views, whose arms differ in how many of them there are."""
     kinds: dict[str, list[Comparison]] = {}
     for each in comparisons:
-        kinds.setdefault(views_of(each.arm), []).append(each)
+        # Titles are such as "fresh windows, K = 4".
+        kinds.setdefault(each.arm.title.rpartition(", ")[0], []).append(each)
     for kind, steps in kinds.items():
-        steps.sort(key=lambda each: each.arm.k or each.arm.v or 0)
-        told = {metric: ladder([(step_of(each.arm), each.verdicts[metric]) for each in steps]) for metric in MARGINS}
+        steps.sort(key=lambda each: each.arm.passes or 0)
+        places = [each.arm.title.rpartition(", ")[2] for each in steps]
+        told = {
+            metric: ladder(list(zip(places, (each.verdicts[metric] for each in steps), strict=True)))
+            for metric in MARGINS
+        }
         ran = {verdict for each in steps for verdict in each.verdicts.values()} & set(CLAIMED)
         yield f"{kind}: {_by_metrics(told) if ran else next(iter(told.values()))}"
-
-
-def views_of(arm: Arm) -> str:
-    """The kind of views of an arm, in words."""
-    kinds = {"windows": ("stored", "fresh"), "mosaics": ("stored", "free"), "crops": ("stored", "fresh")}
-    return f"{kinds[arm.group][is_fresh(arm)]} {arm.group}"
-
-
-def step_of(arm: Arm) -> str:
-    """Where an arm stands on its ladder."""
-    return f"K = {arm.k}" if arm.k else f"V = {arm.v}"
 
 
 def _by_metrics(told: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.questions import QUESTIONS
+from benchmarks.evidence.questions import AGAINST_ONLINE
 from benchmarks.evidence.results import Arm, Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, Spread, spread_of
 
@@ -17,7 +17,7 @@ class Saving:
 
     Attributes:
         online: the arm that asks the teacher in each step instead.
-        preparation_s: of all caches that the arm has and the online one hasn't.
+        preparation_s: of its label sets.
         step_s: mean seconds a step; `online_step_s` likewise.
         saved_s: seconds saved a run, seed by seed.
         label_bytes: what the labels take on a disk; `picture_bytes` likewise.
@@ -73,28 +73,27 @@ def _from_runs(runs: float) -> str:
 
 def savings(arms: Sequence[Arm], results: Results) -> list[Saving]:
     """Of each cached arm against the online arm that its accuracy is held against, where both have run."""
-    pairs = [pair for question in QUESTIONS if question.ladder for pair in question.pairs(arms)]
+    pairs = [pair for of_question in AGAINST_ONLINE for pair in of_question(arms)]
     return [saving for arm, online in pairs for saving in _saving(arm, online, results)]
 
 
 def _saving(arm: Arm, online: Arm, results: Results) -> Iterator[Saving]:
     cached_steps, online_steps = results.step_seconds(arm), results.step_seconds(online)
     shared = sorted(cached_steps.keys() & online_steps.keys())
-    caches, online_caches = results.preparation(arm), results.preparation(online)
-    if not shared or caches is None or online_caches is None:
+    preparation = results.preparation(arm)
+    if not shared or preparation is None:
         return
     steps = results.of(arm)[shared[0]].steps
     saved = spread_of((online_steps[seed] - cached_steps[seed]) * steps for seed in shared)
-    own = [cache for cache in caches if cache not in online_caches]
     assert saved is not None
     yield Saving(
         arm,
         online,
-        preparation_s=math.fsum(cache.processor_s for cache in own),
+        preparation_s=preparation.processor_s,
         step_s=math.fsum(cached_steps[seed] for seed in shared) / len(shared),
         online_step_s=math.fsum(online_steps[seed] for seed in shared) / len(shared),
         steps=steps,
         saved_s=saved,
-        label_bytes=sum(cache.label_bytes for cache in own),
-        picture_bytes=sum(cache.picture_bytes for cache in own),
+        label_bytes=preparation.label_bytes,
+        picture_bytes=preparation.picture_bytes,
     )

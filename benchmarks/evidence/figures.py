@@ -9,13 +9,16 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.evidence.comparisons import Comparison
 from benchmarks.evidence.costs import NEVER, Saving
-from benchmarks.evidence.questions import is_fresh
+from benchmarks.evidence.questions import kind_of
 from benchmarks.evidence.results import Arm, Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS, spread_of
 from richsem_schemas.figures.figure import INK, LINE_COLOURS, QUIET, drawing_style, titled_figure, write_figure
 
 _COLOURS = {"AP": INK, "APr": "#cc3300"}
 _MARGIN_COLOUR = "#009e73"
+_BORROWING = ("fresh", "free-mosaics")
+"""Kinds of views whose lines are dashed, beside stored ones of the same label set."""
+
 _SHORTEST, _LONGEST = 5, 40
 """Bounds of the runs that costs are drawn over."""
 
@@ -27,7 +30,7 @@ def draw_arms(arms: Sequence[Arm], results: Results, held_against: Sequence[Comp
     """
     shown = [arm for arm in arms if results.of(arm)]
     with drawing_style([arm.title for arm in shown]):
-        figure = titled_figure("Accuracy by arm", 10.5, 1.6 + 0.36 * len(shown))
+        figure = titled_figure("Accuracy by arm", 10.5, 1.6 + 0.3 * len(shown))
         panels = figure.subplots(1, len(MARGINS), sharey=True, squeeze=False)[0]
         for panel, metric in zip(panels, MARGINS, strict=True):
             panel.set_title(metric)
@@ -97,18 +100,18 @@ def _draw_costs(panel: Axes, savings: Sequence[Saving]) -> None:
     runs = np.arange(int(np.clip(1.5 * max(paying, default=0), _SHORTEST, _LONGEST)) + 1)
     first = savings[0]
     panel.plot(runs, runs * first.online_step_s * first.steps / 3600, color=INK, linewidth=2.6, label="online")
-    steps = sorted({(saving.arm.group, saving.arm.k, saving.arm.v) for saving in savings}, key=str)
+    label_sets = sorted({saving.arm.label_sets for saving in savings})
     for saving in savings:
-        place = steps.index((saving.arm.group, saving.arm.k, saving.arm.v))
+        place = label_sets.index(saving.arm.label_sets)
         panel.plot(
             runs,
             (saving.preparation_s + runs * saving.step_s * saving.steps) / 3600,
             color=LINE_COLOURS[place % len(LINE_COLOURS)],
-            linestyle="--" if is_fresh(saving.arm) else "-",
+            linestyle="--" if kind_of(saving.arm) in _BORROWING else "-",
             label=saving.arm.title,
         )
     panel.set_xlim(0, runs[-1])
     panel.set_ylim(0, None)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("processor hours")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="lower right")

@@ -15,7 +15,7 @@ from benchmarks.evidence.comparisons import GOOD, Comparison, answers, compare
 from benchmarks.evidence.costs import savings
 from benchmarks.evidence.figures import draw_arms, draw_costs
 from benchmarks.evidence.noise import spread_section
-from benchmarks.evidence.questions import LABEL_SIZE, QUESTIONS, Question
+from benchmarks.evidence.questions import AGAINST_ONLINE, LABEL_SIZE, QUESTIONS, Question, in_order
 from benchmarks.evidence.results import Arm, Results, read_results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import (
@@ -90,6 +90,7 @@ def evidence(folder: Path, arms: Sequence[Arm], docs: Path) -> str:
     Raises:
         RichSemError: a result isn't what its name says.
     """
+    arms = in_order(arms)
     results = read_results(folder, arms)
     compared = {question.title: compare(question, arms, results) for question in QUESTIONS}
     figures = draw(arms, results, compared, docs)
@@ -101,8 +102,8 @@ def draw(arms: Sequence[Arm], results: Results, compared: Mapping[str, list[Comp
     drawn = set()
     (docs / ARMS_FIGURE.parent).mkdir(parents=True, exist_ok=True)
     if results.all_runs:
-        ladders = itertools.chain.from_iterable(compared[each.title] for each in QUESTIONS if each.ladder)
-        draw_arms(arms, results, list(ladders), docs / ARMS_FIGURE)
+        against_online = (compared[each.title] for each in QUESTIONS if each.pairs in AGAINST_ONLINE)
+        draw_arms(arms, results, list(itertools.chain.from_iterable(against_online)), docs / ARMS_FIGURE)
         drawn.add(ARMS_FIGURE)
     if of_costs := savings(arms, results):
         draw_costs(of_costs, docs / COSTS_FIGURE)
@@ -160,8 +161,7 @@ def _section(
     told = answers(question, comparisons)
     yield f"**{told[0]}**" if len(told) == 1 else "\n".join(f"- **{sentence}**" for sentence in told)
     of_question = question.arms(arms)
-    # Without arms of its own, a section compares those of another's table.
-    if question.groups and any(results.of(arm) for arm in of_question):
+    if any(results.of(arm) for arm in of_question):
         yield arms_table(of_question, results)
     if any(each.pairs for each in comparisons):
         yield "Differences, seed by seed:"
@@ -185,12 +185,16 @@ def _smallest_label(comparisons: Sequence[Comparison], results: Results) -> str:
 
 
 def pays(arms: Sequence[Arm], results: Results) -> list[str]:
-    """From how many runs on, a sentence for all arms of which it is the same."""
+    """From how many runs on, a sentence for all arms of which it is the same; of trials their number."""
+    found = savings(arms, results)
     alike: dict[str, list[str]] = {}
-    for each in savings(arms, results):
-        alike.setdefault(each.answer, []).append(each.arm.title)
-    told = [f"{answer}: {'; '.join(titles)}." for answer, titles in alike.items()]
-    return [f"{sentence[0].upper()}{sentence[1:]}" for sentence in told] or ["Not run yet."]
+    for each in found:
+        if each.interval is not None:
+            alike.setdefault(each.answer, []).append(each.arm.title)
+    told = [f"{answer[0].upper()}{answer[1:]}: {'; '.join(titles)}." for answer, titles in alike.items()]
+    if trials := len(found) - sum(map(len, alike.values())):
+        told.append(f"{trials} {'trial' if trials == 1 else 'trials'}, of which nothing is claimed.")
+    return told or ["Not run yet."]
 
 
 def _costs(arms: Sequence[Arm], results: Results, drawn: bool) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The results of the experiment, as `make evidence` keeps them: runs, caches, the world."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.evidence.label_sets import LABEL_SETS
 from richsem_schemas.errors import RichSemError
 
 METRICS = ("AP", "APr", "APc", "APf")
@@ -28,13 +30,13 @@ class Arm(Protocol):
     @property
     def group(self) -> str: ...
     @property
-    def caches(self) -> tuple[str, ...]: ...
+    def label_sets(self) -> tuple[str, ...]: ...
     @property
     def online(self) -> str | None: ...
     @property
-    def k(self) -> int | None: ...
+    def passes(self) -> int | None: ...
     @property
-    def v(self) -> int | None: ...
+    def drop_ratio(self) -> float: ...
 
 
 class Run(BaseModel, frozen=True):
@@ -133,11 +135,45 @@ class Results:
         """Processor seconds a step by seed, on the machine `clock`."""
         return {seed: run.step_processor_s for seed, run in self.of(arm).items() if run.machine_name == self.clock}
 
-    def preparation(self, arm: Arm) -> list[Cache] | None:
-        """The caches that an arm needs; None where one of them has no figures."""
-        if any(name not in self.caches for name in arm.caches):
+    def preparation(self, arm: Arm) -> "Preparation | None":
+        """What the cached labels of an arm take; None where one of its label sets has no figures.
+
+        Arms without cached labels take extra pictures out of a cache as well, whose labels they don't read: that is
+        nothing that they would need.
+        """
+        if arm.passes is None:
+            return Preparation(0.0, 0, 0)
+        made = {name for label_set in arm.label_sets for name in _made_from(label_set)}
+        if not made <= self.caches.keys():
             return None
-        return [self.caches[name] for name in arm.caches]
+        kept = [self.caches[name] for name in arm.label_sets]
+        # All label sets of a cache share its pictures.
+        pictures = {LABEL_SETS[cache.name].pictures: cache.picture_bytes for cache in kept}
+        return Preparation(
+            processor_s=math.fsum(self.caches[name].processor_s for name in made),
+            label_bytes=sum(cache.label_bytes for cache in kept),
+            picture_bytes=sum(pictures.values()),
+        )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What cached labels take.
+
+    Attributes:
+        processor_s: to make them, and what they are rescored from.
+        label_bytes: that they keep on a disk; `picture_bytes` likewise.
+    """
+
+    processor_s: float
+    label_bytes: int
+    picture_bytes: int
+
+
+def _made_from(label_set: str) -> list[str]:
+    """A label set and the one that it is rescored from."""
+    base = LABEL_SETS[label_set].rescored_from
+    return [label_set] if base is None else [label_set, base]
 
 
 def read_results(folder: Path, arms: Sequence[Arm]) -> Results:

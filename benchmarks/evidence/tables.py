@@ -23,15 +23,14 @@ def arms_table(arms: Sequence[Arm], results: Results) -> str:
 
 
 def _arm_row(arm: Arm, results: Results) -> list[str]:
-    caches = results.preparation(arm)
-    kept = NOTHING if not caches else readable_bytes(sum(each.label_bytes + each.picture_bytes for each in caches))
-    made = None if caches is None else sum(each.processor_s for each in caches)
-    preparation = NOTHING if not caches or made is None else duration(made)
+    needed = results.preparation(arm)
+    kept = NOTHING if not needed or not arm.passes else readable_bytes(needed.label_bytes + needed.picture_bytes)
+    preparation = NOTHING if not needed or not arm.passes else duration(needed.processor_s)
     runs = results.of(arm)
     if not runs:
         return [arm.title, "not run", *[NOTHING] * (len(METRICS) + 2), preparation, NOTHING, kept]
     seconds = spread_of(run.processor_s for run in runs.values() if run.machine_name == results.clock)
-    whole = NOTHING if seconds is None or made is None else duration(seconds.mean + made)
+    whole = NOTHING if seconds is None or needed is None else duration(seconds.mean + needed.processor_s)
     return [
         arm.title,
         seeds_of(len(runs)),
@@ -117,6 +116,9 @@ def label_sizes_table(arms: Sequence[Arm], results: Results) -> str | None:
 
 
 def bytes_a_region(arm: Arm, results: Results) -> float | None:
-    """Of the label set that an arm reads, the last that it names."""
-    cache = results.caches.get(arm.caches[-1]) if arm.caches else None
-    return cache.label_bytes / cache.regions if cache and cache.regions else None
+    """Of the label sets that an arm reads; None where one of them has no figures."""
+    caches = [results.caches[name] for name in arm.label_sets if name in results.caches]
+    regions = sum(cache.regions for cache in caches)
+    if len(caches) < len(arm.label_sets) or not regions:
+        return None
+    return sum(cache.label_bytes for cache in caches) / regions

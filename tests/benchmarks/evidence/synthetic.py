@@ -15,36 +15,53 @@ class TestArm:
     title: str
     group: str
     tier: str = "b"
-    caches: tuple[str, ...] = ()
+    label_sets: tuple[str, ...] = ()
     online: str | None = None
-    k: int | None = None
-    v: int | None = None
+    passes: int | None = None
+    drop_ratio: float = 0.0
 
 
-BASELINE = TestArm("baseline", "baseline", "baseline")
-BRANCH = TestArm("branch", "the branch with hard labels", "branch")
-ONLINE = TestArm("online-detection", "online teacher, detection", "online", online="detection")
-ONLINE_EXTRA = TestArm("online-extra", "online teacher, extra", "online", online="extra")
-ONLINE_BOTH = TestArm("online-both", "online teacher, both", "online", online="both", tier="c")
+def _views(kind, title, letter, counts, group, label_sets, tier="b"):
+    return [
+        TestArm(
+            f"{kind}-{count}", f"{title}, {letter} = {count}", group, tier, (f"{label_sets}-{count}",), passes=count
+        )
+        for count in counts
+    ]
+
+
 ARMS = [
-    BASELINE,
-    BRANCH,
-    ONLINE,
-    ONLINE_EXTRA,
-    ONLINE_BOTH,
-    *(
-        TestArm(f"windows-{views}-{k}", f"{views} windows, K = {k}", "windows", caches=(f"windows-{k}",), k=k)
-        for views in ("stored", "fresh")
-        for k in (1, 4)
-    ),
-    TestArm("crops-1", "crops, K = 1", "crops", caches=("crops-1",), k=1, tier="c"),
-    *(TestArm(f"mosaics-{v}", f"mosaics, V = {v}", "mosaics", caches=(f"mosaics-{v}",), v=v) for v in (1, 4)),
-    TestArm("top-8-fresh", "top 8, no tail", "labels", caches=("windows-4", "top-8"), k=4, tier="c"),
-    TestArm("dropped-50-hard", "half dropped, no semantics", "dropped", tier="c"),
-    TestArm("dropped-50-soft", "half dropped, semantics", "dropped", caches=("windows-4",), k=4, tier="c"),
-    TestArm("worse-fresh", "a worse teacher", "teachers", caches=("worse",), k=4, tier="c"),
+    TestArm("baseline", "baseline", "baseline"),
+    TestArm("branch", "the branch with hard labels", "branch"),
+    TestArm("online-detection", "online teacher, detection", "online", online="detection"),
+    *_views("stored", "stored windows", "K", (1, 4), "windows", "windows"),
+    *_views("fresh", "fresh windows", "K", (1, 4), "windows", "windows"),
+    TestArm("online-extra", "online teacher, extra", "online", label_sets=("mosaics-8",), online="extra"),
+    *_views("mosaics", "mosaics", "V", (1, 4), "extra", "mosaics"),
+    TestArm("online-both", "online teacher, both", "online", label_sets=("mosaics-8",), online="both"),
+    TestArm("cached-both", "windows and mosaics", "extra", "c", ("windows-4", "mosaics-4"), passes=4),
+    TestArm("extra-hard", "extra pictures, hard labels", "extra", "c", ("mosaics-8",)),
+    *_views("crops", "crops", "K", (1,), "extra", "crops", "c"),
+    *_views("free-mosaics", "free mosaics", "K", (1,), "extra", "crops", "c"),
+    TestArm("top8-bucket", "top 8, tail: bucket", "labels", "c", ("windows-4-top8",), passes=4),
+    TestArm("int8", "8 bits", "labels", "c", ("windows-4-int8",), passes=4),
+    TestArm("dropped-0.5-hard", "half dropped, hard labels", "dropped", "c", drop_ratio=0.5),
+    TestArm("dropped-0.5-soft", "half dropped, soft labels", "dropped", "c", ("windows-4",), passes=4, drop_ratio=0.5),
+    TestArm("worse", "a worse teacher", "teachers", "c", ("windows-4-worse",), passes=4),
 ]
 BY_NAME = {arm.name: arm for arm in ARMS}
+LABEL_BYTES = {
+    "crops-1": 3_000_000,
+    "mosaics-1": 2_000_000,
+    "mosaics-4": 8_000_000,
+    "mosaics-8": 16_000_000,
+    "windows-1": 1_500_000,
+    "windows-4": 6_000_000,
+    "windows-4-int8": 3_200_000,
+    "windows-4-top8": 1_600_000,
+    "windows-4-worse": 6_000_000,
+}
+"""Of 8,000 regions."""
 
 
 def write_run(folder, arm, seed, *, ap=0.5, apr=0.4, step_s=0.5, **changed):
@@ -67,14 +84,14 @@ def write_run(folder, arm, seed, *, ap=0.5, apr=0.4, step_s=0.5, **changed):
     _write(folder / "runs" / f"{arm}-{seed}.json", content)
 
 
-def write_caches(folder, arms=ARMS):
-    for number, name in enumerate(sorted({cache for arm in arms for cache in arm.caches})):
+def write_caches(folder, names=tuple(LABEL_BYTES)):
+    for name in names:
         content = {
             "benchmark": "evidence-cache",
             "cache": name,
-            "processor_s": 300.0,
+            "processor_s": 30.0 if "top8" in name else 300.0,
             "wall_s": 200.0,
-            "label_bytes": 1_000_000 * (number + 1),
+            "label_bytes": LABEL_BYTES[name],
             "picture_bytes": 20_000_000,
             "views": 4000,
             "regions": 8000,

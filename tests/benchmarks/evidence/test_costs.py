@@ -9,17 +9,17 @@ from benchmarks.evidence.results import read_results
 from tests.benchmarks.evidence.synthetic import ARMS, BY_NAME, write_caches, write_run
 
 
-def saving(folder, name="windows-stored-4"):
+def saving(folder, name="stored-4"):
     (found,) = [each for each in savings(ARMS, read_results(folder, ARMS)) if each.arm.name == name]
     return found
 
 
-def write_pair(folder, online, cached, name="windows-stored-4"):
+def write_pair(folder, online, cached, name="stored-4"):
     """Processor seconds a step of each seed, online and cached; 1,200 steps, and 300 s for the cache."""
     for seed, (online_s, cached_s) in enumerate(zip(online, cached, strict=True)):
         write_run(folder, "online-detection", seed, step_s=online_s)
         write_run(folder, name, seed, step_s=cached_s)
-    write_caches(folder, [BY_NAME[name]])
+    write_caches(folder, BY_NAME[name].label_sets)
 
 
 def test_a_cache_pays_from_preparation_over_saving_on(tmp_path):
@@ -53,19 +53,34 @@ def test_one_seed_is_a_trial(tmp_path):
     assert saving(tmp_path).answer == "a trial, from 3 runs on"
 
 
-def test_caches_that_the_online_arm_needs_as_well_are_not_counted(tmp_path):
-    arms = [BY_NAME["windows-stored-4"], BY_NAME["online-detection"]]
-    shared = type(arms[1])(**{**arms[1].__dict__, "caches": ("windows-4",)})
+def test_labels_that_are_rescored_cost_their_base_and_keep_themselves_alone(tmp_path):
+    write_caches(tmp_path)
+    found = read_results(tmp_path, ARMS).preparation(BY_NAME["top8-bucket"])
+    assert (found.processor_s, found.label_bytes, found.picture_bytes) == (330, 1_600_000, 20_000_000)
+
+
+def test_label_sets_of_two_caches_keep_the_pictures_of_both(tmp_path):
+    write_caches(tmp_path)
+    found = read_results(tmp_path, ARMS).preparation(BY_NAME["cached-both"])
+    assert (found.processor_s, found.label_bytes, found.picture_bytes) == (600, 14_000_000, 40_000_000)
+
+
+def test_arms_that_read_no_cached_labels_need_no_preparation(tmp_path):
+    for name in ("online-extra", "extra-hard", "baseline"):
+        assert read_results(tmp_path, ARMS).preparation(BY_NAME[name]).processor_s == 0
+
+
+def test_what_nothing_was_prepared_for_pays_at_once(tmp_path):
     write_pair(tmp_path, [0.6], [0.5])
-    (found,) = savings([arms[0], shared], read_results(tmp_path, arms))
-    assert found.preparation_s == found.label_bytes == 0
-    assert found.answer == "a trial, from the first run on"
+    path = tmp_path / "caches" / "windows-4.json"
+    path.write_text(path.read_text().replace("300.0", "0.0"))
+    assert saving(tmp_path).answer == "a trial, from the first run on"
 
 
 def test_seconds_of_another_machine_are_not_compared(tmp_path):
     write_pair(tmp_path, [0.6, 0.6], [0.5, 0.5])
     write_run(tmp_path, "online-detection", 2, step_s=0.1, machine={"cpu": "another", "cores": 8, "gpu": "a GPU"})
-    write_run(tmp_path, "windows-stored-4", 2, step_s=0.5)
+    write_run(tmp_path, "stored-4", 2, step_s=0.5)
     assert saving(tmp_path).saved_s.values == pytest.approx((120, 120))
 
 

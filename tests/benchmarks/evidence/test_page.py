@@ -88,8 +88,9 @@ def test_three_seeds_alike_are_as_good(results):
     every_seed(results, 3)
     text, _ = written(results)
     assert "- **Stored windows: by AP and APr as good from K = 1 on.**" in section(text, "Windows")
-    assert "**As good by AP and APr: half dropped, semantics.**" in section(text, "Dropped annotations")
-    assert "The smallest that is as good by AP and APr: top 8, no tail, 500 bytes a region." in text
+    dropped = section(text, "Dropped annotations")
+    assert "**As good by AP and APr: fresh windows, K = 4; half dropped, soft labels.**" in dropped
+    assert "The smallest that is as good by AP and APr: top 8, tail: bucket, 200 bytes a region." in text
     assert "From 3 runs on: stored windows, K = 1; " in section(text, "Answers")
 
 
@@ -103,7 +104,7 @@ def test_three_seeds_that_scatter_are_undecided_and_it_is_said_how_many_would_do
 
 def test_a_row_has_mean_and_deviation_and_costs_with_the_preparation(results):
     for seed, ap in enumerate((0.4, 0.5, 0.6)):
-        write_run(results, "windows-fresh-4", seed, ap=ap, apr=0.3, step_s=0.5)
+        write_run(results, "fresh-4", seed, ap=ap, apr=0.3, step_s=0.5)
     text, _ = written(results)
     # 1,200 x 0.5 + 60 = 660 s a run; a cache of 300 s, 6 MB and 20 MB.
     assert row_of(section(text, "Windows"), "fresh windows, K = 4") == {
