@@ -10,6 +10,8 @@ from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 TIERS = {"b": "with several seeds", "c": "with one seed, as trials"}
 """How the arms of a tier are to be run."""
 
+_FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
+
 _COMMIT_LETTERS = 8
 _MOST_COMMITS = 5
 
@@ -44,10 +46,8 @@ def _world(world: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _counts(counts: Any) -> str:
-    if not isinstance(counts, Mapping):
-        return f"{counts:,}"
-    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+def _counts(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{_FREQUENCIES.get(name, name)} {count:,}" for name, count in counts.items())
 
 
 def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
@@ -63,6 +63,8 @@ def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
     )
     days = sorted({run.date[:10] for run in runs})
     yield f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}; {_commits(runs)}."
+    if parts := sum(not run.is_whole for run in runs):
+        yield f"Stopped and gone on with: {_number(parts, 'run')}, of which the hours count the last part alone."
     machines = Counter(f"{run.machine_name}, torch {run.machine.get('torch')}" for run in runs)
     counted = [f"{name} ({_number(count, 'run')})" for name, count in sorted(machines.items())]
     yield f"Machines: {'; '.join(counted)}."
@@ -107,6 +109,6 @@ def _missing(arms: Sequence[Arm], results: Results) -> Iterator[str]:
 
 def _left_out(results: Results) -> Iterator[str]:
     if results.other_recipes:
-        yield f"Left out: {_number(results.other_recipes, 'run')} of another recipe: another world or another schedule."
+        yield f"Left out: {_number(results.other_recipes, 'run')} of another world, schedule or form of its arm."
     if results.undeclared:
         yield f"Left out: arms that are no longer declared, {', '.join(f'`{name}`' for name in results.undeclared)}."

@@ -44,9 +44,11 @@ class Run(BaseModel, frozen=True):
 
     Attributes:
         metrics: 0 to 1 by name; -1 or null where no category has boxes.
-        processor_s: of the whole command: start, steps, evaluation.
-        step_processor_s: processor seconds a step.
+        processor_s: of the whole command, start and evaluation included; `wall_s` likewise.
+        step_processor_s: processor seconds a step; None where too few steps were seen.
+        is_whole: whether it ran at once; where it was stopped and went on, seconds of the command are of its last part.
         recipe: hash of the world and the schedule; runs of different recipes aren't compared.
+        arm_recipe: hash of what the arm is.
     """
 
     arm: str
@@ -55,12 +57,13 @@ class Run(BaseModel, frozen=True):
     metrics: Mapping[str, float | None]
     processor_s: float
     wall_s: float
-    step_processor_s: float
-    train_peak_mib: float | None = None
+    step_processor_s: float | None
+    is_whole: bool
     machine: Mapping[str, Any]
     date: str
     commit: str
     recipe: str
+    arm_recipe: str
 
     @property
     def name(self) -> str:
@@ -133,7 +136,13 @@ class Results:
 
     def step_seconds(self, arm: Arm) -> dict[int, float]:
         """Processor seconds a step by seed, on the machine `clock`."""
-        return {seed: run.step_processor_s for seed, run in self.of(arm).items() if run.machine_name == self.clock}
+        seconds = {seed: run.step_processor_s for seed, run in self.of(arm).items() if run.machine_name == self.clock}
+        return {seed: each for seed, each in seconds.items() if each is not None}
+
+    def run_seconds(self, arm: Arm) -> list[float]:
+        """Processor seconds of whole runs, on the machine `clock`."""
+        timed = [run for run in self.of(arm).values() if run.is_whole and run.machine_name == self.clock]
+        return [run.processor_s for run in timed]
 
     def preparation(self, arm: Arm) -> "Preparation | None":
         """What the cached labels of an arm take; None where one of its label sets has no figures.
@@ -146,14 +155,16 @@ class Results:
         made = {name for label_set in arm.label_sets for name in _made_from(label_set)}
         if not made <= self.caches.keys():
             return None
-        kept = [self.caches[name] for name in arm.label_sets]
-        # All label sets of a cache share its pictures.
-        pictures = {LABEL_SETS[cache.name].pictures: cache.picture_bytes for cache in kept}
         return Preparation(
             processor_s=math.fsum(self.caches[name].processor_s for name in made),
-            label_bytes=sum(cache.label_bytes for cache in kept),
-            picture_bytes=sum(pictures.values()),
+            label_bytes=sum(self.caches[name].label_bytes for name in arm.label_sets),
+            picture_bytes=sum(map(self._picture_bytes, {LABEL_SETS[name].pictures for name in arm.label_sets})),
         )
+
+    def _picture_bytes(self, pictures: str) -> int:
+        """Of a cache: all of its label sets share them, and those that are rescored tell nothing of them."""
+        found = (cache.picture_bytes for cache in self.caches.values() if LABEL_SETS[cache.name].pictures == pictures)
+        return max(found, default=0)
 
 
 @dataclass(frozen=True)
@@ -179,28 +190,32 @@ def _made_from(label_set: str) -> list[str]:
 def read_results(folder: Path, arms: Sequence[Arm]) -> Results:
     """Read all that is there.
 
-    Runs of the recipe of the newest run count; those of others are counted alone.
+    Runs of the world's recipe count, of each arm those that are what the newest is; others are counted alone.
 
     Raises:
         RichSemError: a file isn't what its name says.
     """
     found = [_read(path, Run) for path in sorted((folder / "runs").glob("*.json"))]
-    recipe = max(found, key=lambda run: (run.date, run.arm, run.seed)).recipe if found else None
+    caches = [_read(path, Cache) for path in sorted((folder / "caches").glob("*.json"))]
+    world = _content(folder / "world.json") or {}
     declared = {arm.name for arm in arms}
-    runs: dict[str, dict[int, Run]] = {arm.name: {} for arm in arms}
-    for run in found:
-        if run.recipe == recipe and run.arm in declared:
-            runs[run.arm][run.seed] = run
+    known = [run for run in found if run.arm in declared]
+    comparable = {arm.name: _of_one_recipe([run for run in known if run.arm == arm.name], world) for arm in arms}
     return Results(
-        runs={name: dict(sorted(seeds.items())) for name, seeds in runs.items()},
-        caches={
-            cache.cache: cache for cache in (_read(path, Cache) for path in sorted((folder / "caches").glob("*.json")))
-        },
-        world=_content(folder / "world.json") or {},
+        runs=comparable,
+        caches={cache.cache: cache for cache in caches if cache.cache in LABEL_SETS},
+        world=world,
         labels=_content(folder / "labels.json"),
-        other_recipes=sum(run.recipe != recipe for run in found),
-        undeclared=tuple(sorted({run.arm for run in found if run.recipe == recipe} - declared)),
+        other_recipes=len(known) - sum(map(len, comparable.values())),
+        undeclared=tuple(sorted({run.arm for run in found} - declared)),
     )
+
+
+def _of_one_recipe(runs: Sequence[Run], world: Mapping[str, Any]) -> dict[int, Run]:
+    """Of an arm's runs, by seed, those in the world of today that are what the newest of them is."""
+    of_world = sorted((run for run in runs if run.recipe == world.get("recipe")), key=lambda run: run.seed)
+    newest = max(of_world, key=lambda run: run.date, default=None)
+    return {run.seed: run for run in of_world if newest is not None and run.arm_recipe == newest.arm_recipe}
 
 
 _Kind = TypeVar("_Kind", Run, Cache)

@@ -29,7 +29,7 @@ def _arm_row(arm: Arm, results: Results) -> list[str]:
     runs = results.of(arm)
     if not runs:
         return [arm.title, "not run", *[NOTHING] * (len(METRICS) + 2), preparation, NOTHING, kept]
-    seconds = spread_of(run.processor_s for run in runs.values() if run.machine_name == results.clock)
+    seconds = spread_of(results.run_seconds(arm))
     whole = NOTHING if seconds is None or needed is None else duration(seconds.mean + needed.processor_s)
     return [
         arm.title,

@@ -7,7 +7,7 @@ from benchmarks.evidence.comparisons import answers, compare, ladder
 from benchmarks.evidence.questions import QUESTIONS, in_order
 from benchmarks.evidence.results import read_results
 from benchmarks.evidence.statistics import Verdict
-from tests.benchmarks.evidence.synthetic import ARMS, BY_NAME, write_run
+from tests.benchmarks.evidence.synthetic import ARMS, BY_NAME, write_run, write_world
 
 GOOD, BETTER, WORSE, UNDECIDED, TRIAL, NOT_RUN = (
     Verdict.AS_GOOD, Verdict.BETTER, Verdict.WORSE, Verdict.UNDECIDED, Verdict.TRIAL, Verdict.NOT_RUN,
@@ -25,6 +25,7 @@ def steps(*told):
 
 
 def told_of(title, folder):
+    write_world(folder)
     question = BY_TITLE[title]
     return answers(question, compare(question, ARMS, read_results(folder, ARMS)))
 

@@ -6,10 +6,11 @@ import pytest
 
 from benchmarks.evidence.costs import savings
 from benchmarks.evidence.results import read_results
-from tests.benchmarks.evidence.synthetic import ARMS, BY_NAME, write_caches, write_run
+from tests.benchmarks.evidence.synthetic import ARMS, BY_NAME, write_caches, write_run, write_world
 
 
 def saving(folder, name="stored-4"):
+    write_world(folder)
     (found,) = [each for each in savings(ARMS, read_results(folder, ARMS)) if each.arm.name == name]
     return found
 
@@ -85,6 +86,7 @@ def test_seconds_of_another_machine_are_not_compared(tmp_path):
 
 
 def test_a_cache_without_figures_says_nothing(tmp_path):
+    write_world(tmp_path)
     write_pair(tmp_path, [0.6], [0.5])
     for path in (tmp_path / "caches").iterdir():
         path.unlink()

@@ -134,13 +134,31 @@ def test_arms_that_have_not_run_are_named(results):
 
 
 def test_runs_of_another_recipe_are_counted_and_left_out(results):
-    write_run(results, "baseline", 0, recipe="old", date="2026-01-01T00:00:00+00:00")
+    write_run(results, "baseline", 0, recipe="old")
     write_run(results, "baseline", 1, ap=0.4)
+    write_run(results, "baseline", 2, arm_recipe="as it was", date="2026-01-01T00:00:00+00:00")
     write_run(results, "gone", 0)
     text, _ = written(results)
-    assert "Left out: 1 run of another recipe" in text
+    assert "Left out: 2 runs of another world, schedule or form of its arm." in text
     assert "Left out: arms that are no longer declared, `gone`." in text
     assert row_of(section(text, "The branch alone"), "baseline")["AP"] == "0.400"
+
+
+def test_runs_of_a_world_that_is_drawn_anew_are_all_left_out(results):
+    every_seed(results, 1)
+    write_world(results, recipe="two")
+    text, _ = written(results)
+    assert "Nothing has run yet." in text
+    assert f"Left out: {len(ARMS)} runs" in text
+
+
+def test_seconds_of_a_run_that_was_stopped_are_not_those_of_a_run(results):
+    write_run(results, "baseline", 0, is_whole=False)
+    write_run(results, "branch", 0, step_processor_s=None)
+    text, _ = written(results)
+    assert "Stopped and gone on with: 1 run," in text
+    assert row_of(section(text, "The branch alone"), "baseline")["a run"] == "–"
+    assert row_of(section(text, "The branch alone"), "the branch with hard labels")["s/step"] == "–"
 
 
 def test_a_margin_changed_after_the_world_was_drawn_is_told(results):
