@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,8 @@ from richsem_prep.demo.dataset import TRAIN_ANNOTATIONS
 RESULTS = Path("benchmarks/results/evidence")
 RUNS = Path("runs/evidence")
 BASE = Path("benchmarks/evidence/base.yaml")
+
+_PARTS = "parts.json"
 
 LEAST_SEEDS = 3
 MOST_SEEDS = 10
@@ -90,9 +92,9 @@ def _hashed(content: Mapping[str, Any]) -> str:
 
 
 def spent_hours() -> float:
-    """Processor hours of all runs whose figures are there."""
+    """Processor hours of all runs of this recipe whose figures are there."""
     figures = [json.loads(path.read_text()) for path in (RESULTS / "runs").glob("*.json")]
-    return sum(each["processor_s"] for each in figures) / 3600
+    return sum(each["processor_s"] or 0.0 for each in figures if each["recipe"] == recipe()) / 3600
 
 
 class Runner:
@@ -103,7 +105,6 @@ class Runner:
         self._jobs = jobs
         self._stop = stop
         self._preparing = Lock()
-        self._started = recipe()
 
     def run_all(self, runs: Iterator[Planned]) -> None:
         """Make all that aren't done, until the budget is spent.
@@ -145,8 +146,12 @@ class Runner:
         out.parent.mkdir(parents=True, exist_ok=True)
         print(f"{datetime.now(UTC):%H:%M:%S} {run.name}{'' if is_new else ', goes on'}", flush=True)
         took = self._run(run.name, command, watch=lambda: _last_step(out / "log.jsonl"))
+        parts = _parts(out, is_new=is_new)
+        parts.append({"processor_s": round(took.processor_s, 1), "wall_s": round(took.wall_s, 1)})
         if took.exit_code == 0:
-            keep_figures(run, out, took, is_whole=is_new)
+            keep_figures(run, out, parts, _seconds_a_step(took.places))
+        elif out.is_dir():
+            (out / _PARTS).write_text(json.dumps(parts))
 
     def _run(self, name: str, command: list[str], **watch: Any) -> Took:
         log = RUNS / f"{name}.log"
@@ -221,23 +226,38 @@ def _last_step(log: Path) -> int | None:
     return steps[0]["step"] if steps and steps[0]["event"] == "train" else None
 
 
-def keep_figures(run: Planned, out: Path, took: Took, *, is_whole: bool) -> None:
-    """Write what a finished run gave. Where it was stopped and went on, its times are unknown."""
+def _parts(out: Path, *, is_new: bool) -> list[dict[str, float | None]]:
+    """What the parts of a run took that was stopped before; of a part that was killed nobody knows."""
+    if is_new:
+        return []
+    try:
+        return list(json.loads((out / _PARTS).read_text()))
+    except FileNotFoundError:
+        return [{"processor_s": None, "wall_s": None}]
+
+
+def keep_figures(
+    run: Planned, out: Path, parts: Sequence[Mapping[str, float | None]], seconds_a_step: float | None
+) -> None:
+    """Write what a finished run gave; what it took is null where a part of it was killed."""
     results = json.loads((out / "results.json").read_text())
     figures = {
         "arm": run.arm.name,
         "seed": run.seed,
         "steps": results["step"],
         "metrics": results["metrics"],
-        "processor_s": round(took.processor_s, 1),
-        "wall_s": round(took.wall_s, 1),
-        "step_processor_s": _seconds_a_step(took.places),
-        "is_whole": is_whole,
+        **{name: _sum([part[name] for part in parts]) for name in ("processor_s", "wall_s")},
+        "step_processor_s": seconds_a_step,
         "recipe": recipe(),
         "arm_recipe": arm_recipe(run.arm),
         **_when(),
     }
     save("evidence-run", figures, run.result)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known), 1) if len(known) == len(values) else None
 
 
 def _seconds_a_step(places: tuple[tuple[int, float], ...]) -> float | None:
@@ -265,7 +285,10 @@ def _keep_label_set(name: str, made: Mapping[str, Any], took: Took) -> None:
 
 
 def keep_world() -> None:
-    """Write what the world is."""
+    """Write what the world is, unless it is there."""
+    kept = RESULTS / "world.json"
+    if kept.exists() and json.loads(kept.read_text())["recipe"] == recipe():
+        return
     content = json.loads((DATA / "evidence" / TRAIN_ANNOTATIONS).read_text())
     counts = {
         frequency: sum(each["instance_count"] for each in content["categories"] if each["frequency"] == frequency)
@@ -279,7 +302,7 @@ def keep_world() -> None:
         "ratios": RATIOS,
         **_when(),
     }
-    save("evidence-world", figures, RESULTS / "world.json")
+    save("evidence-world", figures, kept)
 
 
 def _when() -> dict[str, Any]:
