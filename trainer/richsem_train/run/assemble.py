@@ -1,6 +1,6 @@
 """From a config and its data to a run that is ready to take steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, ExtraMix
 from richsem_train.data.fresh_windows import FreshWindowDataset
-from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
@@ -91,15 +91,20 @@ class AssembledRun:
         """Steps of all epochs."""
         return self.steps_per_epoch * self.config.schedule.epochs
 
-    def loaders(self) -> TrainingLoaders:
-        """This rank's batches."""
-        return TrainingLoaders(
+    def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
+        """This rank's batches of steps `start_step` to `end_step - 1`.
+
+        Raises:
+            RichSemError: a picture or a view can't be read and must not be replaced.
+        """
+        loaders = TrainingLoaders(
             self.feed,
             self.extra,
             share=self.share,
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
+        return loaders.batches(start_step, end_step)
 
     def checkpoint(self, *, step: int, best_ap: float, with_optimiser: bool) -> Checkpoint:
         """Where it stands after `step` steps; without its optimiser it can't go on, and weighs a third."""
