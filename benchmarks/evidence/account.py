@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.evidence.results import Arm, Results, Run
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
+from benchmarks.evidence.tables import duration
 
 TIERS = {"b": "with several seeds", "c": "with one seed, as trials"}
 """How the arms of a tier are to be run."""
@@ -52,19 +53,19 @@ def _counts(counts: Mapping[str, float]) -> str:
 
 def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
     seeds, steps = sorted({run.seed for run in runs}), sorted({run.steps for run in runs})
-    hours, wall = sum(run.processor_s for run in runs) / 3600, sum(run.wall_s for run in runs) / 3600
-    made = sum(cache.processor_s for cache in results.caches.values()) / 3600
+    taken, wall = sum(run.processor_s or 0.0 for run in runs), sum(run.wall_s or 0.0 for run in runs)
+    made = sum(cache.processor_s for cache in results.caches.values())
     arms = sum(1 for of_arm in results.runs.values() if of_arm)
     budget = f" The budget: {results.world['budget_hours']:g} hours." if "budget_hours" in results.world else ""
     yield (
         f"{_number(len(runs), 'run')} of {_number(arms, 'arm')}, {_seeds(seeds)}, "
-        f"{' or '.join(f'{count:,}' for count in steps)} steps each: {hours:.1f} processor hours, {wall:.1f} by the "
-        f"clock; caches took {made:.1f} processor hours.{budget}"
+        f"{' or '.join(f'{count:,}' for count in steps)} steps each: {duration(taken)} of processor time, "
+        f"{duration(wall)} by the clock; label sets took {duration(made)} of processor time.{budget}"
     )
     days = sorted({run.date[:10] for run in runs})
     yield f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}; {_commits(runs)}."
-    if parts := sum(not run.is_whole for run in runs):
-        yield f"Stopped and gone on with: {_number(parts, 'run')}, of which the hours count the last part alone."
+    if untimed := sum(run.processor_s is None for run in runs):
+        yield f"Killed and gone on with: {_number(untimed, 'run')}, whose time is not counted."
     machines = Counter(f"{run.machine_name}, torch {run.machine.get('torch')}" for run in runs)
     counted = [f"{name} ({_number(count, 'run')})" for name, count in sorted(machines.items())]
     yield f"Machines: {'; '.join(counted)}."

@@ -86,12 +86,14 @@ def draw_costs(savings: Sequence[Saving], out: Path) -> None:
     for saving in savings:
         by_online.setdefault(saving.online.title, []).append(saving)
     with drawing_style(list(by_online)):
-        figure = titled_figure("Processor hours, preparation included", 10.5, 4.3)
+        figure = titled_figure("Processor hours, preparation included", 10.5, 6)
         panels = figure.subplots(1, len(by_online), squeeze=False)[0]
         for panel, (title, of_online) in zip(panels, by_online.items(), strict=True):
             panel.set_title(title)
             _draw_costs(panel, of_online)
-        figure.supxlabel("runs with one cache; steps alone, since evaluation is the same", fontsize=8.5, color=QUIET)
+        figure.supxlabel(
+            "over the runs with one cache; steps alone, as evaluation is the same", fontsize=8.5, color=QUIET
+        )
         write_figure(figure, out)
 
 
@@ -114,4 +116,5 @@ def _draw_costs(panel: Axes, savings: Sequence[Saving]) -> None:
     panel.set_ylim(0, None)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel("processor hours")
-    panel.legend(fontsize=8, loc="lower right")
+    # Below, since lines fill the panel from corner to corner.
+    panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.08))

@@ -34,6 +34,8 @@ DOCS = ROOT / "docs"
 PAGE = Path("evidence.md")
 ARMS_FIGURE = Path("images/evidence-arms.svg")
 COSTS_FIGURE = Path("images/evidence-costs.svg")
+LABELS_FIGURE = Path("images/evidence-labels.svg")
+"""Drawn where the distances are measured."""
 
 HEADER = (
     "<!-- Written by `make evidence` from benchmarks/results/evidence: edit benchmarks/evidence, not this page. -->"
@@ -219,7 +221,8 @@ def _labels(results: Results) -> Iterator[str]:
     if results.labels is not None:
         from benchmarks.evidence.labels_page import labels_section
 
-        yield labels_section(results.labels)
+        yield labels_section(results.labels).rstrip()
+        yield f"![KL of each form of a label to the exact one]({LABELS_FIGURE})"
 
 
 def main() -> None:

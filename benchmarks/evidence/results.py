@@ -44,9 +44,9 @@ class Run(BaseModel, frozen=True):
 
     Attributes:
         metrics: 0 to 1 by name; -1 or null where no category has boxes.
-        processor_s: of the whole command, start and evaluation included; `wall_s` likewise.
+        processor_s: of the whole command, start and evaluation included; None where a part of the run was killed.
+            `wall_s` likewise.
         step_processor_s: processor seconds a step; None where too few steps were seen.
-        is_whole: whether it ran at once; where it was stopped and went on, seconds of the command are of its last part.
         recipe: hash of the world and the schedule; runs of different recipes aren't compared.
         arm_recipe: hash of what the arm is.
     """
@@ -55,10 +55,9 @@ class Run(BaseModel, frozen=True):
     seed: int
     steps: int
     metrics: Mapping[str, float | None]
-    processor_s: float
-    wall_s: float
+    processor_s: float | None
+    wall_s: float | None
     step_processor_s: float | None
-    is_whole: bool
     machine: Mapping[str, Any]
     date: str
     commit: str
@@ -140,9 +139,9 @@ class Results:
         return {seed: each for seed, each in seconds.items() if each is not None}
 
     def run_seconds(self, arm: Arm) -> list[float]:
-        """Processor seconds of whole runs, on the machine `clock`."""
-        timed = [run for run in self.of(arm).values() if run.is_whole and run.machine_name == self.clock]
-        return [run.processor_s for run in timed]
+        """Processor seconds of the runs that have them, on the machine `clock`."""
+        seconds = [run.processor_s for run in self.of(arm).values() if run.machine_name == self.clock]
+        return [each for each in seconds if each is not None]
 
     def preparation(self, arm: Arm) -> "Preparation | None":
         """What the cached labels of an arm take; None where one of its label sets has no figures.

@@ -73,7 +73,6 @@ def write_run(folder, arm, seed, *, ap=0.5, apr=0.4, step_s=0.5, **changed):
         "processor_s": 1200 * step_s + 60,
         "wall_s": 700.0,
         "step_processor_s": step_s,
-        "is_whole": True,
         "machine": {"cpu": "a CPU", "cores": 2, "gpu": None, "torch": "2.15", "python": "3.11"},
         "date": f"2026-11-30T1{seed}:00:00+00:00",
         "commit": "0123456789abcdef",
