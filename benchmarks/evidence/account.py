@@ -74,7 +74,7 @@ def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    if len(seeds) > 1 and seeds[-1] - seeds[0] == len(seeds) - 1:
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
         return f"seeds {seeds[0]} to {seeds[-1]}"
     return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 

@@ -21,6 +21,14 @@ _COUNTS = (5, 10)
 
 _MOST_SEEDS = 1_000
 
+_MEANING = (
+    f"Seen means in {POWER:.0%} of such experiments, by a two-sided test of 5%; the narrowest margin is that within "
+    "which two arms that don't differ at all are found as good as often. Both are of one comparison: Holm's correction "
+    "for several makes them wider."
+)
+
+_NOT_PAIRED = "No two arms that are compared have two seeds in common yet: these are differences of unpaired seeds."
+
 Pooled = Mapping[str, tuple[float, int] | None]
 """A standard deviation and its degrees of freedom, by metric."""
 
@@ -29,32 +37,37 @@ def spread_section(arms: Sequence[Arm], results: Results, comparisons: Iterable[
     """Deviations, the smallest differences that can be seen for them, and what that means for equality."""
     # A pair may stand in two questions.
     distinct = list({(each.arm.name, each.reference.name): each for each in comparisons}.values())
-    paired = {metric: _of_differences(distinct, metric) for metric in MARGINS}
-    if None in paired.values():
-        yield "Not known yet: it takes two seeds of two arms that are compared."
-        return
     single = {metric: _of_arms(arms, results, metric) for metric in MARGINS}
-    baseline = {
-        metric: _of_arms([arm for arm in arms if arm.group == "baseline"], results, metric) for metric in MARGINS
-    }
-    most = max(each.pairs for each in distinct)
+    paired = {metric: _of_differences(distinct, metric) for metric in MARGINS}
+    if None in single.values():
+        yield "Not known yet: it takes two seeds of an arm."
+        return
+    baseline = [arm for arm in arms if arm.group == "baseline"]
+    is_paired = None not in paired.values()
+    used = paired if is_paired else _unpaired(single)
+    most = max((each.pairs for each in distinct), default=0) if is_paired else max(len(results.of(arm)) for arm in arms)
     yield table(
         ["", *MARGINS],
         [
-            ["standard deviation of the baseline", *_deviations(baseline)],
+            [
+                "standard deviation of the baseline",
+                *_deviations({metric: _of_arms(baseline, results, metric) for metric in MARGINS}),
+            ],
             ["of an arm, pooled over all", *_deviations(single)],
             ["of differences paired by seed, pooled over all", *_deviations(paired)],
-            *_limits("smallest difference seen", smallest_difference, paired, most),
-            *_limits("narrowest margin that equal arms pass", narrowest_margin, paired, most),
+            *_limits("smallest difference seen", smallest_difference, used, most),
+            *_limits("narrowest margin that equal arms pass", narrowest_margin, used, most),
             ["margin set beforehand", *(f"{margin:.3f}" for margin in MARGINS.values())],
         ],
     )
-    yield (
-        f"Seen means in {POWER:.0%} of such experiments, by a two-sided test of 5%; the narrowest margin is that "
-        "within which two arms that don't differ at all are found as good as often. Both are of one comparison: Holm's "
-        "correction for several makes them wider."
-    )
-    yield " ".join((_pairing(single, paired), *(_seeds_for(metric, paired, most) for metric in MARGINS)))
+    yield _MEANING
+    pairing = _pairing(single, paired) if is_paired else _NOT_PAIRED
+    yield " ".join((pairing, *(_seeds_for(metric, used, most) for metric in MARGINS)))
+
+
+def _unpaired(single: Pooled) -> Pooled:
+    """Deviations of the difference of two seeds that have nothing in common."""
+    return {metric: each and (math.sqrt(2) * each[0], each[1]) for metric, each in single.items()}
 
 
 def _of_arms(arms: Sequence[Arm], results: Results, metric: str) -> tuple[float, int] | None:

@@ -88,6 +88,16 @@ def test_one_seed_claims_nothing(results):
     assert "Fewer than 3 seeds yet: baseline (1);" in section(text, "What ran")
 
 
+def test_the_spread_of_the_first_arm_alone_says_what_can_be_seen(results):
+    for seed, ap in enumerate((0.4, 0.5, 0.6)):
+        write_run(results, "baseline", seed, ap=ap, apr=ap)
+    spread = section(written(results)[0], "The spread")
+    assert row_of(spread, "standard deviation of the baseline")["AP"] == "0.100 (2 d.f.)"
+    # Unpaired: sqrt(2) x 0.1 x 5.653 / sqrt(3), the noncentral t's for 80% with 2 degrees of freedom.
+    assert row_of(spread, "smallest difference seen, 3 seeds, as are at hand")["AP"] == "0.462"
+    assert "have two seeds in common yet" in spread
+
+
 def test_three_seeds_alike_are_as_good(results):
     every_seed(results, 3)
     text, _ = written(results)
