@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.evidence import run, world
+from benchmarks.evidence import page, run, world
 from benchmarks.evidence.label_sets import DATA
 
 
@@ -18,14 +18,16 @@ def main(
 ) -> None:
     """Go on with the experiment: label sets, runs by tiers, each run's figures as it ends, and the page at last.
 
-    Ctrl-C or SIGTERM stops the runs at hand; the same command goes on with them.
+    The page is written after each run. Ctrl-C or SIGTERM stops the runs at hand; the same command goes on with them.
     """
     stop = Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
     world.draw(DATA / "evidence")
     run.keep_world()
-    runner = run.Runner(budget_hours=hours, jobs=jobs or len(os.sched_getaffinity(0)), stop=stop)
+    page.main()
+    jobs = jobs or len(os.sched_getaffinity(0))
+    runner = run.Runner(budget_hours=hours, jobs=jobs, stop=stop, on_done=page.main)
     try:
         runner.run_all(each for each in run.planned() if not arm or each.arm.name in arm)
     except run.FailedError as error:

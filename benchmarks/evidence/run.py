@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,13 +98,18 @@ def spent_hours() -> float:
 
 
 class Runner:
-    """Makes what is missing, several runs at a time; `stop` ends those at hand, which go on another time."""
+    """Makes what is missing, several runs at a time.
 
-    def __init__(self, *, budget_hours: float, jobs: int, stop: Event) -> None:
+    `stop` ends those at hand, which go on another time; `on_done` is called after each.
+    """
+
+    def __init__(self, *, budget_hours: float, jobs: int, stop: Event, on_done: Callable[[], None]) -> None:
         self._budget_hours = budget_hours
         self._jobs = jobs
         self._stop = stop
+        self._on_done = on_done
         self._preparing = Lock()
+        self._keeping = Lock()
 
     def run_all(self, runs: Iterator[Planned]) -> None:
         """Make all that aren't done, until the budget is spent.
@@ -149,7 +154,9 @@ class Runner:
         parts = _parts(out, is_new=is_new)
         parts.append({"processor_s": round(took.processor_s, 1), "wall_s": round(took.wall_s, 1)})
         if took.exit_code == 0:
-            keep_figures(run, out, parts, _seconds_a_step(took.places))
+            with self._keeping:
+                keep_figures(run, out, parts, _seconds_a_step(took.places))
+                self._on_done()
         elif out.is_dir():
             (out / _PARTS).write_text(json.dumps(parts))
 

@@ -37,7 +37,7 @@ def trained_by(monkeypatch, code: str) -> None:
 
 
 def runner(*, jobs=1, hours=1.0, stop=None) -> Runner:
-    return Runner(budget_hours=hours, jobs=jobs, stop=stop or threading.Event())
+    return Runner(budget_hours=hours, jobs=jobs, stop=stop or threading.Event(), on_done=lambda: None)
 
 
 def test_classes_have_the_tail_of_lvis():
