@@ -17,9 +17,8 @@ import yaml
 from benchmarks.common import machine, save
 from benchmarks.evidence import world
 from benchmarks.evidence.arms import ARMS, EPOCHS, RATIOS, Arm
-from benchmarks.evidence.label_sets import DATA, LABEL_SETS, command_of
+from benchmarks.evidence.label_sets import DATA, LABEL_SETS, TEACHER_SIZE, command_of
 from benchmarks.evidence.measured import Took, run_measured
-from richsem_prep.demo import TEACHER_SIZE
 from richsem_prep.demo.dataset import TRAIN_ANNOTATIONS
 
 RESULTS = Path("benchmarks/results/evidence")
@@ -83,8 +82,9 @@ def is_done(run: Planned) -> bool:
 
 def arm_recipe(arm: Arm) -> str:
     """What the arm is, as a hash."""
-    made = {name: LABEL_SETS[name].options for name in arm.label_sets}
-    return _hashed({"config": arm.config, "online": arm.online, "label_sets": made, "drop_ratio": arm.drop_ratio})
+    made = {name: command_of(LABEL_SETS[name]) for name in arm.label_sets}
+    online = None if arm.online is None else f"{arm.online} at {TEACHER_SIZE}"
+    return _hashed({"config": arm.config, "online": online, "label_sets": made, "drop_ratio": arm.drop_ratio})
 
 
 def _hashed(content: Mapping[str, Any]) -> str:
