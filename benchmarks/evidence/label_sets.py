@@ -10,8 +10,8 @@ DATA = Path("data")
 CACHES = Path("caches")
 
 TEACHER_SIZE = 384
-"""Longer side of a view as the teacher sees it: twice its own, since many objects are smaller than those that the demo's
-teacher was taught on. Its most probable class is the hard label of 73% of a window's boxes then, and of 46% at 192."""
+"""Longer side of a view as the teacher sees it: twice its own, since many objects are smaller than those that it was
+taught on. Its most probable class is the hard label of 73% of a window's boxes then, and of 46% at 192."""
 
 
 @dataclass(frozen=True)
