@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from richsem_schemas.annotations import AnnotationFormat, read_annotations
+from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.scoring.evaluation import score, truth_of
 from richsem_train.config import AugmentationConfig, DetectionConfig
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
-from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import score, truth_of
+from tests.schemas.scoring.truth import truth_in
 from tests.trainer.tiny import losses_of, write_split
-from tests.trainer.truth import truth_in
 
 AS_IT_IS = AugmentationConfig(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
 

@@ -12,16 +12,16 @@ import torch
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
+from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
 from richsem_train.choices import Scorer
 from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import ScoredSplit, scored_split
 from richsem_train.detector import Detector, open_detector
-from richsem_train.results.detections import rank_file
-from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
+from richsem_train.results.rank_files import rank_file
 from richsem_train.run.build import attention_note
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks

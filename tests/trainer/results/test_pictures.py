@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.labels import Style, place_labels
 from richsem_train.results.pictures import FREQUENCY_COLOURS, choose_drawn, contact_sheet, draw_detections
+from tests.schemas.figures import scripts
 from tests.trainer.results.classes import class_table
 
 NAMES = {1: "passenger_car_(part_of_a_train)", 2: "jalapeño", 3: "an_extraordinarily_long_name_" * 6}
@@ -135,3 +136,25 @@ def test_a_contact_sheet_shows_all_pictures_row_by_row():
 
 def test_a_contact_sheet_of_one_picture_needs_no_more_columns():
     assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4, legend=False).width < 120
+
+
+@pytest.mark.parametrize("name", scripts.LETTERLESS)
+def test_a_class_whose_letters_no_font_has_is_shown_by_its_number(name):
+    found = PictureDetections(np.array([17]), np.array([[40, 60, 200, 300]], np.float32), np.array([0.5], np.float32))
+    image = Image.new("RGB", (640, 480))
+    shown = draw_detections(image, found, class_table({17: name}))
+    assert shown.tobytes() == draw_detections(image, found, class_table({17: "#17"})).tobytes()
+    # A caption has no number; whatever it shows, it is no error.
+    contact_sheet([image], [name], 1, legend=False)
+
+
+@pytest.mark.parametrize("name", scripts.NAMES.values(), ids=scripts.NAMES)
+def test_labels_hold_their_text(name):
+    """A label's colour surrounds its letters, but for marks that reach above or below a line."""
+    found = PictureDetections(np.array([0]), np.array([[40, 100, 600, 400]], np.float32), np.array([0.5], np.float32))
+    image = Image.new("RGB", (640, 480), (255, 255, 255))
+    shown = np.asarray(draw_detections(image, found, class_table({0: name})))
+    colour = (shown == (86, 180, 233)).all(axis=2)
+    right = np.flatnonzero(colour[80:99].any(axis=0)).max()
+    letters = (shown[70:99] < 100).all(axis=2).any(axis=0)
+    assert np.flatnonzero(letters).max() <= right + 1

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.predict import name_outputs, predict
 from tests.trainer.results.classes import class_table
 

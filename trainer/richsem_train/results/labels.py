@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from richsem_train.results.lettering import Lettering
+from richsem_schemas.figures.lettering import Lettering
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, right, bottom, pixels."""

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torchvision.ops import nms
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.figures.lettering import can_be_drawn, one_line
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.labels import Rectangle, Style, place_labels, shortened
-from richsem_train.results.lettering import can_be_drawn, one_line
 from richsem_train.results.prediction import ClassTable
 
 Colour = tuple[int, int, int]

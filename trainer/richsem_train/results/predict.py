@@ -12,7 +12,7 @@ from PIL import Image
 
 from richsem_schemas.errors import PictureError
 from richsem_schemas.io.files import write_atomically
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.pictures import choose_drawn, contact_sheet, draw_detections, number_for_name
 from richsem_train.results.prediction import ClassTable, Prediction
 from richsem_train.results.read_picture import read_picture

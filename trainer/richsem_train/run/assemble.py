@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.words import one_line
+from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
 from richsem_train.config import ScheduleConfig, TrainConfig
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
@@ -26,7 +27,6 @@ from richsem_train.data.windows import WindowDataset
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
 from richsem_train.models.published import load_published
-from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.run.build import build_criterion, describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
 from richsem_train.run.distributed import Ranks

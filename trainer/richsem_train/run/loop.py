@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from richsem_schemas.scoring.metrics import is_defined
 from richsem_train.console import Reporter
 from richsem_train.data.loaders import LoadedStep
-from richsem_train.results.tables import AP_UNDEFINED, is_defined
+from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import save_checkpoint

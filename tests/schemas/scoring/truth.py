@@ -5,7 +5,7 @@ from typing import Any, Literal
 from unittest import mock
 
 from richsem_schemas.annotations import detection_data, read_annotations
-from richsem_train.results.evaluation import GroundTruth, truth_of
+from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
 
 
 def truth_in(path: Path, *, metric: Literal["lvis", "coco"] = "lvis") -> GroundTruth:

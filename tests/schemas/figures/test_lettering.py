@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from richsem_train.results import lettering
-from richsem_train.results.detections import PictureDetections
-from richsem_train.results.lettering import Lettering, can_be_drawn, one_line, split_by_face, turned
-from richsem_train.results.pictures import contact_sheet, draw_detections
-from richsem_train.results.plots import plot_comparison
-from tests.trainer.results.classes import class_table
-
-NAMES = {
-    "Chinese": "红色的狗", "Japanese": "日本語のカタカナ", "Korean": "한국어 자동차", "Arabic": "كلب أسود",
-    "Persian": "خودرو‌ها", "Hebrew": "כלב שחור", "Russian": "Собака", "Greek": "Ελληνικά", "Hindi": "कुत्ता",
-    "Bengali": "কুকুর", "Tamil": "நாய்", "Telugu": "కుక్క", "Kannada": "ನಾಯಿ", "Malayalam": "നായ", "Gujarati": "કૂતરો",
-    "Punjabi": "ਕੁੱਤਾ", "Odia": "କୁକୁର", "Sinhala": "බල්ලා", "Thai": "สุนัขดำ", "Lao": "ຫມາ", "Khmer": "ឆ្កែ",
-    "Burmese": "ခွေး", "Georgian": "ძაღლი", "Armenian": "շուն", "Amharic": "ውሻ", "Vietnamese": "chó đốm",
-    "French": "chien tacheté", "emoji": "🐶", "symbols": "→ ♥ ½",
-}  # fmt: skip
+from richsem_schemas.figures import lettering
+from richsem_schemas.figures.lettering import Lettering, can_be_drawn, one_line, split_by_face, turned
+from tests.schemas.figures.scripts import LETTERLESS, NAMES
 
 
 def drawn(text, size=(400, 60)):
@@ -107,33 +95,6 @@ def test_names_are_one_line_without_what_is_invisible(text, line):
     assert one_line(text) == line
 
 
-@pytest.mark.parametrize("name", ["བོད་ཡིག", "\ue000", "\ud800", "\U0010ffff", "a\u1800b"])
-def test_a_class_whose_letters_no_font_has_is_shown_by_its_number(name):
+@pytest.mark.parametrize("name", LETTERLESS)
+def test_letters_that_no_font_has_are_known(name):
     assert not can_be_drawn(name)
-    found = PictureDetections(np.array([17]), np.array([[40, 60, 200, 300]], np.float32), np.array([0.5], np.float32))
-    image = Image.new("RGB", (640, 480))
-    shown = draw_detections(image, found, class_table({17: name}))
-    assert shown.tobytes() == draw_detections(image, found, class_table({17: "#17"})).tobytes()
-    # A caption has no number; whatever it shows, it is no error.
-    contact_sheet([image], [name], 1, legend=False)
-
-
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_labels_hold_their_text(name):
-    """A label's colour surrounds its letters, but for marks that reach above or below a line."""
-    found = PictureDetections(np.array([0]), np.array([[40, 100, 600, 400]], np.float32), np.array([0.5], np.float32))
-    image = Image.new("RGB", (640, 480), (255, 255, 255))
-    shown = np.asarray(draw_detections(image, found, class_table({0: name})))
-    colour = (shown == (86, 180, 233)).all(axis=2)
-    right = np.flatnonzero(colour[80:99].any(axis=0)).max()
-    letters = (shown[70:99] < 100).all(axis=2).any(axis=0)
-    assert np.flatnonzero(letters).max() <= right + 1
-
-
-def test_plots_show_arms_of_any_name_and_warn_of_nothing(tmp_path, recwarn, capfd):
-    arms = {name: [{"AP": 0.5, "APr": 0.3, "steps": 10.0}] for name in [*NAMES.values(), "a$b$^_{", "\\frac", "x\n\ny"]}
-    plot_comparison(arms, tmp_path / "c.png", title="红 $x$")
-    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
-    assert "findfont" not in capfd.readouterr().err
-    with Image.open(tmp_path / "c.png") as image:
-        assert image.height > 1000

@@ -11,9 +11,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from richsem_train.results import evaluation
-from richsem_train.results.detections import Detections
-from tests.trainer.truth import truth_in
+from richsem_schemas.scoring import evaluation
+from richsem_schemas.scoring.detections import Detections
+from tests.schemas.scoring.truth import truth_in
 
 LVIS_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
 COCO_METRICS = LVIS_METRICS[:6]

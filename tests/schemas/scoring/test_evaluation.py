@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results import evaluation
-from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import best_of_each_picture
+from richsem_schemas.scoring import evaluation
+from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.scoring.evaluation import best_of_each_picture
 from richsem_train.run.distributed import join_ranks
-from tests.trainer.results.scoring_cases import (
+from tests.schemas.scoring.scoring_cases import (
     COCO_METRICS,
     LVIS_METRICS,
     METRICS,
@@ -24,7 +24,7 @@ from tests.trainer.results.scoring_cases import (
     small_lvis,
     truth_of,
 )
-from tests.trainer.truth import truth_in
+from tests.schemas.scoring.truth import truth_in
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data"
 

@@ -3,13 +3,8 @@ import pyarrow as pa
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.detections import (
-    PictureDetections,
-    join_pictures,
-    merge_detections,
-    rank_file,
-    write_detections,
-)
+from richsem_schemas.scoring.detections import PictureDetections, join_pictures
+from richsem_train.results.rank_files import merge_detections, rank_file, write_detections
 
 
 def found(seed: int, count: int) -> PictureDetections:
@@ -38,13 +33,6 @@ def test_files_of_ranks_merge_into_what_one_process_found(tmp_path):
     pictures = [(image_id, found(image_id, image_id % 5)) for image_id in range(1, 201)]
     ranks = [pictures[rank::3] for rank in range(3)]
     assert_same(merged(tmp_path, *ranks, wanted=range(1, 201)), join_pictures(pictures))
-
-
-def test_boxes_become_corner_and_size():
-    one = PictureDetections(np.array([7]), np.array([[10, 20, 40, 60]], np.float32), np.array([0.5], np.float32))
-    assert join_pictures([(3, one)]).as_results() == [
-        {"image_id": 3, "category_id": 7, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.5}
-    ]
 
 
 def test_a_picture_of_a_padded_sampler_counts_once(tmp_path):
@@ -104,8 +92,3 @@ def test_a_file_of_other_fields_is_refused(tmp_path):
         stream.write_table(table)
     with pytest.raises(RichSemError, match="has fields"):
         merge_detections([tmp_path / "x.arrow"], [1])
-
-
-def test_masks_select():
-    joined = join_pictures([(1, found(0, 3)), (2, found(1, 2))])
-    assert joined[joined.image_ids == 2].as_results() == joined.as_results()[3:]

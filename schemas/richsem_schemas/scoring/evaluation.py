@@ -18,13 +18,8 @@ from richsem_schemas.annotations import (
     ScoredAnnotations,
 )
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.detections import Detections, require_finite
-
-NOT_DEFINED = -1.0
-"""Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-"""By LVIS's protocol; the others have the first of them."""
+from richsem_schemas.scoring.detections import Detections, require_finite
+from richsem_schemas.scoring.metrics import METRICS
 
 _METRICS_OF: dict[Metric, tuple[str, ...]] = {"lvis": METRICS, "coco": METRICS[:6], "boxes": METRICS[:2]}
 

@@ -7,8 +7,8 @@ import pytest
 
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.errors import SourceError
-from richsem_train.results.detections import Detections
-from tests.trainer.results.scoring_cases import (
+from richsem_schemas.scoring.detections import Detections
+from tests.schemas.scoring.scoring_cases import (
     METRICS,
     ORACLES,
     assert_equal_scores,
