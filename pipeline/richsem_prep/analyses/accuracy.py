@@ -36,7 +36,7 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Counts by class: boxes, int64 [C], and those with their class among the `top_k[i]` most probable, int64 [K, C]."""
+    """Counts by class: boxes, int64 [C], and those whose class is among the `top_k` most probable, int64 [K, C]."""
 
     top_k: tuple[int, ...]
     boxes: NDArray[np.int64]

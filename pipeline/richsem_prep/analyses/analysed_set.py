@@ -1,4 +1,4 @@
-"""A label set whose boxes are analysed: opened, checked for the views that it needs, and gone through shard by shard."""
+"""A label set whose boxes are analysed: opened, checked for the views that it needs, gone through shard by shard."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -102,8 +102,8 @@ def location_noise(
     if not views.jitters:
         raise RichSemError(
             f"label set {analysed.manifest.name} has no noised boxes; make a label set with them: the same "
-            "`richsem-prep shard` with --whole --windows 0 --jitters 1 --noise 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1 and "
-            "another --label-set"
+            "`richsem-prep shard` with --whole --windows 0 --jitters 1, each scale in --noise 0.1,0.2,0.3, and another "
+            "--label-set"
         )
     total = _new_tallies(analysed)
     for tallies in analysed.each_shard(partial(_of_shard, analysed), threads, on_progress):
