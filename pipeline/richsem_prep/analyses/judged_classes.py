@@ -29,11 +29,13 @@ class JudgedClasses:
         names: of them.
         text_rows: int64 [C], the row of the text bank of each class, by name; -1 for "none", and for those that the
             text hasn't: their boxes can't be judged.
+        rows_of_text: int64 [T], the way back: the class of each row of the text bank, -1 for those that are none.
         letters: [C] r, c or f; "" where nobody says.
     """
 
     names: tuple[str, ...]
     text_rows: NDArray[np.int64]
+    rows_of_text: NDArray[np.int64]
     letters: NDArray[np.str_]
 
     @property
@@ -72,9 +74,15 @@ def judged_classes(
             f"the labels speak of {len(text_names):,} classes, and not one is among the {vocabulary.name} classes of "
             "the cache's boxes; name a label set with their text, or make one with `richsem-prep rescore`"
         )
+    rows_of_text = np.full(len(text_names), -1, np.int64)
+    judged = np.flatnonzero(text_rows >= 0)
+    rows_of_text[text_rows[judged]] = judged
     letters = _known_letters(vocabulary) if frequencies is None else frequencies
     return JudgedClasses(
-        vocabulary.class_names, text_rows, np.array([letters.get(name, "") for name in vocabulary.class_names], "<U1")
+        vocabulary.class_names,
+        text_rows,
+        rows_of_text,
+        np.array([letters.get(name, "") for name in vocabulary.class_names], "<U1"),
     )
 
 

@@ -15,6 +15,7 @@ from richsem_prep.analyses.judged_classes import Group
 from richsem_schemas.cache.alike_views import AlikeViews
 from richsem_schemas.cache.index import Rows
 from richsem_schemas.cache.shard import LabelShard
+from richsem_schemas.errors import CorruptCacheError
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,15 @@ def classify_boxes(
 
 
 def _of_shard(analysed: AnalysedSet, shard: LabelShard) -> ClassifiedBoxes:
-    first = shard.number * analysed.cache.manifest.plan.samples_per_shard
+    plan = analysed.cache.manifest.plan
+    first = shard.number * plan.samples_per_shard
     count = max(analysed.top_k)
     samples: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
 
     def wholes() -> Iterator[tuple[Rows, AlikeViews]]:
         for _, rows, alike in shard.views_of_kinds(analysed.spec, ("whole",)):
+            if rows["sample"].max(initial=0) >= plan.shard_samples(shard.number):
+                raise CorruptCacheError(f"{shard.index}: has samples that the plan doesn't; {shard.remedy}")
             samples.append(rows["sample"].astype(np.int64))
             yield rows, alike
 
