@@ -58,8 +58,8 @@ class Annotations:
             missing = min(missing, [name for name in names if name not in numbers], key=len)
         shown = missing[0] if missing else names[0]
         raise RichSemError(
-            f"--annotations {self.path}: {len(missing):,} of the cache's {len(names):,} pictures, such as {shown!r}, are "
-            f"not in it or can't be told apart; name the file that the cache was made of ({planned or 'not known'})"
+            f"--annotations {self.path}: {len(missing):,} of the cache's {len(names):,} pictures, such as {shown!r}, "
+            f"are not in it or can't be told apart; name the file that the cache was made of ({planned or 'not known'})"
         )
 
 

@@ -24,7 +24,7 @@ def content():
         lists = {"neg_category_ids": negatives, "not_exhaustive_category_ids": doubtful}
         images.append({"id": 100 - number, "file_name": f"{number:03d}.jpg", "height": HW[0], "width": HW[1], **lists})
         for _ in range(number % 5):
-            x, y, w, h = (rng.uniform(0, 30, 4) + [0, 0, 4, 4]).round(2).tolist()
+            x, y, w, h = rng.uniform((0, 0, 4, 4), (30, 30, 34, 34)).round(2).tolist()
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": 100 - number, "category_id": int(rng.integers(1, 5))}
                 | {"bbox": [x, y, w, min(h, HW[0] - y)], "area": w * min(h, HW[0] - y), "iscrowd": 0}
