@@ -1,5 +1,6 @@
 """The commands of `richsem-prep`."""
 
+from richsem_prep.commands.analyze import analyze
 from richsem_prep.commands.audit import audit
 from richsem_prep.commands.diff import diff
 from richsem_prep.commands.estimate import estimate
@@ -56,3 +57,5 @@ def run() -> None:
 
 for command in (shard, finish, verify, inspect, view, text, audit, rescore, diff, push, pull, estimate):
     app.command()(command)
+
+app.add_typer(analyze, name="analyze")

@@ -1,1 +1,1 @@
-"""The paper's analyses of what the teacher says of annotated boxes, from a cache alone: no teacher, no pictures."""
+"""The paper's analyses, of annotations and of caches: no teacher, no pictures."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.analyses.judged_classes import GROUPS, Group, JudgedClasses
+from richsem_prep.analyses.judged_classes import GROUPS, JudgedClasses
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Accuracy:
     """
 
     top_k: int
-    over_categories: dict[Group, float | None]
-    over_boxes: dict[Group, float | None]
+    over_categories: dict[str, float | None]
+    over_boxes: dict[str, float | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class Hits:
         hits = [np.bincount(categories_R[is_own_RK[:, :k].any(axis=1)], minlength=count) for k in top_k]
         return cls(top_k, np.bincount(categories_R, minlength=count), np.stack(hits))
 
-    def sizes(self, classes: JudgedClasses) -> dict[Group, GroupSize]:
+    def sizes(self, classes: JudgedClasses) -> dict[str, GroupSize]:
         """Boxes of each group, and its categories with boxes."""
         sizes = {}
         for group in GROUPS:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.annotation_file import AnnotationFile
-from richsem_schemas.annotations.coco_file import read_coco_file
+from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat
 from richsem_schemas.annotations.picture_files import UnusableNameError
+from richsem_schemas.annotations.read_annotation_file import read_annotation_file
 from richsem_schemas.errors import RichSemError
 
 
@@ -73,9 +73,5 @@ def read_annotations(path: Path, *, with_negatives: bool) -> Annotations:
     Raises:
         RichSemError: it can't be read, or isn't what it should be.
     """
-    try:
-        return Annotations(path, read_coco_file(path, metric="lvis" if with_negatives else None))
-    except OSError as error:
-        raise RichSemError(
-            f"--annotations {path}: can't be read ({error.strerror or error}); name an annotation file"
-        ) from error
+    file_format: AnnotationFormat = "lvis" if with_negatives else "coco"
+    return Annotations(path, read_annotation_file(path, file_format, is_scored=with_negatives))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from richsem_prep.analyses.analysed_set import AnalysedSet
 from richsem_prep.analyses.annotations import Annotations
-from richsem_prep.analyses.judged_classes import Group, JudgedClasses
+from richsem_prep.analyses.judged_classes import JudgedClasses
 from richsem_prep.analyses.zero_shot import ClassifiedBoxes
 from richsem_schemas.annotations import Category, ScoredAnnotations
 from richsem_schemas.annotations.boxes import AnnotatedBoxes
@@ -23,7 +23,7 @@ from richsem_schemas.scoring.detections import Detections
 from richsem_schemas.scoring.evaluation import GroundTruth, score
 from richsem_schemas.scoring.metrics import json_metrics
 
-METRIC_OF_GROUP: dict[Group, str] = {"all": "AP", "rare": "APr", "common": "APc", "frequent": "APf"}
+METRIC_OF_GROUP: dict[str, str] = {"all": "AP", "rare": "APr", "common": "APc", "frequent": "APf"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AveragePrecision:
     """
 
     top_k: int
-    precision: dict[Group, float | None]
+    precision: dict[str, float | None]
 
 
 def average_precisions(

@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.analyses.frequency import FREQUENCY_NAMES
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.vocabularies.known import known_vocabulary
 from richsem_schemas.vocabularies.lvis import lvis_categories
 from richsem_schemas.vocabularies.vocabulary import NO_LABEL, Vocabulary
 
-Group = Literal["all", "rare", "common", "frequent"]
+ALL = "all"
 
-LETTERS: Mapping[Group, str] = {"rare": "r", "common": "c", "frequent": "f"}
-"""Of the groups in which LVIS puts its categories: seen in up to 10 pictures of its training split, in up to 100, in
-more."""
+GROUPS = (ALL, *FREQUENCY_NAMES.values())
+"""All categories, and those that LVIS calls rare, common and frequent: seen in up to 10 pictures of its training split,
+in up to 100, in more."""
 
-GROUPS: tuple[Group, ...] = ("all", *LETTERS)
+_LETTERS = {name: letter for letter, name in FREQUENCY_NAMES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ class JudgedClasses:
         """Whether any class is known to be rare, common or frequent."""
         return bool((self.letters != "").any())
 
-    def in_group(self, group: Group) -> NDArray[np.bool_]:
-        """[C] which classes belong to a group; all of them to "all"."""
-        return np.ones(len(self.names), np.bool_) if group == "all" else self.letters == LETTERS[group]
+    def in_group(self, group: str) -> NDArray[np.bool_]:
+        """[C] which classes belong to a group; each of them to `ALL`."""
+        return np.ones(len(self.names), np.bool_) if group == ALL else self.letters == _LETTERS[group]
 
 
 def judged_classes(

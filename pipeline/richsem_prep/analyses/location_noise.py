@@ -11,7 +11,6 @@ from richsem_prep.analyses.accuracy import Accuracy, GroupSize, Hits
 from richsem_prep.analyses.analysed_set import AnalysedSet, OnProgress, require_boxes
 from richsem_prep.analyses.box_batches import BoxBatch, box_batches
 from richsem_prep.analyses.box_labels import LabelForm
-from richsem_prep.analyses.judged_classes import Group
 from richsem_schemas.cache.codec import embeddings_of
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.view import JITTERS_OF
@@ -42,7 +41,7 @@ class AtScale:
     """
 
     noise_scale: float
-    groups: dict[Group, GroupSize]
+    groups: dict[str, GroupSize]
     accuracies: tuple[Accuracy, ...]
     kl: Middle
     cosine: Middle | None

@@ -11,7 +11,6 @@ from richsem_prep.analyses.accuracy import Accuracy, GroupSize, Hits
 from richsem_prep.analyses.analysed_set import AnalysedSet, OnProgress, require_boxes
 from richsem_prep.analyses.box_batches import BoxBatch, box_batches
 from richsem_prep.analyses.box_labels import LabelForm
-from richsem_prep.analyses.judged_classes import Group
 from richsem_schemas.cache.alike_views import AlikeViews
 from richsem_schemas.cache.index import Rows
 from richsem_schemas.cache.shard import LabelShard
@@ -63,7 +62,7 @@ class ZeroShot:
     pictures: int
     unjudged_boxes: int
     has_frequencies: bool
-    groups: dict[Group, GroupSize]
+    groups: dict[str, GroupSize]
     accuracies: tuple[Accuracy, ...]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from richsem_schemas.figures.lettering import one_line
 
@@ -52,3 +53,10 @@ def add_legend(panel: Axes) -> None:
     """Name what has a label; nothing where nothing has."""
     if panel.get_legend_handles_labels()[0]:
         panel.legend()
+
+
+def count_by_powers(panel: Axes) -> None:
+    """Give counts, upwards, a logarithmic scale with numbers written out: the style sets no powers as mathematics."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
