@@ -5,17 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from richsem_prep.analyses.analysis_request import LabelForm
 from richsem_prep.analyses.box_batches import BoxBatch
-from richsem_prep.analyses.box_labels import LabelForm, LabelReader, SoftLabels, label_reader, require_top_k
+from richsem_prep.analyses.box_labels import LabelReader, SoftLabels, label_reader, require_top_k
 from richsem_prep.analyses.judged_classes import JudgedClasses, judged_classes
 from richsem_schemas.cache.manifest import LabelManifest, LabelSpec
 from richsem_schemas.cache.reader import Cache
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.ordered_map import default_threads, ordered_map
-
-TOP_K = (1, 5, 10)
-"""Numbers of most probable classes, as the paper has them."""
 
 OnProgress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
@@ -72,7 +70,7 @@ def open_set(
     label_set: str | None,
     *,
     form: LabelForm | None = None,
-    top_k: tuple[int, ...] = TOP_K,
+    top_k: tuple[int, ...] = (1, 5, 10),
     frequencies: Mapping[str, str] | None = None,
 ) -> AnalysedSet:
     """A label set with its wholes, ready to be analysed.
@@ -81,7 +79,7 @@ def open_set(
         cache: that holds it.
         label_set: its name; None is the only one.
         form: of the labels; None is from embeddings where there are any.
-        top_k: numbers of most probable classes.
+        top_k: numbers of most probable classes, ascending, as the paper has them.
         frequencies: r, c or f by the name of a class; None is what is known of its vocabulary.
 
     Raises:
@@ -93,7 +91,7 @@ def open_set(
     require_top_k(top_k, reader, manifest)
     text_names = cache.text_bank(manifest.name).class_names
     classes = judged_classes(cache.manifest.plan.vocabulary, text_names, frequencies)
-    return AnalysedSet(cache, manifest, reader, classes, tuple(sorted(set(top_k))))
+    return AnalysedSet(cache, manifest, reader, classes, top_k)
 
 
 def _require_wholes(manifest: LabelManifest) -> None:

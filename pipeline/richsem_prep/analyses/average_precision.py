@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from richsem_prep.analyses.analysed_set import AnalysedSet
 from richsem_prep.analyses.annotations import Annotations
+from richsem_prep.analyses.classified_boxes import ClassifiedBoxes
 from richsem_prep.analyses.judged_classes import JudgedClasses
-from richsem_prep.analyses.zero_shot import ClassifiedBoxes
 from richsem_schemas.annotations import Category, ScoredAnnotations
 from richsem_schemas.annotations.boxes import AnnotatedBoxes
 from richsem_schemas.cache.listed_boxes import ListedBoxes, read_listed_boxes

@@ -1,20 +1,18 @@
 """Soft labels of boxes in either form: whole distributions from embeddings, or the classes that were kept."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.analyses.analysis_request import LabelForm
 from richsem_schemas.cache.codec import embeddings_of
 from richsem_schemas.cache.divergence import kl_divergence, top_k_kl_divergence
 from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs, largest_columns
 from richsem_schemas.errors import CorruptCacheError, RichSemError
-
-LabelForm = Literal["embedding", "topk"]
-"""Whole distributions, computed from embeddings and text, or the stored classes."""
 
 
 class SoftLabels(Protocol):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from richsem_prep.analyses.accuracy import Accuracy, GroupSize, Hits
 from richsem_prep.analyses.analysed_set import AnalysedSet, OnProgress, require_boxes
+from richsem_prep.analyses.analysis_request import LabelForm
 from richsem_prep.analyses.box_batches import BoxBatch, box_batches
-from richsem_prep.analyses.box_labels import LabelForm
 from richsem_schemas.cache.codec import embeddings_of
 from richsem_schemas.cache.shard import LabelShard
 from richsem_schemas.cache.view import JITTERS_OF

@@ -1,46 +1,13 @@
 """`richsem-prep analyze zero-shot`: annotated boxes classified by the teacher's soft labels, as the paper's table 2."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from richsem_prep.analyses.accuracy import Accuracy, GroupSize, Hits
-from richsem_prep.analyses.analysed_set import AnalysedSet, OnProgress, require_boxes
-from richsem_prep.analyses.box_batches import BoxBatch, box_batches
-from richsem_prep.analyses.box_labels import LabelForm
-from richsem_schemas.cache.alike_views import AlikeViews
-from richsem_schemas.cache.index import Rows
-from richsem_schemas.cache.shard import LabelShard
-from richsem_schemas.errors import CorruptCacheError
-
-
-@dataclass(frozen=True, eq=False)
-class ClassifiedBoxes:
-    """R annotated boxes of N pictures, each with its K most probable classes.
-
-    Attributes:
-        pictures: int64 [N], those with a whole: planned positions, counted over all shards.
-        picture: int64 [R], the position of each box's picture.
-        annotation: int32 [R], which of its picture's annotated boxes it is.
-        categories: int32 [R], rows of the vocabulary.
-        class_ids: int32 [R, K], rows of the text bank, most probable first.
-        log_probs: float32 [R, K].
-    """
-
-    pictures: NDArray[np.int64]
-    picture: NDArray[np.int64]
-    annotation: NDArray[np.int32]
-    categories: NDArray[np.int32]
-    class_ids: NDArray[np.int32]
-    log_probs: NDArray[np.float32]
-
-    @classmethod
-    def joined(cls, parts: list["ClassifiedBoxes"]) -> "ClassifiedBoxes":
-        """One or more, one after the other."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+from richsem_prep.analyses.analysed_set import AnalysedSet, require_boxes
+from richsem_prep.analyses.analysis_request import LabelForm
+from richsem_prep.analyses.annotations import Annotations
+from richsem_prep.analyses.average_precision import AveragePrecision, average_precisions
+from richsem_prep.analyses.classified_boxes import ClassifiedBoxes
 
 
 @dataclass(frozen=True)
@@ -54,6 +21,7 @@ class ZeroShot:
         has_frequencies: whether any class is known to be rare, common or frequent.
         groups: what the figures are over.
         accuracies: one for each number of most probable classes.
+        precisions: likewise; None without annotations that say which categories were looked for in a picture.
     """
 
     label_set: str
@@ -64,69 +32,15 @@ class ZeroShot:
     has_frequencies: bool
     groups: dict[str, GroupSize]
     accuracies: tuple[Accuracy, ...]
+    precisions: tuple[AveragePrecision, ...] | None
 
 
-def classify_boxes(
-    analysed: AnalysedSet, *, threads: int | None = None, on_progress: OnProgress | None = None
-) -> ClassifiedBoxes:
-    """The most probable classes of all boxes of a set's wholes.
-
-    Raises:
-        CorruptCacheError: a shard is damaged.
-    """
-    return ClassifiedBoxes.joined(list(analysed.each_shard(partial(_of_shard, analysed), threads, on_progress)))
-
-
-def _of_shard(analysed: AnalysedSet, shard: LabelShard) -> ClassifiedBoxes:
-    plan = analysed.cache.manifest.plan
-    first = shard.number * plan.samples_per_shard
-    count = max(analysed.top_k)
-    samples: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-
-    def wholes() -> Iterator[tuple[Rows, AlikeViews]]:
-        for _, rows, alike in shard.views_of_kinds(analysed.spec, ("whole",)):
-            if rows["sample"].max(initial=0) >= plan.shard_samples(shard.number):
-                raise CorruptCacheError(f"{shard.index}: has samples that the plan doesn't; {shard.remedy}")
-            samples.append(rows["sample"].astype(np.int64))
-            yield rows, alike
-
-    parts = [_no_boxes(count)]
-    for batch in box_batches(wholes()):
-        parts.append(_classified(batch, *analysed.read(batch, shard).most_probable(count), first))
-    joined = ClassifiedBoxes.joined(parts)
-    return ClassifiedBoxes(
-        first + np.sort(np.concatenate(samples)), joined.picture, joined.annotation, joined.categories,
-        joined.class_ids, joined.log_probs,
-    )  # fmt: skip
-
-
-def _no_boxes(count: int) -> ClassifiedBoxes:
-    nothing = np.zeros(0, np.int64)
-    numbers = nothing.astype(np.int32)
-    return ClassifiedBoxes(
-        nothing, nothing, numbers, numbers, np.zeros((0, count), np.int32), np.zeros((0, count), np.float32)
-    )
-
-
-def _classified(
-    batch: BoxBatch, class_ids_RK: NDArray[np.int64], log_probs_RK: NDArray[np.float64], first: int
-) -> ClassifiedBoxes:
-    regions = batch.regions
-    return ClassifiedBoxes(
-        np.zeros(0, np.int64),
-        first + batch.samples,
-        regions["annotation"].astype(np.int32),
-        regions["category_id"].astype(np.int32),
-        class_ids_RK.astype(np.int32),
-        log_probs_RK.astype(np.float32),
-    )
-
-
-def zero_shot(analysed: AnalysedSet, boxes: ClassifiedBoxes) -> ZeroShot:
-    """Judge classified boxes of a set.
+def zero_shot(analysed: AnalysedSet, boxes: ClassifiedBoxes, annotations: Annotations | None = None) -> ZeroShot:
+    """Judge classified boxes of a set; average precision needs annotations with negatives.
 
     Raises:
-        RichSemError: none can be judged.
+        RichSemError: none can be judged, or the annotations are of other pictures.
+        CorruptCacheError: listing and views don't speak of the same boxes.
 
     Source:
         Meng et al. 2023 (arXiv 2310.12152), supplement, table 2.
@@ -134,6 +48,7 @@ def zero_shot(analysed: AnalysedSet, boxes: ClassifiedBoxes) -> ZeroShot:
     hits = Hits.of(boxes.class_ids, boxes.categories, analysed.classes, analysed.top_k)
     judged = int(hits.boxes.sum())
     require_boxes(judged, analysed)
+    is_scored = annotations is not None and annotations.has_negatives
     return ZeroShot(
         analysed.manifest.name,
         analysed.spec.teacher.name,
@@ -143,4 +58,5 @@ def zero_shot(analysed: AnalysedSet, boxes: ClassifiedBoxes) -> ZeroShot:
         analysed.classes.have_frequencies,
         hits.sizes(analysed.classes),
         hits.accuracies(analysed.classes),
+        average_precisions(analysed, boxes, annotations) if annotations is not None and is_scored else None,
     )

@@ -8,7 +8,7 @@ import pytest
 from richsem_prep.analyses.analysed_set import open_set
 from richsem_prep.analyses.annotations import read_annotations
 from richsem_prep.analyses.average_precision import average_precisions
-from richsem_prep.analyses.zero_shot import classify_boxes
+from richsem_prep.analyses.classified_boxes import classify_boxes
 from richsem_prep.rescore.rescore import rescore
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.cache.reader import open_cache

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from richsem_prep.analyses.analysed_set import open_set
-from richsem_prep.analyses.zero_shot import classify_boxes, zero_shot
+from richsem_prep.analyses.classified_boxes import classify_boxes
+from richsem_prep.analyses.zero_shot import zero_shot
 from richsem_prep.rescore.rescore import rescore
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
