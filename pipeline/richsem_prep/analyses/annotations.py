@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_prep.sources.datasets import DATASETS
+from richsem_prep.sources.detection_dataset import DetectionDataset
 from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat
 from richsem_schemas.annotations.picture_files import UnusableNameError
 from richsem_schemas.annotations.read_annotation_file import read_annotation_file
+from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import RichSemError
 
 
@@ -18,11 +21,11 @@ class Annotations:
     """An annotation file in LVIS's or COCO's format.
 
     Attributes:
-        path: of the file.
+        source: the file or its address, for messages.
         content: with the lists that LVIS's metric needs, where they were asked for.
     """
 
-    path: Path
+    source: str
     content: AnnotationFile
 
     @property
@@ -58,20 +61,27 @@ class Annotations:
             missing = min(missing, [name for name in names if name not in numbers], key=len)
         shown = missing[0] if missing else names[0]
         raise RichSemError(
-            f"--annotations {self.path}: {len(missing):,} of the cache's {len(names):,} pictures, such as {shown!r}, "
+            f"--annotations {self.source}: {len(missing):,} of the cache's {len(names):,} pictures, such as {shown!r}, "
             f"are not in it or can't be told apart; name the file that the cache was made of ({planned or 'not known'})"
         )
 
 
-def read_annotations(path: Path, *, with_negatives: bool) -> Annotations:
+def read_annotations(path: Path, *, with_negatives: bool, source: str | None = None) -> Annotations:
     """Read an annotation file; of its boxes nothing is needed.
 
     Args:
         path: the file.
         with_negatives: read the lists that LVIS's metric needs as well, and require them.
+        source: what the file is called in messages; None is its path.
 
     Raises:
         RichSemError: it can't be read, or isn't what it should be.
     """
     file_format: AnnotationFormat = "lvis" if with_negatives else "coco"
-    return Annotations(path, read_annotation_file(path, file_format, is_scored=with_negatives))
+    return Annotations(source or str(path), read_annotation_file(path, file_format, is_scored=with_negatives))
+
+
+def has_lvis_format(plan: Plan) -> bool:
+    """Whether the annotations of a cache are in LVIS's format, so that they list what was looked for in a picture."""
+    record = DATASETS.get(plan.dataset)
+    return isinstance(record, DetectionDataset) and record.file_format == "lvis"

@@ -85,7 +85,7 @@ def _truth(
     lists = [fields.negative_ids, fields.not_exhaustive_ids]
     negatives, not_exhaustive = (_rows_of(ids, numbers, annotations, classes) for ids in lists)
     scored = ScoredAnnotations(
-        source=str(annotations.path),
+        source=annotations.source,
         image_ids=picture_ids,
         hws_px=np.maximum(listed.hws_px[places], 1),
         categories=_categories(classes),
