@@ -55,3 +55,19 @@ def test_wrong_options_are_refused_before_anything_is_read(prep, file, tmp_path)
     assert "would be overwritten" in error_of(prep("analyze", "frequency", file, "--figure", linked))
     assert json.loads(file.read_text()) == FILE
     assert "missing.json: can't be read" in error_of(prep("analyze", "frequency", missing))
+
+
+def test_annotations_are_dropped_into_another_file(prep, file, tmp_path):
+    out = tmp_path / "partial.json"
+    code, output = prep("drop-annotations", file, "--ratio", "0.25", "--seed", "3", "--out", out, "--json")
+    assert code == 0, output
+    found = json.loads(output)
+    assert (found["ratio"], found["seed"], found["boxes"], found["dropped"], found["kept"]) == (0.25, 3, 3, 1, 2)
+    assert (found["file"], found["out"]) == (str(file), str(out))
+    assert len(json.loads(out.read_text())["annotations"]) == 2
+    code, output = prep("drop-annotations", file, "--ratio", "0.25", "--seed", "3", "--out", out)
+    assert code == 0
+    assert "2 of 3 stay; 1 dropped, 33.3%" in output
+    assert "would be overwritten" in error_of(prep("drop-annotations", file, "--ratio", "0.5", "--out", file))
+    code, output = prep("drop-annotations", file, "--ratio", "1.5", "--out", out)
+    assert (code, "--ratio" in output) == (2, True)
