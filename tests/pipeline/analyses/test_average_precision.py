@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from richsem_prep.analyses.analysed_set import open_set
-from richsem_prep.analyses.annotations import read_annotations
+from richsem_prep.analyses.annotations import has_lvis_format, read_annotations
 from richsem_prep.analyses.average_precision import average_precisions
 from richsem_prep.analyses.classified_boxes import classify_boxes
+from richsem_prep.analyses.zero_shot import zero_shot
 from richsem_prep.rescore.rescore import rescore
 from richsem_schemas.cache.permutation import permuted
 from richsem_schemas.cache.reader import open_cache
@@ -18,7 +19,7 @@ from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.scoring.detections import Detections
 from tests import caches
 from tests.pipeline.analyses import direct
-from tests.pipeline.analyses.split import HW, NAMES, cache_of, content
+from tests.pipeline.analyses.split import FREQUENCIES, HW, NAMES, cache_of, content
 from tests.schemas.scoring.scoring_cases import lvis_oracle
 
 VOCABULARY = ("none", *NAMES)
@@ -118,6 +119,19 @@ def test_more_than_three_hundred_boxes_of_a_category_in_a_picture_all_count(tmp_
     ).make()  # fmt: skip
     # LVIS has 101 points of recall, and 400 boxes that are all found.
     assert scored(cache, tmp_path / "val.json", top_k=(1, 3)) == [[1, 1, None, None]] * 2
+
+
+def test_annotations_in_another_format_give_no_precision(wholes, split):
+    read = read_annotations(split / "val.json", with_negatives=False)
+    assert read.frequencies == FREQUENCIES
+    analysed = open_set(open_cache(wholes.layout.out), None, top_k=(1,), frequencies=read.frequencies)
+    assert zero_shot(analysed, classify_boxes(analysed), read).precisions is None
+    plan = analysed.cache.manifest.plan
+    formats = {
+        name: has_lvis_format(plan.model_copy(update={"dataset": name}))
+        for name in ("lvis", "demo-detection", "coco", "demo", "other")
+    }
+    assert formats == {"lvis": True, "demo-detection": True, "coco": False, "demo": False, "other": False}
 
 
 def test_other_annotations_are_refused_with_the_picture_that_they_lack(wholes, split, tmp_path):
