@@ -80,6 +80,11 @@ class _Tally:
         self.kl += kl
         self.cosines += cosines
 
+    @property
+    def boxes(self) -> int:
+        """All that were counted, those without a class, too."""
+        return sum(map(len, self.kl))
+
 
 _Tallies = dict[float, _Tally]
 """By scale, ascending, the clean boxes first."""
@@ -147,7 +152,18 @@ def _of_shard(analysed: AnalysedSet, shard: LabelShard) -> _Tallies:
         else:
             for batch in batches:
                 _count_noised(tallies, analysed, _paired(batch, clean, shard), shard)
+    _require_copies(tallies, analysed, shard)
     return tallies
+
+
+def _require_copies(tallies: _Tallies, analysed: AnalysedSet, shard: LabelShard) -> None:
+    expected = analysed.spec.views.jitters * tallies[CLEAN].boxes
+    for scale, tally in tallies.items():
+        if scale != CLEAN and tally.boxes != expected:
+            raise CorruptCacheError(
+                f"{shard.tar}: has {tally.boxes:,} boxes noised by {scale:g}, and its wholes ask for {expected:,}; "
+                f"{shard.remedy}"
+            )
 
 
 def _in_order(batches: list[BoxBatch]) -> BoxBatch | None:

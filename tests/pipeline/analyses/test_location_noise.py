@@ -125,3 +125,20 @@ def test_scales_that_nobody_asked_for_are_refused(split, tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "jitter_view", at_another_scale)
     with pytest.raises(CorruptCacheError, match=r"noise_scale is none of the spec's"):
         judged(cache_of(split, tmp_path / "out", jitters=1))
+
+
+def test_boxes_that_lack_a_copy_are_refused(split, tmp_path, monkeypatch):
+    from richsem_schemas.cache import recipes
+
+    made = recipes.jitter_view
+
+    def at_one_scale(*arguments):
+        view = made(*arguments)
+        view.regions["noise_scale"] = 0.5
+        return view
+
+    monkeypatch.setattr(recipes, "jitter_view", at_one_scale)
+    with pytest.raises(
+        CorruptCacheError, match=r"lvis-000000\.tar: has \d+ boxes noised by 0\.5, and its wholes ask for"
+    ):
+        judged(cache_of(split, tmp_path / "out", jitters=1, noise=(0.5, 1.0)))
