@@ -65,7 +65,8 @@ def figures_of(points: Points) -> list[dict[str, Any]]:
 def metric_of(runs: Sequence[FinishedRun], name: str) -> dict[str, Any]:
     values = [run.metrics.get(name) for run in runs]
     found = spread(values)
-    return {"values": values, "mean": found and found.mean, "standard_deviation": found and found.deviation}
+    mean, deviation = (found.mean, found.deviation) if found else (None, None)
+    return {"values": values, "mean": mean, "standard_deviation": deviation}
 
 
 def line_of(arm: str, ratios: Mapping[float, Sequence[FinishedRun]], name: str) -> Line:

@@ -92,21 +92,8 @@ def drop_annotations(path: Path, out: Path, *, ratio: float, seed: int, on_progr
     editor = _Editor(found, is_dropped)
     with hashed_file(out) as file:
         _write(path, file, editor, on_progress)
-    boxes = found.boxes
-    with_boxes, still = (np.unique(boxes.image_index[~boxes.is_crowd & mask]) for mask in (True, ~is_dropped))
-    return Dropped(
-        file=path,
-        out=out,
-        ratio=ratio,
-        seed=seed,
-        pictures=len(found.image_ids),
-        categories=len(found.categories),
-        boxes=int((~boxes.is_crowd).sum()),
-        dropped=int(is_dropped.sum()),
-        emptied_pictures=len(with_boxes) - len(still),
-        crowd_regions=int(boxes.is_crowd.sum()),
-        not_exhaustive=editor.marked,
-    )
+    counts = _counts(found, is_dropped)
+    return Dropped(file=path, out=out, ratio=ratio, seed=seed, not_exhaustive=editor.marked, **counts)
 
 
 def choose_dropped(found: AnnotationFile, *, ratio: float, seed: int) -> NDArray[np.bool_]:
@@ -135,6 +122,20 @@ def _is_learnable(boxes: AnnotatedBoxes, hws_px: NDArray[np.int32]) -> NDArray[n
     is_learnable = np.zeros(len(boxes), np.bool_)
     is_learnable[kept.category_ids] = True
     return is_learnable
+
+
+def _counts(found: AnnotationFile, is_dropped: NDArray[np.bool_]) -> dict[str, int]:
+    """Fields of `Dropped` that count."""
+    boxes = found.boxes
+    with_boxes, still = (np.unique(boxes.image_index[~boxes.is_crowd & mask]) for mask in (True, ~is_dropped))
+    return {
+        "pictures": len(found.image_ids),
+        "categories": len(found.categories),
+        "boxes": int((~boxes.is_crowd).sum()),
+        "dropped": int(is_dropped.sum()),
+        "emptied_pictures": len(with_boxes) - len(still),
+        "crowd_regions": int(boxes.is_crowd.sum()),
+    }
 
 
 class _Editor:
