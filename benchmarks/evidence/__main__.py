@@ -2,13 +2,17 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from threading import Event
 from typing import Annotated
 
 import typer
 
 from benchmarks.evidence import page, run, world
+from benchmarks.evidence.arms import ARMS
 from benchmarks.evidence.label_sets import DATA
+from richsem_schemas.command_line import new_program, run_program
+from richsem_train.commands.train import STOPPED
 
 
 def main(
@@ -20,6 +24,7 @@ def main(
 
     The page is written after each run. Ctrl-C or SIGTERM stops the runs at hand; the same command goes on with them.
     """
+    _require_arms(arm or [])
     stop = Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stop.set())
@@ -28,12 +33,20 @@ def main(
     page.main()
     jobs = jobs or len(os.sched_getaffinity(0))
     runner = run.Runner(budget_hours=hours, jobs=jobs, stop=stop, on_done=page.main)
-    try:
-        runner.run_all(each for each in run.planned() if not arm or each.arm.name in arm)
-    except run.FailedError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+    runner.run_all(each for each in run.planned() if not arm or each.arm.name in arm)
+    if stop.is_set():
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(STOPPED)
 
+
+def _require_arms(names: Sequence[str]) -> None:
+    known = [arm.name for arm in ARMS]
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"{', '.join(unknown)}: no such arm; they are {', '.join(known)}", param_hint="--arm")
+
+
+app = new_program("evidence")
+app.command()(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(app)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,21 +18,27 @@ import yaml
 from benchmarks.common import machine, save
 from benchmarks.evidence import world
 from benchmarks.evidence.arms import ARMS, EPOCHS, RATIOS, Arm
-from benchmarks.evidence.label_sets import DATA, LABEL_SETS, TEACHER_SIZE, command_of
+from benchmarks.evidence.label_sets import DATA, LABEL_SETS, TEACHER_SIZE, LabelSet, command_of
 from benchmarks.evidence.measured import Took, run_measured
 from richsem_prep.demo.dataset import TRAIN_ANNOTATIONS
+from richsem_schemas.cache.jobs import hold_job
+from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.files import write_atomically
+from richsem_schemas.io.words import one_line
 
 RESULTS = Path("benchmarks/results/evidence")
 RUNS = Path("runs/evidence")
 BASE = Path("benchmarks/evidence/base.yaml")
 
 _PARTS = "parts.json"
+_UNKNOWN: Mapping[str, float | None] = {"processor_s": None, "wall_s": None}
+"""What a part took that was killed."""
 
 LEAST_SEEDS = 3
 MOST_SEEDS = 10
 
 
-class FailedError(Exception):
+class FailedError(RichSemError):
     """A command of the experiment failed; the message says which, and where its words are."""
 
 
@@ -150,22 +157,26 @@ class Runner:
         command = [*_training(run), *([] if is_new else ["--resume"])]
         out.parent.mkdir(parents=True, exist_ok=True)
         print(f"{datetime.now(UTC):%H:%M:%S} {run.name}{'' if is_new else ', goes on'}", flush=True)
-        took = self._run(run.name, command, watch=lambda: _last_step(out / "log.jsonl"))
         parts = _parts(out, is_new=is_new)
+        if not is_new:
+            # Where this process is killed, nobody will know what the part took that begins now.
+            _keep_parts(out, [*parts, _UNKNOWN])
+        took = self._run(run.name, command, watch=lambda: _last_step(out / "log.jsonl"))
         parts.append({"processor_s": round(took.processor_s, 1), "wall_s": round(took.wall_s, 1)})
         if took.exit_code == 0:
             with self._keeping:
                 keep_figures(run, out, parts, _seconds_a_step(took.places))
                 self._on_done()
         elif out.is_dir():
-            (out / _PARTS).write_text(json.dumps(parts))
+            _keep_parts(out, parts)
 
     def _run(self, name: str, command: list[str], **watch: Any) -> Took:
         log = RUNS / f"{name}.log"
         took = run_measured(command, log, stop=self._stop, **watch)
         if took.exit_code and not self._stop.is_set():
             raise FailedError(
-                f"{name} ended with {took.exit_code}; {log} has its words, and {' '.join(command)} made it"
+                f"{name} ended with {took.exit_code}: {_last_words(log)}; {log} has all of its words, and "
+                f"{' '.join(command)} made it"
             )
         return took
 
@@ -185,6 +196,7 @@ class Runner:
             self._make_label_set(made.rescored_from)
         if (made.out / "labels" / name / "manifest.json").exists() or self._stop.is_set():
             return
+        _forget_begun(made)
         print(f"{datetime.now(UTC):%H:%M:%S} label set {name}", flush=True)
         took = self._run(name, [sys.executable, "-m", "benchmarks.evidence.prep", *command_of(made), "--json"])
         if took.exit_code == 0:
@@ -200,6 +212,18 @@ class Runner:
         self._run(
             f"dropped-{ratio:g}", [sys.executable, "-m", "richsem_prep", "drop-annotations", str(whole), *options]
         )
+
+
+def _forget_begun(made: LabelSet) -> None:
+    """Let a label set that was stopped before be made from its first shard on: its figures are of the whole.
+
+    Raises:
+        RichSemError: a process that a killed one left is making it.
+    """
+    receipts = made.out / "receipts" / "labels" / made.name
+    if receipts.is_dir():
+        with hold_job(made.out.absolute(), None):
+            shutil.rmtree(receipts)
 
 
 def _training(run: Planned) -> list[str]:
@@ -224,23 +248,33 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _last_words(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return one_line(next((line for line in reversed(lines) if line.strip()), "it said nothing"))
+
+
 def _last_step(log: Path) -> int | None:
     try:
         lines = log.read_text().splitlines()
-    except FileNotFoundError:
+        steps = [json.loads(line) for line in lines[-1:]]
+    except (FileNotFoundError, ValueError):
+        # It isn't there yet, or its last line isn't whole.
         return None
-    steps = [json.loads(line) for line in lines[-1:]]
     return steps[0]["step"] if steps and steps[0]["event"] == "train" else None
 
 
-def _parts(out: Path, *, is_new: bool) -> list[dict[str, float | None]]:
+def _parts(out: Path, *, is_new: bool) -> list[Mapping[str, float | None]]:
     """What the parts of a run took that was stopped before; of a part that was killed nobody knows."""
     if is_new:
         return []
     try:
         return list(json.loads((out / _PARTS).read_text()))
     except FileNotFoundError:
-        return [{"processor_s": None, "wall_s": None}]
+        return [_UNKNOWN]
+
+
+def _keep_parts(out: Path, parts: Sequence[Mapping[str, float | None]]) -> None:
+    write_atomically(out / _PARTS, json.dumps([dict(part) for part in parts]).encode())
 
 
 def keep_figures(

@@ -6,12 +6,16 @@ import time
 from collections import Counter
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.evidence import __main__ as program
 from benchmarks.evidence import measured, run, world
 from benchmarks.evidence.arms import ARMS
 from benchmarks.evidence.label_sets import LABEL_SETS, command_of
 from benchmarks.evidence.measured import run_measured
 from benchmarks.evidence.run import FailedError, Planned, Runner, planned
+from richsem_schemas.cache.jobs import hold_job
+from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config
 
 ARM = ARMS[0]
@@ -128,11 +132,67 @@ def test_what_a_killed_part_took_is_unknown(places, monkeypatch):
     assert json.loads((places / "results/runs/baseline-0.json").read_text())["processor_s"] is None
 
 
+def test_a_part_that_is_killed_after_a_stopped_one_is_unknown(places, monkeypatch):
+    out = places / "runs/baseline-0"
+    out.mkdir(parents=True)
+    (out / "config.yaml").touch()
+    (out / "parts.json").write_text('[{"processor_s": 5.0, "wall_s": 6.0}]')
+    told = []
+    monkeypatch.setattr(run, "run_measured", lambda *_, **__: told.append((out / "parts.json").read_text()) or 1 / 0)
+    trained_by(monkeypatch, "end()")
+    with pytest.raises(ZeroDivisionError):
+        runner().run_all(iter([Planned(ARM, 0)]))
+    assert json.loads(told[0])[1] == {"processor_s": None, "wall_s": None}
+
+    monkeypatch.setattr(run, "run_measured", run_measured)
+    runner().run_all(iter([Planned(ARM, 0)]))
+    assert json.loads((places / "results/runs/baseline-0.json").read_text())["processor_s"] is None
+
+
+def test_a_label_set_that_was_stopped_is_made_from_its_first_shard_on(places, monkeypatch):
+    monkeypatch.chdir(places)
+    run.RUNS.mkdir()
+    receipts = LABEL_SETS["windows-4"].out / "receipts/labels/windows-4"
+    receipts.mkdir(parents=True)
+    (receipts / "evidence-detection-000000.json").touch()
+    others = receipts.with_name("windows-1")
+    others.mkdir()
+    there = []
+
+    def make(self, name, command):
+        there.append(receipts.exists())
+        return measured.Took(1, "", 0.0, 0.0, ())
+
+    monkeypatch.setattr(Runner, "_run", make)
+    with hold_job(LABEL_SETS["windows-4"].out.absolute(), None), pytest.raises(RichSemError, match="is in use by"):
+        runner()._make_label_set("windows-4")
+    assert receipts.exists()
+    runner()._make_label_set("windows-4")
+    assert (there, others.exists()) == ([False], True)
+
+
+def test_a_log_that_is_not_whole_tells_no_step(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert run._last_step(log) is None
+    log.write_text('{"event": "train", "step": 10}\n')
+    assert run._last_step(log) == 10
+    log.write_text('{"event": "train", "step": 10}\n{"event": "tr')
+    assert run._last_step(log) is None
+
+
+def test_an_arm_that_is_none_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(program.app, ["--arm", "nonsense"])
+    assert result.exit_code == 2
+    assert "no such arm; they are baseline" in " ".join(result.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_run_ends_the_others_and_names_its_log(places, monkeypatch):
     trained_by(monkeypatch, "time.sleep(0 if 'baseline' in str(out) else 60); sys.exit('no such thing')")
     started = time.monotonic()
 
-    with pytest.raises(FailedError, match=r"baseline-0 ended with 1; .*baseline-0\.log"):
+    with pytest.raises(FailedError, match=r"baseline-0 ended with 1: no such thing; .*baseline-0\.log"):
         runner(jobs=2).run_all(iter([Planned(ARM, 0), Planned(ARMS[1], 0)]))
 
     assert time.monotonic() - started < 30
