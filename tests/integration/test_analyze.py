@@ -55,6 +55,10 @@ def test_wrong_options_are_refused_before_anything_is_read(prep, file, tmp_path)
     assert "would be overwritten" in error_of(prep("analyze", "frequency", file, "--figure", linked))
     assert json.loads(file.read_text()) == FILE
     assert "missing.json: can't be read" in error_of(prep("analyze", "frequency", missing))
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    assert "folder.png is a folder" in error_of(prep("analyze", "frequency", missing, "--figure", folder))
+    assert "folder.png is a folder" in error_of(prep("drop-annotations", missing, "--ratio", "0", "--out", folder))
 
 
 def test_annotations_are_dropped_into_another_file(prep, file, tmp_path):

@@ -41,6 +41,12 @@ def test_a_pipe_that_came_while_the_file_was_written_stays(tmp_path):
     assert stat.S_ISFIFO(path.lstat().st_mode)
 
 
+def test_a_folder_is_named_as_one(tmp_path):
+    with pytest.raises(RichSemError, match="is a folder, and a file is to be written there; name a file"):
+        write_atomically(tmp_path, b"page")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_and_links_to_files_are_replaced_as_before(tmp_path):
     path = tmp_path / "page.html"
     path.write_bytes(b"old")

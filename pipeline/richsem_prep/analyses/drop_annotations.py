@@ -16,7 +16,7 @@ from richsem_schemas.annotations.json_stream import SingleValue, stream_json
 from richsem_schemas.annotations.read_annotation_file import format_by_content, read_annotation_file
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import HashedFile, hashed_file
-from richsem_schemas.io.output_files import require_no_inputs
+from richsem_schemas.io.output_files import require_no_inputs, require_replaceable
 
 _NOT_EXHAUSTIVE = "not_exhaustive_category_ids"
 
@@ -77,11 +77,12 @@ def drop_annotations(path: Path, out: Path, *, ratio: float, seed: int, on_progr
         on_progress: called now and then.
 
     Raises:
-        RichSemError: a file of another format, `out` is the file itself, or the ratio is none.
+        RichSemError: a file of another format, `out` is the file itself or a folder, or the ratio is none.
     """
     if not 0 <= ratio <= 1:
         raise RichSemError(f"--ratio {ratio}: the share of boxes to drop is from 0 to 1")
     require_no_inputs([out], [path], remedy="name another --out")
+    require_replaceable(out)
     if format_by_content(path) != "coco":
         raise RichSemError(
             f"{path}: annotations are dropped from JSON of COCO, LVIS and Objects365, whose format is written again; "

@@ -50,14 +50,15 @@ def require_replaceable(path: Path) -> None:
     """Check that a file that is written whole would take the place of a file, if of anything; links are followed.
 
     Raises:
-        RichSemError: a pipe, a device or a socket is there.
+        RichSemError: a pipe, a device or a socket is there, or a folder.
     """
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return
-    # Of a folder, the system says that it is one.
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if stat.S_ISDIR(mode):
+        raise RichSemError(f"{path} is a folder, and a file is to be written there; name a file")
+    if not stat.S_ISREG(mode):
         raise RichSemError(
             f"{path} is a pipe, a device or a socket, and would be replaced by a file; files are written whole, under "
             "another name first: name a file"
