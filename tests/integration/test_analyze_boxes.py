@@ -259,10 +259,12 @@ def test_mistakes_are_one_line_with_the_remedy(prep, small, tmp_path):
     split, out = small
     command = ("analyze", "zero-shot", out)
     assert "holds no cache" in error_of(prep("analyze", "zero-shot", tmp_path))
-    assert "there is no finished label set 'x'" in error_of(prep(*command, "--label-set", "x"))
+    refused = error_of(prep(*command, "--label-set", "x"))
+    assert "there is no finished label set 'x'; finished ones: hashed" in refused, refused
     assert "--top-k 20" in error_of(prep(*command, "--top-k", "20"))
     assert "such as 1,5,10" in error_of(prep(*command, "--top-k", "1;5"))
-    assert "0" in error_of(prep(*command, "--top-k", "0"))
+    assert error_of(prep(*command, "--top-k", "0")).strip().endswith("--top-k 0: Input should be greater than 0")
+    assert "ask for 1 to 7 numbers" in error_of(prep(*command, "--top-k", "1,2,3,4,5,6,7,8"))
     assert "--labels" in error_of(prep(*command, "--labels", "hard"))
     assert "missing.json" in error_of(prep(*command, "--annotations", tmp_path / "missing.json"))
     assert "a figure is a .png or an .svg" in error_of(prep(*command, "--figure", tmp_path / "f.jpg"))

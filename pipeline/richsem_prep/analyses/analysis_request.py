@@ -3,10 +3,14 @@
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, PositiveInt
 
 LabelForm = Literal["embedding", "topk"]
 """Whole distributions, computed from embeddings and text, or the stored classes."""
+
+
+MOST_TOP_K = 7
+"""Figures have so many colours."""
 
 
 def _numbers(value: Any) -> Any:
@@ -19,10 +23,13 @@ def _numbers(value: Any) -> Any:
 
 
 def _ascending(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    # Here, since a bound on the length would complain of wrong numbers a second time.
+    if not 1 <= len(numbers) <= MOST_TOP_K:
+        raise ValueError(f"ask for 1 to {MOST_TOP_K} numbers")
     return tuple(sorted(set(numbers)))
 
 
-TopK = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=16), AfterValidator(_ascending)]
+TopK = Annotated[tuple[PositiveInt, ...], AfterValidator(_ascending)]
 
 
 class AnalysisRequest(BaseModel, frozen=True, extra="forbid"):

@@ -6,9 +6,13 @@ from pathlib import Path
 from richsem_prep.analyses.frequency import FEW, Frequency
 from richsem_schemas.figures.figure import QUIET, drawing_style, titled_figure, write_figure
 from richsem_schemas.figures.lines import Line, count_by_powers, draw_lines
+from richsem_schemas.io.words import one_line
 
 _FEW_CATEGORIES = 30
 """Of fewer each has a mark of its own."""
+
+_LONGEST_LABEL = 48
+"""Letters: the legend lies within the figure."""
 
 
 def draw_frequencies(found: Sequence[Frequency], out: Path) -> None:
@@ -32,5 +36,5 @@ def draw_frequencies(found: Sequence[Frequency], out: Path) -> None:
 
 def _line(found: Frequency) -> Line:
     ranks = list(range(1, len(found.present) + 1))
-    label = f"{found.label}: {len(ranks):,} categories"
+    label = f"{one_line(found.label, longest=_LONGEST_LABEL)}: {len(ranks):,} categories"
     return Line(label, ranks, found.present, marker="o" if len(ranks) < _FEW_CATEGORIES else "")

@@ -163,7 +163,6 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
     ] = 0
     noise: Annotated[
         tuple[NoiseScale, ...],
-        Field(min_length=1),
         BeforeValidator(_noise_scales),
         _views(
             metavar="S,S,…", help="How far a jitter's corners move at most, in half sides of the box. \\[default: 1]"
@@ -257,6 +256,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(
                 "--crops 0, --mosaics 0 and no --windows or --whole leave nothing to label; ask for at least one pass"
             )
+        if not self.noise:
+            raise ValueError("--noise names no scale; give at least one")
         if self.jitters * len(self.noise) > MAX_COPIES:
             raise ValueError(
                 f"--jitters {self.jitters} at {len(self.noise)} scales of --noise are {self.jitters * len(self.noise)} "

@@ -89,7 +89,9 @@ class Cache:
             return next(iter(self.label_sets.values()))
         if name in self.label_sets:
             return self.label_sets[name]
-        known = ", ".join(self.label_sets) or "none"
+        # Not those that were read, which may be the one that was asked for alone.
+        labels = self.labels_layout
+        known = ", ".join(each for each in labels.label_sets() if labels.label_set(each).manifest.is_file()) or "none"
         what = "no label set was named" if name is None else f"there is no finished label set {name!r}"
         raise RichSemError(
             f"{self.labels_layout.out}: {what}; finished ones: {known}; choose one with --label-set, or as label_set "

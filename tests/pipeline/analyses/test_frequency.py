@@ -143,3 +143,9 @@ def test_a_line_a_file_falls_from_head_to_tail(tmp_path):
     # Names are drawn as shapes, and told beside them.
     text = first.decode()
     assert all(f"<!-- {said} -->" in text for said in ("红色的狗: 3 categories", "two: 3 categories", "1,000", "10"))
+
+
+def test_a_long_name_is_cut_where_it_is_drawn(tmp_path):
+    out = tmp_path / "figure.svg"
+    draw_frequencies([of(tmp_path, {1: 1, 2: 1000}, label="x" * 300)], out)
+    assert f"<!-- {'x' * 48}…: 2 categories -->" in out.read_text()
