@@ -9,13 +9,14 @@ READY := .venv/.ready
 # The demo's data lies here, wherever other data does.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
-.PHONY: help env demo demo-cache demo-compare drop-annotations test lint docs docs-serve requirements clean
+.PHONY: help env demo demo-cache demo-compare drop-annotations evidence test lint docs docs-serve requirements clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
 	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
 	@echo "make drop-annotations  then: the same on fewer and fewer boxes, without and with soft labels; some hours"
+	@echo "make evidence      set up, train by cached labels and by online ones, arm by arm; many hours, goes on where it stopped"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
 	@echo "make docs          set up, write the reference from the code, build the pages into build/site"
@@ -83,6 +84,9 @@ drop-annotations: demo-cache
 	$(BIN)/python benchmarks/drop_annotations.py runs/drop-annotations --out runs/drop-annotations
 
 DEMO_ANNOTATIONS = data/demo/detection/annotations/lvis_demo_train.json
+# All arms that have no figures yet, tier by tier, then docs/evidence.md.
+evidence: env
+	$(BIN)/python -m benchmarks.evidence
 
 # Tensors of tests are small: threads cost more than they give.
 test: export OMP_NUM_THREADS = 1

@@ -125,6 +125,7 @@ def read_annotations(
     scored = None
     if is_scored and found.metric_fields is None:
         scored = scored_as_cleaned(found, kept, categories, str(path))
+        problems["crowd regions, which are ignored"] = problems.pop("crowd regions left out")
     elif is_scored:
         scored, problems = scored_as_written(found, categories, str(path))
     if not found.are_relative:

@@ -1,6 +1,7 @@
 """Average precision under the LVIS and the COCO protocol, scored once over all pictures."""
 
 import io
+import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -117,7 +118,7 @@ def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
     return GroundTruth(data.scored, METRIC_OF[file_format])
 
 
-def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:
+def score(truth: GroundTruth, detections: Detections, *, max_detections: int | None = 300) -> dict[str, float]:
     """Average precision over IoU 0.50:0.05:0.95 of all pictures of the annotations.
 
     Args:
@@ -125,7 +126,7 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 3
         detections: of any of its pictures, in any order; of equal scores in a picture the earlier counts as better.
             Categories that the annotations don't have use up places of a picture and count no further.
         max_detections: the best of a picture that count. The COCO protocol has no such limit but its own of 100 a
-            picture and category, which applies as well.
+            picture and category, which applies as well. None is no limit at all, of neither protocol.
 
     Returns:
         AP, AP50, and but for "boxes" AP75, APs, APm, APl, and for "lvis" APr, APc, APf, from 0 to 1; -1 where there is
@@ -144,20 +145,25 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int = 3
     rows = np.column_stack([kept.image_ids, kept.boxes_xywh_px, kept.scores, kept.category_ids]).astype(np.float64)
     compared = hotcoco.LVISeval if truth.metric == "lvis" else hotcoco.COCOeval
     evaluator = compared(truth.coco, hotcoco.LVISResults(truth.coco, rows, -1), "bbox")
-    with redirect_stdout(io.StringIO()):  # It prints its summary.
+    if max_detections is None or truth.metric == "lvis":
+        # Its own limit is one of a picture and category, which `lvis` doesn't have.
+        evaluator.params.max_dets = [*evaluator.params.max_dets[:-1], max_detections or max(len(rows), 1)]
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # It prints its summary.
+        # Names of recalls, which nobody reads here, have the usual limits in them.
+        warnings.filterwarnings("ignore", "hotcoco: max_dets differ")
         evaluator.run()
     results = evaluator.get_results()
     return {name: results[name] for name in _METRICS_OF[truth.metric]}
 
 
-def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int) -> Detections:
+def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int | None) -> Detections:
     """The detections that count, with our numbers of pictures and categories in the place of ids.
 
     Raises:
         RichSemError: as `score` says.
     """
     _check_detections(detections, truth)
-    best = best_of_each_picture(detections, max_detections)
+    best = detections if max_detections is None else best_of_each_picture(detections, max_detections)
     kept = best[_counting(best, truth)]
     return replace(
         kept,

@@ -118,8 +118,8 @@ def lvis_oracle(data: dict, detections: Detections, max_detections: int = 300) -
     return {name: float(evaluation.results[name]) for name in LVIS_METRICS}
 
 
-def coco_oracle(data: dict, detections: Detections) -> dict[str, float]:
-    """`pycocotools`."""
+def coco_oracle(data: dict, detections: Detections, max_detections: int = 100) -> dict[str, float]:
+    """`pycocotools`; the limit is one of a picture and category."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -128,10 +128,15 @@ def coco_oracle(data: dict, detections: Detections) -> dict[str, float]:
         truth.dataset = copy.deepcopy(data)
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(detections.as_results()), "bbox")
+        evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return dict(zip(COCO_METRICS, evaluation.stats[:6].tolist(), strict=True))
+    # Its summary of AP is that of 100 whatever the limit; the other figures are of the limit.
+    precisions = evaluation.eval["precision"][:, :, :, 0, 2]
+    known = precisions[precisions > -1]
+    stats = [known.mean() if known.size else -1.0, *evaluation.stats[1:6].tolist()]
+    return dict(zip(COCO_METRICS, map(float, stats), strict=True))
 
 
 ORACLES = {"lvis": lvis_oracle, "coco": coco_oracle}

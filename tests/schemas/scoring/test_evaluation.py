@@ -68,6 +68,39 @@ def test_lvis_score_equals_lvis_with_another_limit():
     assert limits[10] != limits[400]
 
 
+def crowded(boxes=400):
+    """A picture of many boxes of one category, each found, the later ones with less certainty."""
+    annotations = [
+        {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": [10.0 * n, 0, 8, 8], "area": 64.0, "iscrowd": 0}
+        for n in range(boxes)
+    ]
+    image = {"id": 1, "height": 10, "width": 10 * boxes, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    data = {"images": [image], "categories": [{"id": 1, "name": "book", "frequency": "r"}], "annotations": annotations}
+    found = np.array([each["bbox"] for each in annotations])
+    ones = np.ones(boxes, np.int64)
+    return data, Detections(ones, ones, found, np.linspace(1, 0.1, boxes))
+
+
+def test_without_a_limit_all_detections_of_a_picture_and_category_count():
+    data, detections = crowded()
+    assert score(data, detections)["AP"] < 0.8
+    for metric, oracle in (("lvis", lvis_oracle), ("coco", coco_oracle)):
+        ours = score(data, detections, metric, max_detections=None)
+        assert ours["AP"] == 1.0
+        # To `lvis` -1 is no limit.
+        assert_equal_scores(ours, oracle(data, detections, {"lvis": -1, "coco": 10**6}[metric]))
+    assert_equal_scores(score(data, detections, max_detections=350), lvis_oracle(data, detections, 350))
+
+
+@pytest.mark.parametrize("kind", [{"levels": 1000, "strays": 400}, {"levels": 3, "strays": 450}], ids=["few", "tied"])
+def test_without_a_limit_the_score_is_that_of_lvis_and_pycocotools_without(kind):
+    data = small_lvis()
+    detections = noisy_detections(data, **kind)
+    assert_equal_scores(score(data, detections, max_detections=None), lvis_oracle(data, detections, -1))
+    coco = score(data, detections, "coco", max_detections=None)
+    assert_equal_scores(coco, coco_oracle(data, detections, 10**6))
+
+
 def test_a_run_that_flushes_denormals_scores_the_same():
     data = small_lvis()
     for annotation in data["annotations"][::3]:

@@ -53,7 +53,7 @@ class TrainingLoop:
             self._evaluate(first_step)
         taken = first_step
         self._log.begin(taken)
-        for loaded in self._until_stopped(run.loaders().batches(first_step, run.total_steps)):
+        for loaded in self._until_stopped(run.batches(first_step, run.total_steps)):
             epoch = loaded.step // run.steps_per_epoch
             with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
                 result = run.trainer.step(loaded.step, epoch, loaded.batch)

@@ -46,6 +46,8 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
     train, val = run.data.train, run.data.val.data
     for line in [*train.problem_lines(), *(f"val: {line}" for line in val.problem_lines())]:
         yield f"annotations: {line}"
+    if pictures := run.config.detection.class_aware_pictures:
+        yield f"an epoch shows {pictures:,} detection pictures, the same share of them for each category"
     if crowded := _crowded_note(train, run.config.model.queries):
         yield crowded
     if run.data.windows is not None:
