@@ -32,9 +32,9 @@ import numpy as np
 import torch
 import typer
 from common import report
+from evidence.online_teacher import OnlineTeacher
 from flops import forward_flops, training_flops
 from numpy.typing import NDArray
-from online_teacher import OnlineTeacher
 from teachers import random_teacher
 from torch import Tensor, nn
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evidence.online_teacher import OnlineTeacher
 from figures import DEVICE, SMOKE, Figures, synchronise
-from online_teacher import OnlineTeacher
 from step import Setting, cached_batches, make_trainer, random_mosaics, random_text, take_step
 from teachers import random_teacher
 from torch.profiler import ProfilerActivity, profile

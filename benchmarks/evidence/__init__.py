@@ -1,0 +1,1 @@
+"""Does caching cost accuracy, and what does it save: what trains, compares and writes the page about it."""

@@ -1,0 +1,5 @@
+"""Draws."""
+
+
+def draw(figures, path):
+    pass
