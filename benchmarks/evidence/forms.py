@@ -52,6 +52,7 @@ class Lesson:
         padded: float32 [R, D], what it says where the view stands in a padded batch.
         stored: views that a cache has of the same things, the view itself not among them.
         teacher_size: longer side at which the teacher sees a view; None is the view's own.
+        student_size: the same of the student.
     """
 
     shown: Shown
@@ -59,6 +60,7 @@ class Lesson:
     padded: NDArray[np.float32]
     stored: tuple[StoredView, ...]
     teacher_size: int | None
+    student_size: int | None
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from benchmarks.evidence.distances import spread
 from benchmarks.evidence.forms import EXACT, Form, Lesson
+from benchmarks.evidence.lessons import sample_of
 from benchmarks.evidence.students import Student
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.data.collate import Sample, collate
-from richsem_train.data.transforms import channels_first
+from richsem_train.data.collate import collate
 from richsem_train.models.denoising import draw_denoising
 from richsem_train.outputs import DenoisingQueries, DinoOutputs
 from richsem_train.run.engine import StepPart, split_batch
@@ -64,12 +64,8 @@ def gradients(
 ) -> Gradients:
     """Gradients of a batch under each form, the exact one included."""
     targets = {form.name: [form.target(lesson, text) for lesson in lessons] for form in forms}
-    batch = collate(
-        [
-            Sample(channels_first(lesson.shown.pixels), target, f"view {number}")
-            for number, (lesson, target) in enumerate(zip(lessons, targets[EXACT], strict=True))
-        ]
-    )
+    seen = zip(lessons, targets[EXACT], strict=True)
+    batch = collate([sample_of(lesson.shown, target, lesson.student_size) for lesson, target in seen])
     weights = [weight for _, weight in student.trained]
     size = sum(weight.numel() for weight in weights)
     hard = torch.zeros(size, dtype=torch.float64)

@@ -88,8 +88,8 @@ class Record:
             self.figures = json_format.loads(path.read_bytes())
             if self.figures.get("settings") != settings:
                 raise RichSemError(
-                    f"{path}: its figures are of {self.figures.get('settings')}, this run is of {settings}; name another "
-                    "file, or the same settings"
+                    f"{path}: its figures are of {self.figures.get('settings')}, this run is of {settings}; name "
+                    "another file, or the same settings"
                 )
 
     def kind(self, world: str, kind: Kind) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from richsem_train.data.collate import Sample, collate
 from richsem_train.data.soft_labels import target_of
 from richsem_train.data.transforms import channels_first
 from richsem_train.models.inputs import Normalise
+from richsem_train.targets import Target
 
 PICTURES_A_DRAW = 2
 """That are padded to one size, as on a rank of the reference."""
@@ -43,7 +44,7 @@ def lessons_of(each: World, kind: Kind, sees: Sees, most: int) -> list[Lesson]:
     padded = list(padded_embeddings(sees, chosen, each.teacher_size))
     stored = _stored(each, kind, sees)
     return [
-        Lesson(shown, ours, theirs, _of_the_same_things(shown, stored), each.teacher_size)
+        Lesson(shown, ours, theirs, _of_the_same_things(shown, stored), each.teacher_size, each.student_size)
         for shown, ours, theirs in zip(chosen, exact, padded, strict=True)
     ]
 
@@ -78,7 +79,7 @@ def padded_embeddings(sees: Sees, views: Sequence[Shown], teacher_size: int | No
     online = OnlineTeacher(sees.teacher, STUDENT, precision="fp32")
     for first in range(0, len(views), PICTURES_A_DRAW):
         draw = views[first : first + PICTURES_A_DRAW]
-        samples = [_sample(shown, teacher_size) for shown in draw]
+        samples = [sample_of(shown, target_of(shown.view, image_id=-1), teacher_size) for shown in draw]
         if not any(len(sample.target.labels) for sample in samples):
             yield from (np.empty((0, sees.teacher.identity.embed_dim), np.float32) for _ in draw)
             continue
@@ -88,7 +89,8 @@ def padded_embeddings(sees: Sees, views: Sequence[Shown], teacher_size: int | No
             yield target.soft_labels.embeddings.numpy()
 
 
-def _sample(shown: Shown, teacher_size: int | None) -> Sample:
-    seen_HW3 = scaled_to(shown.pixels, teacher_size)
-    target = replace(target_of(shown.view, image_id=-1), image_hw=seen_HW3.shape[:2])
-    return Sample(channels_first(seen_HW3), target, "a view")
+def sample_of(shown: Shown, target: Target, longer_side: int | None) -> Sample:
+    """A view with its truth, brought to a size; None is the view's own."""
+    pixels_HW3 = scaled_to(shown.pixels, longer_side)
+    height, width, _ = pixels_HW3.shape
+    return Sample(channels_first(pixels_HW3), replace(target, image_hw=(height, width)), "a view")

@@ -35,6 +35,10 @@ STORED = 8
 SCENE_SIZES = ((96, 128), (128, 96), (120, 120), (100, 150))
 RADII = (0.06, 0.25)
 
+SMALL_STUDENT = 256
+"""Longer side at which a detector of the demo is shown views of real pictures: at the reference's sizes a step of it
+takes minutes on a core."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -62,6 +66,7 @@ class World:
         picture_rows: of the vocabulary, a picture's label; 0 where it has none.
         geometry: the sizes of views.
         teacher_size: longer side at which the teacher sees a view, pixels; None is the view's own.
+        student_size: the same of a student.
     """
 
     names: tuple[str, ...]
@@ -70,6 +75,7 @@ class World:
     picture_rows: list[int]
     geometry: ViewGeometry
     teacher_size: int | None
+    student_size: int | None
 
 
 def demo_world(count: int) -> World:
@@ -85,7 +91,7 @@ def demo_world(count: int) -> World:
         scenes.append(Scene(Image.fromarray(scene.pixels), boxes, labels))
         pictures.append(Image.fromarray(world.draw_picture(rng, names[number % len(names)]).pixels))
         rows.append(1 + number % len(names))
-    return World(names, scenes, pictures, rows, GEOMETRY, TEACHER_SIZE)
+    return World(names, scenes, pictures, rows, GEOMETRY, TEACHER_SIZE, None)
 
 
 def annotated_world(annotations: Path, images: Path) -> World:
@@ -102,7 +108,7 @@ def annotated_world(annotations: Path, images: Path) -> World:
         if len(rows):
             scenes.append(Scene(picture, data.boxes_xyxy(index), rows))
     names = tuple(category.name for category in data.categories)
-    return World(names, scenes, pictures, picture_rows, ViewGeometry(), None)
+    return World(names, scenes, pictures, picture_rows, ViewGeometry(), None, SMALL_STUDENT)
 
 
 @dataclass(frozen=True, eq=False)

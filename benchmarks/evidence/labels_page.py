@@ -1,0 +1,96 @@
+"""What the label distances say, as a section of the page on the evidence; from their JSON alone."""
+
+from typing import Any
+
+from benchmarks.evidence.forms import EXACT
+from benchmarks.evidence.gradients import ANOTHER_BATCH
+
+KINDS = {"windows": "Boxes of windows", "mosaics": "Tiles of mosaics", "crops": "Crops"}
+WORLDS = {"demo": "the demo's world", "pictures": "real pictures, an upper bound"}
+
+_OF_LABELS = ("form", "KL, mean", "KL, median", "total variation", "embeddings' cosine", "same class first", "no label")
+_OF_GRADIENTS = ("branch", "detector", "all losses", "norm")
+
+
+def table(node: dict[str, Any]) -> str:
+    """Figures of one kind of views of one world as a Markdown table, a form a row."""
+    turns = node["gradients"].get("trained", {})
+    columns = _OF_LABELS + (_OF_GRADIENTS if turns else ())
+    rows = [[name, *_distances(found)] for name, found in node["forms"].items() if name != EXACT]
+    if turns:
+        rows.append([ANOTHER_BATCH, *[""] * (len(_OF_LABELS) - 1)])
+        rows = [[*row, *_turns(turns.get(row[0]))] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+
+
+def _distances(found: dict[str, Any]) -> list[str]:
+    kl, is_reversed = found["kl"], found["kl"]["mean"] is None
+    if is_reversed:
+        kl = found["kl_reversed"]
+    mark = "*" if is_reversed else ""
+    cosine = found["cosine"]
+    return [
+        _small(kl["mean"]) + mark,
+        _small(kl["median"]) + mark,
+        _small(found["total_variation"]["mean"]),
+        "" if cosine is None else _near_one(cosine["mean"]),
+        f"{found['top_1_agrees']:.0%}" if found["top_1_agrees"] < 0.995 else f"{found['top_1_agrees']:.1%}",
+        f"{found['without_label']:.0%}",
+    ]
+
+
+def _turns(turn: dict[str, Any] | None) -> list[str]:
+    if turn is None:
+        return [""] * len(_OF_GRADIENTS)
+    cosines = [_near_one(turn[measure]["cosine"]["median"]) for measure in ("branch", "detector", "all losses")]
+    ratio = turn["detector"]["norm_ratio"]["median"]
+    return [*cosines, "" if ratio is None else f"{ratio:.2f}"]
+
+
+def _small(value: float | None) -> str:
+    """Two digits that count, down to where only rounding is left."""
+    if value is None:
+        return ""
+    if value < 1e-6:
+        return "0" if value <= 0 else "< 1e-6"
+    return f"{value:.2g}" if value < 0.01 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _near_one(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "1" if value > 1 - 5e-6 else f"{value:.5f}" if value > 0.999 else f"{value:.3f}"
+
+
+def labels_section(figures: dict[str, Any]) -> str:
+    """The section: what was compared, a table a world and kind of views, and what they say."""
+    parts = ["## How far a cached label is from the exact one", _INTRODUCTION]
+    for world, kinds in figures["worlds"].items():
+        for kind, node in kinds.items():
+            if node.get("forms"):
+                parts += [_caption(world, kind, node), table(node)]
+    return "\n\n".join([*parts, _NOTES]) + "\n"
+
+
+def _caption(world: str, kind: str, node: dict[str, Any]) -> str:
+    return (
+        f"**{KINDS[kind]}, {WORLDS.get(world, world)}**: {node['regions']:,} regions of {node['views']:,} views, "
+        f"{node['classes']} rows, entropy of the exact label {node['entropy']['mean']:.2f}."
+    )
+
+
+_INTRODUCTION = """\
+Without training. The exact label is what the demo's teacher says of the very view that the student sees, alone and
+unrounded. KL(exact ‖ cached) in nats; \\* where that is infinite, since the form rules classes out, the other
+direction. For a bucket KL and total variation are over the stored classes and one of all the others: lower bounds.
+Total variation is also the error of the gradient at the student's logits. The last four columns are of a trained demo
+detector, medians over batches of eight views: the cosine of the soft loss's gradient with that of exact labels, by the
+semantic branch's projection and by all weights; the same of all losses together, which is what moves the weights; and
+the norm of the soft loss's gradient over that of exact labels. *another batch* is the exact gradient of other views,
+the noise of training itself; *padded batch* what the reference's online teacher says, who sees two views padded to one
+size."""
+
+_NOTES = """\
+Stored windows, crops and mosaics are shown as the teacher saw them, so each is as near as its storage, in any number of
+passes: more of them (V, or K with `views=stored`) bring variety, not nearness. The teacher doesn't know what is on real
+pictures and wavers, so their figures are an upper bound."""
