@@ -26,6 +26,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.common import report
+from benchmarks.evidence.distances import entropy, kl
 from benchmarks.evidence.views import (
     STORED,
     Sees,
@@ -122,7 +123,7 @@ def compared(fresh: Seen, stored: Seen, *, overlap: float) -> dict[str, Any]:
     few = Few(fresh, stored, rows_SK, differences_SK3, kl_SK, overlap)
     return {
         "regions": len(fresh.things),
-        "entropy": float(-(np.exp(fresh.log_probs) * fresh.log_probs).sum(-1).mean()),
+        "entropy": float(entropy(fresh.log_probs).mean()),
         "stored": {count: few.compared(count) for count in COUNTS},
         "min_overlap": overlap,
         "weights": [{"weights": weights, **few.by_count(weights=weights)} for weights in WEIGHTS],
@@ -189,10 +190,6 @@ def candidates(fresh: Seen, stored: Seen) -> NDArray[np.int64]:
     """Rows of `stored` that show the same thing, [S, K], one a view; -1 where that view doesn't."""
     row_of = {key: row for row, key in enumerate(zip(stored.things, stored.numbers, strict=True))}
     return np.array([[row_of.get((thing, number), -1) for number in range(STORED)] for thing in fresh.things])
-
-
-def kl(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((np.exp(exact) * (exact - borrowed)).sum(-1))
 
 
 def top_1(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> float:

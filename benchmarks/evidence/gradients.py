@@ -27,7 +27,7 @@ BATCH = 8
 """Views a batch."""
 
 ANOTHER_BATCH = "another batch"
-"""The exact labels of the next batch in the place of the batch's own: how much gradients differ in any case."""
+"""The exact gradient of the batch before in the place of the batch's own: how much gradients differ in any case."""
 
 MEASURES = ("branch", "detector", "all losses")
 """The soft loss by the semantic branch's projection, by all weights; all losses by all weights."""

@@ -34,8 +34,8 @@ def _distances(found: dict[str, Any]) -> list[str]:
         _small(kl["median"]) + mark,
         _small(found["total_variation"]["mean"]),
         "" if cosine is None else _near_one(cosine["mean"]),
-        f"{found['top_1_agrees']:.0%}" if found["top_1_agrees"] < 0.995 else f"{found['top_1_agrees']:.1%}",
-        f"{found['without_label']:.0%}",
+        _percent(found["top_1_agrees"]),
+        _percent(found["without_label"]),
     ]
 
 
@@ -54,6 +54,12 @@ def _small(value: float | None) -> str:
     if value < 1e-6:
         return "0" if value <= 0 else "< 1e-6"
     return f"{value:.2g}" if value < 0.01 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1%}" if 0 < value < 0.01 or 0.99 < value < 1 else f"{value:.0%}"
 
 
 def _near_one(value: float | None) -> str:

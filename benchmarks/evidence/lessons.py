@@ -44,7 +44,14 @@ def lessons_of(each: World, kind: Kind, sees: Sees, most: int) -> list[Lesson]:
     padded = list(padded_embeddings(sees, chosen, each.teacher_size))
     stored = _stored(each, kind, sees)
     return [
-        Lesson(shown, ours, theirs, _of_the_same_things(shown, stored), each.teacher_size, each.student_size)
+        Lesson(
+            shown,
+            ours,
+            theirs,
+            tuple(view for picture in dict.fromkeys(shown.indices) for view in stored.get(picture, ())),
+            each.teacher_size,
+            each.student_size,
+        )
         for shown, ours, theirs in zip(chosen, exact, padded, strict=True)
     ]
 
@@ -60,15 +67,9 @@ def _stored(each: World, kind: Kind, sees: Sees) -> dict[int, list[StoredView]]:
     views = {"windows": stored_windows, "mosaics": stored_crops}.get(kind)
     found: dict[int, list[StoredView]] = {}
     for shown, embeddings in sees.embeddings(views(each)) if views else ():
-        # Boxes that a window doesn't show are none of its things.
-        for picture in {picture for picture, _ in shown.things}:
-            found.setdefault(picture, []).append(stored_view(shown, embeddings))
+        (picture,) = shown.indices
+        found.setdefault(picture, []).append(stored_view(shown, embeddings))
     return found
-
-
-def _of_the_same_things(shown: Shown, stored: dict[int, list[StoredView]]) -> tuple[StoredView, ...]:
-    pictures = dict.fromkeys(picture for picture, _ in shown.things)
-    return tuple(view for picture in pictures for view in stored.get(picture, ()))
 
 
 def padded_embeddings(sees: Sees, views: Sequence[Shown], teacher_size: int | None) -> Iterator[NDArray[np.float32]]:

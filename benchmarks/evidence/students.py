@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.evidence.forms import TAILS
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import RichSemError
+from richsem_train.choices import Tail
 from richsem_train.config import TrainConfig
 from richsem_train.losses.criterion import Criterion
 from richsem_train.models.dino import Dino
@@ -34,7 +35,7 @@ class Student:
 
     config: TrainConfig
     detector: Dino
-    criteria: Mapping[str, Criterion]
+    criteria: Mapping[Tail, Criterion]
     normalise: Normalise
 
     @classmethod

@@ -145,12 +145,14 @@ class Shown:
         things: [R] picture and box of it.
         number: of the view among those of the picture.
         view: the recipe.
+        indices: of its pictures in the world.
         pictures: by the samples that its tiles name.
     """
 
     things: list[tuple[int, int]]
     number: int
     view: View
+    indices: tuple[int, ...]
     pictures: Mapping[int, Image.Image]
 
     @property
@@ -173,7 +175,7 @@ def windows(each: World, count: int, *, stream: int) -> Iterator[Shown]:
         for number in range(count):
             view = recipes.window_view(annotated, number, each.geometry, np.random.default_rng([stream, index, number]))
             things = [(index, annotation) for annotation in view.regions["annotation"].tolist()]
-            yield Shown(things, number, view, {0: scene.picture})
+            yield Shown(things, number, view, (index,), {0: scene.picture})
 
 
 def hw_of(picture: Image.Image) -> tuple[int, int]:
@@ -193,7 +195,7 @@ def crops(each: World, count: int, *, stream: int) -> Iterator[Shown]:
         annotated = recipes.AnnotatedPicture(0, hw_of(picture), each.picture_rows[index])
         for number in range(count):
             view = recipes.crop_view(annotated, number, each.geometry, np.random.default_rng([stream, index, number]))
-            yield Shown([(index, 0)], number, view, {0: picture})
+            yield Shown([(index, 0)], number, view, (index,), {0: picture})
 
 
 def fresh_mosaics(each: World, fresh: int) -> Iterator[Shown]:
@@ -208,4 +210,4 @@ def fresh_mosaics(each: World, fresh: int) -> Iterator[Shown]:
                 for tile, index in enumerate(four)
             ]
             view = recipes.mosaic_view(annotated, 0, each.geometry, np.random.default_rng([5, number, start]))
-            yield Shown([(index, 0) for index in four], number, view, pictures)
+            yield Shown([(index, 0) for index in four], number, view, tuple(four), pictures)

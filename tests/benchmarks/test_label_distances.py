@@ -17,7 +17,7 @@ from benchmarks.evidence.gradients import ANOTHER_BATCH, compared, compared_grad
 from benchmarks.evidence.labels_page import labels_section
 from benchmarks.evidence.lessons import lessons_of
 from benchmarks.evidence.students import Student, students
-from benchmarks.evidence.views import Sees, demo_world, fresh_windows, stored_windows
+from benchmarks.evidence.views import Sees, annotated_world, demo_world, fresh_windows, stored_windows
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.errors import RichSemError
@@ -26,6 +26,7 @@ from richsem_train.data.fresh_windows import MIN_OVERLAP
 from richsem_train.losses.soft_labels import kl_top_k
 from richsem_train.run.build import described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo, save_checkpoint
+from tests.trainer.tiny import write_split
 
 CLASSES = 12
 
@@ -144,6 +145,28 @@ def checkpoint(info, sees, tmp_path_factory):
     return path
 
 
+def test_an_annotated_picture_is_of_the_class_of_its_largest_box(tmp_path):
+    path = write_split(tmp_path, "train", 4, seed=1)
+    written = json.loads(path.read_text())
+    # Ids needn't be rows.
+    for record in (*written["categories"], *written["annotations"]):
+        key = "category_id" if "category_id" in record else "id"
+        record[key] *= 10
+    written["annotations"] = [each for each in written["annotations"] if each["image_id"] != 2]
+    path.write_text(json.dumps(written))
+    found = annotated_world(path, tmp_path / "train")
+    names = {each["id"]: each["name"] for each in written["categories"]}
+    largest = {}
+    for each in sorted(written["annotations"], key=lambda each: each["bbox"][2] * each["bbox"][3]):
+        largest[each["image_id"]] = names[each["category_id"]]
+    shown = [("none", *found.names)[row] for row in found.picture_rows]
+    assert shown == [largest.get(number, "none") for number in (1, 2, 3, 4)]
+    assert len(found.scenes) == 3
+    boxes = [each for each in written["annotations"] if each["image_id"] == 3]
+    rows = [("none", *found.names)[row] for row in found.scenes[1].rows]
+    assert rows == [names[each["category_id"]] for each in boxes]
+
+
 def form(name, kind="windows", classes=97):
     (found,) = [each for each in forms_of(kind, classes) if each.name == name]
     return found
@@ -168,6 +191,19 @@ def test_borrowed_labels_are_as_near_as_the_study_of_borrowing_has_them(tiny, se
         # They borrow unrounded embeddings.
         assert ours["kl"]["mean"] == pytest.approx(theirs[count]["kl"], rel=1e-2)
         assert ours["without_label"] == pytest.approx(theirs[count]["without_label"])
+
+
+def test_a_view_without_boxes_borrows_nothing_and_one_that_none_has_stored_knows_nothing(lessons, sees, kind):
+    lesson = next(each for each in lessons if len(each.exact))
+    nothing = np.empty((0, lesson.exact.shape[1]), np.float32)
+    view = replace(lesson.shown.view, regions=lesson.shown.view.regions[:0])
+    bare = replace(lesson, shown=replace(lesson.shown, view=view, things=[]), exact=nothing, padded=nothing)
+    borrowed = [each for each in forms_of(kind, 97) if "K = 2" in each.name]
+    (found,) = labels.distances([lesson, bare], borrowed, sees.text).values()
+    assert found == next(iter(labels.distances([lesson], borrowed, sees.text).values()))
+    others = replace(lesson, stored=tuple(replace(each, things=[(-1, 0)] * len(each.things)) for each in lesson.stored))
+    if kind == "windows":
+        assert labels.distances([others], borrowed, sees.text)[borrowed[0].name]["without_label"] == 1
 
 
 def test_exact_labels_turn_no_gradient_and_hard_ones_do(lessons, sees, info, kind):
