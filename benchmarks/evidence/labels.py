@@ -57,19 +57,20 @@ def main(
     ),
     annotations: Annotated[Path | None, typer.Option(help="In COCO's format; none: the demo's world alone.")] = None,
     images: Annotated[Path | None, typer.Option(help="Their pictures.")] = None,
-    views: Annotated[int, typer.Option(help="Of each kind, at most.")] = 256,
+    views: Annotated[int, typer.Option(help="Of each kind, at most.")] = 128,
+    batches: Annotated[int, typer.Option(help="For gradients, at most; of eight views.")] = 12,
     figure: Annotated[Path | None, typer.Option(help="Draw them here.")] = None,
 ) -> None:
     """Measure what isn't measured yet."""
     torch.set_num_threads(1)
-    settings = {"views": views, "batch": BATCH, "student_sha256": hash_file(checkpoint).sha256}
+    settings = {"views": views, "batches": batches, "student_sha256": hash_file(checkpoint).sha256}
     record = Record(json, settings)
     worlds = {"demo": demo_world(views)}
     if annotations is not None and images is not None:
         worlds["pictures"] = annotated_world(annotations, images)
     teacher = load_teacher(parse_teacher("demo"), device=torch.device("cpu"))
     for name, each in worlds.items():
-        measure_world(record, name, each, teacher, checkpoint, views)
+        measure_world(record, name, each, teacher, checkpoint)
     if figure is not None:
         draw(record.figures, figure)
 
@@ -82,7 +83,7 @@ class Record:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
+        self.path, self.settings = path, settings
         self.figures: dict[str, Any] = {"settings": settings, "worlds": {}}
         if path.is_file():
             self.figures = json_format.loads(path.read_bytes())
@@ -116,7 +117,7 @@ def commit() -> str | None:
         return None
 
 
-def measure_world(record: "Record", name: str, each: World, teacher: Teacher, checkpoint: Path, views: int) -> None:
+def measure_world(record: "Record", name: str, each: World, teacher: Teacher, checkpoint: Path) -> None:
     sees = Sees.for_world(teacher, each)
     for kind in KINDS:
         node = record.kind(name, kind)
@@ -128,12 +129,13 @@ def measure_world(record: "Record", name: str, each: World, teacher: Teacher, ch
         }
         if not lacking and not any(unturned.values()):
             continue
-        lessons = lessons_of(each, kind, sees, views)
+        lessons = lessons_of(each, kind, sees, record.settings["views"])
         if lacking:
             node |= described(lessons, sees.text)
             node["forms"] |= distances(lessons, lacking, sees.text)
             record.save(node, "distances")
-        measure_gradients(record, node, lessons, unturned, checkpoint, sees.text)
+        taught = lessons[: BATCH * record.settings["batches"]]
+        measure_gradients(record, node, taught, unturned, checkpoint, sees.text)
 
 
 def measure_gradients(

@@ -1,6 +1,6 @@
 """Views with their exact labels, in a padded batch and alone, and with what a cache has of the same things."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,7 +42,7 @@ def lessons_of(each: World, kind: Kind, sees: Sees, most: int) -> list[Lesson]:
     chosen = [views[index] for index in order.tolist()]
     exact = [embeddings for _, embeddings in sees.embeddings(iter(chosen))]
     padded = list(padded_embeddings(sees, chosen, each.teacher_size))
-    stored = _stored(each, kind, sees)
+    stored = _stored(each, kind, sees, {index for shown in chosen for index in shown.indices})
     return [
         Lesson(
             shown,
@@ -62,11 +62,13 @@ def _views(each: World, kind: Kind) -> Iterator[Shown]:
     return fresh_mosaics(each, SHOWINGS_IN_MOSAICS) if kind == "mosaics" else fresh_crops(each, 1)
 
 
-def _stored(each: World, kind: Kind, sees: Sees) -> dict[int, list[StoredView]]:
-    """What a cache has, by picture."""
-    views = {"windows": stored_windows, "mosaics": stored_crops}.get(kind)
+def _stored(each: World, kind: Kind, sees: Sees, pictures: Container[int]) -> dict[int, list[StoredView]]:
+    """What a cache has of some pictures, by picture."""
     found: dict[int, list[StoredView]] = {}
-    for shown, embeddings in sees.embeddings(views(each)) if views else ():
+    if kind == "crops":
+        return found
+    views = stored_windows(each) if kind == "windows" else stored_crops(each)
+    for shown, embeddings in sees.embeddings(shown for shown in views if shown.indices[0] in pictures):
         (picture,) = shown.indices
         found.setdefault(picture, []).append(stored_view(shown, embeddings))
     return found

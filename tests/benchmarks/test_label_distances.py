@@ -269,7 +269,15 @@ def noting_forms(function, measured):
 
 def test_what_stands_in_the_file_is_not_measured_again(checkpoint, tmp_path, monkeypatch):
     path, figure = tmp_path / "labels.json", tmp_path / "labels.svg"
-    run = {"json": path, "checkpoint": checkpoint, "annotations": None, "images": None, "views": 8, "figure": figure}
+    run = {
+        "json": path,
+        "checkpoint": checkpoint,
+        "annotations": None,
+        "images": None,
+        "views": 8,
+        "batches": 1,
+        "figure": figure,
+    }
     labels.main(**run)
     first = json.loads(path.read_bytes())
     windows = first["worlds"]["demo"]["windows"]
