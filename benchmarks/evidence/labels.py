@@ -39,6 +39,7 @@ from benchmarks.evidence.views import Sees, World, annotated_world, demo_world
 from richsem_prep.teacher.teacher import Teacher, load_teacher, parse_teacher
 from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.command_line import new_program, run_program
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import hash_file, write_atomically
 
@@ -63,6 +64,10 @@ def main(
 ) -> None:
     """Measure what isn't measured yet."""
     torch.set_num_threads(1)
+    if (annotations is None) != (images is None):
+        raise RichSemError("--annotations and --images belong together: a file and the folder of its pictures")
+    if not checkpoint.is_file():
+        raise RichSemError(f"{checkpoint}: there is no such checkpoint; `make demo` trains one, or name another")
     settings = {"views": views, "batches": batches, "student_sha256": hash_file(checkpoint).sha256}
     record = Record(json, settings)
     worlds = {"demo": demo_world(views)}
@@ -202,4 +207,6 @@ def form_distances(taught: Sequence[Taught], top_R: np.ndarray, exact_RD: np.nda
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = new_program("labels")
+    app.command()(main)
+    run_program(app)

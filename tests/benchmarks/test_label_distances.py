@@ -301,3 +301,11 @@ def test_what_stands_in_the_file_is_not_measured_again(checkpoint, tmp_path, mon
     assert "int8" in again["forms"]
     with pytest.raises(RichSemError, match=r"'views': 8.*'views': 4"):
         labels.main(**(run | {"views": 4}))
+
+
+def test_what_is_missing_is_named(tmp_path):
+    run = {"json": tmp_path / "labels.json", "checkpoint": tmp_path / "none.pt", "images": None}
+    with pytest.raises(RichSemError, match=r"none.pt: there is no such checkpoint"):
+        labels.main(**run, annotations=None)
+    with pytest.raises(RichSemError, match="--annotations and --images belong together"):
+        labels.main(**run, annotations=tmp_path)
