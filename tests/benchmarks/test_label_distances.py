@@ -259,6 +259,27 @@ def test_a_checkpoints_weights_are_the_trained_students(checkpoint, sees):
     assert not torch.equal(weight, untrained.detector.class_embed.clip_visual_proj.weight)
 
 
+def test_the_section_tells_cosines_of_gradients_as_measured():
+    turn = {"cosine": {"median": 0.75}, "norm_ratio": {"median": 1.5}, "cosine_of_sum": 0.875}
+    turns = {name: dict.fromkeys(("branch", "detector", "all losses"), turn) for name in (
+        "padded batch", "float16", "int8", "top 8, bucket", "top 32, bucket", "fresh window, K = 4", "hard labels",
+        "another batch",
+    )}  # fmt: skip
+    spreads = {"mean": 0.25, "median": 0.125, "quartiles": [0.1, 0.2]}
+    infinite = {"mean": None, "median": None, "quartiles": None}
+    distances = {"without_label": 0.0, "kl": spreads, "kl_reversed": spreads, "total_variation": spreads}
+    distances |= {"cosine": None, "top_1_agrees": 0.5}
+    forms = {"float16": distances, "hard labels": distances | {"kl": infinite}}
+    node = {"forms": forms, "gradients": {"trained": turns}, "views": 8, "regions": 1200, "classes": 5}
+    section = labels_section({"worlds": {"demo": {"windows": node | {"entropy": spreads}}}})
+    assert "| float16 | 0.25 | 0.12 | 0.25 |  | 50% | 0% | 0.750 | 0.750 | 0.875 | 0.750 | 1.50 |" in section
+    assert "| hard labels | 0.25* | 0.12* |" in section
+    told = " ".join(section.split())
+    assert "keep 0.750 by float16 and int8, 0.750 by top 8, 0.750 by top 32 (" in told
+    assert "0.750 and 0.875 by fresh window, K = 4;" in told
+    assert "1,200 regions of 8 views, 5 rows, entropy of the exact label 0.25" in section
+
+
 def noting_forms(function, measured):
     def noted(*arguments):
         measured.append([form.name for form in arguments[-2]])
