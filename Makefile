@@ -9,12 +9,14 @@ READY := .venv/.ready
 # The demo's data lies here, wherever other data does.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
-.PHONY: help env demo demo-cache demo-compare test lint docs docs-serve requirements clean
+.PHONY: help env demo demo-cache demo-compare drop-annotations evidence test lint docs docs-serve requirements clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
 	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
+	@echo "make drop-annotations  then: the same on fewer and fewer boxes, without and with soft labels; some hours"
+	@echo "make evidence      set up, train by cached labels and by online ones, arm by arm; many hours, goes on where it stopped"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
 	@echo "make lint          set up, check format, style, types and imports"
 	@echo "make docs          set up, write the reference from the code, build the pages into build/site"
@@ -58,6 +60,33 @@ demo-compare: demo-cache
 	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
 	done; done
 	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
+
+# The supplement's figure 2 (a). A seed is of the training and of the boxes that are dropped, the same for both arms.
+DROP_ARMS = without_semantics with_semantics
+DROP_RATIOS = 0 0.25 0.5 0.75
+DROP_SEEDS = 0 1 2
+# More options of the trainings, such as --set schedule.epochs=1.
+DROP_OPTIONS =
+
+drop-annotations: demo-cache
+	$(BIN)/richsem-prep shard --dataset demo-detection --root data/demo --out caches/demo-detection --windows 2
+	for seed in $(DROP_SEEDS); do for ratio in $(DROP_RATIOS); do \
+	  partial=drop-annotations/$$ratio-$$seed.json; \
+	  test -e data/$$partial || $(BIN)/richsem-prep drop-annotations $(DEMO_ANNOTATIONS) --ratio $$ratio --seed $$seed \
+	    --out data/$$partial || exit 1; \
+	  for arm in $(DROP_ARMS); do \
+	    out=runs/drop-annotations/$$arm-$$ratio-$$seed; \
+	    $(TRAIN) --config benchmarks/drop_annotations/$$arm.yaml --set seed=$$seed \
+	      --set detection.train.annotations=$$partial $(DROP_OPTIONS) --out $$out \
+	      $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
+	  done; \
+	done; done
+	$(BIN)/python benchmarks/drop_annotations.py runs/drop-annotations --out runs/drop-annotations
+
+DEMO_ANNOTATIONS = data/demo/detection/annotations/lvis_demo_train.json
+# All arms that have no figures yet, tier by tier, then docs/evidence.md.
+evidence: env
+	$(BIN)/python -m benchmarks.evidence
 
 # Tensors of tests are small: threads cost more than they give.
 test: export OMP_NUM_THREADS = 1

@@ -97,7 +97,7 @@ Step = tuple[str, dict[str, float]]
 
 
 def take_turns(runs: dict[str, AssembledRun], ranks: Ranks, *, warm_up: int, steps: int) -> dict[str, list[Step]]:
-    batches = {name: run.loaders().batches(0, warm_up + steps) for name, run in runs.items()}
+    batches = {name: run.batches(0, warm_up + steps) for name, run in runs.items()}
     measured: dict[str, list[Step]] = {name: [] for name in runs}
     orders = (list(runs), list(runs)[::-1])
     for number in range(warm_up + steps):

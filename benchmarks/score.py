@@ -1,4 +1,4 @@
-"""Seconds and memory to score 3,000 images x 300 detections: `richsem_train.results.evaluation` against `lvis`.
+"""Seconds and memory to score 3,000 images x 300 detections: `richsem_schemas.scoring.evaluation` against `lvis`.
 
     python benchmarks/score.py --json benchmarks/results/score.json
 
@@ -22,7 +22,7 @@ import numpy as np
 import typer
 from common import report
 
-from richsem_train.results.detections import Detections
+from richsem_schemas.scoring.detections import Detections
 
 CATEGORIES = 1203
 BOXES_AN_IMAGE = 11
@@ -110,7 +110,7 @@ def score_with(scorer: str, annotations: Path, detections: Detections) -> dict[s
         metrics = {name: float(value) for name, value in evaluation.results.items() if name.startswith("AP")}
     else:
         from richsem_schemas.annotations import read_annotations
-        from richsem_train.results.evaluation import score, truth_of
+        from richsem_schemas.scoring.evaluation import score, truth_of
 
         start = time.perf_counter()
         data = read_annotations(annotations, annotations.parent, is_scored=True)

@@ -67,16 +67,28 @@ def by_hand(path: Path) -> str:
 def program_parts(program: str, app: typer.Typer) -> Iterator[str]:
     """A program: its help and its own options, then a section for each command."""
     group: Any = typer.main.get_command(app)
-    commands = {name: command for name, command in group.commands.items() if not command.hidden}
+    commands = {name: command for name, command in commands_of(group) if not command.hidden}
     yield from command_parts(group, program)
     yield "## Commands"
     yield table(
         ["command", ""],
-        ([f"[`{name}`](#{name})", prose(first_paragraph(command.help))] for name, command in commands.items()),
+        (
+            [f"[`{name}`](#{name.replace(' ', '-')})", prose(first_paragraph(command.help))]
+            for name, command in commands.items()
+        ),
     )
     for name, command in commands.items():
         yield f"## `{name}`"
         yield from command_parts(command, f"{program} {name}")
+
+
+def commands_of(group: Any) -> Iterator[tuple[str, Any]]:
+    """The commands of a program with their names, those of a group within it with the group's before theirs."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from ((f"{name} {inner}", each) for inner, each in commands_of(command))
+        else:
+            yield name, command
 
 
 def command_parts(command: Any, path: str) -> Iterator[str]:

@@ -77,19 +77,50 @@ def draw_pictures(root, pictures=PICTURES):
     (root / CLASSES[1] / "archive.zip").write_bytes(b"PK")
 
 
+class TableEncoder:
+    """Embeds a region of a view by what `embed` makes of it, a row of `REGION_DTYPE`: [DIM] numbers of any norm."""
+
+    spec = SPEC
+
+    def __init__(self, embed):
+        self._embed = embed
+
+    def prepare(self, picture, boxes_xyxy_px):
+        return PreparedView(np.asarray(picture)[None], boxes_xyxy_px)
+
+    def encode(self, views):
+        for (block, view), _ in views:
+            features = np.array([self._embed(region) for region in view.regions], np.float64).reshape(-1, DIM)
+            yield (block, view), (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
 class SyntheticCache:
     """How a synthetic cache was made, to make parts of it again."""
 
     _vocabulary = "folders"
     _limit = None
 
-    def __init__(self, root, out, *, labels=LABELS, embeddings="float16", pictures="copy", crops=1, mosaics=2):
+    def __init__(
+        self,
+        root,
+        out,
+        *,
+        labels=LABELS,
+        embeddings="float16",
+        pictures="copy",
+        crops=1,
+        mosaics=2,
+        encoder=None,
+        text=None,
+        top_k=TOP_K,
+    ):
         self.root = root
         self.layout = CacheLayout(out, "folder")
         self.labels = labels
         self.names = ("none", *CLASSES)
         self._embeddings, self._pictures = embeddings, pictures
         self._views = ViewsSpec(crops=crops, mosaics=mosaics, geometry=GEOMETRY)
+        self._encoder, self._text, self._top_k = encoder or HashingEncoder(), text, top_k
 
     @property
     def label_set(self):
@@ -100,7 +131,9 @@ class SyntheticCache:
         if not self.layout.plan.is_file():
             self._freeze_plan()
         plan = Plan.read(self.layout.plan)
-        features = np.random.default_rng(0).standard_normal((len(self.names), DIM)).astype(np.float32)
+        features = self._text
+        if features is None:
+            features = np.random.default_rng(0).standard_normal((len(self.names), DIM)).astype(np.float32)
         write_text_bank(self.label_set, TextBank(self.names, self.names, TEMPLATES, LOGIT_SCALE, features))
         LabelSpec(
             plan_fingerprint=plan.fingerprint,
@@ -117,7 +150,7 @@ class SyntheticCache:
                 prompts_sha256=json_sha256([list(self.names), list(TEMPLATES)]),
             ),
             embeddings=self._embeddings,
-            top_k=TOP_K,
+            top_k=self._top_k,
         ).write(self.label_set.spec)  # fmt: skip
 
     def _listed(self):
@@ -126,7 +159,7 @@ class SyntheticCache:
 
     def _freeze_plan(self):
         listing = freeze_listing(
-            self.layout, self._listed(), on_progress=lambda _: None, has_boxes=self._views.windows > 0
+            self.layout, self._listed(), on_progress=lambda _: None, has_boxes=self._views.has_boxes
         )
         Plan(
             dataset=self.layout.name,
@@ -155,7 +188,7 @@ class SyntheticCache:
         missing = [n for n in range(plan.shards) if not shard_is_done(self.layout, self.labels, n, plan, spec)]
         missing = missing[:most]
         for shard in missing:
-            run_shard(shard, inputs, HashingEncoder(), Progress())
+            run_shard(shard, inputs, self._encoder, Progress())
         return missing
 
     def make(self):
@@ -185,13 +218,18 @@ class WindowsCache(SyntheticCache):
         pictures="reference",
         without=(),
         limit=None,
+        whole=False,
+        jitters=0,
+        noise=(1.0,),
         **rest,
     ):
         super().__init__(data.root, out, pictures=pictures, crops=0, mosaics=0, **rest)
         self.layout = CacheLayout(out, "lvis")
         self.data = data
         self.names = names or ("none", *(category.name for category in data.categories))
-        self._views = ViewsSpec(crops=0, mosaics=0, windows=windows, geometry=geometry)
+        self._views = ViewsSpec(
+            crops=0, mosaics=0, windows=windows, whole=whole, jitters=jitters, noise_scales=noise, geometry=geometry
+        )
         self._without, self._limit = without, limit
 
     def _listed(self):

@@ -125,6 +125,39 @@ def openimages_tree(root: Path, count=8, *, parts=False) -> Path:
     return root
 
 
+CHALLENGE_TRAIN, CHALLENGE_VAL = (f"challenge-2019-{split}-detection-bbox.csv" for split in ("train", "validation"))
+CHALLENGE_CLASSES = 500
+
+
+def challenge_tree(root: Path, count=8) -> Path:
+    """The files of OpenImages Challenge 2019 as they unpack, V6's beside them; every second box is a group's.
+
+    Written from the documentation of the files. Two labels of the tree of V6 are classes of the challenge, with other
+    lines there; train has the even pictures, validation the odd ones.
+    """
+    openimages_tree(root, count, parts=True)
+    names = {label: name for label, name in OPENIMAGES_LABELS if name != "Container"}
+    others = {f"/m/0c{number:03d}": f"Class {number}" for number in range(CHALLENGE_CLASSES - len(names))}
+    classes = [f"{label},{name}\n" for label, name in (*others.items(), *reversed(names.items()))]
+    write(root / "challenge-2019-classes-description-500.csv", "".join(classes))
+    write(root / "challenge-2019-classes-description-segmentable.csv", "".join(classes[:300]))
+    hierarchy = {"LabelName": "/m/0bl9f", "Subcategory": [{"LabelName": label} for label in names]}
+    write(root / "challenge-2019-label500-hierarchy.json", json.dumps(hierarchy))
+    for name, first in ((CHALLENGE_TRAIN, 0), (CHALLENGE_VAL, 1)):
+        lines, labels = ["ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf"], ["ImageID,LabelName,Confidence"]
+        for number in range(first, count, 2):
+            image_id = openimages_id(number)
+            if first:
+                write(root / "validation" / f"{image_id}.jpg", jpeg(number, HW))
+            labels += [f"{image_id},{label},{number % 3 // 2}" for label in names]
+            lines += [
+                f"{image_id},{list(names)[k % 2]},0.125,{0.5 + k / 8},0.25,0.75,{k % 2}" for k in range(number % 4 + 1)
+            ]
+        write(root / name, "\n".join(lines) + "\n")
+        write(root / name.replace("bbox", "human-imagelabels"), "\n".join(labels) + "\n")
+    return root
+
+
 def visual_genome_tree(root: Path, count=8, *, boxes_each=24) -> Path:
     """objects.json, image_data.json, VG_100K/ and VG_100K_2/; names in several spellings."""
     folders = [("VG_100K", "VG_100K_2")[n % 2] for n in range(count)]

@@ -1,1 +1,1 @@
-"""Does caching cost accuracy, and what does it save: what trains, compares and writes the page about it."""
+"""Whether caching labels costs accuracy, and what it saves: `python -m benchmarks.evidence`."""

@@ -8,7 +8,6 @@ from benchmarks.evidence.forms import EXACT, HARD, PADDED
 from benchmarks.evidence.gradients import ANOTHER_BATCH, MEASURES
 
 KINDS = {"windows": "Boxes of windows", "mosaics": "Tiles of mosaics", "crops": "Crops"}
-PICTURE = "![KL and gradients of all forms of labels](images/evidence-labels.svg)"
 WORLDS = {"demo": "the demo's world", "pictures": "real pictures, an upper bound"}
 
 _OF_LABELS = ("form", "KL, mean", "KL, median", "total variation", "embeddings' cosine", "same class first", "no label")
@@ -75,7 +74,7 @@ def _near_one(value: float | None) -> str:
 
 def labels_section(figures: dict[str, Any]) -> str:
     """The section: what was compared, a table a world and kind of views, and what they say."""
-    parts = ["## How far a cached label is from the exact one", _INTRODUCTION, PICTURE]
+    parts = ["## How far a cached label is from the exact one", _INTRODUCTION]
     for world, kinds in figures["worlds"].items():
         for kind, node in kinds.items():
             if node.get("forms"):

@@ -2,7 +2,16 @@
 
 from richsem_schemas.command_line import require_installed
 
-_NEEDED = {"torch": "torch", "torchvision": "torchvision", "open_clip": "open_clip_torch", "ray": "ray"}
+_NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "hotcoco": "hotcoco",
+    "matplotlib": "matplotlib",
+    "manimgx_fonts": "manimgx-fonts",
+    "manimgx_fonts_cjk": "manimgx-fonts-cjk",
+    "open_clip": "open_clip_torch",
+    "ray": "ray",
+}
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """The commands of `richsem-prep`."""
 
+from richsem_prep.commands.analyze import analyze
 from richsem_prep.commands.audit import audit
 from richsem_prep.commands.diff import diff
+from richsem_prep.commands.drop_annotations import drop_annotations
 from richsem_prep.commands.estimate import estimate
 from richsem_prep.commands.finish import finish
 from richsem_prep.commands.inspect import inspect
@@ -54,5 +56,21 @@ def run() -> None:
     run_program(app)
 
 
-for command in (shard, finish, verify, inspect, view, text, audit, rescore, diff, push, pull, estimate):
+for command in (
+    shard,
+    finish,
+    verify,
+    inspect,
+    view,
+    text,
+    audit,
+    rescore,
+    diff,
+    push,
+    pull,
+    estimate,
+    drop_annotations,
+):
     app.command()(command)
+
+app.add_typer(analyze, name="analyze")

@@ -70,6 +70,19 @@ def test_a_command_has_usage_help_examples_and_a_table_a_panel():
     ]  # fmt: skip
 
 
+def test_commands_of_a_group_stand_under_both_names():
+    group = typer.Typer(rich_markup_mode="rich", help="Prepare.")
+    group.command("in-cubes")(boil)
+    nested = typer.Typer(rich_markup_mode="rich")
+    nested.callback()(main)
+    nested.command()(boil)
+    nested.add_typer(group, name="cut")
+    parts = list(program_parts("richsem-cook", nested))
+    rows = "| [`boil`](#boil) | Boil water. |\n| [`cut in-cubes`](#cut-in-cubes) | Boil water. |"
+    assert f"| command |  |\n| --- | --- |\n{rows}" in parts
+    assert parts[parts.index("## `cut in-cubes`") + 1] == "```text\nrichsem-cook cut in-cubes [OPTIONS] POT\n```"
+
+
 class Spice(BaseModel):
     """What is added.
 

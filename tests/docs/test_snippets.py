@@ -14,6 +14,7 @@ import typer
 import yaml
 from PIL import Image
 
+from docs.reference import commands_of
 from richsem_prep.cli import app as prep
 from richsem_train.cli import app as train
 from richsem_train.config import DEFAULT_CONFIG, builtin_configs, load_config
@@ -22,7 +23,7 @@ from tests.docs.blocks import BLOCKS, PAGES, ROOT, blocks_in, blocks_of, name_of
 APPS = {"richsem-prep": prep, "richsem-train": train}
 
 TOUR = "docs/index.md"
-RUN = ("docs/experiments.md", "docs/trust.md")
+RUN = ("docs/analyses.md", "docs/experiments.md", "docs/trust.md")
 """Pages whose commands on the demo are run by default."""
 
 NOT_RUN = {
@@ -59,7 +60,7 @@ FIVE_NAMES = ["dotted_blue_circle", "plain_red_star", "striped_cyan_heart", "str
 def options_of(app):
     """Every option of a program and of its commands."""
     group = typer.main.get_command(app)
-    commands = (group, *group.commands.values())
+    commands = (group, *(command for _, command in commands_of(group)))
     parameters = [parameter for command in commands for parameter in command.params]
     return {"--help"} | {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
 
@@ -97,7 +98,7 @@ def taken(program, arguments, monkeypatch):
     """The values that a program and its command are given: all is parsed and converted, nothing is done."""
     group = typer.main.get_command(APPS[program])
     given = []
-    for command in (group, *group.commands.values()):
+    for command in (group, *(command for _, command in commands_of(group))):
         monkeypatch.setattr(command, "callback", lambda **values: given.append(values))
     with contextlib.suppress(typer.Exit):
         group.main(arguments, standalone_mode=False)

@@ -12,7 +12,7 @@ from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_train.config import load_config
 from richsem_train.data.category_rows import scored_split
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.results.detections import merge_detections
+from richsem_train.results.rank_files import merge_detections
 from richsem_train.run.open_data import read_split
 from tests.integration.programs import call
 from tests.trainer.models.published_checkpoints import (

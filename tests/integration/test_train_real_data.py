@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from richsem_schemas.annotations import read_annotations
+from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.scoring.evaluation import score
 from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.models.inputs import Normalise
-from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import score
 from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.run.build import build_criterion, build_detector
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.engine import DetectorLosses, Trainer
 from richsem_train.run.optimiser import make_optimiser
-from tests.trainer.truth import truth_in
+from tests.schemas.scoring.truth import truth_in
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 PICTURES = 8

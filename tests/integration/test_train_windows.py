@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from richsem_prep.analyses.drop_annotations import drop_annotations
 from richsem_schemas.annotations import read_annotations
 from richsem_train.data.loaders import TrainingLoaders
 from richsem_train.run.assemble import assemble
@@ -84,3 +85,21 @@ def test_the_share_without_a_soft_label_is_of_the_boxes_of_detection_pictures(wo
     expected = float((~torch.cat(known)).double().mean())
     assert (expected > 0) == (config.detection.views == "fresh")
     assert read_log(out / LOG_NAME).steps[-1]["without_soft_label"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("views", ["fresh", "stored"])
+def test_windows_of_all_boxes_teach_partial_annotations(world, caches, tmp_path, views):
+    partial = tmp_path / "partial.json"
+    dropped = drop_annotations(world.data / "train.json", partial, ratio=0.5, seed=0, on_progress=lambda *_: None)
+    changes = caches | {
+        "detection__views": views,
+        "detection__train__annotations": str(partial),
+        "extra": None,
+        "text": {"cache": str(world.cache)},
+    }
+    reporter = Quiet()
+    world.run(tmp_path / "run", reporter=reporter, **changes)
+    said = " ".join(reporter.said)
+    assert f"{TRAIN} detection pictures, {dropped.kept} boxes" in said
+    assert f"the annotations lack {dropped.dropped} of {dropped.boxes} boxes that" in said
+    assert all(line["losses"]["loss_soft"] > 0 for line in losses_of(tmp_path / "run"))

@@ -17,5 +17,6 @@ BOUNDS = [
     ("log.checkpoint_every_steps", 2_000_000_000, 1_000_000_000),
     ("extra.lanes", 1_073_741_824, 65_536),
     ("detection.repeat_threshold", 1e200, 1),
+    ("detection.class_aware_pictures", 1_073_741_824, 100_000_000),
 ]
 """Numbers of a config that no weight has a side for: what is too much, and what is the most."""

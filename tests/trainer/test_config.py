@@ -120,6 +120,12 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
             "schedule.pictures_a_draw 2; use a multiple of 6",
         ),
         ("schedule.pictures_a_draw=3", "whole draws of schedule.pictures_a_draw 3; use a multiple of 3"),
+        (
+            "detection.class_aware_pictures=9",
+            "detection.class_aware_pictures=9 draws by class, and detection.repeat_threshold=0.05 repeats pictures; "
+            "set one of the two to null",
+        ),
+        ("detection.class_aware_pictures=0", "detection.class_aware_pictures"),
         ("extra=null", "name text.cache or text.folder, or a cache"),
         ("model.semantic_branch=false", "set it to true, or loss.soft_weight to 0"),
         ("model.classifier=linear", "needs model.classifier=text"),

@@ -12,7 +12,7 @@ from PIL import Image
 import richsem_train
 from richsem_schemas.errors import PictureError, RichSemError
 from richsem_train import Detector, train
-from richsem_train.results.detections import merge_detections, rank_file
+from richsem_train.results.rank_files import merge_detections, rank_file
 from tests.trainer.tiny import VAL, one_thread
 
 

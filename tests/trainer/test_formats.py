@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 
 from richsem_schemas.annotations import AnnotationFormat, read_annotations
+from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.scoring.evaluation import score, truth_of
 from richsem_train.config import AugmentationConfig, DetectionConfig
 from richsem_train.data.detection import DetectionDataset, EvaluationDataset
-from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import score, truth_of
-from tests.trainer.tiny import losses_of, write_split
-from tests.trainer.truth import truth_in
+from tests import detection_trees as trees
+from tests.schemas.scoring.scoring_cases import coco_oracle
+from tests.schemas.scoring.truth import truth_in
+from tests.trainer.tiny import Quiet, losses_of, write_split
 
 AS_IT_IS = AugmentationConfig(short_sides=(40,), longest_side=1000, first_short_sides=(), flip=False)
 
@@ -104,6 +106,31 @@ def test_fractions_score_as_pixels_do(openimages, tmp_path):
     assert metrics["AP50"] == pytest.approx(expected["AP50"], abs=1e-6)
 
 
+def test_groups_of_openimages_are_scored_as_pycocotools_scores_crowds(tmp_path):
+    root = trees.challenge_tree(tmp_path, count=40)
+    data = read_annotations(root / trees.CHALLENGE_VAL, root, file_format="openimages", is_scored=True)
+    boxes, rng = data.scored.boxes, np.random.default_rng(0)
+    owners = data.image_ids[boxes.image_index]
+    # Each box is found, moved by a few percent, and half of them once more.
+    again = np.concatenate([np.arange(len(owners)), np.flatnonzero(rng.random(len(owners)) < 0.5)])
+    moved = boxes.boxes_xywh[again] * rng.uniform(0.8, 1.05, (len(again), 4))
+    found = Detections(owners[again], boxes.category_ids[again], moved.astype(np.float32), rng.random(len(again)))
+    content = {
+        "images": [{"id": each, "height": 1, "width": 1} for each in data.image_ids.tolist()],
+        "categories": [{"id": each.id, "name": each.name} for each in data.categories],
+        "annotations": [
+            {"id": n + 1, "image_id": int(owners[n]), "category_id": int(boxes.category_ids[n]),
+             "bbox": box, "area": box[2] * box[3], "iscrowd": int(boxes.is_crowd[n])}
+            for n, box in enumerate(boxes.boxes_xywh.astype(float).tolist())
+        ],
+    }  # fmt: skip
+    assert 0 < boxes.is_crowd.sum() < len(owners)
+    expected = coco_oracle(content, found)
+    metrics = score(truth_of(data, "openimages"), found)
+    assert 0 < metrics["AP"] < metrics["AP50"]
+    assert metrics == pytest.approx({name: expected[name] for name in ("AP", "AP50")}, abs=1e-7)
+
+
 def test_objects365_is_scored_as_coco_is(world):
     data = read_annotations(world.data / "val.json", world.data / "val", file_format="objects365", is_scored=True)
     found = noisy_detections(data, np.random.default_rng(1))
@@ -130,6 +157,16 @@ def test_a_run_trains_and_scores_on_fractions(world, openimages, tmp_path):
     ended = world.run(tmp_path / "run", **changes(openimages, "openimages", "{}-annotations-bbox.csv"))
     assert [column.header for column in ended.table.columns][1:] == ["AP", "AP50"]
     assert len(losses_of(tmp_path / "run")) == 3
+
+
+def test_a_run_draws_as_many_pictures_by_class_as_it_is_told(world, openimages, tmp_path):
+    sampling = {"detection__repeat_threshold": None, "detection__class_aware_pictures": 8}
+    reporter = Quiet()
+    options = changes(openimages, "openimages", "{}-annotations-bbox.csv") | sampling
+    world.run(tmp_path / "run", reporter=reporter, **options)
+    # 12 pictures, four a step.
+    assert len(losses_of(tmp_path / "run")) == 2
+    assert "an epoch shows 8 detection pictures, the same share of them for each category" in reporter.said
 
 
 def write_visual_genome(folder, split, content):

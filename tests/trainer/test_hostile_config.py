@@ -148,6 +148,7 @@ def test_the_most_that_a_number_may_be_is_read_and_one_more_is_refused(key, valu
     changes += (
         ["schedule.global_batch_size=65536"] if key in ("schedule.accumulate", "schedule.pictures_a_draw") else []
     )
+    changes += ["detection.repeat_threshold=null"] if key == "detection.class_aware_pictures" else []
     load_config("demo", [*changes, f"{key}={most}"])
     assert f"{key}: Input should be less than or equal to {most}" in refusal(
         lambda: load_config("demo", [f"{key}={most + 1}"])

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,23 @@ import torch
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
+from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
 from richsem_train.choices import Scorer
 from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import ScoredSplit, scored_split
 from richsem_train.detector import Detector, open_detector
-from richsem_train.results.detections import rank_file
-from richsem_train.results.evaluation import GroundTruth, truth_of
+from richsem_train.results.compare_detectors import (
+    Compared,
+    Contender,
+    compare_detectors,
+    titles_of,
+    unshared_classes_note,
+)
+from richsem_train.results.gallery import Predicted, output_files
 from richsem_train.results.official_lvis import official_cost, require_official
-from richsem_train.results.predict import Predicted, output_files
 from richsem_train.results.predict import predict as predict_pictures
+from richsem_train.results.rank_files import rank_file
 from richsem_train.run.build import attention_note
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
@@ -144,16 +151,75 @@ def show_pictures(
     Raises:
         RichSemError: something would be written over what is read.
     """
+    _require_free(images, out, _files_of(checkpoint, config))
+    (detector,) = _opened([(checkpoint, config)], changes, device, reporter)
+    with _told(reporter, len(images)) as on_picture:
+        return predict_pictures(
+            images,
+            detector.batches.detect_picture,
+            out,
+            classes=detector.classes,
+            score_threshold=threshold,
+            on_picture=on_picture,
+        )
+
+
+def compare_on_pictures(
+    checkpoints: tuple[Path, Path],
+    images: Sequence[Path],
+    out: Path,
+    *,
+    threshold: float,
+    configs: tuple[str | None, str | None],
+    changes: Sequence[str],
+    device: str | None,
+    reporter: Reporter,
+) -> Compared:
+    """Detect objects in pictures by two detectors and write what was found by both, and by one, into `out`.
+
+    Raises:
+        RichSemError: something would be written over what is read, or the detectors have no class in common.
+    """
+    sources = list(zip(checkpoints, configs, strict=True))
+    _require_free(images, out, [file for source in sources for file in _files_of(*source)])
+    detectors = _opened(sources, changes, device, reporter)
+    one, other = (detector.info.config.name for detector in detectors)
+    a, b = (
+        Contender(title, checkpoint, detector.classes, detector.batches.detect_picture)
+        for title, checkpoint, detector in zip(
+            titles_of((one, other), checkpoints), checkpoints, detectors, strict=True
+        )
+    )
+    if note := unshared_classes_note(a, b):
+        reporter.say(note)
+    with _told(reporter, len(images)) as on_picture:
+        return compare_detectors(images, a, b, out, score_threshold=threshold, on_picture=on_picture)
+
+
+def _require_free(images: Sequence[Path], out: Path, files: Sequence[Path]) -> None:
     require_folder(out)
     require_no_inputs(
-        output_files(images, out),
-        [*_files_of(checkpoint, config), *images],
-        remedy="name another --out than the folder of the pictures",
+        output_files(images, out), [*files, *images], remedy="name another --out than the folder of the pictures"
     )
+
+
+def _opened(
+    sources: Sequence[tuple[Path, str | None]], changes: Sequence[str], device: str | None, reporter: Reporter
+) -> list[Detector]:
+    """The detectors of checkpoints, those of other programs by a config."""
     chosen = choose_device(device)
-    detector = open_detector(checkpoint, config=config, changes=changes, device=chosen)
-    if note := attention_note(detector.info.config.model, chosen):
+    detectors = [
+        open_detector(checkpoint, config=config, changes=changes, device=chosen) for checkpoint, config in sources
+    ]
+    notes = [attention_note(detector.info.config.model, chosen) for detector in detectors]
+    for note in dict.fromkeys(filter(None, notes)):
         reporter.say(note)
+    return detectors
+
+
+@contextmanager
+def _told(reporter: Reporter, pictures: int) -> Iterator[Callable[[Path, str | None], None]]:
+    """What is called after each picture, with its problem if any."""
     done = 0
 
     def on_picture(path: Path, problem: str | None) -> None:
@@ -163,17 +229,9 @@ def show_pictures(
         if problem is not None:
             reporter.say(f"{path}: {problem}")
 
-    reporter.begin("detecting", len(images))
-    outcome = predict_pictures(
-        images,
-        detector.batches.detect_picture,
-        out,
-        classes=detector.classes,
-        score_threshold=threshold,
-        on_picture=on_picture,
-    )
+    reporter.begin("detecting", pictures)
+    yield on_picture
     reporter.end()
-    return outcome
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,22 +67,63 @@ def write_demo(root: Path, *, seed: int = 0, pictures_per_class: int = 10, val_i
             f"pictures_per_class={pictures_per_class} and val_instances_per_class={val_instances_per_class} "
             "must be at least 1"
         )
-    recipe = {
-        "version": DEMO_VERSION,
-        "seed": seed,
-        "pictures_per_class": pictures_per_class,
-        "val_instances_per_class": val_instances_per_class,
-    }
+    classes = world.assignment().detection
+    # Flatter than train, so that the AP of a rare class stands on as much as that of a frequent one, nearly.
+    share = {"r": 5 / 6, "c": 1.0, "f": 7 / 6}
+    content = WorldContent(
+        classes=classes,
+        val_instances=[max(1, round(share[each.frequency] * val_instances_per_class)) for each in classes],
+        pictures_per_class=pictures_per_class,
+    )
+    sizes = {"pictures_per_class": pictures_per_class, "val_instances_per_class": val_instances_per_class}
+    write_world(root, content, seed=seed, recipe=sizes)
+
+
+@dataclass(frozen=True)
+class WorldContent:
+    """What is drawn for a world.
+
+    Attributes:
+        classes: of both splits, with their instances in train.
+        val_instances: of each class.
+        pictures_per_class: classification pictures of each class.
+        objects: fewest and most objects of a scene.
+        draw_scene: by a generator, of the classes named.
+        draw_picture: a classification picture of one class.
+    """
+
+    classes: Sequence[world.DetectionClass]
+    val_instances: Sequence[int]
+    pictures_per_class: int
+    objects: tuple[int, int] = (1, world.MAX_OBJECTS)
+    draw_scene: Callable[[np.random.Generator, Sequence[str]], world.Scene] = world.draw_scene
+    draw_picture: Callable[[np.random.Generator, str], world.Scene] = world.draw_picture
+
+
+def write_world(root: Path, content: WorldContent, *, seed: int, recipe: Mapping[str, Any]) -> None:
+    """Draw a world in the demo's layout as the folder `root`, which appears only when complete.
+
+    Args:
+        root: folder to write; its parent is created. What it holds is left as it is if it was written by the same
+            recipe and seed, and replaced if by others.
+        content: what is drawn.
+        seed: draws the pictures.
+        recipe: JSON that tells this content from others.
+
+    Raises:
+        SourceError: `root` holds something that is no such world.
+    """
+    full_recipe = {"version": DEMO_VERSION, "seed": seed, **recipe}
     root = root.absolute()
-    if _recipe_of(root) == recipe:
+    if _recipe_of(root) == full_recipe:
         return
     if root.exists() and _recipe_of(root) is None and (not root.is_dir() or any(root.iterdir())):
         raise SourceError(f"{root} exists and is no demo; name an empty or a new folder for the demo")
     root.parent.mkdir(parents=True, exist_ok=True)
     temporary = root.parent / f".{root.name}.{os.getpid()}.tmp"
     try:
-        _write_all(temporary, seed, pictures_per_class, val_instances_per_class)
-        _write_json(temporary / _COMPLETE, recipe)
+        _write_all(temporary, content, seed)
+        _write_json(temporary / _COMPLETE, full_recipe)
         if root.exists():
             shutil.rmtree(root)
         temporary.rename(root)
@@ -103,29 +145,28 @@ def _recipe_of(root: Path) -> dict[str, Any] | None:
     return recipe if isinstance(recipe, dict) and "version" in recipe else None
 
 
-def _write_all(root: Path, seed: int, pictures_per_class: int, val_instances_per_class: int) -> None:
-    classes = world.assignment().detection
-    train_instances = [detection_class.instance_count for detection_class in classes]
-    # Flatter than train, so that the AP of a rare class stands on as much as that of a frequent one, nearly.
-    share = {"r": 5 / 6, "c": 1.0, "f": 7 / 6}
-    val_instances = [max(1, round(share[each.frequency] * val_instances_per_class)) for each in classes]
-
-    train_scenes = _plan_scenes(np.random.default_rng([seed, _TRAIN_STREAM]), train_instances)
-    val_scenes = _plan_scenes(np.random.default_rng([seed, _VAL_STREAM]), val_instances)
-    categories = _categories(classes, train_scenes)
+def _write_all(root: Path, content: WorldContent, seed: int) -> None:
+    train_instances = [each.instance_count for each in content.classes]
+    train_scenes = _plan_scenes(np.random.default_rng([seed, _TRAIN_STREAM]), train_instances, content.objects)
+    val_scenes = _plan_scenes(np.random.default_rng([seed, _VAL_STREAM]), content.val_instances, content.objects)
+    categories = _categories(content.classes, train_scenes)
     # Image ids go on counting: no picture of val has the id of one of train.
-    train = _write_scenes(root / TRAIN_PICTURES, train_scenes, categories, first_id=1, stream=(seed, _TRAIN_STREAM))
     first_val_id = len(train_scenes) + 1
-    val = _write_scenes(root / VAL_PICTURES, val_scenes, categories, first_id=first_val_id, stream=(seed, _VAL_STREAM))
-    (root / TRAIN_ANNOTATIONS).parent.mkdir(parents=True)
-    _write_json(root / TRAIN_ANNOTATIONS, train)
-    _write_json(root / VAL_ANNOTATIONS, val)
-    for category_id, detection_class in enumerate(classes, start=1):
+    for pictures, annotations, scenes, first_id, stream in (
+        (TRAIN_PICTURES, TRAIN_ANNOTATIONS, train_scenes, 1, _TRAIN_STREAM),
+        (VAL_PICTURES, VAL_ANNOTATIONS, val_scenes, first_val_id, _VAL_STREAM),
+    ):
+        written = _write_scenes(
+            root / pictures, scenes, categories, content.draw_scene, first_id=first_id, stream=(seed, stream)
+        )
+        (root / annotations).parent.mkdir(parents=True, exist_ok=True)
+        _write_json(root / annotations, written)
+    for category_id, detection_class in enumerate(content.classes, start=1):
         folder = root / CLASSIFICATION / detection_class.name
         folder.mkdir(parents=True)
-        for number in range(pictures_per_class):
+        for number in range(content.pictures_per_class):
             rng = np.random.default_rng([seed, _CLASSIFICATION_STREAM, category_id, number])
-            picture = world.draw_picture(rng, detection_class.name)
+            picture = content.draw_picture(rng, detection_class.name)
             _save_jpeg(picture.pixels, folder / f"{detection_class.name}_{number:04d}.jpg")
     _write_json(root / CATEGORIES, categories)
     _write_backbone(root / BACKBONE)
@@ -142,12 +183,13 @@ def _write_backbone(path: Path) -> None:
     save_file(trunk, path)
 
 
-def _plan_scenes(rng: np.random.Generator, instance_counts: Sequence[int]) -> list[list[int]]:
-    """Deal all instances out to scenes of 1..6 objects: category ids (from 1), a list a scene."""
+def _plan_scenes(rng: np.random.Generator, instance_counts: Sequence[int], objects: tuple[int, int]) -> list[list[int]]:
+    """Deal all instances out to scenes of so many objects: category ids (from 1), a list a scene."""
+    fewest, most = objects
     dealt = rng.permutation(np.repeat(np.arange(1, len(instance_counts) + 1), instance_counts)).tolist()
     scenes = []
     while dealt:
-        take = int(rng.integers(1, world.MAX_OBJECTS + 1))
+        take = int(rng.integers(fewest, most + 1))
         scenes.append(dealt[:take])
         del dealt[:take]
     return scenes
@@ -179,6 +221,7 @@ def _write_scenes(
     folder: Path,
     scenes: Sequence[Sequence[int]],
     categories: Sequence[dict[str, Any]],
+    draw_scene: Callable[[np.random.Generator, Sequence[str]], world.Scene],
     *,
     first_id: int,
     stream: tuple[int, int],
@@ -189,9 +232,8 @@ def _write_scenes(
     image_records: list[dict[str, Any]] = []
     annotation_records: list[dict[str, Any]] = []
     for image_id, category_ids in enumerate(scenes, start=first_id):
-        scene = world.draw_scene(
-            np.random.default_rng([*stream, image_id]), [names[category_id] for category_id in category_ids]
-        )
+        rng = np.random.default_rng([*stream, image_id])
+        scene = draw_scene(rng, [names[category_id] for category_id in category_ids])
         file_name = f"{image_id:012d}.jpg"
         _save_jpeg(scene.pixels, folder / file_name)
         height, width = scene.pixels.shape[:2]

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from richsem_schemas.cache.alike_views import ShardViews
 from richsem_schemas.cache.codec import embeddings_of
+from richsem_schemas.cache.divergence import kl_divergence, top_k_kl_divergence
 from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.manifest import LabelManifest
 from richsem_schemas.cache.reader import Cache, open_cache
 from richsem_schemas.cache.record import differing_fields
-from richsem_schemas.cache.soft_labels import class_log_probs
+from richsem_schemas.cache.soft_labels import TopKSoftLabels, class_log_probs
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import CorruptCacheError, RichSemError
 from richsem_schemas.io.ordered_map import default_threads, ordered_map
@@ -161,10 +162,8 @@ def _diff_shard(cache: Cache, sides: tuple[Side, Side], shard: int) -> _Regions:
             p_RC, q_RC = (_whole(side, r[part]) for side, r, part in zip(sides, rich, (part_a, part_b), strict=True))
             divergences.append(kl_divergence(p_RC, q_RC))
         else:
-            classes = len(sides[0].text.class_names)
-            divergences.append(
-                kept_kl_divergence(*_kept(regions_a[part_a], classes), *_kept(regions_b[part_b], classes))
-            )
+            p, q = TopKSoftLabels.of_regions(regions_a[part_a]), TopKSoftLabels.of_regions(regions_b[part_b])
+            divergences.append(top_k_kl_divergence(p, q, classes=len(sides[0].text.class_names)))
     top_a_R, top_b_R = (
         regions["class_ids"][:, 0].astype(np.int64)[taken]
         for regions, taken in ((regions_a, taken_a), (regions_b, taken_b))
@@ -227,40 +226,6 @@ def _whole(side: Side, regions: NDArray[np.void]) -> NDArray[np.float64]:
     embeddings_RD = embeddings_of(regions)
     assert embeddings_RD is not None
     return class_log_probs(embeddings_RD, side.text.features, logit_scale=side.logit_scale)
-
-
-def _kept(regions: NDArray[np.void], classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[R, C] log-probabilities of the classes that labels keep, -inf elsewhere, and [R] of the rest."""
-    log_probs_RC = np.full((len(regions), classes), -np.inf)
-    ids_RK = regions["class_ids"].astype(np.int64)
-    np.put_along_axis(log_probs_RC, ids_RK, regions["log_probs"].astype(np.float64), axis=1)
-    return log_probs_RC, regions["log_rest"].astype(np.float64)
-
-
-def kl_divergence(log_p_RC: NDArray[np.float64], log_q_RC: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[R] KL(p ‖ q) in nats of whole distributions, [R, C] log-probabilities."""
-    return np.asarray((np.exp(log_p_RC) * (log_p_RC - log_q_RC)).sum(axis=1))
-
-
-def kept_kl_divergence(
-    log_p_RC: NDArray[np.float64],
-    log_p_rest_R: NDArray[np.float64],
-    log_q_RC: NDArray[np.float64],
-    log_q_rest_R: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """[R] KL in nats over the classes that both labels keep, and all others as one; never above that of the wholes.
-
-    Of either label: [R, C] log-probabilities of the classes that it keeps, -inf elsewhere, and [R] log of the rest.
-    """
-    both_RC = np.isfinite(log_p_RC) & np.isfinite(log_q_RC)
-    p_RC, q_RC = np.exp(log_p_RC), np.exp(log_q_RC)
-    gap_RC = np.subtract(log_p_RC, log_q_RC, where=both_RC, out=np.zeros_like(log_p_RC))
-    kept_R = (p_RC * gap_RC).sum(axis=1)
-    others = np.where(both_RC, 0.0, p_RC).sum(axis=1) + np.exp(log_p_rest_R)
-    other_rest = np.where(both_RC, 0.0, q_RC).sum(axis=1) + np.exp(log_q_rest_R)
-    tiny = np.finfo(np.float64).tiny
-    rest_R = others * (np.log(np.maximum(others, tiny)) - np.log(np.maximum(other_rest, tiny)))
-    return np.asarray(kept_R + rest_R)
 
 
 def _summary(cache: Cache, sides: tuple[Side, Side], parts: list[_Regions]) -> Difference:

@@ -220,9 +220,13 @@ def scaled_to(pixels_HW3: NDArray[np.uint8], longer_side: int | None) -> NDArray
     height, width, _ = pixels_HW3.shape
     if longer_side is None or max(height, width) == longer_side:
         return pixels_HW3
-    ratio = longer_side / max(height, width)
-    out_hw = (max(round(height * ratio), 1), max(round(width * ratio), 1))
-    return resize_picture(Image.fromarray(pixels_HW3), out_hw)
+    return resize_picture(Image.fromarray(pixels_HW3), scaled_hw((height, width), longer_side))
+
+
+def scaled_hw(hw: tuple[int, int], longer_side: int) -> tuple[int, int]:
+    """Height and width of a picture whose longer side is brought to so many pixels."""
+    ratio = longer_side / max(hw)
+    return max(round(hw[0] * ratio), 1), max(round(hw[1] * ratio), 1)
 
 
 def size_ratio(new_HW3: NDArray[np.uint8], old_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:

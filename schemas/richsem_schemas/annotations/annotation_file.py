@@ -71,6 +71,8 @@ class AnnotationFile:
         are_relative: boxes are fractions of the picture's sides.
         problems: what has been left out so far, and how often.
         metric_fields: for its metric; None where they weren't asked for, or no official metric takes such files.
+        repeats: places in the list `annotations` of the records that say once more what an earlier one said, int64,
+            ascending; `boxes` are the other records, in their order. None where files have no such list.
     """
 
     image_ids: NDArray[np.int64]
@@ -81,3 +83,4 @@ class AnnotationFile:
     are_relative: bool = False
     problems: dict[str, int] = field(default_factory=dict)
     metric_fields: MetricFields | None = None
+    repeats: NDArray[np.int64] | None = None

@@ -189,6 +189,7 @@ class _Columns:
             categories=self._categories,
             problems={"annotations given twice under one id left out": int((~is_kept).sum())},
             metric_fields=self._metric_fields(is_kept),
+            repeats=np.flatnonzero(~is_kept),
         )
 
     def _metric_fields(self, is_kept: NDArray[np.bool_]) -> MetricFields | None:

@@ -10,19 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.annotations.annotation_file import METRIC_OF, AnnotationFile, AnnotationFormat
+from richsem_schemas.annotations.annotation_file import AnnotationFile, AnnotationFormat
 from richsem_schemas.annotations.boxes import clean_boxes, count_images, look_like_fractions
-from richsem_schemas.annotations.coco_file import read_coco_file
-from richsem_schemas.annotations.openimages_file import read_openimages_file
 from richsem_schemas.annotations.picture_files import locate_pictures, require_names_once
+from richsem_schemas.annotations.read_annotation_file import read_annotation_file
 from richsem_schemas.annotations.scored_annotations import (
     Category,
     ScoredAnnotations,
     scored_as_cleaned,
     scored_as_written,
 )
-from richsem_schemas.annotations.visual_genome_file import read_visual_genome_file
-from richsem_schemas.errors import IrregularFileError, SourceError
+from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place, RemotePath
 from richsem_schemas.pictures.boxes import xywh_to_xyxy
 
@@ -121,12 +119,13 @@ def read_annotations(
         SourceError: the file, a record of it, or one of the first few pictures is missing or not as it should be; about
             the first folder where the pictures are in none.
     """
-    found = _found(path, file_format, class_names, is_scored=is_scored)
+    found = read_annotation_file(path, file_format, class_names, is_scored=is_scored)
     categories = _categories(found)
     kept, problems = clean_boxes(found.boxes, found.hws_px, are_relative=found.are_relative)
     scored = None
     if is_scored and found.metric_fields is None:
         scored = scored_as_cleaned(found, kept, categories, str(path))
+        problems["crowd regions, which are ignored"] = problems.pop("crowd regions left out")
     elif is_scored:
         scored, problems = scored_as_written(found, categories, str(path))
     if not found.are_relative:
@@ -151,21 +150,6 @@ def read_annotations(
     )
 
 
-def _found(
-    path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None, *, is_scored: bool
-) -> AnnotationFile:
-    try:
-        found = _read_file(path, file_format, class_names, is_scored)
-    except IrregularFileError as error:
-        raise SourceError(str(error)) from None
-    except OSError as error:
-        raise SourceError(
-            f"{error.filename or path}: can't be read ({error.strerror or error}); give the path of an annotation file"
-        ) from error
-    _check_known(found.boxes.category_ids, np.array(sorted(found.categories), np.int64), path)
-    return found
-
-
 def _located(
     found: AnnotationFile, roots: Sequence[Place], path: Path, may_miss: bool
 ) -> tuple[Place, tuple[str, ...]]:
@@ -176,16 +160,6 @@ def _located(
         except SourceError as error:
             failures.append(error)
     raise failures[0]
-
-
-def _read_file(
-    path: Path, file_format: AnnotationFormat, class_names: Sequence[str] | None, is_scored: bool
-) -> AnnotationFile:
-    if file_format == "openimages":
-        return read_openimages_file(path)
-    if file_format == "visual-genome":
-        return read_visual_genome_file(path, class_names)
-    return read_coco_file(path, metric=METRIC_OF[file_format] if is_scored else None)
 
 
 def check_vocabulary(data: DetectionData, class_names: Sequence[str]) -> None:
@@ -229,13 +203,3 @@ def _categories(found: AnnotationFile) -> tuple[Category, ...]:
         )
         for number, record in sorted(records.items())
     )
-
-
-def _check_known(category_ids: NDArray[np.int64], known: NDArray[np.int64], path: Path) -> None:
-    unknown = np.unique(category_ids[~np.isin(category_ids, known)])
-    if len(unknown):
-        shown = ", ".join(str(category_id) for category_id in unknown[:_SHOWN])
-        raise SourceError(
-            f"{path}: annotations of {len(unknown):,} categories that `categories` doesn't list: "
-            f"{shown}{', ...' if len(unknown) > _SHOWN else ''}; add them there, or remove the annotations"
-        )

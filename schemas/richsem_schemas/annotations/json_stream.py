@@ -46,13 +46,20 @@ _NEAR_THE_END = 16
 """An error so near to the end of what was read may be one of a record cut there."""
 
 
-def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = None) -> Iterator[tuple[str, list[Any]]]:
+class SingleValue(list[Any]):
+    """A batch that is one value at the top level of a file, and no list there."""
+
+
+def stream_json(
+    path: Path, types: Mapping[str, type[msgspec.Struct] | type[msgspec.Raw]] | None = None
+) -> Iterator[tuple[str, list[Any]]]:
     """Yield the records of each list at the top level of a JSON file, in batches.
 
-    A file that is one list has the name "". Values at the top level that are no lists come as a batch of one under
+    A file that is one list has the name "". Values at the top level that are no lists come as a `SingleValue` under
     their name followed by `!`, so that they are not taken for one.
 
-    A batch of a list whose records have a type in `types` is either all of this type or as JSON has it.
+    A batch of a list whose records have a type in `types` is either all of this type or as JSON has it; `msgspec.Raw`
+    is a record's own bytes.
 
     Raises:
         OSError: it can't be read.
@@ -75,7 +82,7 @@ def stream_json(path: Path, types: Mapping[str, type[msgspec.Struct]] | None = N
             elif first == "{":
                 yield from _members(text, decoders)
             else:
-                yield "!", [text.value("its first value")]
+                yield "!", SingleValue([text.value("its first value")])
             if text.peek():
                 raise _ContentError(
                     "not a JSON file: more text follows after its end; is it JSON Lines, or several files in one? "
@@ -113,7 +120,7 @@ def _members(text: "_JsonText", decoders: Mapping[str, _Decoder]) -> Iterator[tu
         if text.peek() == "[":
             yield from _batches(name, text, decoders.get(name))
         else:
-            yield name + "!", [text.value(f"`{name}`")]
+            yield name + "!", SingleValue([text.value(f"`{name}`")])
         if text.peek() != "}":
             text.take(",")
     text.take("}")

@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ _GROUP = "IsGroupOf"
 CLASS_FILES = ("*class-descriptions-boxable.csv", "*classes-description*.csv", "*class-descriptions*.csv")
 """Patterns of the names that people's class descriptions have, in the order of preference."""
 
+_CHALLENGE = re.compile(r"challenge-\d{4}")
+
 _MAX_CLASSES = 100_000
 _MAX_LINE = 2**16
 _SHOWN = 5
@@ -39,6 +41,8 @@ _UNKNOWN = -1
 
 def read_openimages_file(path: Path) -> AnnotationFile:
     """Read `...-annotations-bbox.csv`; the names of its labels are looked for in the class descriptions beside it.
+
+    The CSV of a challenge, `challenge-2019-train-detection-bbox.csv`, has its list of 500 classes before any other.
 
     Category ids are lines of the class descriptions, from 1. Image ids are positions: those of OpenImages are no
     numbers of 63 bits. Lines with too few columns, or without numbers, are left out and counted, and so are boxes of
@@ -232,13 +236,21 @@ def folders_of_classes(path: AnyPlace) -> tuple[AnyPlace, ...]:
 
 
 def _class_file(path: Path) -> Path:
-    for folder in folders_of_classes(path):
-        for pattern in CLASS_FILES:
-            if found := sorted(item for item in folder.glob(pattern) if item.is_file()):
-                return found[0]
+    folders = folders_of_classes(path)
+    # Both lists may lie there: with that of V4 and later a challenge's boxes would have 100 classes that none is of.
+    challenge = _CHALLENGE.match(path.name)
+    if challenge and (found := _first_of(folders, [f"{challenge[0]}-class*-500.csv"])):
+        return found
+    if found := _first_of(folders, CLASS_FILES):
+        return found
     raise SourceError(
         f"{path}: the names of its labels are missing; put class-descriptions-boxable.csv (or oidv7-…) beside it"
     )
+
+
+def _first_of(folders: Iterable[Path], patterns: Iterable[str]) -> Path | None:
+    found = (sorted(filter(Path.is_file, folder.glob(pattern))) for folder in folders for pattern in patterns)
+    return next((items[0] for items in found if items), None)
 
 
 def read_class_file(path: Path) -> list[tuple[str, str]]:

@@ -1,13 +1,13 @@
 """Annotations as the metric of their format takes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.annotations.annotation_file import AnnotationFile
-from richsem_schemas.annotations.boxes import AnnotatedBoxes
+from richsem_schemas.annotations.boxes import AnnotatedBoxes, clean_boxes, joined_boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ScoredAnnotations:
     """S boxes of K categories, with which the detections of N pictures are compared.
 
     Where an official metric takes such files, the boxes are as written, since it takes them so: crowd regions and boxes
-    beyond their picture are among them. Elsewhere they are cleaned as for training.
+    beyond their picture are among them. Elsewhere they are cleaned as for training, but crowd regions stay.
 
     Attributes:
         source: the file, for messages.
@@ -88,8 +88,17 @@ def scored_as_written(
 def scored_as_cleaned(
     found: AnnotationFile, boxes: AnnotatedBoxes, categories: tuple[Category, ...], source: str
 ) -> ScoredAnnotations:
-    """Where no official metric takes such files."""
+    """Where no official metric takes such files: the cleaned boxes, and crowd regions, which COCO ignores."""
+    boxes = joined_boxes([boxes, _clean_crowds(found)])
     areas = boxes.boxes_xywh[:, 2:].astype(np.float64).prod(axis=1)
     return ScoredAnnotations(
         source, found.image_ids, found.hws_px, categories, boxes, areas, np.zeros(len(boxes), np.bool_)
     )
+
+
+def _clean_crowds(found: AnnotationFile) -> AnnotatedBoxes:
+    crowds = found.boxes.only(found.boxes.is_crowd)
+    # Cleaning leaves out what is marked so.
+    unmarked = replace(crowds, is_crowd=np.zeros(len(crowds), np.bool_))
+    clean, _ = clean_boxes(unmarked, found.hws_px, are_relative=found.are_relative)
+    return replace(clean, is_crowd=np.ones(len(clean), np.bool_))

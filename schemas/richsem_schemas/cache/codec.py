@@ -11,7 +11,7 @@ the end of each region, every part a multiple of 8 bytes:
 import functools
 import io
 import tokenize
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,12 @@ class LabelledView:
     view: View
     labels: TopKSoftLabels
     embeddings: NDArray[np.float32] | None
+
+    def only(self, kept_R: NDArray[np.bool_]) -> "LabelledView":
+        """The view with some of its regions, as a mask says."""
+        embeddings = None if self.embeddings is None else self.embeddings[kept_R]
+        view = replace(self.view, regions=self.view.regions[kept_R])
+        return LabelledView(view, self.labels[kept_R], embeddings)
 
 
 def unpack_view(data: bytes | memoryview, member: str) -> LabelledView:

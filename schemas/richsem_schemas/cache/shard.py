@@ -5,19 +5,19 @@ they read: an index cell by cell, a picture against its hash; whole files where 
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from richsem_schemas.cache.alike_views import ShardViews, alike_views
+from richsem_schemas.cache.alike_views import AlikeViews, ShardViews, alike_views
 from richsem_schemas.cache.codec import LabelledView, unpack_view
 from richsem_schemas.cache.index import PICTURE_ROW, VIEW_ROW, Rows, member_names, read_index, read_raw_index
 from richsem_schemas.cache.layout import CacheLayout, LabelSetLayout
 from richsem_schemas.cache.manifest import LabelSpec, LabelsReceipt, PicturesReceipt, ShardReceipt, ShardSummary
 from richsem_schemas.cache.span import Span, read_hull, read_span
-from richsem_schemas.cache.view import View
+from richsem_schemas.cache.view import View, ViewKind
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.cache.view_checks import require_sound_views
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -296,6 +296,25 @@ class LabelShard(Shard[LabelsReceipt]):
         Raises:
             CorruptCacheError: a file is missing, changed, or not what index and spec describe.
         """
+        receipt, rows, tar = self._read_whole(spec)
+        return ShardViews(spec, receipt, rows, list(self._alike(tar, rows, spec)))
+
+    def views_of_kinds(self, spec: LabelSpec, kinds: Sequence[ViewKind]) -> Iterator[tuple[ViewKind, Rows, AlikeViews]]:
+        """Read the whole shard as `views_alike` does, and give some kinds of views, kind by kind in their order.
+
+        One shape of views is unpacked at a time, so that memory is that of the tar and little more; each comes with its
+        rows of the index.
+
+        Raises:
+            CorruptCacheError: a file is missing, changed, or not what index and spec describe.
+        """
+        _, rows, tar = self._read_whole(spec)
+        for kind in kinds:
+            rows_of_kind = rows[rows["kind"] == kind]
+            for views in self._alike(tar, rows_of_kind, spec):
+                yield kind, rows_of_kind[views.numbers], views
+
+    def _read_whole(self, spec: LabelSpec) -> tuple[LabelsReceipt, Rows, bytes]:
         try:
             receipt = self.read_receipt()
             rows = self.rows(receipt.summary.index)
@@ -304,7 +323,10 @@ class LabelShard(Shard[LabelsReceipt]):
             raise CorruptCacheError(f"{error.filename} is missing; {self.remedy}") from None
         if receipt.fingerprint != spec.fingerprint:
             raise CorruptCacheError(f"{self.receipt} belongs to another spec; {self.remedy}")
+        return receipt, rows, tar
+
+    def _alike(self, tar: bytes, rows: Rows, spec: LabelSpec) -> Iterator[AlikeViews]:
         try:
-            return ShardViews(spec, receipt, rows, list(alike_views(tar, rows, spec.record_layout)))
+            yield from alike_views(tar, rows, spec.record_layout)
         except CorruptCacheError as error:
             raise CorruptCacheError(f"{self.tar}: {error}; {self.remedy}") from None

@@ -95,7 +95,7 @@ def top_k_soft_labels(log_probs_RC: NDArray[np.float64], *, top_k: int) -> TopKS
     classes = log_probs_RC.shape[1]
     if not 1 <= top_k <= classes:
         raise ValueError(f"top_k is {top_k}, must be in 1..{classes} (the number of classes)")
-    kept_RK = _largest(log_probs_RC, top_k)
+    kept_RK = largest_columns(log_probs_RC, top_k)
     log_kept = np.take_along_axis(log_probs_RC, kept_RK, axis=1)
     rest_RC = np.exp(log_probs_RC)
     np.put_along_axis(rest_RC, kept_RK, 0.0, axis=1)
@@ -104,7 +104,7 @@ def top_k_soft_labels(log_probs_RC: NDArray[np.float64], *, top_k: int) -> TopKS
     return TopKSoftLabels(kept_RK.astype(np.int32), _round_to_float16(log_kept), log_rest.astype(np.float32))
 
 
-def _largest(values_RC: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+def largest_columns(values_RC: NDArray[np.float64], count: int) -> NDArray[np.int64]:
     """[R, count] columns of each row's largest values, largest first, ties to the lower column.
 
     The same as a stable sort of whole rows, but only the largest are sorted.

@@ -96,7 +96,8 @@ def test_val_measures_rare_classes_on_enough_instances():
     counts = Counter()
     share = {"r": 12, "c": 14, "f": 16}
     classes = world.assignment().detection
-    for scene in dataset._plan_scenes(np.random.default_rng(0), [share[each.frequency] for each in classes]):
+    counts_of_classes = [share[each.frequency] for each in classes]
+    for scene in dataset._plan_scenes(np.random.default_rng(0), counts_of_classes, (1, world.MAX_OBJECTS)):
         assert 1 <= len(scene) <= world.MAX_OBJECTS
         counts.update(scene)
     assert min(counts.values()) == 12

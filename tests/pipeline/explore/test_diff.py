@@ -3,12 +3,12 @@ import shutil
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax, rel_entr
+from scipy.special import log_softmax
 from scipy.stats import entropy
 from typer.testing import CliRunner
 
 from richsem_prep.cli import app
-from richsem_prep.explore.diff import diff_label_sets, kept_kl_divergence, kl_divergence
+from richsem_prep.explore.diff import diff_label_sets
 from richsem_prep.rescore.rescore import rescore
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
@@ -82,28 +82,6 @@ def test_without_embeddings_the_rest_is_one_class_and_bounds_from_below(cache, o
     assert (exact.is_exact, bounded.is_exact) == (True, False)
     assert 0 < bounded.mean_kl < exact.mean_kl
     assert bounded.flips == exact.flips
-
-
-def test_kept_divergence_is_scipys_over_the_coarsened_classes():
-    rng = np.random.default_rng(0)
-    log_p, log_q = log_softmax(rng.normal(size=(50, 9)) * 3, axis=1), log_softmax(rng.normal(size=(50, 9)) * 3, axis=1)
-    np.testing.assert_allclose(kl_divergence(log_p, log_q), rel_entr(np.exp(log_p), np.exp(log_q)).sum(axis=1))
-
-    def truncated(log, keep):
-        order = np.argsort(-log, axis=1)
-        kept = np.full_like(log, -np.inf)
-        np.put_along_axis(kept, order[:, :keep], np.take_along_axis(log, order[:, :keep], 1), 1)
-        return kept, np.log(np.exp(np.take_along_axis(log, order[:, keep:], 1)).sum(1))
-
-    (kept_p, rest_p), (kept_q, rest_q) = truncated(log_p, 4), truncated(log_q, 6)
-    both = np.isfinite(kept_p) & np.isfinite(kept_q)
-    expected = []
-    for p, q, kept in zip(np.exp(log_p), np.exp(log_q), both, strict=True):
-        coarse_p, coarse_q = [*p[kept], p[~kept].sum()], [*q[kept], q[~kept].sum()]
-        expected.append(rel_entr(coarse_p, coarse_q).sum())
-    found = kept_kl_divergence(kept_p, rest_p, kept_q, rest_q)
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    assert (found <= kl_divergence(log_p, log_q) + 1e-12).all()
 
 
 def test_a_set_differs_from_its_copy_in_nothing(cache, out):

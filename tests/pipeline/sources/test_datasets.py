@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +9,7 @@ from richsem_prep.demo.dataset import write_demo
 from richsem_prep.shard.plan import freeze_listing, planned_entries
 from richsem_prep.sources.datasets import DATASETS, find_dataset, open_source
 from richsem_prep.sources.entry import SourceEntry
+from richsem_prep.teacher.class_lists import read_vocabulary
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import Plan
 from richsem_schemas.errors import RichSemError, SourceError
@@ -130,6 +132,22 @@ def test_every_dataset_opens_on_a_tree_of_its_layout(dataset, demo, tmp_path):
     assert len(found) == (count or len(list((demo / "detection" / "train").iterdir())))
     assert {entry.boxes is not None for entry in found} == {source.has_boxes} == {DATASETS[dataset].has_boxes}
     assert all((source.root / entry.file.decode()).is_file() for entry in found)
+
+
+@pytest.mark.parametrize(("name", "folder"), [(trees.CHALLENGE_TRAIN, "train_"), (trees.CHALLENGE_VAL, "validation/")])
+def test_a_challenge_of_openimages_is_taken_by_naming_its_annotations(name, folder, tmp_path):
+    root = trees.challenge_tree(tmp_path)
+    source = open_source("openimages", root, annotations=Path(name))
+    assert (len(source.vocabulary.class_names), source.class_count) == (501, 500)
+    assert source.vocabulary.class_names[-2:] == ("Magpie", "Tortoise")
+    assert source.annotations == name
+    # The names that the text folder is made of are those of the cache.
+    text = read_vocabulary(str(root / "challenge-2019-classes-description-500.csv"))
+    assert text.class_names == source.vocabulary.class_names
+    found = entries(source)
+    assert len(found) == 4
+    assert all(entry.file.decode().startswith(folder) for entry in found)
+    assert len(open_source("openimages", root).vocabulary.class_names) == 4
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

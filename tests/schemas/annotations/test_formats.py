@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -62,6 +63,74 @@ def test_columns_of_openimages_go_by_name_and_a_challenge_has_fewer(tmp_path):
         [],
     ]
     assert data.problem_lines() == ["2 crowd regions left out"]
+
+
+def read_challenge(root, name=trees.CHALLENGE_TRAIN, **options):
+    return read_annotations(root / name, root, file_format="openimages", **options)
+
+
+def test_a_challenge_has_its_own_500_classes_with_v6s_beside_them(tmp_path):
+    root = trees.challenge_tree(tmp_path)
+    train, val = read_challenge(root), read_challenge(root, trees.CHALLENGE_VAL)
+    for data in (train, val):
+        assert [category.id for category in data.categories] == list(range(1, 501))
+        assert [category.name for category in data.categories[-2:]] == ["Magpie", "Tortoise"]
+        assert set(data.category_ids.tolist()) == {500}
+        assert all((root / name).is_file() for name in data.files)
+    assert (len(train), len(val)) == (4, 4)
+    assert all(name.startswith("train_") for name in train.files)
+    assert all(name.startswith("validation/") for name in val.files)
+    assert [category.name for category in read_openimages(root).categories] == ["Tortoise", "Container", "Magpie"]
+
+
+@pytest.mark.parametrize("place", ["metadata", "../annotations"])
+def test_a_challenges_classes_are_looked_for_further_than_v6s(tmp_path, place):
+    root = trees.challenge_tree(tmp_path / "openimages")
+    (root / place).mkdir()
+    (root / "challenge-2019-classes-description-500.csv").rename(
+        root / place / "challenge-2019-classes-description-500.csv"
+    )
+    assert len(read_challenge(root).categories) == 500
+
+
+def test_without_its_own_list_a_challenge_is_read_by_v6s(tmp_path):
+    root = trees.challenge_tree(tmp_path)
+    for path in root.glob("challenge-2019-classes-description-*"):
+        path.unlink()
+    assert [category.name for category in read_challenge(root).categories] == ["Tortoise", "Container", "Magpie"]
+
+
+def test_image_level_labels_are_no_boxes(tmp_path):
+    root = trees.challenge_tree(tmp_path)
+    with pytest.raises(SourceError, match="has no column XMin, XMax, YMin, YMax"):
+        read_challenge(root, "challenge-2019-train-detection-human-imagelabels.csv")
+
+
+def test_groups_are_no_objects_to_learn_and_are_ignored_where_they_are_scored(tmp_path):
+    root = trees.challenge_tree(tmp_path)
+    learnt, scored = (read_challenge(root, trees.CHALLENGE_VAL, is_scored=value) for value in (False, True))
+    # Pictures 1, 3, 5, 7 have 2, 4, 2, 4 boxes, every second of them a group.
+    assert np.diff(learnt.offsets).tolist() == np.diff(scored.offsets).tolist() == [1, 2, 1, 2]
+    assert learnt.problem_lines() == ["6 crowd regions left out"]
+    assert scored.problem_lines() == ["6 crowd regions, which are ignored"]
+    boxes = scored.scored.boxes
+    assert np.bincount(boxes.image_index[boxes.is_crowd]).tolist() == [1, 2, 1, 2]
+    assert np.bincount(boxes.image_index[~boxes.is_crowd]).tolist() == [1, 2, 1, 2]
+    assert set(boxes.category_ids[boxes.is_crowd].tolist()) == {499}
+    np.testing.assert_allclose(boxes.boxes_xywh[boxes.is_crowd][0], [0.125, 0.25, 0.5, 0.5])
+
+
+def test_without_its_last_column_a_challenges_groups_are_objects(tmp_path):
+    """As the documentation has it done, for who takes them as the reference's files seem to."""
+    root = trees.challenge_tree(tmp_path)
+    cut = root / "challenge-2019-validation-groups-are-objects.csv"
+    with cut.open("wb") as file:
+        subprocess.run(["cut", "-d,", "-f1-6", root / trees.CHALLENGE_VAL], stdout=file, check=True)
+    data = read_challenge(root, cut.name)
+    assert np.diff(data.offsets).tolist() == [2, 4, 2, 4]
+    assert set(data.category_ids.tolist()) == {499, 500}
+    assert len(data.categories) == 500
+    assert data.problem_lines() == []
 
 
 def test_broken_lines_of_openimages_are_left_out_and_counted(tmp_path):

@@ -93,3 +93,27 @@ def test_records_of_another_layout_than_the_spec_says_are_refused(tmp_path):
     shard, _ = write_windows(tmp_path, spec=SPEC.model_copy(update={"embeddings": "int8"}))
     with pytest.raises(CorruptCacheError, match=r"windows-000000\.tar.*index and spec"):
         shard.views_alike(SPEC)
+
+
+def test_views_of_kinds_come_kind_by_kind_with_their_rows(tmp_path):
+    shard, _ = write_windows(tmp_path)
+    rows = shard.rows()
+    found = list(shard.views_of_kinds(SPEC, ("whole", "window")))
+    assert {kind for kind, _, _ in found} == {"window"}
+    assert sorted(sample for _, given, _ in found for sample in given["sample"].tolist()) == rows["sample"].tolist()
+    alone = {int(row["sample"]): view for row, view in zip(rows, shard.views(rows), strict=True)}
+    for _, given, views in found:
+        for row, record in zip(given, views.records, strict=True):
+            assert int(row["regions"]) == views.regions
+            boxes = alone[int(row["sample"])].view.regions["box_xyxy_px"]
+            np.testing.assert_array_equal(record["regions"]["box_xyxy_px"], boxes)
+    assert list(shard.views_of_kinds(SPEC, ("whole",))) == []
+
+
+def test_views_of_kinds_are_refused_where_a_byte_differs(tmp_path):
+    shard, _ = write_windows(tmp_path)
+    data = bytearray(shard.tar.read_bytes())
+    data[-1] ^= 1
+    shard.tar.write_bytes(data)
+    with pytest.raises(CorruptCacheError, match="its bytes don't match its receipt"):
+        next(shard.views_of_kinds(SPEC, ("window",)))

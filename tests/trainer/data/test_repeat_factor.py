@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
+from richsem_schemas.errors import RichSemError
+from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
 
 
 def factors_of(pictures, threshold):
@@ -71,3 +72,57 @@ def test_an_epoch_depends_on_seed_and_epoch_only():
 def test_the_order_is_shuffled():
     indices = epoch_indices(np.ones(1000), 0, 0)
     assert abs(np.corrcoef(indices, np.arange(1000))[0, 1]) < 0.15
+
+
+# By category.
+
+
+def class_aware(pictures, count):
+    ids = np.array([category for picture in pictures for category in picture], np.int64)
+    offsets = np.cumsum([0] + [len(picture) for picture in pictures])
+    return class_aware_factors(ids, offsets, pictures=count)
+
+
+def drawn_in_two_steps(pictures):
+    """How probable each picture is: a category, all alike, then a picture that shows it; exact fractions."""
+    categories = {category for picture in pictures for category in picture}
+    chance = [Fraction(0)] * len(pictures)
+    for category in categories:
+        showing = [index for index, picture in enumerate(pictures) if category in picture]
+        for index in showing:
+            chance[index] += Fraction(1, len(categories) * len(showing))
+    return chance
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 12), max_size=5), min_size=1, max_size=30).filter(any), st.integers(1, 1_000_000)
+)
+def test_class_aware_factors_are_those_of_a_draw_of_a_category_then_of_a_picture(pictures, count):
+    factors = class_aware(pictures, count)
+    chances = drawn_in_two_steps(pictures)
+    assert sum(chances) == 1
+    np.testing.assert_allclose(factors, [float(chance * (2 * count + 1) / 2) for chance in chances], rtol=1e-12)
+
+
+def test_every_category_has_the_same_share_however_rare_it_is():
+    pictures = [[1]] * 900 + [[2]] * 90 + [[3]] + [[]] * 9
+    counts = np.zeros(4, int)
+    for epoch in range(50):
+        indices = epoch_indices(class_aware(pictures, 300), 5, epoch)
+        assert len(indices) in {300, 301}
+        for index in indices:
+            counts[pictures[index][0]] += 1
+    np.testing.assert_allclose(counts[1:] / counts.sum(), 1 / 3, atol=2e-3)
+    # The only picture of category 3 comes a hundred times an epoch.
+    assert np.count_nonzero(indices == 990) in {100, 101}
+
+
+@given(st.integers(2, 3000), st.integers(0, 1000), st.integers(0, 5))
+def test_an_epoch_by_category_is_never_shorter_than_asked(count, seed, epoch):
+    pictures = [[index % 7, index % 3] for index in range(97)]
+    assert len(epoch_indices(class_aware(pictures, count), seed, epoch)) in {count, count + 1}
+
+
+def test_without_boxes_no_category_can_be_drawn():
+    with pytest.raises(RichSemError, match=r"no boxes.*set detection\.class_aware_pictures to null"):
+        class_aware([[], []], 10)

@@ -19,6 +19,7 @@ from tests.trainer.data.datasets import (
     aligned,
     corners_px,
     pixels_of,
+    rewritten,
     stored_of,
     stored_views,
 )
@@ -79,6 +80,45 @@ def test_repeats_within_an_epoch_show_other_views(windows, data, views):
     samples = [dataset[0, position, 3] for position in (0, 2, 3, 5)]
     assert len({sample.pixels.numpy().tobytes() for sample in samples}) == 4
     assert len({sample.name for sample in samples}) == 1
+
+
+def partial(content):
+    """All boxes of picture 4, and every third of the others, are missing."""
+    content["annotations"] = [
+        each for number, each in enumerate(content["annotations"]) if each["image_id"] != 4 and number % 3
+    ]
+
+
+@pytest.mark.parametrize("views", OF_WINDOWS)
+def test_boxes_that_the_annotations_lack_are_no_targets_and_all_else_is_as_it_was(
+    windows, folder, data, tmp_path, views
+):
+    fewer = rewritten(folder, tmp_path, partial)
+    whole, part = OF_WINDOWS[views](windows, data), OF_WINDOWS[views](windows, fewer)
+    lost = 0
+    for index in range(PICTURES):
+        one, other = whole[2, index, index], part[2, index, index]
+        assert torch.equal(one.pixels, other.pixels)
+        # A category stands in a picture once at most.
+        kept = torch.isin(one.target.labels, torch.from_numpy(fewer.objects(index)[1]))
+        lost += int((~kept).sum())
+        assert torch.equal(one.target.labels[kept], other.target.labels)
+        assert torch.equal(one.target.boxes_cxcywh_norm[kept], other.target.boxes_cxcywh_norm)
+        soft, fewer_soft = one.target.soft_labels, other.target.soft_labels
+        is_known = torch.ones(len(kept), dtype=torch.bool) if soft.is_known is None else soft.is_known
+        still_known = is_known[kept] if fewer_soft.is_known is None else fewer_soft.is_known
+        assert torch.equal(is_known[kept], still_known)
+        assert torch.equal(soft.embeddings[kept][still_known], fewer_soft.embeddings[still_known])
+        assert (other.target.supervision, other.target.is_hard) == (one.target.supervision, one.target.is_hard)
+    assert lost > 20
+    assert len(part[0, 0, 3].target.labels) == 0
+
+
+def test_a_region_of_no_listed_box_is_damage_with_partial_annotations_too(windows, folder, tmp_path):
+    dataset = stored_of(windows, rewritten(folder, tmp_path, partial))
+    dataset.windows.listed_boxes[:] = 1
+    with pytest.raises(DamagedViewError, match=r"annotations are not boxes of its picture, which has 1"):
+        [dataset[0, 0, index] for index in range(PICTURES)]
 
 
 def moved_to(folder, data):

@@ -143,7 +143,7 @@ def test_published_weights_out_of_reach_say_how_to_go_on(monkeypatch):
     with pytest.raises(RichSemError, match=r"'resnet18' can't be fetched.*no route to host.*give the file"):
         make_backbone("resnet18", weights="imagenet1k")
     monkeypatch.setattr("timm.create_model", lambda *args, pretrained=False, **kwargs: refuse() if pretrained else None)
-    monkeypatch.setattr("richsem_train.models.backbone._timm_strides", lambda name: [4, 8, 16, 32])
+    monkeypatch.setattr("richsem_train.models.backbone._timm_strides", lambda *_: [4, 8, 16, 32])
     with pytest.raises(RichSemError, match=r"'timm:convnext_atto' can't be fetched.*no route to host"):
         make_backbone("timm:convnext_atto", weights="imagenet1k")
 
@@ -216,6 +216,22 @@ def test_a_timm_network_equals_timms(tmp_path):
     expected = whole.forward_intermediates(images(), intermediates_only=True)[1:]
     for our, their, norm in zip(ours(images()), expected, ours.norms, strict=True):
         torch.testing.assert_close(our, norm(their.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "clip-resnet", "timm:vgg11"])
+def test_networks_without_drop_path_refuse_a_rate(name):
+    with pytest.raises(RichSemError, match=rf"'{name}' has no drop path; set model\.backbone\.drop_path to null"):
+        make_backbone(name, weights=None, drop_path=0.2)
+
+
+def test_dropped_paths_leave_out_blocks_in_training_alone():
+    torch.manual_seed(0)
+    backbone = make_backbone("timm:focalnet_tiny_srf", weights=None, drop_path=0.9)
+    pictures = images()
+    first, second = backbone.train()(pictures)[-1], backbone(pictures)[-1]
+    assert not torch.equal(first, second)
+    first, second = backbone.eval()(pictures)[-1], backbone(pictures)[-1]
+    assert torch.equal(first, second)
 
 
 def test_timm_networks_with_batch_norms_freeze_them():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results import evaluation
-from richsem_train.results.detections import Detections
+from richsem_schemas.scoring import evaluation
+from richsem_schemas.scoring.detections import Detections
 from richsem_train.results.official_lvis import official_cost, official_score, require_official
-from tests.trainer.results.scoring_cases import (
+from tests.schemas.scoring.scoring_cases import (
     LVIS_METRICS,
     assert_equal_scores,
     lvis_oracle,

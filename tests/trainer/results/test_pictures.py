@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from richsem_train.results.detections import PictureDetections
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.results.labels import Style, place_labels
 from richsem_train.results.pictures import FREQUENCY_COLOURS, choose_drawn, contact_sheet, draw_detections
-from tests.trainer.results.classes import class_table
+from tests.schemas.figures import scripts
+from tests.trainer.results.classes import class_table, detections
 
 NAMES = {1: "passenger_car_(part_of_a_train)", 2: "jalapeño", 3: "an_extraordinarily_long_name_" * 6}
 PLAIN, OF_FREQUENCIES = class_table(NAMES), class_table(NAMES, {1: "r", 2: "c", 3: "f"})
@@ -14,11 +15,6 @@ GREY = Image.new("RGB", (640, 480), (128, 128, 128))
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 TRITANOPIA = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
-
-
-def detections(*rows):
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return PictureDetections(table[:, 0].astype(np.int64), table[:, 1:5], table[:, 5])
 
 
 def lab(colour, vision):
@@ -125,7 +121,7 @@ def test_boxes_outside_and_without_area_are_no_error():
 def test_a_contact_sheet_shows_all_pictures_row_by_row():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
     pictures = [Image.new("RGB", (60, 40 + 5 * i), colour) for i, colour in enumerate(colours)]
-    sheet = contact_sheet(pictures, "abcde", 3, legend=False)
+    sheet = contact_sheet(pictures, "abcde", 3)
     pixels = np.asarray(sheet)
     centres = [np.argwhere((pixels == colour).all(axis=2)).mean(axis=0) for colour in colours]
     assert max(c[0] for c in centres[:3]) < min(c[0] for c in centres[3:])
@@ -134,4 +130,26 @@ def test_a_contact_sheet_shows_all_pictures_row_by_row():
 
 
 def test_a_contact_sheet_of_one_picture_needs_no_more_columns():
-    assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4, legend=False).width < 120
+    assert contact_sheet([Image.new("RGB", (60, 40))], [""], 4).width < 120
+
+
+@pytest.mark.parametrize("name", scripts.LETTERLESS)
+def test_a_class_whose_letters_no_font_has_is_shown_by_its_number(name):
+    found = PictureDetections(np.array([17]), np.array([[40, 60, 200, 300]], np.float32), np.array([0.5], np.float32))
+    image = Image.new("RGB", (640, 480))
+    shown = draw_detections(image, found, class_table({17: name}))
+    assert shown.tobytes() == draw_detections(image, found, class_table({17: "#17"})).tobytes()
+    # A caption has no number; whatever it shows, it is no error.
+    contact_sheet([image], [name], 1)
+
+
+@pytest.mark.parametrize("name", scripts.NAMES.values(), ids=scripts.NAMES)
+def test_labels_hold_their_text(name):
+    """A label's colour surrounds its letters, but for marks that reach above or below a line."""
+    found = PictureDetections(np.array([0]), np.array([[40, 100, 600, 400]], np.float32), np.array([0.5], np.float32))
+    image = Image.new("RGB", (640, 480), (255, 255, 255))
+    shown = np.asarray(draw_detections(image, found, class_table({0: name})))
+    colour = (shown == (86, 180, 233)).all(axis=2)
+    right = np.flatnonzero(colour[80:99].any(axis=0)).max()
+    letters = (shown[70:99] < 100).all(axis=2).any(axis=0)
+    assert np.flatnonzero(letters).max() <= right + 1

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from richsem_train.results.plots import plot_comparison, plot_run
+from tests.schemas.figures.scripts import NAMES
 
 
 def training(step, loss=1.0, **more):
@@ -63,3 +64,12 @@ def test_drawing_leaves_pyplot_alone(tmp_path):
 
     code = "import sys, richsem_train.results.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_plots_show_arms_of_any_name_and_warn_of_nothing(tmp_path, recwarn, capfd):
+    arms = {name: [{"AP": 0.5, "APr": 0.3, "steps": 10.0}] for name in [*NAMES.values(), "a$b$^_{", "\\frac", "x\n\ny"]}
+    plot_comparison(arms, tmp_path / "c.png", title="红 $x$")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert "findfont" not in capfd.readouterr().err
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.height > 1000

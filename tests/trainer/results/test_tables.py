@@ -5,14 +5,8 @@ import statistics
 import pytest
 from rich.console import Console
 
-from richsem_train.results.tables import (
-    comparison_content,
-    comparison_table,
-    json_metrics,
-    paired_differences,
-    results_table,
-    spread,
-)
+from richsem_schemas.scoring.metrics import json_metrics
+from richsem_train.results.tables import comparison_content, comparison_table, paired_differences, results_table, spread
 
 ARMS = {
     "hard": [{"AP": 0.50, "APr": 0.30}, {"AP": 0.52, "APr": 0.36}, {"AP": 0.54, "APr": 0.30}],

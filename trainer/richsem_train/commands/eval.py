@@ -34,9 +34,10 @@ def evaluate(
       richsem-train eval runs/r50/checkpoints/best.pt --scorer lvis
       richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
     """
+    from richsem_schemas.scoring.metrics import is_defined, json_metrics
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import score_checkpoint
-    from richsem_train.results.tables import AP_UNDEFINED, is_defined, json_metrics, results_table
+    from richsem_train.results.tables import AP_UNDEFINED, results_table
 
     with ConsoleReporter(Console(stderr=True)) as reporter:
         scores = score_checkpoint(

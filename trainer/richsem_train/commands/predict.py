@@ -1,7 +1,7 @@
 """`richsem-train predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,7 +9,12 @@ from rich.console import Console
 from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import local_path
+from richsem_schemas.io.words import printable_text
 from richsem_train.commands.options import Changes, Checkpoint, Device, PublishedConfig
+
+if TYPE_CHECKING:
+    from richsem_train.results.compare_detectors import Compared
+    from richsem_train.results.gallery import Predicted
 
 
 def predict(
@@ -22,37 +27,75 @@ def predict(
         ),
     ],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score that is drawn.")] = 0.3,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Draw what this one finds beside it, with arrows at what only one of the two found.",
+            parser=local_path,
+        ),
+    ] = None,
     config: PublishedConfig = None,
+    compare_config: Annotated[str | None, typer.Option(help="The same for the checkpoint of --compare.")] = None,
     changes: Changes = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Detect objects: pictures with boxes, names and scores, rare classes of LVIS in a colour of their own; JSON too.
 
-    [bold]Example[/bold]
+    With --compare, rare classes are red and all others dark; --set and --threshold are for both checkpoints.
+
+    [bold]Examples[/bold]
 
       richsem-train predict runs/demo/checkpoints/best.pt photo.jpg --out seen
+      richsem-train predict runs/a/checkpoints/best.pt *.jpg --compare runs/b/checkpoints/best.pt --out compared
     """
     from richsem_train.console import ConsoleReporter
-    from richsem_train.detector_tasks import show_pictures
+    from richsem_train.detector_tasks import compare_on_pictures, show_pictures
+    from richsem_train.results.compare_detectors import Compared
 
+    if compare_config is not None and compare is None:
+        raise RichSemError("--compare-config is of the checkpoint that --compare names; name one")
+    outcome: Predicted
     with ConsoleReporter(Console(stderr=True)) as reporter:
-        outcome = show_pictures(
-            checkpoint,
-            images,
-            out,
-            threshold=threshold,
-            config=config,
-            changes=changes or [],
-            device=device,
-            reporter=reporter,
-        )
+        if compare is None:
+            outcome = show_pictures(
+                checkpoint,
+                images,
+                out,
+                threshold=threshold,
+                config=config,
+                changes=changes or [],
+                device=device,
+                reporter=reporter,
+            )
+        else:
+            outcome = compare_on_pictures(
+                (checkpoint, compare),
+                images,
+                out,
+                threshold=threshold,
+                configs=(config, compare_config),
+                changes=changes or [],
+                device=device,
+                reporter=reporter,
+            )
     if as_json:
         print_json({"out": out, **figures(outcome)})
     else:
+        if isinstance(outcome, Compared):
+            _print_found(outcome)
         written = f"{out}: {len(outcome.pictures)} pictures and predictions.json"
         if (number := outcome.number_for_name) is not None:
             written += f"; {number} and the like stand for names that no font has, predictions.json has them"
         typer.echo(written)
     if outcome.failed:
         raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
+
+
+def _print_found(outcome: "Compared") -> None:
+    from richsem_train.results.found_tables import found_line, found_table
+
+    for path, found in zip(outcome.pictures, outcome.found_in, strict=True):
+        typer.echo(printable_text(f"{path.name}: {found_line(found, outcome.a, outcome.b)}"))
+    Console().print(found_table(outcome.found, outcome.a, outcome.b))

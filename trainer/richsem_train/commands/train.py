@@ -86,8 +86,9 @@ def _print_configs(abouts: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         print_json(abouts)
         return
+    width = max(map(len, abouts))
     for name, about in abouts.items():
-        typer.echo(f"{name:28} {about}")
+        typer.echo(f"{name:{width}} {about}")
 
 
 def _first_comment(path: Path) -> str:

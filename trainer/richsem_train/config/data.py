@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import Fraction, LocalPath, Section, Side
+from richsem_train.config.fields import EpochPictures, Fraction, LocalPath, Section, Side
 
 
 class SplitConfig(Section):
@@ -56,6 +56,10 @@ class DetectionConfig(Section):
     """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195); null
     repeats none."""
 
+    class_aware_pictures: EpochPictures | None = None
+    """Pictures an epoch, each category with the same share of them, however often those of rare ones come (class-aware
+    sampling); in the place of `repeat_threshold`. Null shows every picture."""
+
     augmentation: AugmentationConfig = AugmentationConfig()
     """How pictures are drawn anew each time."""
 
@@ -83,6 +87,15 @@ class DetectionConfig(Section):
 
     on_damage: OnDamage = "stop"
     """A missing or broken picture stops the run (`stop`), or is replaced and counted (`skip`)."""
+
+    @model_validator(mode="after")
+    def _has_one_sampling(self) -> Self:
+        if self.class_aware_pictures is not None and self.repeat_threshold is not None:
+            raise ValueError(
+                f"detection.class_aware_pictures={self.class_aware_pictures} draws by class, and "
+                f"detection.repeat_threshold={self.repeat_threshold} repeats pictures; set one of the two to null"
+            )
+        return self
 
 
 class TextConfig(Section):

@@ -15,6 +15,9 @@ Steps = Annotated[int, Field(gt=0, le=1_000_000_000)]
 Pictures = Annotated[int, Field(gt=0, le=65_536)]
 """Of a step, over all ranks; a rank holds its share of them at once."""
 
+EpochPictures = Annotated[int, Field(gt=0, le=100_000_000)]
+"""Of an epoch; its list is held in memory."""
+
 Side = Annotated[int, Field(gt=0, le=8192)]
 """Of a picture, pixels; a square of the largest has as many as the largest picture that is decoded."""
 

@@ -26,6 +26,10 @@ class BackboneConfig(Section):
     frozen_norm: bool = True
     """Batch norms stay as they are (ResNets)."""
 
+    drop_path: Fraction | None = None
+    """For timm's networks: share of showings in which the last block is left out, growing from 0 at the first
+    (stochastic depth, arXiv 1603.09382); null is the network's own."""
+
     clip_layers: Annotated[tuple[Layers, ...], Field(min_length=1)] = (3, 4, 6, 3)
     """For `clip-resnet`: bottlenecks in each stage."""
 

@@ -1,7 +1,9 @@
-"""Pictures of rare categories are shown more often."""
+"""Pictures of rare categories are shown more often: repeated, or drawn by category."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from richsem_schemas.errors import RichSemError
 
 EPOCH_STREAM = 101
 """Sets the order of epochs apart from other random numbers of the same seed."""
@@ -30,13 +32,58 @@ def repeat_factors(
     factors = np.ones(images)
     if not len(category_ids):
         return factors
-    owners = np.repeat(np.arange(images), np.diff(offsets))
-    present, row = np.unique(category_ids, return_inverse=True)
-    pairs = np.unique(owners * len(present) + row)
-    frequency = np.bincount(pairs % len(present)) / images
-    category_factors = np.maximum(1.0, np.sqrt(threshold / frequency))
-    np.maximum.at(factors, owners, category_factors[row])
+    owners, rows, counts = _categories_of_pictures(category_ids, offsets)
+    category_factors = np.maximum(1.0, np.sqrt(threshold / (counts / images)))
+    np.maximum.at(factors, owners, category_factors[rows])
     return factors
+
+
+def class_aware_factors(
+    category_ids: NDArray[np.int64], offsets: NDArray[np.int64], *, pictures: int
+) -> NDArray[np.float64]:
+    """How often each picture is to be seen in an epoch that gives every category the same share.
+
+    As if each picture of the epoch were drawn in two steps: a category, all alike, then one of the pictures that show
+    it, all alike. Those without boxes are never shown, those of rare categories many times.
+
+    Args:
+        category_ids: [M], of all boxes, picture by picture.
+        offsets: [N + 1], where the boxes of each picture start.
+        pictures: of an epoch.
+
+    Returns:
+        float64 [N], 0 or more; `epoch_indices` makes `pictures` or one more of them.
+
+    Raises:
+        RichSemError: there are no boxes.
+
+    Source:
+        Shen et al. 2016 (arXiv 1512.05830); the reference draws with replacement by the same weights.
+    """
+    if not len(category_ids):
+        raise RichSemError(
+            "the training split has no boxes, so no category has pictures to be drawn; set "
+            "detection.class_aware_pictures to null, or check detection.train.annotations"
+        )
+    owners, rows, counts = _categories_of_pictures(category_ids, offsets)
+    factors = np.zeros(len(offsets) - 1)
+    np.add.at(factors, owners, 1 / counts[rows])
+    # Half a picture more, so that rounding never makes the sum fall below the whole number.
+    factors *= (pictures + 0.5) / len(counts)
+    return factors
+
+
+def _categories_of_pictures(
+    category_ids: NDArray[np.int64], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Each category of each picture once: the picture and the category's row; and how many pictures each row has."""
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    present, row = np.unique(category_ids, return_inverse=True)
+    # Sorted here: `np.unique` takes a hundred times as long for the millions of a dataset.
+    pairs = np.sort(owners * len(present) + row)
+    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
+    rows = pairs % len(present)
+    return pairs // len(present), rows, np.bincount(rows)
 
 
 def epoch_indices(factors: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.int64]:
@@ -47,7 +94,7 @@ def epoch_indices(factors: NDArray[np.float64], seed: int, epoch: int) -> NDArra
     the length of an epoch is floor(sum) or one more.
 
     Args:
-        factors: [N], 1 or more.
+        factors: [N], 0 or more.
         seed: of the run.
         epoch: counted from 0.
 

@@ -4,6 +4,7 @@ The n-th time that a picture is shown, it is its window n mod K.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class CachedPictures(TrainingPictures):
         self.reader = WindowReader(windows.cache.source)
 
     def _read(self, index: int, passes: Sequence[int]) -> list[ReadView]:
-        """Some windows of a picture.
+        """Some windows of a picture, with the regions that are boxes of the annotations.
 
         Raises:
             DamagedViewError: it was left out, one can't be read, or is not of its boxes.
@@ -43,22 +44,27 @@ class CachedPictures(TrainingPictures):
             raise DamagedViewError(f"{self.data.files[index]} was left out of {self.windows.cache.source.layout.out}")
         stored = self.reader.read(position, passes)
         try:
-            for read in stored:
-                self._require_own_boxes(read, index)
+            return [self._of_annotations(read, index) for read in stored]
         except CorruptCacheError as error:
             raise self.reader.damaged(position, error) from error
-        return stored
 
-    def _require_own_boxes(self, read: ReadView, index: int) -> None:
+    def _of_annotations(self, read: ReadView, index: int) -> ReadView:
+        """A window without the regions of boxes that the annotations lack.
+
+        Raises:
+            CorruptCacheError: a region is no box that the cache lists of the picture, or has another category.
+        """
         regions = read.labelled.view.regions
-        annotations, rows = regions["annotation"], regions["category_id"]
-        here = self._annotations(index)
-        labels = np.empty(len(here), np.int64)
-        labels[here] = self.data.objects(index)[1]
-        if not ((annotations >= 0) & (annotations < len(here))).all() or len(set(annotations.tolist())) < len(regions):
-            raise CorruptCacheError(f"{read.name}: its annotations are not boxes of its picture, which has {len(here)}")
-        if (labels[annotations] != self.windows.cache.rows[rows]).any():
+        annotations, count = regions["annotation"], int(self.windows.listed_boxes[index])
+        if not ((annotations >= 0) & (annotations < count)).all() or len(set(annotations.tolist())) < len(regions):
+            raise CorruptCacheError(f"{read.name}: its annotations are not boxes of its picture, which has {count}")
+        labels = np.full(count, ABSENT, np.int64)
+        labels[self._annotations(index)] = self.data.objects(index)[1]
+        labels_R = labels[annotations]
+        is_own_R = labels_R != ABSENT
+        if (labels_R != self.windows.cache.rows[regions["category_id"]])[is_own_R].any():
             raise CorruptCacheError(f"{read.name}: a region has another category than the box that it is said to be")
+        return read if is_own_R.all() else replace(read, labelled=read.labelled.only(is_own_R))
 
     def _annotations(self, index: int) -> NDArray[np.int32]:
         """Where each box of a picture stands among those that the cache lists of it."""

@@ -95,6 +95,7 @@ def make_backbone(
     frozen_stages: int = 0,
     frozen_norm: bool = True,
     out_strides: Sequence[int] = (8, 16, 32),
+    drop_path: float | None = None,
     clip_layers: Sequence[int] = (3, 4, 6, 3),
     clip_width: int = 64,
 ) -> Backbone:
@@ -109,12 +110,14 @@ def make_backbone(
             fitting.
     """
     strides = tuple(sorted(out_strides))
+    if drop_path is not None and not name.startswith(TIMM_PREFIX):
+        raise _without_drop_path(name)
     if name in TORCHVISION_NAMES:
         built = _torchvision(name, weights, strides)
     elif name == CLIP_NAME:
         built = _clip(weights, strides, clip_layers, clip_width)
     elif name.startswith(TIMM_PREFIX):
-        built = _timm(name.removeprefix(TIMM_PREFIX), weights, strides)
+        built = _timm(name.removeprefix(TIMM_PREFIX), weights, strides, drop_path)
     else:
         raise RichSemError(
             f"backbone {name!r} does not exist; choose one of {', '.join((*TORCHVISION_NAMES, CLIP_NAME))}, "
@@ -195,7 +198,7 @@ def _resnet_parts(body: nn.Module) -> list[list[str]]:
     return _parts(body, re.compile(r"layer\d+"))
 
 
-def _timm(name: str, weights: str | None, strides: tuple[int, ...]) -> _Built:
+def _timm(name: str, weights: str | None, strides: tuple[int, ...], drop_path: float | None) -> _Built:
     # It takes seconds to import, and most runs do without.
     import timm  # noqa: PLC0415
     from timm.layers.norm_act import freeze_batch_norm_2d  # noqa: PLC0415
@@ -203,10 +206,11 @@ def _timm(name: str, weights: str | None, strides: tuple[int, ...]) -> _Built:
     known = timm.list_models() + timm.list_pretrained()
     if name not in known and name.split(".", maxsplit=1)[0] not in known:
         raise RichSemError(f"backbone '{TIMM_PREFIX}{name}': timm has no such network{_nearest(name, known)}")
-    available = _timm_strides(name)
+    options = _timm_options(name, drop_path)
+    available = _timm_strides(name, options)
     _check_strides(TIMM_PREFIX + name, strides, available)
-    indices = [available.index(stride) for stride in strides]
-    body = _timm_network(name, indices, pretrained=weights == "imagenet1k")
+    options["out_indices"] = [available.index(stride) for stride in strides]
+    body = _timm_network(name, options, pretrained=weights == "imagenet1k")
     backbone = Backbone(
         body,
         strides=strides,
@@ -218,30 +222,46 @@ def _timm(name: str, weights: str | None, strides: tuple[int, ...]) -> _Built:
     return _Built(backbone, _parts(body, re.compile(r"(layers?|stages?)_?\d+")), freeze_batch_norm_2d)
 
 
-def _any_size(name: str) -> dict[str, Any]:
-    return _ANY_SIZE_SWIN if name.startswith("swin") else {}
+def _timm_options(name: str, drop_path: float | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"features_only": True}
+    if name.startswith("swin"):
+        options |= _ANY_SIZE_SWIN
+    if drop_path is not None:
+        options["drop_path_rate"] = drop_path
+    return options
 
 
-def _timm_strides(name: str) -> list[int]:
+def _timm_strides(name: str, options: dict[str, Any]) -> list[int]:
     """Of all maps that the network can give, without making its weights."""
     import timm  # noqa: PLC0415
 
-    with torch.device("meta"):
-        network: Any = timm.create_model(name, features_only=True, **_any_size(name))
+    try:
+        with torch.device("meta"):
+            network: Any = timm.create_model(name, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise _without_drop_path(TIMM_PREFIX + name) from error
     strides: list[int] = network.feature_info.reduction()
     return strides
 
 
-def _timm_network(name: str, indices: list[int], *, pretrained: bool) -> Any:
+def _timm_network(name: str, options: dict[str, Any], *, pretrained: bool) -> Any:
     import timm  # noqa: PLC0415
 
-    options = {"features_only": True, "out_indices": indices, **_any_size(name)}
     if not pretrained:
         return timm.create_model(name, **options)
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # what a download may raise is up to the hub's client
         raise _out_of_reach(TIMM_PREFIX + name, str(error)) from error
+
+
+def _without_drop_path(name: str) -> RichSemError:
+    return RichSemError(
+        f"backbone {name!r} has no drop path; set model.backbone.drop_path to null, or take one of timm's networks "
+        "that has it"
+    )
 
 
 def _parts(body: nn.Module, stage_name: re.Pattern[str]) -> list[list[str]]:

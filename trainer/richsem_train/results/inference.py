@@ -10,12 +10,12 @@ from PIL import Image
 
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.pictures.resize import resize_picture
+from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.transforms import channels_first
 from richsem_train.models.dino import Dino
 from richsem_train.models.heads import detections
 from richsem_train.models.inputs import Normalise, autocast
-from richsem_train.results.detections import PictureDetections
 from richsem_train.targets import Batch, Target
 
 

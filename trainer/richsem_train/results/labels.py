@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from richsem_train.results.lettering import Lettering
+from richsem_schemas.figures.lettering import Lettering
+
+Colour = tuple[int, int, int]
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, right, bottom, pixels."""
@@ -27,11 +29,13 @@ class Style:
         line: width of a box's line; rare classes have half as much again.
         font: of names and scores.
         pad: around the text of a label.
+        arrow: length of an arrow.
     """
 
     line: int
     font: Lettering
     pad: int
+    arrow: int
 
     @classmethod
     def of(cls, size: tuple[int, int]) -> "Style":
@@ -42,6 +46,7 @@ class Style:
             line=max(2, round(scale * 0.003)),
             font=Lettering(points),
             pad=max(2, round(points / 6)),
+            arrow=max(24, round(scale * 0.08)),
         )
 
 
@@ -62,11 +67,10 @@ def place_labels(
         small = [other for other in boxes if _area(other) < _SMALL_BOX * width * height]
         # In steps of a twentieth of the label: a touch is no reason to move away.
         costs = [
-            (_covered(one, taken) + _SMALL_BOX_COST * _covered(one, small)) // (width * height / 20)
-            for one in candidates
+            (covered(one, taken) + _SMALL_BOX_COST * covered(one, small)) // (width * height / 20) for one in candidates
         ]
         best = candidates[costs.index(min(costs))]
-        if _covered(best, taken) > _MOST_OVERLAP * width * height:
+        if covered(best, taken) > _MOST_OVERLAP * width * height:
             placed.append(None)
         else:
             placed.append((best, text))
@@ -124,7 +128,7 @@ def _area(rectangle: Rectangle) -> float:
     return (rectangle[2] - rectangle[0]) * (rectangle[3] - rectangle[1])
 
 
-def _covered(rectangle: Rectangle, others: Sequence[Rectangle]) -> float:
+def covered(rectangle: Rectangle, others: Sequence[Rectangle]) -> float:
     """Area that others take of a rectangle, pixels; doubly covered counts twice."""
     left, top, right, bottom = rectangle
     return sum(

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.results.detections import Detections
-from richsem_train.results.evaluation import METRICS, GroundTruth, numbered
+from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.scoring.evaluation import GroundTruth, numbered
+from richsem_schemas.scoring.metrics import METRICS
 
 _BYTES_A_PAIR, _BYTES_A_DETECTION = 650, 1_230
 _SECONDS_A_PAIR, _SECONDS_A_DETECTION = 9.2e-6, 33e-6

@@ -1,60 +1,25 @@
 """Curves of a run and the picture of a comparison, as PNG files."""
 
-import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cycler import cycler
-from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from richsem_schemas.io.files import write_atomically
-from richsem_train.results.lettering import font_files, one_line
-from richsem_train.results.tables import STEPS, Arms, Metrics, is_defined, spread
+from richsem_schemas.figures.figure import INK, LINE_COLOURS, QUIET, drawing_style, titled_figure, write_figure
+from richsem_schemas.figures.lettering import one_line
+from richsem_schemas.figures.lines import add_legend
+from richsem_schemas.scoring.metrics import Metrics, is_defined
+from richsem_train.results.tables import STEPS, Arms, spread
 
 Record = Mapping[str, Any]
 """A record of a run's log."""
 
-_INK = "#222222"
-_QUIET = "#8a8a8a"
-_METRIC_COLOURS = {"AP": _INK, "APr": "#cc3300", "APc": "#2b8cc4", "APf": "#a88f00"}
+_METRIC_COLOURS = {"AP": INK, "APr": "#cc3300", "APc": "#2b8cc4", "APf": "#a88f00"}
 """Frequencies as in the pictures, dark enough for white paper."""
-
-_LINE_COLOURS = ("#2b8cc4", "#cc3300", "#009e73", "#a88f00", "#9a5b8c", "#555555", "#e69f00")
-
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#bbbbbb",
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.prop_cycle": cycler(color=_LINE_COLOURS),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "grid.color": "#e6e6e6",
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "lines.linewidth": 1.6,
-    "text.parse_math": False,
-    "xtick.color": _QUIET,
-    "xtick.labelsize": 8.5,
-    "xtick.major.size": 3,
-    "ytick.color": _QUIET,
-    "ytick.labelsize": 8.5,
-    "ytick.major.size": 3,
-}
 
 _SMOOTHED_OVER = 50
 """Points of the log that the thick line of a loss averages over; fewer for short logs."""
@@ -63,7 +28,6 @@ _PART_OF_A_LAYER = re.compile(r"_(\d+|enc|dn(_\d+)?)$")
 """Ends of the names of losses that repeat those of the final layer."""
 
 _COMPARED = ("AP", "APr")
-_DOTS_A_INCH = 130
 
 
 def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, *, title: str) -> None:
@@ -71,8 +35,8 @@ def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, 
 
     Steps have `step`, `loss`, and if there are any `losses` by name and `lr`; evaluations `step` and `metrics` by name.
     """
-    with _style_for([title]):
-        figure = _titled_figure(title, 11, 7)
+    with drawing_style([title]):
+        figure = titled_figure(title, 11, 7)
         panels = figure.subplots(2, 2, sharex=True)
         _draw_loss(panels[0, 0], steps)
         _draw_metrics(panels[0, 1], evaluations)
@@ -84,7 +48,7 @@ def plot_run(steps: Sequence[Record], evaluations: Sequence[Record], out: Path, 
             panel.xaxis.set_major_locator(MaxNLocator(7, integer=True))
         for panel in panels[1]:
             panel.set_xlabel("step")
-        _write(figure, out)
+        write_figure(figure, out)
 
 
 def plot_comparison(arms: Arms, out: Path, *, title: str) -> None:
@@ -92,28 +56,22 @@ def plot_comparison(arms: Arms, out: Path, *, title: str) -> None:
 
     It is written whole or not at all.
     """
-    with _style_for([title, *arms]):
-        figure = _titled_figure(title, 2.4 + 3.9 * len(_COMPARED), 1.5 + 0.62 * len(arms))
+    with drawing_style([title, *arms]):
+        figure = titled_figure(title, 2.4 + 3.9 * len(_COMPARED), 1.5 + 0.62 * len(arms))
         panels = figure.subplots(1, len(_COMPARED), sharey=True, squeeze=False)[0]
         for panel, metric in zip(panels, _COMPARED, strict=True):
             _draw_arms(panel, arms, metric)
             panel.grid(visible=False, axis="y")
         labels = [_arm_label(arm, runs) for arm, runs in arms.items()]
-        panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=_INK)
+        panels[0].set_yticks(range(len(arms)), labels, fontsize=10, color=INK)
         panels[0].set_ylim(len(arms) - 0.4, -0.6)
         seeds = max((len(runs) for runs in arms.values()), default=0)
         figure.supxlabel(
             f"small points: single seeds (up to {seeds}); diamond and bar: mean ± standard deviation",
             fontsize=8.5,
-            color=_QUIET,
+            color=QUIET,
         )
-        _write(figure, out)
-
-
-def _titled_figure(title: str, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DOTS_A_INCH, layout="constrained")
-    figure.suptitle(one_line(title), fontsize=13, color=_INK, x=0.01, ha="left")
-    return figure
+        write_figure(figure, out)
 
 
 def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
@@ -122,31 +80,11 @@ def _arm_label(arm: str, runs: Sequence[Metrics]) -> str:
     return name if steps is None else f"{name}\n{steps.mean:,.0f} steps"
 
 
-@contextmanager
-def _style_for(texts: Sequence[str]) -> Iterator[None]:
-    """Draw in our style, with fonts that have the letters of all scripts where they are needed."""
-    families = () if all(text.isascii() for text in texts) else _families()
-    with rc_context({**_STYLE, "font.family": ["DejaVu Sans", *families]}):
-        yield
-
-
-@lru_cache
-def _families() -> tuple[str, ...]:
-    """The families of `font_files`, made known to matplotlib."""
-    fonts = font_manager.fontManager
-    before = len(fonts.ttflist)
-    for path in font_files():
-        fonts.addfont(path)
-    # The CJK file begins at its thinnest, of which matplotlib would warn at each look-up.
-    fonts.ttflist[before:] = [replace(entry, weight=400) for entry in fonts.ttflist[before:]]
-    return tuple(dict.fromkeys(entry.name for entry in fonts.ttflist[before:]))
-
-
 def _draw_loss(panel: Axes, steps: Sequence[Record]) -> None:
     panel.set_title("loss")
     places, losses = _curve((record["step"], record["loss"]) for record in steps)
-    panel.plot(places, losses, color=_LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
-    panel.plot(places, _smoothed(losses), color=_LINE_COLOURS[0], linewidth=1.8)
+    panel.plot(places, losses, color=LINE_COLOURS[0], linewidth=0.6, alpha=0.35)
+    panel.plot(places, _smoothed(losses), color=LINE_COLOURS[0], linewidth=1.8)
     _fit_losses(panel, [losses])
 
 
@@ -154,12 +92,12 @@ def _draw_parts(panel: Axes, steps: Sequence[Record]) -> None:
     panel.set_title("losses of the final layer")
     names = list(dict.fromkeys(name for record in steps for name in record.get("losses", {})))
     drawn = []
-    for name in [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(_LINE_COLOURS)]:
+    for name in [name for name in names if not _PART_OF_A_LAYER.search(name)] or names[: len(LINE_COLOURS)]:
         places, losses = _curve((record["step"], record.get("losses", {}).get(name)) for record in steps)
         drawn.append(_smoothed(losses))
         panel.plot(places, drawn[-1], label=name.removeprefix("loss_"))
     _fit_losses(panel, drawn)
-    _add_legend(panel)
+    add_legend(panel)
 
 
 def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
@@ -174,7 +112,7 @@ def _draw_metrics(panel: Axes, evaluations: Sequence[Record]) -> None:
         label = f"{name}  {values[-1]:.3f}"
         panel.plot(places, values, color=colour, linewidth=wide, marker="o", markersize=3.5, label=label)
     panel.set_ylim(0, max(highest * 1.1, 0.05))
-    _add_legend(panel)
+    add_legend(panel)
 
 
 def _draw_rates(panel: Axes, steps: Sequence[Record]) -> None:
@@ -197,11 +135,11 @@ def _defined(value: float | None) -> float | None:
 
 def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
     panel.set_title(metric)
-    colour = _METRIC_COLOURS.get(metric, _LINE_COLOURS[0])
+    colour = _METRIC_COLOURS.get(metric, LINE_COLOURS[0])
     for row, runs in enumerate(arms.values()):
         values = spread([run.get(metric) for run in runs])
         if values is None:
-            panel.text(0.5, row, "no value", transform=panel.get_yaxis_transform(), ha="center", color=_QUIET)
+            panel.text(0.5, row, "no value", transform=panel.get_yaxis_transform(), ha="center", color=QUIET)
             continue
         deviation = values.deviation or 0.0
         panel.hlines(row, values.mean - deviation, values.mean + deviation, color=colour, linewidth=2.2, zorder=2)
@@ -210,7 +148,7 @@ def _draw_arms(panel: Axes, arms: Arms, metric: str) -> None:
         seed_rows = np.full(len(values.values), row + 0.2)
         panel.plot(values.values, seed_rows, "o", color=colour, alpha=0.55, markersize=4, markeredgewidth=0, zorder=3)
         text = f"{values.mean:.3f}" + ("" if values.deviation is None else f" ± {values.deviation:.3f}")
-        panel.text(values.mean, row - 0.2, text, ha="center", va="bottom", fontsize=8.5, color=_INK)
+        panel.text(values.mean, row - 0.2, text, ha="center", va="bottom", fontsize=8.5, color=INK)
     panel.margins(x=0.18)
     panel.xaxis.set_major_locator(MaxNLocator(5))
 
@@ -236,16 +174,3 @@ def _fit_losses(panel: Axes, curves: Sequence[Sequence[float]]) -> None:
     values = values[np.isfinite(values)]
     if len(values):
         panel.set_ylim(0, max(float(np.quantile(values, 0.99)) * 1.1, 1e-6))
-
-
-def _add_legend(panel: Axes) -> None:
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend()
-
-
-def _write(figure: Figure, out: Path) -> None:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    # No software version and date in the file: the same curves are the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomically(out, buffer.getvalue())

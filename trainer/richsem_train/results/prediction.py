@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_train.results.detections import PictureDetections, join_pictures
+from richsem_schemas.scoring.detections import PictureDetections, join_pictures
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The figures of a run and of a comparison of runs: tables to print and content for JSON files."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from richsem_schemas.io.words import printable_text
-from richsem_train.results.evaluation import METRICS, NOT_DEFINED
-
-Metrics = Mapping[str, float]
-"""Values by name, such as of `evaluation.score`, and others (seconds a step)."""
+from richsem_schemas.scoring.metrics import METRICS, NOT_DEFINED, Metrics, is_defined, json_metrics
 
 Arms = Mapping[str, Sequence[Metrics]]
 """The runs of each arm of a comparison, one a seed, in the same order of seeds in every arm."""
@@ -46,16 +42,6 @@ def spread(values: Sequence[float | None]) -> SeedSpread | None:
     if not defined:
         return None
     return SeedSpread(defined, statistics.fmean(defined), statistics.stdev(defined) if len(defined) > 1 else None)
-
-
-def is_defined(value: float) -> bool:
-    """Whether a metric has a value: not that of no category at all, not NaN."""
-    return value != NOT_DEFINED and math.isfinite(value)
-
-
-def json_metrics(metrics: Metrics) -> dict[str, float | None]:
-    """Metrics for a JSON file: those that are not defined are null."""
-    return {name: value if is_defined(value) else None for name, value in metrics.items()}
 
 
 def results_table(rows: Mapping[str, Metrics], *, title: str) -> Table:

@@ -1,6 +1,6 @@
 """From a config and its data to a run that is ready to take steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -11,22 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.words import one_line
-from richsem_train.config import ScheduleConfig, TrainConfig
+from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
+from richsem_train.config import DetectionConfig, ScheduleConfig, TrainConfig
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, ExtraMix
 from richsem_train.data.fresh_windows import FreshWindowDataset
-from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import RankShare, epoch_batches
-from richsem_train.data.repeat_factor import epoch_indices, repeat_factors
+from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
 from richsem_train.models.published import load_published
-from richsem_train.results.evaluation import GroundTruth, truth_of
 from richsem_train.run.build import build_criterion, describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
 from richsem_train.run.distributed import Ranks
@@ -91,15 +92,20 @@ class AssembledRun:
         """Steps of all epochs."""
         return self.steps_per_epoch * self.config.schedule.epochs
 
-    def loaders(self) -> TrainingLoaders:
-        """This rank's batches."""
-        return TrainingLoaders(
+    def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
+        """This rank's batches of steps `start_step` to `end_step - 1`.
+
+        Raises:
+            RichSemError: a picture or a view can't be read and must not be replaced.
+        """
+        loaders = TrainingLoaders(
             self.feed,
             self.extra,
             share=self.share,
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
+        return loaders.batches(start_step, end_step)
 
     def checkpoint(self, *, step: int, best_ap: float, with_optimiser: bool) -> Checkpoint:
         """Where it stands after `step` steps; without its optimiser it can't go on, and weighs a third."""
@@ -200,13 +206,17 @@ def _extra_mix(config: TrainConfig, data: RunData, ranks: Ranks) -> ExtraMix | N
 
 def _detection_feed(config: TrainConfig, data: RunData) -> DetectionFeed:
     global_batch = config.schedule.global_batch_size
-    factors = repeat_factors(
-        data.train.category_ids, data.train.offsets, threshold=config.detection.repeat_threshold or 0.0
-    )
+    factors = _showings_an_epoch(config.detection, data.train)
     epoch_list = partial(epoch_indices, factors, config.seed)
     batches = epoch_batches(int(factors.sum()), global_batch)
     dataset = _detection_dataset(config, data, epoch_list, epoch_length=batches * global_batch)
     return DetectionFeed(dataset, epoch_list, batches)
+
+
+def _showings_an_epoch(detection: DetectionConfig, train: DetectionData) -> NDArray[np.float64]:
+    if detection.class_aware_pictures is None:
+        return repeat_factors(train.category_ids, train.offsets, threshold=detection.repeat_threshold or 0.0)
+    return class_aware_factors(train.category_ids, train.offsets, pictures=detection.class_aware_pictures)
 
 
 def _detection_dataset(

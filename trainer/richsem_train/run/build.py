@@ -40,6 +40,7 @@ def build_detector(
         frozen_stages=config.backbone.frozen_stages,
         frozen_norm=config.backbone.frozen_norm,
         out_strides=config.backbone.out_strides,
+        drop_path=config.backbone.drop_path,
         clip_layers=config.backbone.clip_layers,
         clip_width=config.backbone.clip_width,
     )

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Subset
 
+from richsem_schemas.scoring.detections import PictureDetections
+from richsem_schemas.scoring.evaluation import GroundTruth, score
 from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
 from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.results.detections import PictureDetections, merge_detections, rank_file, write_detections
-from richsem_train.results.evaluation import GroundTruth, score
 from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.results.official_lvis import official_score
+from richsem_train.results.rank_files import merge_detections, rank_file, write_detections
 from richsem_train.run.distributed import Ranks
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from richsem_schemas.scoring.metrics import is_defined
 from richsem_train.console import Reporter
 from richsem_train.data.loaders import LoadedStep
-from richsem_train.results.tables import AP_UNDEFINED, is_defined
+from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import save_checkpoint
@@ -52,7 +53,7 @@ class TrainingLoop:
             self._evaluate(first_step)
         taken = first_step
         self._log.begin(taken)
-        for loaded in self._until_stopped(run.loaders().batches(first_step, run.total_steps)):
+        for loaded in self._until_stopped(run.batches(first_step, run.total_steps)):
             epoch = loaded.step // run.steps_per_epoch
             with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
                 result = run.trainer.step(loaded.step, epoch, loaded.batch)

@@ -46,10 +46,14 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
     train, val = run.data.train, run.data.val.data
     for line in [*train.problem_lines(), *(f"val: {line}" for line in val.problem_lines())]:
         yield f"annotations: {line}"
+    if pictures := run.config.detection.class_aware_pictures:
+        yield f"an epoch shows {pictures:,} detection pictures, the same share of them for each category"
     if crowded := _crowded_note(train, run.config.model.queries):
         yield crowded
     if run.data.windows is not None:
         yield from _windows_notes(run.config.detection, run.data.windows)
+        if lacking := _lacking_note(train, run.data.windows):
+            yield lacking
 
 
 def _crowded_note(data: DetectionData, queries: int) -> str | None:
@@ -84,6 +88,17 @@ def _windows_notes(detection: DetectionConfig, windows: WindowCache) -> Iterator
         )
         if otherwise:
             yield f"detection.augmentation draws what the windows don't show; they were drawn {otherwise}"
+
+
+def _lacking_note(data: DetectionData, windows: WindowCache) -> str | None:
+    """Where the annotations are partial: which boxes of the cache are no targets."""
+    lacking = int(np.maximum(windows.listed_boxes - np.diff(data.offsets), 0).sum())
+    if not lacking:
+        return None
+    return (
+        f"the annotations lack {lacking:,} of {int(windows.listed_boxes.sum()):,} boxes that "
+        f"{windows.cache.source.layout.out} has of these pictures; they are no targets"
+    )
 
 
 def _drawn_otherwise(asked: AugmentationConfig, windows: WindowCache) -> str | None:

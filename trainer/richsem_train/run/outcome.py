@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from richsem_schemas.io.files import write_atomically
+from richsem_schemas.scoring.metrics import is_defined, json_metrics
 from richsem_train.console import Reporter
-from richsem_train.results.tables import AP_UNDEFINED, is_defined, json_metrics, results_table
+from richsem_train.results.tables import AP_UNDEFINED, results_table
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, RunLog, read_log
 

@@ -1,6 +1,6 @@
 """`richsem-train`: from a config to a trained detector in OUT."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from richsem_train.run.outcome import TrainedRun, write_results
 from richsem_train.run.picture_check import Pictures, require_pictures
 from richsem_train.run.signals import StopRequest, stop_requests
 from richsem_train.run.step_log import StepLog
+
+Assembler = Callable[[TrainConfig, RunData, Ranks], AssembledRun]
+"""Makes the parts of a run, as `assemble` does."""
 
 
 def train(
@@ -55,15 +58,36 @@ def train(
     Raises:
         RichSemError: something that the user can mend; the message names value, rule and remedy.
     """
+    return train_assembled_by(assemble, config, out, resume=resume, device=device, reporter=reporter)
+
+
+def train_assembled_by(
+    assembler: Assembler,
+    config: TrainConfig | Mapping[str, Any] | str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> TrainedRun:
+    """`train` with parts of the run made by `assembler`; for comparisons that differ in what a step does."""
     settings = as_config(config)
     watching = ConsoleReporter(Console(stderr=True)) if reporter is None else nullcontext(reporter)
     with watching as watcher, join_ranks(device) as ranks, stop_requests() as stop:
         folder = RunFolder(Path("runs") / settings.name if out is None else local_path(out))
-        return _train(settings, folder, ranks, stop, watcher if ranks.is_first else SilentReporter(), resume=resume)
+        heard = watcher if ranks.is_first else SilentReporter()
+        return _train(assembler, settings, folder, ranks, stop, heard, resume=resume)
 
 
 def _train(
-    config: TrainConfig, folder: RunFolder, ranks: Ranks, stop: StopRequest, reporter: Reporter, *, resume: bool
+    assembler: Assembler,
+    config: TrainConfig,
+    folder: RunFolder,
+    ranks: Ranks,
+    stop: StopRequest,
+    reporter: Reporter,
+    *,
+    resume: bool,
 ) -> TrainedRun:
     # A batch that can't be shared out is refused before anything is read.
     rank_share(config.schedule, ranks)
@@ -71,7 +95,7 @@ def _train(
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
         data = open_data(config)
         _require_pictures(config, data, ranks, reporter)
-        run = assemble(config, data, ranks)
+        run = assembler(config, data, ranks)
         # Where any rank is refused the first one writes nothing.
         ranks.wait()
         if ranks.is_first:

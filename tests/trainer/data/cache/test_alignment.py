@@ -10,7 +10,7 @@ from richsem_schemas.annotations import DetectionData
 from richsem_schemas.cache.listed_boxes import ListedBoxes
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError
 from richsem_schemas.pictures.boxes import xywh_to_xyxy
-from richsem_train.data.cache.alignment import joined_by_name, require_same_boxes
+from richsem_train.data.cache.alignment import joined_by_name, require_listed_boxes
 from richsem_train.data.cache.nearest import ABSENT
 from richsem_train.data.cache.source import DETECTION
 from tests.caches import WindowsCache
@@ -58,21 +58,21 @@ def test_lvis_is_compared_in_bounded_memory():
     rows = np.arange(1204)
     tracemalloc.start()
     joined = joined_by_name(data.files, listed.files)
-    require_same_boxes(data, listed, joined, rows, where="caches/lvis")
+    require_listed_boxes(data, listed, joined, rows, where="caches/lvis")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 * 2**20
     np.testing.assert_array_equal(order[joined], np.arange(100_000))
     listed.boxes_xyxy[777_777, 2] += 0.5
     with pytest.raises(ManifestMismatchError, match=r"caches/lvis has other annotations .* 1 of 100,000 pictures"):
-        require_same_boxes(data, listed, joined, rows, where="caches/lvis")
+        require_listed_boxes(data, listed, joined, rows, where="caches/lvis")
 
 
 def test_rows_outside_of_the_caches_vocabulary_differ():
     data, listed, _ = many(10, 40)
     joined = joined_by_name(data.files, listed.files)
     with pytest.raises(ManifestMismatchError, match=r"of row -1 there, .* of row \d+ here"):
-        require_same_boxes(data, listed, joined, np.arange(2), where="x")
+        require_listed_boxes(data, listed, joined, np.arange(2), where="x")
 
 
 def test_boxes_in_another_order_are_found_where_they_are_listed():
@@ -83,7 +83,7 @@ def test_boxes_in_another_order_are_found_where_they_are_listed():
         part = slice(listed.offsets[there], listed.offsets[there + 1])
         turned = rng.permutation(part.stop - part.start)
         listed.boxes_xyxy[part], listed.rows[part] = listed.boxes_xyxy[part][turned], listed.rows[part][turned]
-    found = require_same_boxes(data, listed, joined, np.arange(1204), where="x")
+    found = require_listed_boxes(data, listed, joined, np.arange(1204), where="x")
     for picture in range(50):
         part = slice(data.offsets[picture], data.offsets[picture + 1])
         first = listed.offsets[joined[picture]]
@@ -91,6 +91,52 @@ def test_boxes_in_another_order_are_found_where_they_are_listed():
         if joined[picture] % 2:
             assert found[part].tolist() == list(range(part.stop - part.start))
     assert order.tolist() != sorted(order)
+
+
+def test_boxes_that_the_annotations_lack_are_passed_over():
+    data, listed, _ = many(200, 1_600)
+    joined = joined_by_name(data.files, listed.files)
+    kept = np.random.default_rng(2).random(1_600) < 0.6
+    owners = np.repeat(np.arange(200), np.diff(data.offsets))[kept]
+    partial = replace(
+        data,
+        offsets=np.searchsorted(owners, np.arange(201)),
+        boxes_xywh_px=data.boxes_xywh_px[kept],
+        category_ids=data.category_ids[kept],
+    )
+    everything = require_listed_boxes(data, listed, joined, np.arange(1204), where="x")
+    found = require_listed_boxes(partial, listed, joined, np.arange(1204), where="x")
+    np.testing.assert_array_equal(found, everything[kept])
+
+
+def alike(*boxes):
+    """One picture with boxes [x, row], each 10 px wide and high, listed as given or annotated so."""
+    xywh = np.array([[x, 5, 10, 10] for x, _ in boxes], np.float32).reshape(-1, 4)
+    rows = np.array([row for _, row in boxes], np.int64)
+    return xywh, rows
+
+
+@pytest.mark.parametrize(
+    ("here", "found"),
+    [
+        ([(7.0, 1), (7.0, 1)], {0, 1}),
+        ([(7.004, 1)], {0, 1, 2}),
+        ([(7.008, 1), (7.0, 1)], {0, 1, 2}),
+        ([(7.0, 2)], {3}),
+        ([], set()),
+    ],
+    ids=["two of three", "rounded", "each its own", "another category", "none"],
+)
+def test_boxes_of_one_place_are_each_found_once(here, found):
+    there, listed_rows = alike((7.0, 1), (7.0, 1), (7.004, 1), (7.0, 2))
+    xywh, rows = alike(*here)
+    size = np.full((1, 2), 64, np.int32)
+    listed = ListedBoxes(names("a"), np.array([0, 4]), xywh_to_xyxy(there), listed_rows, size, np.array([0]))
+    data = DetectionData(Path(), ("a",), np.array([1]), size, np.array([0, len(xywh)]), xywh, rows, (), {})
+    places = require_listed_boxes(data, listed, np.array([0]), np.arange(9), where="x").tolist()
+    assert len(set(places)) == len(here)
+    assert set(places) <= found
+    assert [listed_rows[place] for place in places] == rows.tolist()
 
 
 def test_folders_on_the_way_to_a_picture_may_differ(windows, folder, data):
@@ -109,8 +155,21 @@ def change_a_category(content):
     first["category_id"] = first["category_id"] % 6 + 1
 
 
-def drop_a_box(content):
-    del content["annotations"][0]
+def add_a_box(content):
+    first = content["annotations"][0]
+    content["annotations"].append(first | {"id": 10_000, "bbox": [0, 0, 3, 3]})
+
+
+def move_a_box_and_drop_another(content):
+    move_a_box(content)
+    del content["annotations"][4]
+
+
+def give_a_box_twice(content):
+    """In the place of another one, so that their number is the same."""
+    annotations = content["annotations"]
+    number = next(n for n, each in enumerate(annotations) if each["image_id"] == annotations[n + 1]["image_id"] > 1)
+    annotations[number + 1] = annotations[number] | {"id": 10_000}
 
 
 def change_a_size(content):
@@ -126,7 +185,9 @@ def add_a_picture(content):
     [
         (move_a_box, r"1 of 40 pictures differ, first .*: box \[.*\] of row \d there, \[.*\] of row \d here"),
         (change_a_category, r"first 000000000001\.png: box .* of row \d there"),
-        (drop_a_box, r"first 000000000001\.png: \d boxes there, \d here"),
+        (add_a_box, r"first 000000000001\.png: \d boxes there, \d here"),
+        (move_a_box_and_drop_another, r"1 of 40 pictures differ, first .*: box \[.*\] of row \d there, \[.*\] of row"),
+        (give_a_box_twice, r"1 of 40 pictures differ, first .*: box \[.*\] of row \d there, \[.*\] of row \d here"),
         (change_a_size, r"first 000000000003\.png: size is \d+ x \d+ there, \d+ x \d+ here"),
         (add_a_picture, r"lacks 1 of 41 pictures of the annotations: new\.png"),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.cache.listed_boxes import ListedBoxes, read_listed_boxes
@@ -50,12 +51,13 @@ class Originals:
 
 @dataclass(frozen=True, eq=False)
 class WindowCache:
-    """A cache whose pictures and boxes are those of the annotations.
+    """A cache that has the pictures and boxes of the annotations.
 
     Attributes:
         cache: an opened one.
         positions: int64 [N], where the plan has each picture of the annotations; `ABSENT` where it was left out.
         annotations: int32 [M], where each box of the annotations stands among those that the plan lists of its picture.
+        listed_boxes: int32 [N], how many boxes the plan lists of each picture; more than annotated ones are no targets.
         originals: the pictures that will be read from a local folder; None where the cache has its pictures, or refers
             to a URL.
     """
@@ -63,6 +65,7 @@ class WindowCache:
     cache: TrainingCache
     positions: NDArray[np.int64]
     annotations: NDArray[np.int32]
+    listed_boxes: NDArray[np.int32]
     originals: Originals | None = None
 
 
@@ -70,10 +73,11 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
     """Join a cache with windows to the annotations that a run learns from.
 
     Their category ids are rows of the cache's text. Reads the cache's listing and, where pictures were left out, its
-    quarantine; no shard. With "stop" a cache that left some of the pictures out is refused.
+    quarantine; no shard. With "stop" a cache that left some of the pictures out is refused. Boxes may be missing in the
+    annotations.
 
     Raises:
-        ManifestMismatchError: pictures are missing in the cache, or have other boxes or categories there.
+        ManifestMismatchError: pictures or boxes are missing in the cache, or have other categories there.
         RichSemError: it is no cache of detection data, or left pictures out.
     """
     source = cache.source
@@ -81,7 +85,8 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
     listed_index = joined_by_name(data.files, listed.files)
     positions = np.where(listed_index == ABSENT, ABSENT, listed.positions[listed_index])
     _require_all(data, listed_index, positions, source)
-    annotations = require_same_boxes(data, listed, listed_index, cache.rows, where=str(source.layout.out))
+    annotations = require_listed_boxes(data, listed, listed_index, cache.rows, where=str(source.layout.out))
+    listed_boxes = np.where(listed_index == ABSENT, 0, np.diff(listed.offsets)[listed_index]).astype(np.int32)
     positions[np.isin(positions, _quarantined_positions(source))] = ABSENT
     if on_damage == "stop" and (left_out := np.flatnonzero(positions == ABSENT)).size:
         raise RichSemError(
@@ -93,7 +98,7 @@ def align_windows(cache: TrainingCache, data: DetectionData, *, on_damage: OnDam
     if isinstance(source.root, Path):
         files = listed.files.take(pa.array(listed_index[positions != ABSENT])).to_pylist()
         originals = Originals(source.root, tuple(map(os.fsdecode, files)))
-    return WindowCache(cache, positions, annotations, originals)
+    return WindowCache(cache, positions, annotations, listed_boxes, originals)
 
 
 def joined_by_name(files: Sequence[str], names: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -178,10 +183,12 @@ def _left_out(path: Place) -> Iterator[dict[str, Any]]:
         raise CorruptCacheError(f"{path} is missing, and pictures were left out; restore it") from None
 
 
-def require_same_boxes(
+def require_listed_boxes(
     data: DetectionData, listed: ListedBoxes, listed_index: NDArray[np.int64], rows: NDArray[np.int64], *, where: str
 ) -> NDArray[np.int32]:
-    """Check that a cache's boxes are those of the annotations, picture by picture, and find which is which.
+    """Check that a cache lists the boxes of the annotations, picture by picture, and find which is which.
+
+    It may list more: partial annotations lack some, and whatever is there of them is the same.
 
     Args:
         data: N pictures with M boxes; its category ids are rows of the run's vocabulary.
@@ -194,7 +201,7 @@ def require_same_boxes(
         int32 [M], where each box stands among the listed ones of its picture.
 
     Raises:
-        ManifestMismatchError: names the first picture that differs, and in what.
+        ManifestMismatchError: names the first picture that has another size or a box that isn't listed, and which.
     """
     counts = np.diff(data.offsets)
     annotations = np.arange(len(data.category_ids), dtype=np.int32)
@@ -219,7 +226,7 @@ def require_same_boxes(
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """Pictures of annotations beside those that a cache lists, as `require_same_boxes` takes them."""
+    """Pictures of annotations beside those that a cache lists, as `require_listed_boxes` takes them."""
 
     data: DetectionData
     listed: ListedBoxes
@@ -250,7 +257,7 @@ class _Comparison:
         return differ | other_count
 
     def matched(self, picture: int) -> NDArray[np.int64] | str:
-        """Where each box of a picture stands among the listed ones, in whatever order; or in what they differ."""
+        """Where each box of a picture stands among the listed ones, in whatever order; or which is not there."""
         data, listed, there = self.data, self.listed, int(self.listed_index[picture])
         hw_here, hw_there = tuple(data.hws_px[picture].tolist()), tuple(listed.hws_px[there].tolist())
         if hw_there[0] and hw_here != hw_there:
@@ -258,18 +265,18 @@ class _Comparison:
         part = slice(listed.offsets[there], listed.offsets[there + 1])
         ours = _with_rows(data.boxes_xyxy(picture), data.objects(picture)[1])
         theirs = _with_rows(listed.boxes_xyxy[part], self._own_rows(listed.rows[part]))
-        if len(ours) != len(theirs):
+        if len(ours) > len(theirs):
             return f"{len(theirs)} boxes there, {len(ours)} here"
-        # Orders that don't depend on the files'.
-        our_order, their_order = np.lexsort(ours.T), np.lexsort(theirs.T)
-        ours, theirs = ours[our_order], theirs[their_order]
-        differs = (np.abs(ours - theirs) > (TOLERANCE_PX if hw_there[0] else TOLERANCE_FRACTION)).any(axis=1)
+        apart = np.abs(ours[:, None, :4] - theirs[None, :, :4]).max(axis=2, initial=0)
+        is_other = (apart > (TOLERANCE_PX if hw_there[0] else TOLERANCE_FRACTION)) | (ours[:, None, 4] != theirs[:, 4])
+        # As many as can be are matched, each with one of its own.
+        _, found = linear_sum_assignment(is_other)
+        differs = is_other[np.arange(len(ours)), found]
         if differs.any():
-            first = np.argmax(differs)
-            shown = [f"{box[:4].round(2).tolist()} of row {int(box[4])}" for box in (theirs[first], ours[first])]
+            first, left = int(np.argmax(differs)), np.setdiff1d(np.arange(len(theirs)), found[~differs])
+            pair = theirs[left[apart[first, left].argmin()]], ours[first]
+            shown = [f"{box[:4].round(2).tolist()} of row {int(box[4])}" for box in pair]
             return f"box {shown[0]} there, {shown[1]} here"
-        found = np.empty(len(ours), np.int64)
-        found[our_order] = their_order
         return found
 
     def _own_rows(self, rows_there: NDArray[np.int32]) -> NDArray[np.int64]:

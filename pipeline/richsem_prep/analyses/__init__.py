@@ -1,0 +1,1 @@
+"""The paper's analyses, of annotations and of caches: no teacher, no pictures."""

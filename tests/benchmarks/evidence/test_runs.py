@@ -1,0 +1,160 @@
+import itertools
+import json
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from benchmarks.evidence import measured, run, world
+from benchmarks.evidence.arms import ARMS
+from benchmarks.evidence.label_sets import LABEL_SETS, command_of
+from benchmarks.evidence.measured import run_measured
+from benchmarks.evidence.run import FailedError, Planned, Runner, planned
+from richsem_train.config import load_config
+
+ARM = ARMS[0]
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Results and runs below a folder of the test; nothing is prepared."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(measured, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(Runner, "_prepare", lambda *_: run.RUNS.mkdir(exist_ok=True))
+    return tmp_path
+
+
+def trained_by(monkeypatch, code: str) -> None:
+    """Let a run be some lines of Python, which are given its folder and the word `--resume`."""
+    start = "import json, pathlib, sys, time; out = pathlib.Path(sys.argv[1]); out.mkdir(parents=True, exist_ok=True)\n"
+    results = 'def end(): (out / "results.json").write_text(json.dumps({"step": 7, "metrics": {"AP": 0.25}}))\n'
+    monkeypatch.setattr(
+        run, "_training", lambda each: [sys.executable, "-c", start + results + code, str(run.RUNS / each.name)]
+    )
+
+
+def runner(*, jobs=1, hours=1.0, stop=None) -> Runner:
+    return Runner(budget_hours=hours, jobs=jobs, stop=stop or threading.Event(), on_done=lambda: None)
+
+
+def test_classes_have_the_tail_of_lvis():
+    classes = world.classes()
+
+    assert len({each.name for each in classes}) == len(classes) == 144
+    assert Counter(each.frequency for each in classes) == world.CLASS_COUNTS
+    for each in classes:
+        least, most = {"r": (1, 10), "c": (11, 100), "f": (101, 10_000)}[each.frequency]
+        assert least <= each.instance_count <= most
+
+
+def test_every_arm_has_a_config_that_the_trainer_takes(places):
+    run.RUNS.mkdir()
+    for arm in ARMS:
+        command = run._training(Planned(arm, 3))
+        config = load_config(command[command.index("--config") + 1])
+        assert config.name == arm.title
+
+
+def test_arms_differ_and_know_their_label_sets():
+    assert len({arm.name for arm in ARMS}) == len({arm.title for arm in ARMS}) == len(ARMS)
+    assert len({run.arm_recipe(arm) for arm in ARMS}) == len(ARMS)
+    for arm in ARMS:
+        assert set(arm.label_sets) <= set(LABEL_SETS)
+        for section in ("detection", "extra"):
+            named = arm.config.get(section, {}).get("label_set")
+            assert named is None or named in arm.label_sets
+
+
+def test_a_label_set_is_made_by_the_command_of_its_kind():
+    assert command_of(LABEL_SETS["mosaics-4"])[-4:] == ["--crops", "0", "--mosaics", "4"]
+    assert command_of(LABEL_SETS["windows-4-top8"])[0] == "rescore"
+
+
+def test_the_spread_is_measured_first_and_trials_come_before_further_seeds():
+    order = [(each.arm.name, each.seed) for each in planned()]
+
+    assert order[:4] == [("baseline", 0), ("baseline", 1), ("baseline", 2), ("branch", 0)]
+    assert len(order) == len(set(order))
+    trials = [place for place, (name, _) in enumerate(order) if name == "cached-both"]
+    assert len(trials) == 1
+    assert order.index(("fresh-4", 2)) < trials[0] < order.index(("baseline", 3))
+
+
+def test_a_run_leaves_its_figures_and_is_not_made_again(places, monkeypatch):
+    trained_by(monkeypatch, "sum(range(10**7)); end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+    trained_by(monkeypatch, "sys.exit('made again')")
+    runner().run_all(iter([Planned(ARM, 0)]))
+
+    figures = json.loads((places / "results/runs/baseline-0.json").read_text())
+    assert (figures["arm"], figures["seed"], figures["steps"], figures["metrics"]) == ("baseline", 0, 7, {"AP": 0.25})
+    assert figures["processor_s"] > 0
+
+
+def test_a_run_of_another_recipe_is_made_again(places, monkeypatch):
+    trained_by(monkeypatch, "end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+
+    assert run.is_done(Planned(ARM, 0))
+    monkeypatch.setattr(world, "RECIPE", {**world.RECIPE, "val_instances": 1})
+    assert not run.is_done(Planned(ARM, 0))
+
+
+def test_a_stopped_run_goes_on_and_its_parts_are_summed(places, monkeypatch):
+    stop = threading.Event()
+    trained_by(monkeypatch, "(out / 'config.yaml').touch(); sum(range(3 * 10**7)); time.sleep(60)")
+    threading.Timer(3, stop.set).start()
+    runner(stop=stop).run_all(iter([Planned(ARM, 0)]))
+    assert not run.is_done(Planned(ARM, 0))
+    first = json.loads((places / "runs/baseline-0/parts.json").read_text())[0]["processor_s"]
+
+    trained_by(monkeypatch, "assert sys.argv[2:] == ['--resume']; end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+
+    figures = json.loads((places / "results/runs/baseline-0.json").read_text())
+    assert first > 0.2
+    assert figures["processor_s"] >= first
+
+
+def test_what_a_killed_part_took_is_unknown(places, monkeypatch):
+    (places / "runs/baseline-0").mkdir(parents=True)
+    (places / "runs/baseline-0/config.yaml").touch()
+    trained_by(monkeypatch, "end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+
+    assert json.loads((places / "results/runs/baseline-0.json").read_text())["processor_s"] is None
+
+
+def test_a_failed_run_ends_the_others_and_names_its_log(places, monkeypatch):
+    trained_by(monkeypatch, "time.sleep(0 if 'baseline' in str(out) else 60); sys.exit('no such thing')")
+    started = time.monotonic()
+
+    with pytest.raises(FailedError, match=r"baseline-0 ended with 1; .*baseline-0\.log"):
+        runner(jobs=2).run_all(iter([Planned(ARM, 0), Planned(ARMS[1], 0)]))
+
+    assert time.monotonic() - started < 30
+    assert "no such thing" in (places / "runs/baseline-0.log").read_text()
+
+
+def test_no_run_begins_beyond_the_budget(places, monkeypatch):
+    trained_by(monkeypatch, "sum(range(10**7)); end()")
+    runner(hours=1e-9).run_all(Planned(ARM, seed) for seed in itertools.count())
+
+    assert [path.name for path in (places / "results/runs").iterdir()] == ["baseline-0.json"]
+
+
+def test_processor_time_is_that_of_the_command_and_its_children(tmp_path):
+    burn = "t = time.process_time()\nwhile time.process_time() - t < 1: pass"
+    code = f"import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', 'import time\\n' + {burn!r}])\n{burn}"
+    took = run_measured([sys.executable, "-c", code], tmp_path / "log", stop=threading.Event())
+
+    assert took.exit_code == 0
+    assert 2 <= took.processor_s < 3
+
+
+def test_a_step_is_timed_without_start_and_end():
+    assert run._seconds_a_step(((10, 5.0), (20, 6.0), (50, 9.0))) == pytest.approx(0.1)
+    assert run._seconds_a_step(((10, 5.0),)) is None

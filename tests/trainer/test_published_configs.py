@@ -1,0 +1,148 @@
+"""Configs of published rows: what sets them apart, that they are shown, and the detectors that they describe."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from richsem_train.config import builtin_configs, config_differences, load_config
+from richsem_train.run.build import described_detector
+from richsem_train.run.checkpoint import ModelInfo
+
+PUBLISHED = [name for name in builtin_configs() if not name.startswith("demo")]
+CLASSES, TEXT_DIM = 12, 1024
+META = torch.device("meta")
+
+WITHOUT_RICHSEM = {
+    "name", "extra.cache", "extra.supervision", "detection.cache", "detection.labels", "model.classifier",
+    "model.semantic_branch",
+}  # fmt: skip
+"""What a baseline lacks: the extra data, soft labels, and classes by name; `extra` is gone with all its keys."""
+
+
+def differing(one, other):
+    return config_differences(load_config(one), load_config(other))
+
+
+@pytest.mark.parametrize("data", ["openimages", "openimages_v6", "visual_genome"])
+def test_baselines_of_table_3_lack_richsem_and_nothing_else(data):
+    found = differing(f"richsem_r50_{data}", f"baseline_r50_{data}")
+    extra = {key: value for key, value in found.items() if key.startswith("extra.")}
+    assert all(without is None for _, without in extra.values())
+    assert set(found) - set(extra) == {key for key in WITHOUT_RICHSEM if not key.startswith("extra.")}
+    assert found["detection.labels"] == ("cache", "none")
+    assert found["model.classifier"] == ("text", "linear")
+    assert found["model.semantic_branch"] == (True, False)
+
+
+def test_table_3s_baselines_have_the_heads_of_lviss():
+    for data in ("openimages", "visual_genome"):
+        assert load_config(f"baseline_r50_{data}").model == load_config("baseline_r50_lvis").model
+
+
+@pytest.mark.parametrize("data", ["openimages", "visual_genome"])
+def test_table_3_has_its_schedule_and_nothing_that_needs_lviss_file(data):
+    config = load_config(f"richsem_r50_{data}")
+    assert (config.schedule.epochs, config.schedule.lr_drops) == (24, (20,))
+    assert (config.detection.repeat_threshold, config.loss.federated) == (None, None)
+    assert config.extra.supervision == "unlabelled"
+
+
+def test_24_epochs_by_class_are_the_steps_of_a_2x_schedule():
+    config = load_config("richsem_r50_openimages")
+    pictures = config.schedule.epochs * config.detection.class_aware_pictures
+    assert pictures // config.schedule.global_batch_size == 180_000
+
+
+@pytest.mark.parametrize("arm", ["richsem", "baseline"])
+def test_v6_differs_from_the_challenge_in_its_files_alone(arm):
+    found = differing(f"{arm}_r50_openimages", f"{arm}_r50_openimages_v6")
+    caches = {"detection.cache"} if arm == "richsem" else set()
+    assert set(found) == {"name", "detection.train.annotations", "detection.val.annotations", "text.folder"} | caches
+    assert all("challenge-2019" in str(found[f"detection.{split}.annotations"][0]) for split in ("train", "val"))
+
+
+def test_table_1_is_the_large_run_with_another_start():
+    assert set(differing("richsem_focal_h_inet_lvis", "richsem_focal_h_o365_inet_lvis")) == {"name", "start_from"}
+    assert set(differing("richsem_r50_inet_lvis", "richsem_r50_o365_inet_lvis")) == {"name", "start_from"}
+
+
+@pytest.mark.parametrize("name", builtin_configs())
+def test_every_config_of_the_package_is_shown(command, name):
+    assert command("--config", name, "--show-config") == 0, command.stderr
+    assert yaml.safe_load(command.stdout)["name"] == name
+
+
+def description(name, classes=CLASSES):
+    config = load_config(name, ["model.deformable_attention=torch"])
+    has_text = config.model.needs_text
+    return ModelInfo(
+        config=config,
+        class_names=("none", *(f"class {number}" for number in range(1, classes))),
+        frequencies=(None,) * classes,
+        text_dim=TEXT_DIM if has_text else 0,
+        logit_scale=100.0 if has_text else 0.0,
+        category_ids=tuple(range(classes)),
+    )
+
+
+def detector_of(name, **options):
+    """Its detector on the meta device, where weights take no memory."""
+    info = description(name, **options)
+    with META:
+        return described_detector(info, device=META, semantic_branch=info.config.model.semantic_branch)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_detector_can_be_built(name):
+    detector = detector_of(name)
+    backbone = load_config(name).model.backbone
+    assert detector.backbone[0].strides == backbone.out_strides
+    frozen = [p for p in detector.backbone.parameters() if not p.requires_grad]
+    assert bool(frozen) == (backbone.frozen_stages > 0)
+
+
+def test_focal_h_has_about_the_papers_parameters():
+    """747 million in table 1; ours has 713 million, the teacher's 38 million not among them."""
+    counted = sum(parameter.numel() for parameter in detector_of("richsem_focal_h_o365_inet_lvis").parameters())
+    assert counted == pytest.approx(713e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "run"),
+    [
+        ("dino_focal_h_objects365", "richsem_focal_h_o365_inet_lvis"),
+        ("dino_r50_objects365", "richsem_r50_o365_inet_lvis"),
+    ],
+)
+def test_pretraining_on_objects365_fits_all_but_the_heads(pretraining, run):
+    """The classes are others, and so is what classifies; all else is taken over, at the same padding."""
+    before, after = load_config(pretraining), load_config(run)
+    assert str(after.start_from) == f"weights/{pretraining}.safetensors"
+    assert before.model.size_divisor == after.model.size_divisor
+    assert before.model.backbone == after.model.backbone
+    pretrained = detector_of(pretraining, classes=366).state_dict()
+    wanted = detector_of(run).state_dict()
+    heads = ("class_embed", "transformer.enc_out_class_embed", "label_enc", "text_features", "logit_scale")
+    fresh = {key for key in wanted if key not in pretrained or wanted[key].shape != pretrained[key].shape}
+    assert all(key.startswith(heads) for key in fresh)
+    assert len(fresh) < 10 < len(wanted)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("richsem_focal_h_inet_lvis", 0.2), ("richsem_focal_l_inet_lvis", 0.3)])
+def test_drop_path_is_the_configs(name, rate):
+    rates = [module.drop_prob for module in detector_of(name).modules() if type(module).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(rate)
+
+
+def test_without_a_rate_drop_path_is_the_networks_own():
+    info = description("richsem_focal_l_inet_lvis")
+    backbone = info.config.model.backbone.model_copy(update={"drop_path": None})
+    model = info.config.model.model_copy(update={"backbone": backbone})
+    info = replace(info, config=info.config.model_copy(update={"model": model}))
+    with META:
+        detector = described_detector(info, device=META)
+    rates = [module.drop_prob for module in detector.modules() if type(module).__name__ == "DropPath"]
+    # timm's default for FocalNets.
+    assert max(rates) == pytest.approx(0.1)
