@@ -1,7 +1,7 @@
 """What the label distances say, as a section of the page on the evidence; from their JSON alone."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.evidence.forms import EXACT, HARD, PADDED
@@ -15,7 +15,7 @@ _OF_GRADIENTS = ("branch", "detector", "summed", "all losses", "norm")
 _STORAGE = ("float16", "int8")
 
 
-def table(node: dict[str, Any]) -> str:
+def table(node: Mapping[str, Any]) -> str:
     """Figures of one kind of views of one world as a Markdown table, a form a row."""
     turns = node["gradients"].get("trained", {})
     columns = _OF_LABELS + (_OF_GRADIENTS if turns else ())
@@ -72,7 +72,7 @@ def _near_one(value: float | None) -> str:
     return "1" if value > 1 - 5e-6 else f"{value:.5f}" if value > 0.999 else f"{value:.3f}"
 
 
-def labels_section(figures: dict[str, Any]) -> str:
+def labels_section(figures: Mapping[str, Any]) -> str:
     """The section: what was compared, a table a world and kind of views, and what they say."""
     parts = ["## How far a cached label is from the exact one", _INTRODUCTION]
     for world, kinds in figures["worlds"].items():
