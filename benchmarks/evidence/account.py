@@ -54,13 +54,12 @@ def _counts(counts: Mapping[str, float]) -> str:
 def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
     seeds, steps = sorted({run.seed for run in runs}), sorted({run.steps for run in runs})
     taken, wall = sum(run.processor_s or 0.0 for run in runs), sum(run.wall_s or 0.0 for run in runs)
-    made = sum(cache.processor_s for cache in results.caches.values())
+    made = sum(cache.processor_s or 0.0 for cache in results.caches.values())
     arms = sum(1 for of_arm in results.runs.values() if of_arm)
-    budget = f" The budget: {results.world['budget_hours']:g} hours." if "budget_hours" in results.world else ""
     yield (
         f"{_number(len(runs), 'run')} of {_number(arms, 'arm')}, {_seeds(seeds)}, "
         f"{' or '.join(f'{count:,}' for count in steps)} steps each: {duration(taken)} of processor time, "
-        f"{duration(wall)} by the clock; label sets took {duration(made)} of processor time.{budget}"
+        f"{duration(wall)} by the clock; label sets took {duration(made)} of processor time."
     )
     days = sorted({run.date[:10] for run in runs})
     yield f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}; {_commits(runs)}."

@@ -83,7 +83,7 @@ def write_run(folder, arm, seed, *, ap=0.5, apr=0.4, step_s=0.5, **changed):
     _write(folder / "runs" / f"{arm}-{seed}.json", content)
 
 
-def write_caches(folder, names=tuple(LABEL_BYTES)):
+def write_caches(folder, names=tuple(LABEL_BYTES), **changed):
     for name in names:
         content = {
             "benchmark": "evidence-cache",
@@ -95,6 +95,7 @@ def write_caches(folder, names=tuple(LABEL_BYTES)):
             "views": 4000,
             "regions": 8000,
             "teacher_forwards": 4000,
+            **changed,
         }
         _write(folder / "caches" / f"{name}.json", content)
 
@@ -107,7 +108,6 @@ def write_world(folder, **changed):
         "classes": 144,
         "instances": {"r": 145, "c": 2330, "f": 8460},
         "margin": {"AP": 0.02, "APr": 0.03},
-        "budget_hours": 8,
         **changed,
     }
     _write(folder / "world.json", content)
