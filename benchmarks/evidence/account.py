@@ -7,11 +7,10 @@ from typing import Any
 from benchmarks.evidence.results import Arm, Results, Run
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import duration
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 
 TIERS = {"b": "with several seeds", "c": "with one seed, as trials"}
 """How the arms of a tier are to be run."""
-
-_FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 _COMMIT_LETTERS = 8
 _MOST_COMMITS = 5
@@ -48,7 +47,7 @@ def _world(world: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, float]) -> str:
-    return ", ".join(f"{_FREQUENCIES.get(name, name)} {count:,}" for name, count in counts.items())
+    return ", ".join(f"{FREQUENCY_NAMES.get(name, name)} {count:,}" for name, count in counts.items())
 
 
 def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:

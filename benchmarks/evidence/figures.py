@@ -14,8 +14,8 @@ from benchmarks.evidence.results import Arm, Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS, spread_of
 from richsem_schemas.figures.figure import INK, LINE_COLOURS, QUIET, drawing_style, titled_figure, write_figure
 
-_COLOURS = {"AP": INK, "APr": "#cc3300"}
-_MARGIN_COLOUR = "#009e73"
+_COLOURS = {"AP": INK, "APr": LINE_COLOURS[1]}
+_MARGIN_COLOUR = LINE_COLOURS[2]
 _BORROWING = ("fresh", "free-mosaics")
 """Kinds of views whose lines are dashed, beside stored ones of the same label set."""
 

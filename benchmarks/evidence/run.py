@@ -105,7 +105,7 @@ def spent_hours() -> float:
 class Runner:
     """Makes what is missing, several runs at a time.
 
-    `stop` ends those at hand, which go on another time; `on_done` is called after each.
+    `stop` ends those at hand, which go on another time; `on_done` is called after each, and after each label set.
     """
 
     def __init__(self, *, budget_hours: float, jobs: int, stop: Event, on_done: Callable[[], None]) -> None:
@@ -200,7 +200,9 @@ class Runner:
         parts = [*before, _part(took)]
         _keep_parts(parts, known)
         if took.exit_code == 0:
-            _keep_label_set(name, json.loads(took.output), parts)
+            with self._keeping:
+                _keep_label_set(name, json.loads(took.output), parts)
+                self._on_done()
 
     def _drop(self, ratio: float) -> None:
         out = DATA / "evidence-dropped" / f"{ratio:g}.json"
