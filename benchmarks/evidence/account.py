@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.evidence.results import Arm, Results, Run
+from benchmarks.evidence.arms import Arm
+from benchmarks.evidence.results import Results, Run
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import duration
 from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES

@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.comparisons import Comparison
 from benchmarks.evidence.costs import NEVER, Saving
 from benchmarks.evidence.questions import kind_of
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS, spread_of
 from richsem_schemas.figures.figure import INK, LINE_COLOURS, QUIET, drawing_style, titled_figure, write_figure
 

@@ -4,8 +4,9 @@ import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.comparisons import Comparison
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import (
     MARGINS,
     POWER,

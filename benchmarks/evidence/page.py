@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.evidence.account import what_ran
+from benchmarks.evidence.arms import ARMS, Arm
 from benchmarks.evidence.comparisons import GOOD, Comparison, answers, compare
 from benchmarks.evidence.costs import savings
 from benchmarks.evidence.figures import draw_arms, draw_costs
 from benchmarks.evidence.noise import spread_section
 from benchmarks.evidence.questions import AGAINST_ONLINE, LABEL_SIZE, QUESTIONS, Question, in_order
-from benchmarks.evidence.results import Arm, Results, read_results
+from benchmarks.evidence.results import Results, read_results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import (
     arms_table,
@@ -227,8 +228,6 @@ def _labels(results: Results) -> Iterator[str]:
 
 def main() -> None:
     """Write the page and its figures."""
-    from benchmarks.evidence.arms import ARMS
-
     write_atomically(DOCS / PAGE, evidence(RESULTS, ARMS, DOCS).encode())
 
 

@@ -6,37 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.label_sets import LABEL_SETS
 from richsem_schemas.errors import RichSemError
 
 METRICS = ("AP", "APr", "APc", "APf")
 
 _REMEDY = "remove the file, and `make evidence` makes it anew"
-
-
-class Arm(Protocol):
-    """What the page needs to know of an arm; all are declared in `arms.py`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def tier(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def label_sets(self) -> tuple[str, ...]: ...
-    @property
-    def online(self) -> str | None: ...
-    @property
-    def passes(self) -> int | None: ...
-    @property
-    def drop_ratio(self) -> float: ...
 
 
 class Run(BaseModel, frozen=True):

@@ -138,7 +138,7 @@ class Runner:
         for each in workers:
             each.result()
 
-    def _stopping_others(self, work: Any) -> None:
+    def _stopping_others(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException:
@@ -152,6 +152,7 @@ class Runner:
             return
         out = RUNS / run.name
         is_new = not (out / "config.yaml").exists()
+        _require_own(out, f"{recipe()} {arm_recipe(run.arm)}", is_new=is_new)
         command = [*_training(run), *([] if is_new else ["--resume"])]
         out.parent.mkdir(parents=True, exist_ok=True)
         print(f"{datetime.now(UTC):%H:%M:%S} {run.name}{'' if is_new else ', goes on'}", flush=True)
@@ -191,6 +192,7 @@ class Runner:
         if made.rescored_from is not None:
             self._make_label_set(made.rescored_from)
         folder, kept = made.out / "labels" / name, RESULTS / "caches" / f"{name}.json"
+        _require_own(folder, " ".join(command_of(made)), is_new=not folder.exists())
         if self._stop.is_set() or ((folder / "manifest.json").exists() and kept.exists()):
             return
         print(f"{datetime.now(UTC):%H:%M:%S} label set {name}", flush=True)
@@ -237,6 +239,19 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         under = merged.get(key)
         merged[key] = _over(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _require_own(made: Path, made_by: str, *, is_new: bool) -> None:
+    """Check that what is used or gone on with was begun by the same recipe, which is noted of what is new.
+
+    Raises:
+        FailedError: by another.
+    """
+    note = RUNS / f"{made.name}.made-by"
+    if is_new or not note.exists():
+        write_atomically(note, made_by.encode())
+    elif (found := note.read_text()) != made_by:
+        raise FailedError(f"{made} was made by {found!r}, now it is {made_by!r}; remove it, and it is made anew")
 
 
 def _last_step(log: Path, begins_at: int) -> int | None:

@@ -103,6 +103,15 @@ def test_a_run_of_another_recipe_is_made_again(places, monkeypatch):
     assert not run.is_done(Planned(ARM, 0))
 
 
+def test_a_run_that_was_begun_by_another_recipe_is_not_gone_on_with(places, monkeypatch):
+    trained_by(monkeypatch, "(out / 'config.yaml').touch(); end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+    monkeypatch.setattr(world, "RECIPE", {**world.RECIPE, "val_instances": 1})
+
+    with pytest.raises(FailedError, match=r"runs/baseline-0 was made by .*; remove it"):
+        runner().run_all(iter([Planned(ARM, 0)]))
+
+
 def test_a_stopped_run_goes_on_and_its_parts_are_summed(places, monkeypatch):
     stop = threading.Event()
     trained_by(monkeypatch, "(out / 'config.yaml').touch(); sum(range(3 * 10**7)); time.sleep(60)")
@@ -218,6 +227,14 @@ def test_what_a_stopped_label_set_took_is_summed(label_sets, tmp_path):
     assert figures["processor_s"] >= first
     assert figures["views"] == 7
     label_sets("sys.exit('made again')")
+
+
+def test_a_label_set_that_was_made_by_another_command_is_not_taken(label_sets, monkeypatch):
+    label_sets(BEGIN + END)
+    monkeypatch.setitem(LABEL_SETS, "windows-1", LabelSet("windows-1", "evidence-detection", {"windows": 2}))
+
+    with pytest.raises(FailedError, match=r"labels/windows-1 was made by '.*--windows 1'.*--windows 2'; remove it"):
+        label_sets(BEGIN + END)
 
 
 def test_a_label_set_without_figures_gets_them_and_says_that_its_time_is_unknown(label_sets, tmp_path):
