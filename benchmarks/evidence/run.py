@@ -192,7 +192,8 @@ class Runner:
         if made.rescored_from is not None:
             self._make_label_set(made.rescored_from)
         folder, kept = made.out / "labels" / name, RESULTS / "caches" / f"{name}.json"
-        _require_own(folder, " ".join(command_of(made)), is_new=not folder.exists())
+        made_by = " ".join(["world", _hashed(world.RECIPE), *command_of(made)])
+        _require_own(folder, made_by, is_new=not folder.exists())
         if self._stop.is_set() or ((folder / "manifest.json").exists() and kept.exists()):
             return
         print(f"{datetime.now(UTC):%H:%M:%S} label set {name}", flush=True)
