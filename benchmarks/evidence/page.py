@@ -71,8 +71,8 @@ LIMITS = """\
   cached depends on how much the views of a thing differ; in real pictures they do so in other ways.
 - The detector is small and sees few steps. Beside it the teacher is not what CLIP is beside DINO, so seconds don't
   carry over; [costs](costs.md) counts forwards at the paper's size.
-- Repeat factors follow from the boxes that are there, so arms with boxes dropped take more steps than the others. Soft and
-  hard labels on the same boxes take the same steps; only those are compared.
+- Repeat factors follow from the boxes that are there, so arms with boxes dropped take more steps than the others. Soft
+  and hard labels on the same boxes take the same steps; only those are compared.
 - Machines are shared with other work, so seconds scatter by themselves.
 - Verdicts are computed anew with each seed. They hold where the number of seeds was set by the budget; whoever stops
   at a verdict that pleases errs more often than in 5%."""
