@@ -30,7 +30,7 @@ def _measured(worlds: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def draw(figures: Mapping[str, Any], path: Path) -> None:
-    """A row of panels for each of `shown_kinds`, at least one: KL, then one less the cosine of the soft loss's gradients."""
+    """A row of panels for each of `shown_kinds`, one at least: KL, and 1 - cosine of the soft loss's gradients."""
     worlds = figures["worlds"]
     path.parent.mkdir(parents=True, exist_ok=True)
     with drawing_style([]):
