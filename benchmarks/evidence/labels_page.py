@@ -8,7 +8,7 @@ from benchmarks.evidence.forms import EXACT, HARD, PADDED
 from benchmarks.evidence.gradients import ANOTHER_BATCH, MEASURES
 
 KINDS = {"windows": "Boxes of windows", "mosaics": "Tiles of mosaics", "crops": "Crops"}
-WORLDS = {"demo": "the demo's world", "pictures": "real pictures, an upper bound"}
+WORLDS = {"demo": "the demo's world", "pictures": "real pictures"}
 
 _OF_LABELS = ("form", "KL, mean", "KL, median", "total variation", "embeddings' cosine", "same class first", "no label")
 _OF_GRADIENTS = ("branch", "detector", "summed", "all losses", "norm")
@@ -129,5 +129,7 @@ of training itself; *padded batch* what the reference's online teacher says, who
 _NOTES = """\
 Stored windows, crops and mosaics are shown as the teacher saw them, so each is as near as its storage, in any number of
 passes: more of them (V, or K with `views=stored`) bring variety, not nearness. The teacher doesn't know what is on real
-pictures and wavers, so their figures are an upper bound; its labels are of views at the reference's sizes, and the
-detector is shown those views at 256 pixels."""
+pictures and wavers. Flat labels are the worst case of truncation, so there those figures are an upper bound; of
+borrowing they are none, since flat labels of two views differ less than sure ones that now and then change their mind.
+What it calls them has little to do with their annotations, so hard labels say nothing there. Labels of real pictures
+are of views at the reference's sizes, and the detector is shown those views at 256 pixels."""

@@ -3,7 +3,7 @@
 *demo*: scenes and pictures of the demo's world, objects with radii of a sixteenth to a quarter of the shorter side,
 views of a fifth of the reference's sizes, seen at the size at which the teacher was trained. *pictures*: those of an
 annotation file in COCO's format, views of the reference's sizes, seen at them; the teacher doesn't know what is on them
-and wavers, so that world is an upper bound.
+and wavers: its labels are flat.
 """
 
 from collections.abc import Iterator, Mapping
