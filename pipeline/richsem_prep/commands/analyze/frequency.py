@@ -85,7 +85,7 @@ def _labels(files: Sequence[str], given: Sequence[str] | None) -> Sequence[str |
 
 
 def _table(found: Sequence["Frequency"]) -> Table:
-    from richsem_prep.analyses.frequency import FREQUENCY_NAMES
+    from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 
     table = Table(title="instances a category", title_justify="left", caption_justify="left")
     table.add_column("")

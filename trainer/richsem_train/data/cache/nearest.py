@@ -87,7 +87,7 @@ def distance(differences_3: NDArray[np.float64]) -> NDArray[np.float64]:
     """How far apart two sights of one thing are, [...]: their `differences` [..., 3], weighted by `WEIGHTS` and summed.
 
     Source:
-        Ours; the weights are chosen by `benchmarks/fresh_labels.py`.
+        Ours; the weights are chosen by `benchmarks/evidence/borrowing.py`.
     """
     return np.asarray(differences_3 @ np.array(WEIGHTS))
 

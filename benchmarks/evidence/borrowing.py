@@ -1,12 +1,9 @@
 """How near a borrowed label is to the exact one: views drawn anew against the nearest of K stored ones.
 
-    python benchmarks/fresh_labels.py --annotations coco128/annotations/instances_train2017.json \
+    python -m benchmarks.evidence.borrowing --annotations coco128/annotations/instances_train2017.json \
         --images coco128/train2017 --json benchmarks/results/fresh_labels.json --figure docs/images/fresh-labels.svg
 
-Two worlds, both seen by the demo's teacher with RoIAlign. *demo*: scenes and pictures of the demo's world, objects with
-radii of a sixteenth to a quarter of the shorter side, views of a fifth of the reference's sizes, seen at the size at
-which the teacher was trained. *pictures*: those of an annotation file in COCO's format, views of the reference's sizes,
-seen at them; the teacher doesn't know what is on them and wavers, so that world is an upper bound.
+Both worlds of `views`, seen by the demo's teacher with RoIAlign.
 
 The pipeline draws K windows of each picture, the trainer's augmentation fresh ones. The teacher sees both. The exact
 label of a fresh box is what it says of that very view, the borrowed one what it said of the nearest window. KL(exact ‖
@@ -19,59 +16,38 @@ nearest of K stored crops of its picture.
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from common import report
 from numpy.typing import NDArray
-from PIL import Image
 
-from richsem_prep.demo import TEACHER_SIZE, world
-from richsem_prep.demo.geometry import GEOMETRY
-from richsem_prep.teacher.region_encoder import RegionEncoder, make_region_encoder
+from benchmarks.common import report
+from benchmarks.evidence.distances import entropy, kl
+from benchmarks.evidence.views import (
+    STORED,
+    Sees,
+    Shown,
+    World,
+    annotated_world,
+    demo_world,
+    fresh_mosaics,
+    fresh_windows,
+    stored_crops,
+    stored_windows,
+)
 from richsem_prep.teacher.teacher import Teacher, load_teacher, parse_teacher
-from richsem_prep.teacher.text import text_means
-from richsem_schemas.annotations import read_annotations
-from richsem_schemas.cache import recipes
-from richsem_schemas.cache.manifest import ViewGeometry
-from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.soft_labels import class_log_probs
-from richsem_schemas.cache.view import View
-from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache import nearest
 from richsem_train.data.fresh_windows import MIN_OVERLAP
 
-STORED = 8
 COUNTS = (1, 2, 4, 8)
-
-SCENE_SIZES = ((96, 128), (128, 96), (120, 120), (100, 150))
-RADII = (0.06, 0.25)
 
 WEIGHTS = (nearest.WEIGHTS, *itertools.product((0.0, 0.25, 0.5, 1.0), (1.0,), (0.0, 0.1, 0.2)), (1.0, 0.0, 0.0))
 OVERLAPS = (0.0, 0.3, 0.5, 0.7, 0.8)
-
-
-@dataclass(frozen=True, eq=False)
-class World:
-    """What is shown, and how.
-
-    Attributes:
-        names: of the classes.
-        scenes: pictures with their boxes, for windows.
-        pictures: for crops and mosaics.
-        geometry: the sizes of views.
-        teacher_size: longer side at which the teacher sees a view, pixels; None is the view's own.
-    """
-
-    names: tuple[str, ...]
-    scenes: list[tuple[Image.Image, NDArray[np.float32]]]
-    pictures: list[Image.Image]
-    geometry: ViewGeometry
-    teacher_size: int | None
 
 
 def main(
@@ -92,61 +68,6 @@ def main(
     report("fresh_labels", {"fresh_views": fresh, "worlds": figures, "load_average": os.getloadavg()}, json)
     if figure is not None:
         draw_curves(figures, figure)
-
-
-def demo_world(count: int) -> World:
-    names = tuple(each.name for each in world.assignment().detection)
-    scenes, pictures = [], []
-    for number in range(count):
-        rng = np.random.default_rng([0xF4E5, number])
-        shown = [names[row] for row in rng.integers(0, len(names), int(rng.integers(1, 7))).tolist()]
-        scene = world.draw_scene(rng, shown, size=SCENE_SIZES[number % len(SCENE_SIZES)], radii=RADII)
-        boxes = np.array([each.box_xyxy_px for each in scene.objects], np.float32)
-        scenes.append((Image.fromarray(scene.pixels), boxes))
-        pictures.append(Image.fromarray(world.draw_picture(rng, names[number % len(names)]).pixels))
-    return World(names, scenes, pictures, GEOMETRY, TEACHER_SIZE)
-
-
-def annotated_world(annotations: Path, images: Path) -> World:
-    data = read_annotations(annotations, images, file_format="coco")
-    pictures = [decode_picture(data.path(index).read_bytes()) for index in range(len(data))]
-    scenes = [
-        (picture, data.boxes_xyxy(index)) for index, picture in enumerate(pictures) if len(data.objects(index)[1])
-    ]
-    return World(tuple(category.name for category in data.categories), scenes, pictures, ViewGeometry(), None)
-
-
-@dataclass(frozen=True, eq=False)
-class Sees:
-    """A teacher with a text bank."""
-
-    encoder: RegionEncoder
-    text: NDArray[np.float32]
-    logit_scale: float
-
-    @classmethod
-    def for_world(cls, teacher: Teacher, each: World) -> "Sees":
-        prompted = tuple(name.replace("_", " ") for name in each.names)
-        text = text_means(teacher, ("none", *prompted), on_progress=lambda _done, _all: None)
-        encoder = make_region_encoder(teacher, kind="roi-align", teacher_size=each.teacher_size, precision="fp32")
-        return cls(encoder, text, teacher.identity.logit_scale)
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """A view of pictures, with what each of its R regions is.
-
-    Attributes:
-        things: [R] picture and box of it.
-        number: of the view among those of the picture.
-        view: the recipe.
-        pixels: rendered, RGB, [H, W, 3].
-    """
-
-    things: list[tuple[int, int]]
-    number: int
-    view: View
-    pixels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +91,7 @@ class Seen:
 
 def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
     """Show views to the teacher."""
-
-    def prepared() -> Iterator[Any]:
-        for shown in views:
-            # Without the pixels, of which there are gigabytes.
-            bare = replace(shown, pixels=np.zeros((0, 0, 3), np.uint8))
-            yield bare, sees.encoder.prepare(shown.pixels, shown.view.regions["box_xyxy_px"])
-
-    kept, features = zip(*sees.encoder.encode(prepared()), strict=True)
+    kept, features = zip(*sees.embeddings(views), strict=True)
     embeddings = np.concatenate(features)
     size = sees.encoder.spec.teacher_size
     return Seen(
@@ -185,7 +99,7 @@ def seen(sees: Sees, views: Iterator[Shown]) -> Seen:
         [shown.number for shown in kept for _ in shown.things],
         nearest.joined_sights([nearest.sights_of(shown.view, teacher_size=size) for shown in kept]),
         embeddings,
-        class_log_probs(embeddings, sees.text, logit_scale=sees.logit_scale),
+        class_log_probs(embeddings, sees.text.features, logit_scale=sees.text.logit_scale),
     )
 
 
@@ -201,54 +115,6 @@ def measured(each: World, teacher: Teacher, fresh: int) -> dict[str, Any]:
     }
 
 
-def stored_windows(each: World) -> Iterator[Shown]:
-    return windows(each, STORED, stream=1)
-
-
-def fresh_windows(each: World, fresh: int) -> Iterator[Shown]:
-    return windows(each, fresh, stream=2)
-
-
-def windows(each: World, count: int, *, stream: int) -> Iterator[Shown]:
-    for index, (picture, boxes) in enumerate(each.scenes):
-        annotated = recipes.AnnotatedPicture(0, hw_of(picture), 0, boxes, np.ones(len(boxes), np.int32))
-        for number in range(count):
-            view = recipes.window_view(annotated, number, each.geometry, np.random.default_rng([stream, index, number]))
-            yield Shown(boxes_of(index, view), number, view, render_view(view, {0: picture}))
-
-
-def hw_of(picture: Image.Image) -> tuple[int, int]:
-    return picture.height, picture.width
-
-
-def boxes_of(picture: int, view: View) -> list[tuple[int, int]]:
-    return [(picture, annotation) for annotation in view.regions["annotation"].tolist()]
-
-
-def stored_crops(each: World) -> Iterator[Shown]:
-    for index in range(len(each.pictures)):
-        for number in range(STORED):
-            view = crop(each, index, number)
-            yield Shown([(index, 0)], number, view, render_view(view, {0: each.pictures[index]}))
-
-
-def crop(each: World, index: int, number: int) -> View:
-    annotated = recipes.AnnotatedPicture(0, hw_of(each.pictures[index]), 0)
-    return recipes.crop_view(annotated, number, each.geometry, np.random.default_rng([3, index, number]))
-
-
-def fresh_mosaics(each: World, fresh: int) -> Iterator[Shown]:
-    """Every picture `fresh` times."""
-    for number in range(fresh):
-        order = np.random.default_rng([4, number]).permutation(len(each.pictures))
-        for start in range(0, len(order), 4):
-            four = np.take(order, range(start, start + 4), mode="wrap").tolist()
-            pictures = {tile: each.pictures[index] for tile, index in enumerate(four)}
-            annotated = [recipes.AnnotatedPicture(tile, hw_of(picture), 0) for tile, picture in pictures.items()]
-            view = recipes.mosaic_view(annotated, 0, each.geometry, np.random.default_rng([5, number, start]))
-            yield Shown([(index, 0) for index in four], number, view, render_view(view, pictures))
-
-
 def compared(fresh: Seen, stored: Seen, *, overlap: float) -> dict[str, Any]:
     """Borrowed labels beside the exact ones, for several numbers of stored views."""
     rows_SK = candidates(fresh, stored)
@@ -257,7 +123,7 @@ def compared(fresh: Seen, stored: Seen, *, overlap: float) -> dict[str, Any]:
     few = Few(fresh, stored, rows_SK, differences_SK3, kl_SK, overlap)
     return {
         "regions": len(fresh.things),
-        "entropy": float(-(np.exp(fresh.log_probs) * fresh.log_probs).sum(-1).mean()),
+        "entropy": float(entropy(fresh.log_probs).mean()),
         "stored": {count: few.compared(count) for count in COUNTS},
         "min_overlap": overlap,
         "weights": [{"weights": weights, **few.by_count(weights=weights)} for weights in WEIGHTS],
@@ -324,10 +190,6 @@ def candidates(fresh: Seen, stored: Seen) -> NDArray[np.int64]:
     """Rows of `stored` that show the same thing, [S, K], one a view; -1 where that view doesn't."""
     row_of = {key: row for row, key in enumerate(zip(stored.things, stored.numbers, strict=True))}
     return np.array([[row_of.get((thing, number), -1) for number in range(STORED)] for thing in fresh.things])
-
-
-def kl(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((np.exp(exact) * (exact - borrowed)).sum(-1))
 
 
 def top_1(exact: NDArray[np.float64], borrowed: NDArray[np.float64]) -> float:
