@@ -85,12 +85,16 @@ def predict(
     else:
         if isinstance(outcome, Compared):
             _print_found(outcome)
-        written = f"{out}: {len(outcome.pictures)} pictures and predictions.json"
-        if (number := outcome.number_for_name) is not None:
-            written += f"; {number} and the like stand for names that no font has, predictions.json has them"
-        typer.echo(written)
+        typer.echo(_written(out, outcome))
     if outcome.failed:
         raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
+
+
+def _written(out: Path, outcome: "Predicted") -> str:
+    written = f"{out}: {len(outcome.pictures)} pictures and predictions.json"
+    if (number := outcome.number_for_name) is not None:
+        written += f"; {number} and the like stand for names that no font has, predictions.json has them"
+    return written
 
 
 def _print_found(outcome: "Compared") -> None:
