@@ -84,6 +84,7 @@ drop-annotations: demo-cache
 	$(BIN)/python benchmarks/drop_annotations.py runs/drop-annotations --out runs/drop-annotations
 
 DEMO_ANNOTATIONS = data/demo/detection/annotations/lvis_demo_train.json
+
 # All arms that have no figures yet, tier by tier, then docs/evidence.md.
 evidence: env
 	$(BIN)/python -m benchmarks.evidence

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from richsem_schemas.io.files import write_atomically
+
 
 def median_seconds(action: Callable[[], Any], repeats: int) -> float:
     """Median wall time of `action` over `repeats` calls."""
@@ -49,9 +51,9 @@ def report(name: str, figures: dict[str, Any], out: Path | None) -> None:
 
 
 def save(name: str, figures: dict[str, Any], out: Path) -> None:
-    """Write the figures to a file, with what they were measured on."""
+    """Write the figures to a file, whole or not at all, with what they were measured on."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(as_json(name, figures) + "\n")
+    write_atomically(out, (as_json(name, figures) + "\n").encode())
 
 
 def as_json(name: str, figures: dict[str, Any]) -> str:

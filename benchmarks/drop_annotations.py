@@ -90,8 +90,10 @@ def draw(points: Points, out: Path) -> None:
             panel.set_title(name)
             draw_lines(panel, [line_of(arm, ratios, name) for arm, ratios in points.items()])
             panel.set_ylim(bottom=0)
+            panel.set_xticks(sorted({100 * ratio for ratios in points.values() for ratio in ratios}))
             panel.set_xlabel("boxes dropped, %")
-        figure.supxlabel(f"mean over {seeds} seeds; band: ± standard deviation", fontsize=8.5, color=QUIET)
+        told = f"mean over up to {seeds} seeds; band: ± standard deviation" if seeds > 1 else "one seed"
+        figure.supxlabel(told, fontsize=8.5, color=QUIET)
         write_figure(figure, out)
 
 

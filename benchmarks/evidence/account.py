@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.evidence.results import Arm, Results, Run
+from benchmarks.evidence.arms import Arm
+from benchmarks.evidence.results import Results, Run
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import duration
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 
 TIERS = {"b": "with several seeds", "c": "with one seed, as trials"}
 """How the arms of a tier are to be run."""
-
-_FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}
 
 _COMMIT_LETTERS = 8
 _MOST_COMMITS = 5
@@ -48,19 +48,18 @@ def _world(world: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counts(counts: Mapping[str, float]) -> str:
-    return ", ".join(f"{_FREQUENCIES.get(name, name)} {count:,}" for name, count in counts.items())
+    return ", ".join(f"{FREQUENCY_NAMES.get(name, name)} {count:,}" for name, count in counts.items())
 
 
 def _runs(runs: Sequence[Run], results: Results) -> Iterator[str]:
     seeds, steps = sorted({run.seed for run in runs}), sorted({run.steps for run in runs})
     taken, wall = sum(run.processor_s or 0.0 for run in runs), sum(run.wall_s or 0.0 for run in runs)
-    made = sum(cache.processor_s for cache in results.caches.values())
+    made = sum(cache.processor_s or 0.0 for cache in results.caches.values())
     arms = sum(1 for of_arm in results.runs.values() if of_arm)
-    budget = f" The budget: {results.world['budget_hours']:g} hours." if "budget_hours" in results.world else ""
     yield (
         f"{_number(len(runs), 'run')} of {_number(arms, 'arm')}, {_seeds(seeds)}, "
         f"{' or '.join(f'{count:,}' for count in steps)} steps each: {duration(taken)} of processor time, "
-        f"{duration(wall)} by the clock; label sets took {duration(made)} of processor time.{budget}"
+        f"{duration(wall)} by the clock; label sets took {duration(made)} of processor time."
     )
     days = sorted({run.date[:10] for run in runs})
     yield f"{days[0] if len(days) == 1 else f'{days[0]} to {days[-1]}'}; {_commits(runs)}."

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.questions import Question
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import MARGINS, Difference, Verdict, paired_difference, verdicts
 
 GOOD = (Verdict.AS_GOOD, Verdict.BETTER)

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.questions import AGAINST_ONLINE
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, Spread, spread_of
 
 NEVER = math.inf

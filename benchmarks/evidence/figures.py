@@ -7,15 +7,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.comparisons import Comparison
 from benchmarks.evidence.costs import NEVER, Saving
 from benchmarks.evidence.questions import kind_of
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS, spread_of
 from richsem_schemas.figures.figure import INK, LINE_COLOURS, QUIET, drawing_style, titled_figure, write_figure
 
-_COLOURS = {"AP": INK, "APr": "#cc3300"}
-_MARGIN_COLOUR = "#009e73"
+_COLOURS = {"AP": INK, "APr": LINE_COLOURS[1]}
+_MARGIN_COLOUR = LINE_COLOURS[2]
 _BORROWING = ("fresh", "free-mosaics")
 """Kinds of views whose lines are dashed, beside stored ones of the same label set."""
 

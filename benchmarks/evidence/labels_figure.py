@@ -1,55 +1,74 @@
 """The picture of label distances: how far each form is from the exact label, and how far it turns the gradient."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
 from benchmarks.evidence.forms import EXACT
 from benchmarks.evidence.gradients import ANOTHER_BATCH
+from richsem_schemas.figures.figure import INK, LINE_COLOURS, drawing_style, titled_figure, write_figure
 
 LEAST_KL, LEAST_TURN = 1e-7, 1e-8
 """What is nearer stands at the edge."""
 
 TITLES = {"windows": "boxes of windows", "mosaics": "tiles of mosaics"}
-_COLOURS = {"demo": "C0", "pictures": "C1"}
+_COLOURS = {"demo": LINE_COLOURS[0], "pictures": LINE_COLOURS[1]}
 _APART = 0.17
 """Between the worlds, and the students, of one form; rows are 1 apart."""
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """A row of panels a kind of views: KL, then one less the cosine of the gradients of the soft loss."""
-    import matplotlib
+def shown_kinds(figures: Mapping[str, Any]) -> list[str]:
+    """The kinds of views that have been measured and are drawn."""
+    return [kind for kind in TITLES if _measured(figures["worlds"], kind)]
 
-    matplotlib.use("svg")
-    from matplotlib import pyplot
 
-    matplotlib.rcParams["svg.hashsalt"] = "richsem"
+def _measured(worlds: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """By world."""
+    return {world: kinds[kind] for world, kinds in worlds.items() if kinds.get(kind, {}).get("forms")}
+
+
+def draw(figures: Mapping[str, Any], path: Path) -> None:
+    """A row of panels for each of `shown_kinds`, one at least: KL, and 1 - cosine of the soft loss's gradients."""
     worlds = figures["worlds"]
-    figure, axes = pyplot.subplots(2, 2, figsize=(10, 10), sharey="row", layout="constrained")
-    for row, (kind, title) in zip(axes, TITLES.items(), strict=True):
-        names = [name for name in next(iter(worlds.values()))[kind]["forms"] if name != EXACT] + [ANOTHER_BATCH]
-        places = {name: place for place, name in enumerate(names)}
-        for offset, (world, kinds) in zip((-_APART, _APART), worlds.items(), strict=False):
-            _draw_kl(row[0], kinds[kind]["forms"], places, offset, world)
-            _draw_turns(row[1], kinds[kind]["gradients"], places, offset, world)
-        row[0].set_yticks(range(len(names)), names)
-        row[0].invert_yaxis()
-        row[0].set(title=f"{title}: label", xlabel="KL(exact ‖ cached), nats: mean, quartiles")
-        row[1].set(title=f"{title}: gradient", xlabel="1 - cosine of the soft loss's gradients: median, quartiles")
-        for panel in row:
-            panel.set_xscale("log")
-            panel.grid(axis="both", lw=0.4)
-    handles = {
-        label: handle for panel in axes.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    pyplot.close(figure)
+    with drawing_style([]):
+        figure = titled_figure("How far a cached label is from the exact one", 10, 10)
+        shown = shown_kinds(figures)
+        axes = figure.subplots(len(shown), 2, sharey="row", squeeze=False)
+        for row, kind in zip(axes, shown, strict=True):
+            _draw_kind(row, _measured(worlds, kind), TITLES[kind])
+        handles = {
+            label: handle
+            for panel in axes.flat
+            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+        write_figure(figure, path)
+
+
+def _draw_kind(row: Any, worlds: dict[str, Any], title: str) -> None:
+    """Both panels of a kind of views; a line a form, and beside each other the worlds."""
+    names = [name for name in next(iter(worlds.values()))["forms"] if name != EXACT] + [ANOTHER_BATCH]
+    places = {name: place for place, name in enumerate(names)}
+    for offset, (world, node) in zip((-_APART, _APART), worlds.items(), strict=False):
+        _draw_kl(row[0], node["forms"], places, offset, world)
+        _draw_turns(row[1], node["gradients"], places, offset, world)
+    row[0].set_yticks(range(len(names)), names, color=INK)
+    row[0].invert_yaxis()
+    row[0].set(title=f"{title}: label", xlabel="KL(exact ‖ cached), nats: mean, quartiles")
+    row[1].set(title=f"{title}: gradient", xlabel="1 - cosine of the soft loss's gradients: median, quartiles")
+    for panel in row:
+        panel.set_xscale("log")
+        # The style sets no powers as mathematics.
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_kl(panel: Any, forms: dict[str, Any], places: dict[str, int], offset: float, world: str) -> None:
     """Where the cached label rules out what the exact one allows, KL is infinite: the other direction, hollow."""
-    colour = _COLOURS.get(world, "C2")
+    colour = _COLOURS.get(world, LINE_COLOURS[2])
     for name, place in places.items():
         found = forms.get(name)
         if found is None:
@@ -65,7 +84,7 @@ def _draw_kl(panel: Any, forms: dict[str, Any], places: dict[str, int], offset: 
 
 
 def _draw_turns(panel: Any, students: dict[str, Any], places: dict[str, int], offset: float, world: str) -> None:
-    colour = _COLOURS.get(world, "C2")
+    colour = _COLOURS.get(world, LINE_COLOURS[2])
     for student, forms in students.items():
         is_trained = student == "trained"
         for name, place in places.items():

@@ -1,6 +1,7 @@
 """A command run to its end, and what it took: processor time of it and of all that it started."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -46,24 +47,37 @@ def run_measured(
     """
     started = time.monotonic()
     printed = log.with_suffix(".out")
-    places: list[tuple[int, float]] = []
-    is_told = False
     with log.open("ab") as errors, printed.open("wb") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         # A session of its own: Ctrl-C is for this process, which tells it.
         process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            if stop.is_set() and not is_told:
-                process.send_signal(signal.SIGTERM)
-                is_told = True
-            place = watch()
-            if place is not None and place > (places[-1][0] if places else -1):
-                places.append((place, _processor_s(process.pid)))
-            time.sleep(_POLL_SECONDS)
-    _, status, usage = ended
+        try:
+            status, usage, places = _followed(process.pid, stop, watch)
+        except BaseException:
+            process.terminate()
+            raise
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = usage.ru_utime + usage.ru_stime
     return Took(process.returncode, printed.read_text(), seconds, time.monotonic() - started, tuple(places))
+
+
+def _followed(
+    pid: int, stop: Event, watch: Callable[[], int | None]
+) -> tuple[int, resource.struct_rusage, list[tuple[int, float]]]:
+    """Wait for a process; its status, what it used, and the places of `Took`."""
+    places: list[tuple[int, float]] = []
+    is_told = False
+    while not (ended := os.wait4(pid, os.WNOHANG))[0]:
+        if stop.is_set() and not is_told:
+            # Not by `Popen`, which would collect a command that has just ended, and what it used with it.
+            os.kill(pid, signal.SIGTERM)
+            is_told = True
+        place = watch()
+        if place is not None and place > (places[-1][0] if places else -1):
+            places.append((place, _processor_s(pid)))
+        time.sleep(_POLL_SECONDS)
+    _, status, usage = ended
+    return status, usage, places
 
 
 def _processor_s(pid: int) -> float:

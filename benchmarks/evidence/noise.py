@@ -4,8 +4,9 @@ import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.comparisons import Comparison
-from benchmarks.evidence.results import Arm, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.statistics import (
     MARGINS,
     POWER,
@@ -24,7 +25,8 @@ _MOST_SEEDS = 1_000
 _MEANING = (
     f"Seen means in {POWER:.0%} of such experiments, by a two-sided test of 5%; the narrowest margin is that within "
     "which two arms that don't differ at all are found as good as often. Both are of one comparison: Holm's correction "
-    "for several makes them wider."
+    "for several makes them wider. Differences that share an arm are pooled as if they shared none, so they tell less "
+    "than their degrees of freedom (d.f.) say."
 )
 
 _NOT_PAIRED = "No two arms that are compared have two seeds in common yet: these are differences of unpaired seeds."

@@ -11,12 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.evidence.account import what_ran
+from benchmarks.evidence.arms import ARMS, Arm
 from benchmarks.evidence.comparisons import GOOD, Comparison, answers, compare
 from benchmarks.evidence.costs import savings
 from benchmarks.evidence.figures import draw_arms, draw_costs
+from benchmarks.evidence.labels_figure import draw as draw_labels
+from benchmarks.evidence.labels_figure import shown_kinds
+from benchmarks.evidence.labels_page import labels_section
 from benchmarks.evidence.noise import spread_section
 from benchmarks.evidence.questions import AGAINST_ONLINE, LABEL_SIZE, QUESTIONS, Question, in_order
-from benchmarks.evidence.results import Arm, Results, read_results
+from benchmarks.evidence.results import Results, read_results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS
 from benchmarks.evidence.tables import (
     arms_table,
@@ -35,7 +39,6 @@ PAGE = Path("evidence.md")
 ARMS_FIGURE = Path("images/evidence-arms.svg")
 COSTS_FIGURE = Path("images/evidence-costs.svg")
 LABELS_FIGURE = Path("images/evidence-labels.svg")
-"""Drawn where the distances are measured."""
 
 HEADER = (
     "<!-- Written by `make evidence` from benchmarks/results/evidence: edit benchmarks/evidence, not this page. -->"
@@ -70,6 +73,8 @@ LIMITS = """\
   cached depends on how much the views of a thing differ; in real pictures they do so in other ways.
 - The detector is small and sees few steps. Beside it the teacher is not what CLIP is beside DINO, so seconds don't
   carry over; [costs](costs.md) counts forwards at the paper's size.
+- Repeat factors follow from the boxes that are there, so arms with boxes dropped take more steps than the others. Soft
+  and hard labels on the same boxes take the same steps; only those are compared.
 - Machines are shared with other work, so seconds scatter by themselves.
 - Verdicts are computed anew with each seed. They hold where the number of seeds was set by the budget; whoever stops
   at a verdict that pleases errs more often than in 5%."""
@@ -110,7 +115,10 @@ def draw(arms: Sequence[Arm], results: Results, compared: Mapping[str, list[Comp
     if of_costs := savings(arms, results):
         draw_costs(of_costs, docs / COSTS_FIGURE)
         drawn.add(COSTS_FIGURE)
-    for stale in {ARMS_FIGURE, COSTS_FIGURE} - drawn:
+    if results.labels is not None and shown_kinds(results.labels):
+        draw_labels(results.labels, docs / LABELS_FIGURE)
+        drawn.add(LABELS_FIGURE)
+    for stale in {ARMS_FIGURE, COSTS_FIGURE, LABELS_FIGURE} - drawn:
         (docs / stale).unlink(missing_ok=True)
     return drawn
 
@@ -138,7 +146,7 @@ def _parts(
     for question in QUESTIONS:
         yield from _section(question, arms, results, compared[question.title])
     yield from _costs(arms, results, COSTS_FIGURE in figures)
-    yield from _labels(results)
+    yield from _labels(results, LABELS_FIGURE in figures)
     yield "## What limits it"
     yield LIMITS
     yield "## Going on"
@@ -216,19 +224,16 @@ def _costs(arms: Sequence[Arm], results: Results, drawn: bool) -> Iterator[str]:
         yield f"![Processor hours over the number of runs, online and from caches]({COSTS_FIGURE})"
 
 
-def _labels(results: Results) -> Iterator[str]:
+def _labels(results: Results, drawn: bool) -> Iterator[str]:
     """Label distances, which are measured without training, where they have been."""
     if results.labels is not None:
-        from benchmarks.evidence.labels_page import labels_section
-
         yield labels_section(results.labels).rstrip()
+    if drawn:
         yield f"![KL of each form of a label to the exact one]({LABELS_FIGURE})"
 
 
 def main() -> None:
     """Write the page and its figures."""
-    from benchmarks.evidence.arms import ARMS
-
     write_atomically(DOCS / PAGE, evidence(RESULTS, ARMS, DOCS).encode())
 
 

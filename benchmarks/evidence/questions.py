@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.evidence.results import Arm
+from benchmarks.evidence.arms import Arm
 
 Pair = tuple[Arm, Arm]
 """An arm and what it is held against."""

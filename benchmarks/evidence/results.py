@@ -6,37 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.label_sets import LABEL_SETS
 from richsem_schemas.errors import RichSemError
 
 METRICS = ("AP", "APr", "APc", "APf")
 
 _REMEDY = "remove the file, and `make evidence` makes it anew"
-
-
-class Arm(Protocol):
-    """What the page needs to know of an arm; all are declared in `arms.py`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def tier(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def label_sets(self) -> tuple[str, ...]: ...
-    @property
-    def online(self) -> str | None: ...
-    @property
-    def passes(self) -> int | None: ...
-    @property
-    def drop_ratio(self) -> float: ...
 
 
 class Run(BaseModel, frozen=True):
@@ -77,11 +57,11 @@ class Run(BaseModel, frozen=True):
 
 
 class Cache(BaseModel, frozen=True):
-    """What a cache, or a label set of one, took to make and takes to keep."""
+    """What a label set of a cache took to make and takes to keep; None where a part of the making was killed."""
 
     cache: str
-    processor_s: float
-    wall_s: float
+    processor_s: float | None
+    wall_s: float | None
     label_bytes: int
     picture_bytes: int
     views: int
@@ -144,7 +124,7 @@ class Results:
         return [each for each in seconds if each is not None]
 
     def preparation(self, arm: Arm) -> "Preparation | None":
-        """What the cached labels of an arm take; None where one of its label sets has no figures.
+        """What the cached labels of an arm take; None where one of its label sets has no figures, or not all of them.
 
         Arms without cached labels take extra pictures out of a cache as well, whose labels they don't read: that is
         nothing that they would need.
@@ -152,10 +132,12 @@ class Results:
         if arm.passes is None:
             return Preparation(0.0, 0, 0)
         made = {name for label_set in arm.label_sets for name in _made_from(label_set)}
-        if not made <= self.caches.keys():
+        taken = [self.caches[name].processor_s for name in made if name in self.caches]
+        known = [each for each in taken if each is not None]
+        if len(known) < len(made):
             return None
         return Preparation(
-            processor_s=math.fsum(self.caches[name].processor_s for name in made),
+            processor_s=math.fsum(known),
             label_bytes=sum(self.caches[name].label_bytes for name in arm.label_sets),
             picture_bytes=sum(map(self._picture_bytes, {LABEL_SETS[name].pictures for name in arm.label_sets})),
         )

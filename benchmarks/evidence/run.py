@@ -19,13 +19,18 @@ from benchmarks.evidence import world
 from benchmarks.evidence.arms import ARMS, EPOCHS, RATIOS, Arm
 from benchmarks.evidence.label_sets import DATA, LABEL_SETS, TEACHER_SIZE, command_of
 from benchmarks.evidence.measured import Took, run_measured
+from benchmarks.evidence.statistics import MARGINS
 from richsem_prep.demo.dataset import TRAIN_ANNOTATIONS
+from richsem_schemas.io.files import write_atomically
 
 RESULTS = Path("benchmarks/results/evidence")
 RUNS = Path("runs/evidence")
 BASE = Path("benchmarks/evidence/base.yaml")
 
 _PARTS = "parts.json"
+
+_FEWEST_STEPS = 100
+"""That tell what a step takes."""
 
 LEAST_SEEDS = 3
 MOST_SEEDS = 10
@@ -100,7 +105,7 @@ def spent_hours() -> float:
 class Runner:
     """Makes what is missing, several runs at a time.
 
-    `stop` ends those at hand, which go on another time; `on_done` is called after each.
+    `stop` ends those at hand, which go on another time; `on_done` is called after each, and after each label set.
     """
 
     def __init__(self, *, budget_hours: float, jobs: int, stop: Event, on_done: Callable[[], None]) -> None:
@@ -133,7 +138,7 @@ class Runner:
         for each in workers:
             each.result()
 
-    def _stopping_others(self, work: Any) -> None:
+    def _stopping_others(self, work: Callable[[], None]) -> None:
         try:
             work()
         except BaseException:
@@ -147,18 +152,21 @@ class Runner:
             return
         out = RUNS / run.name
         is_new = not (out / "config.yaml").exists()
+        _require_own(out, f"{recipe()} {arm_recipe(run.arm)}", is_new=is_new)
         command = [*_training(run), *([] if is_new else ["--resume"])]
         out.parent.mkdir(parents=True, exist_ok=True)
         print(f"{datetime.now(UTC):%H:%M:%S} {run.name}{'' if is_new else ', goes on'}", flush=True)
-        took = self._run(run.name, command, watch=lambda: _last_step(out / "log.jsonl"))
-        parts = _parts(out, is_new=is_new)
-        parts.append({"processor_s": round(took.processor_s, 1), "wall_s": round(took.wall_s, 1)})
+        log = out / "log.jsonl"
+        # Of the steps before, a part that goes on has only the lines.
+        begins_at = log.stat().st_size if log.exists() else 0
+        took = self._run(run.name, command, watch=lambda: _last_step(log, begins_at))
+        parts = [*_parts(out / _PARTS, is_new=is_new), _part(took)]
         if took.exit_code == 0:
             with self._keeping:
                 keep_figures(run, out, parts, _seconds_a_step(took.places))
                 self._on_done()
         elif out.is_dir():
-            (out / _PARTS).write_text(json.dumps(parts))
+            _keep_parts(parts, out / _PARTS)
 
     def _run(self, name: str, command: list[str], **watch: Any) -> Took:
         log = RUNS / f"{name}.log"
@@ -183,12 +191,21 @@ class Runner:
         made = LABEL_SETS[name]
         if made.rescored_from is not None:
             self._make_label_set(made.rescored_from)
-        if (made.out / "labels" / name / "manifest.json").exists() or self._stop.is_set():
+        folder, kept = made.out / "labels" / name, RESULTS / "caches" / f"{name}.json"
+        made_by = " ".join(["world", _hashed(world.RECIPE), *command_of(made)])
+        _require_own(folder, made_by, is_new=not folder.exists())
+        if self._stop.is_set() or ((folder / "manifest.json").exists() and kept.exists()):
             return
         print(f"{datetime.now(UTC):%H:%M:%S} label set {name}", flush=True)
+        known = RUNS / f"{name}-{_PARTS}"
+        before = _parts(known, is_new=not folder.exists())
         took = self._run(name, [sys.executable, "-m", "benchmarks.evidence.prep", *command_of(made), "--json"])
+        parts = [*before, _part(took)]
+        _keep_parts(parts, known)
         if took.exit_code == 0:
-            _keep_label_set(name, json.loads(took.output), took)
+            with self._keeping:
+                _keep_label_set(name, json.loads(took.output), parts)
+                self._on_done()
 
     def _drop(self, ratio: float) -> None:
         out = DATA / "evidence-dropped" / f"{ratio:g}.json"
@@ -207,7 +224,8 @@ def _training(run: Planned) -> list[str]:
     config = RUNS / "configs" / f"{run.arm.name}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
     values = _over({**yaml.safe_load(BASE.read_text()), "name": run.arm.title}, run.arm.config)
-    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    # A run of another seed may be reading it.
+    write_atomically(config, yaml.safe_dump(values, sort_keys=False).encode())
     options = ["--config", str(config), "--set", f"seed={run.seed}", "--out", str(RUNS / run.name)]
     if run.arm.online is None:
         return [sys.executable, "-m", "richsem_train", *options]
@@ -224,28 +242,58 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _last_step(log: Path) -> int | None:
+def _require_own(made: Path, made_by: str, *, is_new: bool) -> None:
+    """Check that what is used or gone on with was begun by the same recipe, which is noted of what is new.
+
+    Raises:
+        FailedError: by another.
+    """
+    note = RUNS / f"{made.name}.made-by"
+    if is_new or not note.exists():
+        write_atomically(note, made_by.encode())
+    elif (found := note.read_text()) != made_by:
+        raise FailedError(f"{made} was made by {found!r}, now it is {made_by!r}; remove it, and it is made anew")
+
+
+def _last_step(log: Path, begins_at: int) -> int | None:
+    """The step of the last whole line behind the first `begins_at` bytes of a run's log."""
     try:
-        lines = log.read_text().splitlines()
+        with log.open("rb") as file:
+            file.seek(begins_at)
+            lines = [line for line in file if line.endswith(b"\n")]
     except FileNotFoundError:
         return None
-    steps = [json.loads(line) for line in lines[-1:]]
-    return steps[0]["step"] if steps and steps[0]["event"] == "train" else None
+    last = json.loads(lines[-1]) if lines else {}
+    return last["step"] if last.get("event") == "train" else None
 
 
-def _parts(out: Path, *, is_new: bool) -> list[dict[str, float | None]]:
-    """What the parts of a run took that was stopped before; of a part that was killed nobody knows."""
+_Part = Mapping[str, float | None]
+"""Seconds that a part of a run took, of one that was killed None."""
+
+
+def _part(took: Took) -> _Part:
+    return {"processor_s": round(took.processor_s, 1), "wall_s": round(took.wall_s, 1)}
+
+
+def _parts(known: Path, *, is_new: bool) -> list[_Part]:
+    """What the parts took of something that was stopped before; of a part that was killed nobody knows."""
     if is_new:
         return []
     try:
-        return list(json.loads((out / _PARTS).read_text()))
+        return list(json.loads(known.read_text()))
     except FileNotFoundError:
         return [{"processor_s": None, "wall_s": None}]
 
 
-def keep_figures(
-    run: Planned, out: Path, parts: Sequence[Mapping[str, float | None]], seconds_a_step: float | None
-) -> None:
+def _keep_parts(parts: Sequence[_Part], known: Path) -> None:
+    write_atomically(known, json.dumps(parts).encode())
+
+
+def _in_all(parts: Sequence[_Part]) -> dict[str, float | None]:
+    return {name: _sum([part[name] for part in parts]) for name in ("processor_s", "wall_s")}
+
+
+def keep_figures(run: Planned, out: Path, parts: Sequence[_Part], seconds_a_step: float | None) -> None:
     """Write what a finished run gave; what it took is null where a part of it was killed."""
     results = json.loads((out / "results.json").read_text())
     figures = {
@@ -253,7 +301,7 @@ def keep_figures(
         "seed": run.seed,
         "steps": results["step"],
         "metrics": results["metrics"],
-        **{name: _sum([part[name] for part in parts]) for name in ("processor_s", "wall_s")},
+        **_in_all(parts),
         "step_processor_s": seconds_a_step,
         "recipe": recipe(),
         "arm_recipe": arm_recipe(run.arm),
@@ -268,19 +316,21 @@ def _sum(values: Sequence[float | None]) -> float | None:
 
 
 def _seconds_a_step(places: tuple[tuple[int, float], ...]) -> float | None:
-    """Between the first and the last place that was seen, so without the start and the evaluation."""
-    if len(places) < 2:
+    """Between the first and the last place that was seen, so without the start and the evaluation.
+
+    None of fewer than `_FEWEST_STEPS`, since places are seen up to a second late.
+    """
+    if not places or places[-1][0] - places[0][0] < _FEWEST_STEPS:
         return None
     (first, before), (last, after) = places[0], places[-1]
     return round((after - before) / (last - first), 4)
 
 
-def _keep_label_set(name: str, made: Mapping[str, Any], took: Took) -> None:
+def _keep_label_set(name: str, made: Mapping[str, Any], parts: Sequence[_Part]) -> None:
     is_rescored = LABEL_SETS[name].rescored_from is not None
     figures = {
         "cache": name,
-        "processor_s": round(took.processor_s, 1),
-        "wall_s": round(took.wall_s, 1),
+        **_in_all(parts),
         "label_bytes": made["bytes"] if is_rescored else made["label_bytes"],
         "picture_bytes": 0 if is_rescored else made["picture_bytes"],
         "views": made.get("views", 0),
@@ -307,6 +357,7 @@ def keep_world() -> None:
         "classes": len(content["categories"]),
         "instances": counts,
         "ratios": RATIOS,
+        "margin": MARGINS,
         **_when(),
     }
     save("evidence-world", figures, kept)

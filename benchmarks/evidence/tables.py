@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.evidence.arms import Arm
 from benchmarks.evidence.comparisons import Comparison
 from benchmarks.evidence.costs import Saving
-from benchmarks.evidence.results import METRICS, Arm, Results
+from benchmarks.evidence.results import METRICS, Results
 from benchmarks.evidence.statistics import FEWEST_PAIRS, MARGINS, Difference, Spread, Verdict, spread_of
 from richsem_schemas.io.words import readable_bytes
 

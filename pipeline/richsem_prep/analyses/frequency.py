@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from richsem_schemas.annotations.annotation_file import AnnotationFile, CategoryRecord
 from richsem_schemas.annotations.read_annotation_file import format_by_content, read_annotation_file
 from richsem_schemas.errors import SourceError
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 
 FEW = 10
 """The paper calls fewer instances of a category extremely few."""
-
-FREQUENCY_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 @dataclass(frozen=True)

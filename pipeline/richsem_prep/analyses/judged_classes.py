@@ -6,17 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_prep.analyses.frequency import FREQUENCY_NAMES
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.vocabularies.known import known_vocabulary
-from richsem_schemas.vocabularies.lvis import lvis_categories
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES, lvis_categories
 from richsem_schemas.vocabularies.vocabulary import NO_LABEL, Vocabulary
 
 ALL = "all"
 
 GROUPS = (ALL, *FREQUENCY_NAMES.values())
-"""All categories, and those that LVIS calls rare, common and frequent: seen in up to 10 pictures of its training split,
-in up to 100, in more."""
+"""All categories, and those that LVIS calls rare, common and frequent."""
 
 _LETTERS = {name: letter for letter, name in FREQUENCY_NAMES.items()}
 

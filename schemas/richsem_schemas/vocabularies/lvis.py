@@ -7,6 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
+FREQUENCY_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+"""LVIS's letters: of a category seen in 1 to 10 pictures of its training split, in 11 to 100, in more."""
+
 
 @dataclass(frozen=True, slots=True)
 class LvisCategory:
@@ -18,7 +21,7 @@ class LvisCategory:
         synset: the WordNet synset LVIS names, e.g. `aerosol.n.02`.
         wnid: `n` and the synset's WordNet 3.0 noun offset, the name of its ImageNet folder; None for `stop_sign`, whose
             synset WordNet doesn't have.
-        frequency: `r`are (1 to 10 training images), `c`ommon (11 to 100) or `f`requent.
+        frequency: one of `FREQUENCY_NAMES`.
         image_count: training images with the category; what the federated loss draws by.
         instance_count: training boxes of the category.
         in_imagenet21k: one of the 997 of the published INet-LVIS list.

@@ -1,55 +1,43 @@
 """Results of the experiment as they could have come out: arms, and files of runs and caches of them."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.evidence.arms import Arm
 
-@dataclass(frozen=True)
-class TestArm:
-    """What the page needs to know of an arm."""
 
-    __test__ = False
-
-    name: str
-    title: str
-    group: str
-    tier: str = "b"
-    label_sets: tuple[str, ...] = ()
-    online: str | None = None
-    passes: int | None = None
-    drop_ratio: float = 0.0
+def arm(name, title, group, tier="b", label_sets=(), **more):
+    """An arm without a config, which the page doesn't look at."""
+    return Arm(name, title, tier, group, label_sets=label_sets, **more)
 
 
 def _views(kind, title, letter, counts, group, label_sets, tier="b"):
     return [
-        TestArm(
-            f"{kind}-{count}", f"{title}, {letter} = {count}", group, tier, (f"{label_sets}-{count}",), passes=count
-        )
+        arm(f"{kind}-{count}", f"{title}, {letter} = {count}", group, tier, (f"{label_sets}-{count}",), passes=count)
         for count in counts
     ]
 
 
 ARMS = [
-    TestArm("baseline", "baseline", "baseline"),
-    TestArm("branch", "the branch with hard labels", "branch"),
-    TestArm("online-detection", "online teacher, detection", "online", online="detection"),
+    arm("baseline", "baseline", "baseline"),
+    arm("branch", "the branch with hard labels", "branch"),
+    arm("online-detection", "online teacher, detection", "online", online="detection"),
     *_views("stored", "stored windows", "K", (1, 4), "windows", "windows"),
     *_views("fresh", "fresh windows", "K", (1, 4), "windows", "windows"),
-    TestArm("online-extra", "online teacher, extra", "online", label_sets=("mosaics-4",), online="extra"),
+    arm("online-extra", "online teacher, extra", "online", label_sets=("mosaics-4",), online="extra"),
     *_views("mosaics", "mosaics", "V", (1, 4), "extra", "mosaics"),
-    TestArm("online-both", "online teacher, both", "online", label_sets=("mosaics-4",), online="both"),
-    TestArm("cached-both", "windows and mosaics", "extra", "c", ("windows-4", "mosaics-4"), passes=4),
-    TestArm("extra-hard", "extra pictures, hard labels", "extra", "c", ("mosaics-4",)),
+    arm("online-both", "online teacher, both", "online", label_sets=("mosaics-4",), online="both"),
+    arm("cached-both", "windows and mosaics", "extra", "c", ("windows-4", "mosaics-4"), passes=4),
+    arm("extra-hard", "extra pictures, hard labels", "extra", "c", ("mosaics-4",)),
     *_views("crops", "crops", "K", (1,), "extra", "crops", "c"),
     *_views("free-mosaics", "free mosaics", "K", (1,), "extra", "crops", "c"),
-    TestArm("top8-bucket", "top 8, tail: bucket", "labels", "c", ("windows-4-top8",), passes=4),
-    TestArm("int8", "8 bits", "labels", "c", ("windows-4-int8",), passes=4),
-    TestArm("dropped-0.5-hard", "half dropped, hard labels", "dropped", "c", drop_ratio=0.5),
-    TestArm("dropped-0.5-soft", "half dropped, soft labels", "dropped", "c", ("windows-4",), passes=4, drop_ratio=0.5),
-    TestArm("worse", "a worse teacher", "teachers", "c", ("windows-4-worse",), passes=4),
+    arm("top8-bucket", "top 8, tail: bucket", "labels", "c", ("windows-4-top8",), passes=4),
+    arm("int8", "8 bits", "labels", "c", ("windows-4-int8",), passes=4),
+    arm("dropped-0.5-hard", "half dropped, hard labels", "dropped", "c", drop_ratio=0.5),
+    arm("dropped-0.5-soft", "half dropped, soft labels", "dropped", "c", ("windows-4",), passes=4, drop_ratio=0.5),
+    arm("worse", "a worse teacher", "teachers", "c", ("windows-4-worse",), passes=4),
 ]
-BY_NAME = {arm.name: arm for arm in ARMS}
+BY_NAME = {each.name: each for each in ARMS}
 LABEL_BYTES = {
     "crops-1": 3_000_000,
     "mosaics-1": 2_000_000,
@@ -83,7 +71,7 @@ def write_run(folder, arm, seed, *, ap=0.5, apr=0.4, step_s=0.5, **changed):
     _write(folder / "runs" / f"{arm}-{seed}.json", content)
 
 
-def write_caches(folder, names=tuple(LABEL_BYTES)):
+def write_caches(folder, names=tuple(LABEL_BYTES), **changed):
     for name in names:
         content = {
             "benchmark": "evidence-cache",
@@ -95,6 +83,7 @@ def write_caches(folder, names=tuple(LABEL_BYTES)):
             "views": 4000,
             "regions": 8000,
             "teacher_forwards": 4000,
+            **changed,
         }
         _write(folder / "caches" / f"{name}.json", content)
 
@@ -107,7 +96,6 @@ def write_world(folder, **changed):
         "classes": 144,
         "instances": {"r": 145, "c": 2330, "f": 8460},
         "margin": {"AP": 0.02, "APr": 0.03},
-        "budget_hours": 8,
         **changed,
     }
     _write(folder / "world.json", content)

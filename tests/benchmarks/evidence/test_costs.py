@@ -91,3 +91,12 @@ def test_a_cache_without_figures_says_nothing(tmp_path):
     for path in (tmp_path / "caches").iterdir():
         path.unlink()
     assert savings(ARMS, read_results(tmp_path, ARMS)) == []
+
+
+def test_nothing_pays_by_a_label_set_whose_making_was_killed(tmp_path):
+    write_pair(tmp_path, [0.6, 0.62, 0.61], [0.5, 0.52, 0.51])
+    write_caches(tmp_path, BY_NAME["stored-4"].label_sets, processor_s=None, wall_s=None)
+    write_world(tmp_path)
+    results = read_results(tmp_path, ARMS)
+    assert results.preparation(BY_NAME["stored-4"]) is None
+    assert savings(ARMS, results) == []

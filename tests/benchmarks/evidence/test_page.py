@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks.evidence import page
-from benchmarks.evidence.page import ARMS_FIGURE, COSTS_FIGURE, anchor, evidence
+from benchmarks.evidence.page import ARMS_FIGURE, COSTS_FIGURE, LABELS_FIGURE, anchor, evidence
 from benchmarks.evidence.questions import QUESTIONS
 from richsem_schemas.errors import RichSemError
 from tests.benchmarks.evidence.synthetic import ARMS, write_caches, write_run, write_world
@@ -181,6 +181,16 @@ def test_a_margin_changed_after_the_world_was_drawn_is_told(results):
     assert "The margin was AP 0.05, APr 0.05 when the world was drawn" in written(results)[0]
 
 
+def test_label_distances_are_told_as_far_as_they_are_measured(results):
+    measured = json.loads((page.RESULTS / "labels.json").read_text(encoding="utf-8"))
+    demo = {"windows": measured["worlds"]["demo"]["windows"], "mosaics": {}}
+    for worlds, are_drawn in (({}, False), ({"demo": demo}, True)):
+        (results / "labels.json").write_text(json.dumps(measured | {"worlds": worlds}))
+        text, docs = written(results)
+        assert ("**Boxes of windows, the demo's world**" in text) == are_drawn
+        assert (f"({LABELS_FIGURE})" in text) == (docs / LABELS_FIGURE).exists() == are_drawn
+
+
 def test_the_same_results_are_the_same_bytes(results):
     every_seed(results, 3, scatter=0.01)
     first, docs = written(results)
@@ -228,7 +238,7 @@ def test_the_page_is_that_of_the_committed_results(tmp_path):
     stale = "is stale: run `python -m benchmarks.evidence.page` and commit what it writes"
     text = evidence(page.RESULTS, DECLARED, tmp_path)
     assert (page.DOCS / page.PAGE).read_text(encoding="utf-8") == text, f"docs/{page.PAGE} {stale}"
-    for figure in (ARMS_FIGURE, COSTS_FIGURE):
+    for figure in (ARMS_FIGURE, COSTS_FIGURE, LABELS_FIGURE):
         assert bytes_of(page.DOCS / figure) == bytes_of(tmp_path / figure), f"docs/{figure} {stale}"
 
 

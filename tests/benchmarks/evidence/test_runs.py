@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.evidence import measured, run, world
 from benchmarks.evidence.arms import ARMS
-from benchmarks.evidence.label_sets import LABEL_SETS, command_of
+from benchmarks.evidence.label_sets import LABEL_SETS, LabelSet, command_of
 from benchmarks.evidence.measured import run_measured
 from benchmarks.evidence.run import FailedError, Planned, Runner, planned
 from richsem_train.config import load_config
@@ -103,6 +103,15 @@ def test_a_run_of_another_recipe_is_made_again(places, monkeypatch):
     assert not run.is_done(Planned(ARM, 0))
 
 
+def test_a_run_that_was_begun_by_another_recipe_is_not_gone_on_with(places, monkeypatch):
+    trained_by(monkeypatch, "(out / 'config.yaml').touch(); end()")
+    runner().run_all(iter([Planned(ARM, 0)]))
+    monkeypatch.setattr(world, "RECIPE", {**world.RECIPE, "val_instances": 1})
+
+    with pytest.raises(FailedError, match=r"runs/baseline-0 was made by .*; remove it"):
+        runner().run_all(iter([Planned(ARM, 0)]))
+
+
 def test_a_stopped_run_goes_on_and_its_parts_are_summed(places, monkeypatch):
     stop = threading.Event()
     trained_by(monkeypatch, "(out / 'config.yaml').touch(); sum(range(3 * 10**7)); time.sleep(60)")
@@ -156,5 +165,98 @@ def test_processor_time_is_that_of_the_command_and_its_children(tmp_path):
 
 
 def test_a_step_is_timed_without_start_and_end():
-    assert run._seconds_a_step(((10, 5.0), (20, 6.0), (50, 9.0))) == pytest.approx(0.1)
-    assert run._seconds_a_step(((10, 5.0),)) is None
+    assert run._seconds_a_step(((10, 5.0), (20, 6.0), (210, 25.0))) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("places", [(), ((10, 5.0),), ((10, 5.0), (60, 9.0))])
+def test_a_step_is_not_timed_by_few(places):
+    assert run._seconds_a_step(places) is None
+
+
+def test_steps_of_the_part_before_are_not_this_ones(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert run._last_step(log, 0) is None
+    log.write_text('{"event": "train", "step": 400}\n{"event": "train", "step": 500}\n')
+    begins_at = log.stat().st_size
+    assert run._last_step(log, 0) == 500
+    assert run._last_step(log, begins_at) is None
+
+    with log.open("a") as file:
+        file.write('{"event": "train", "step": 410}\n{"event": "train", "st')
+    assert run._last_step(log, begins_at) == 410
+
+
+@pytest.fixture
+def label_sets(tmp_path, monkeypatch):
+    """A label set is made by some lines of Python, which are given its folder."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(measured, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(LabelSet, "out", tmp_path / "cache")
+    run.RUNS.mkdir()
+
+    def make(code: str, stop: threading.Event | None = None) -> None:
+        def run_measured_code(command, *args, **options):
+            return run_measured(
+                [sys.executable, "-c", code, str(tmp_path / "cache/labels" / "windows-1")], *args, **options
+            )
+
+        monkeypatch.setattr(run, "run_measured", run_measured_code)
+        runner(stop=stop)._make_label_set("windows-1")
+
+    return make
+
+
+BEGIN = "import json, pathlib, sys, time; out = pathlib.Path(sys.argv[1]); out.mkdir(parents=True, exist_ok=True)\n"
+END = """
+(out / "manifest.json").touch()
+print(json.dumps({"label_bytes": 5, "picture_bytes": 6, "views": 7, "regions": 8}))
+"""
+
+
+def test_what_a_stopped_label_set_took_is_summed(label_sets, tmp_path):
+    stop = threading.Event()
+    threading.Timer(2, stop.set).start()
+    label_sets(BEGIN + "sum(range(3 * 10**7)); time.sleep(60)", stop)
+    first = json.loads((tmp_path / "runs/windows-1-parts.json").read_text())[0]["processor_s"]
+
+    label_sets(BEGIN + END)
+
+    figures = json.loads((tmp_path / "results/caches/windows-1.json").read_text())
+    assert first > 0.2
+    assert figures["processor_s"] >= first
+    assert figures["views"] == 7
+    label_sets("sys.exit('made again')")
+
+
+def test_a_label_set_that_was_made_by_another_command_is_not_taken(label_sets, monkeypatch):
+    label_sets(BEGIN + END)
+    monkeypatch.setitem(LABEL_SETS, "windows-1", LabelSet("windows-1", "evidence-detection", {"windows": 2}))
+
+    with pytest.raises(FailedError, match=r"labels/windows-1 was made by '.*--windows 1'.*--windows 2'; remove it"):
+        label_sets(BEGIN + END)
+
+
+def test_a_label_set_without_figures_gets_them_and_says_that_its_time_is_unknown(label_sets, tmp_path):
+    (tmp_path / "cache/labels/windows-1").mkdir(parents=True)
+    (tmp_path / "cache/labels/windows-1/manifest.json").touch()
+
+    label_sets(BEGIN + END)
+
+    figures = json.loads((tmp_path / "results/caches/windows-1.json").read_text())
+    assert (figures["processor_s"], figures["label_bytes"]) == (None, 5)
+
+
+def test_a_command_ends_where_it_cannot_be_watched(tmp_path):
+    alive = tmp_path / "alive"
+    code = f"import pathlib, time; alive = pathlib.Path({str(alive)!r}); alive.touch(); time.sleep(3); alive.unlink()"
+
+    def fail():
+        if alive.exists():
+            raise OSError("no log")
+
+    with pytest.raises(OSError, match="no log"):
+        run_measured([sys.executable, "-c", code], tmp_path / "log", stop=threading.Event(), watch=fail)
+
+    time.sleep(4)
+    assert alive.exists()

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from richsem_schemas.scoring.detections import PictureDetections
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 from richsem_train.results.gallery import Gallery, Predicted, SheetForm, Shown
 from richsem_train.results.matching import JoinedClasses, Side, Tally, join_classes, match_detections, some_names, tally
-from richsem_train.results.pictures import FREQUENCY_NAMES, number_for_name
+from richsem_train.results.pictures import number_for_name
 from richsem_train.results.predict import detection_records
 from richsem_train.results.prediction import ClassTable
 from richsem_train.results.side_by_side import choose_shown, draw_side_by_side, legend_of

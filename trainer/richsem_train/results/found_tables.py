@@ -6,9 +6,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from richsem_schemas.io.words import printable_text
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 from richsem_train.results.compare_detectors import ALL
 from richsem_train.results.matching import Tally
-from richsem_train.results.pictures import FREQUENCY_NAMES
 
 
 def found_line(found: Mapping[str, Tally], a: str, b: str) -> str:

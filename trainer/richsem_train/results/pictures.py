@@ -12,14 +12,13 @@ from torchvision.ops import nms
 
 from richsem_schemas.figures.lettering import can_be_drawn, one_line
 from richsem_schemas.scoring.detections import PictureDetections
+from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 from richsem_train.results.arrows import Arrow, draw_arrow
 from richsem_train.results.labels import Colour, Rectangle, Style, place_labels, shortened
 from richsem_train.results.prediction import ClassTable
 
 FREQUENCY_COLOURS: dict[str, Colour] = {"r": (204, 51, 0), "c": (86, 180, 233), "f": (240, 228, 66)}
 """Vermilion, sky blue and yellow, after Okabe and Ito: told apart by all common kinds of colour vision."""
-
-FREQUENCY_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
 _ROW_COLOURS: tuple[Colour, ...] = (
     (86, 180, 233),

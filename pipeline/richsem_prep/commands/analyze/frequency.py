@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from richsem_prep.commands.analyze.options import FigureFile, require_figure
 from richsem_schemas.command_line import AsJson, print_json
 from richsem_schemas.errors import RichSemError
-from richsem_schemas.io.places import local_path
 from richsem_schemas.io.words import printable_text
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def frequency(
         list[str] | None,
         typer.Option(metavar="NAME", help="Name of a file, once a file. \\[default: the files' own names]"),
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Draw it into this .png or .svg.", parser=local_path)
-    ] = None,
+    figure: FigureFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Count the instances of each category, from head to tail: the supplement's figure 3.
@@ -64,8 +62,7 @@ def frequency(
 
     labels = _labels(files, label)
     places = [open_place(file) for file in files]
-    if figure is not None:
-        _require_figure(figure, [place for place in places if isinstance(place, Path)])
+    require_figure(figure, [place for place in places if isinstance(place, Path)])
     found = []
     for place, name in zip(places, labels, strict=True):
         with local_annotations(place) as path:
@@ -87,16 +84,8 @@ def _labels(files: Sequence[str], given: Sequence[str] | None) -> Sequence[str |
     return given or [None] * len(files)
 
 
-def _require_figure(figure: Path, files: Sequence[Path]) -> None:
-    from richsem_schemas.figures.figure import require_figure_name
-    from richsem_schemas.io.output_files import require_no_inputs
-
-    require_figure_name(figure)
-    require_no_inputs([figure], files, remedy="name another --figure")
-
-
 def _table(found: Sequence["Frequency"]) -> Table:
-    from richsem_prep.analyses.frequency import FREQUENCY_NAMES
+    from richsem_schemas.vocabularies.lvis import FREQUENCY_NAMES
 
     table = Table(title="instances a category", title_justify="left", caption_justify="left")
     table.add_column("")

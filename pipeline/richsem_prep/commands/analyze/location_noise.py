@@ -11,6 +11,7 @@ from rich.text import Text
 
 from richsem_prep.analyses.analysis_request import AnalysisRequest
 from richsem_prep.commands.analyze.options import AnnotationsFile, FigureFile, annotations_of, require_figure
+from richsem_prep.commands.analyze.words import NO_FREQUENCIES, percent
 from richsem_prep.commands.options import LabelSet, Out, Threads
 from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.words import printable_text
@@ -88,8 +89,8 @@ def _overview(found: "LocationNoise") -> Table:
         table.add_row(
             f"{at.noise_scale:g}",
             f"{at.groups[ALL].boxes:,}",
-            *(_percent(each.over_categories[ALL]) for each in at.accuracies),
-            *(_percent(each.over_boxes[ALL]) for each in at.accuracies),
+            *(percent(each.over_categories[ALL]) for each in at.accuracies),
+            *(percent(each.over_boxes[ALL]) for each in at.accuracies),
             f"{at.kl.mean:.4f}",
             f"{at.kl.median:.4f}",
             "-" if at.cosine is None else f"{at.cosine.mean:.4f}",
@@ -112,11 +113,7 @@ def _by_frequency(found: "LocationNoise") -> Table:
 
 
 def _percents(at: "AtScale", groups: tuple[str, ...]) -> list[str]:
-    return [_percent(each.over_categories[group]) for each in at.accuracies for group in groups]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+    return [percent(each.over_categories[group]) for each in at.accuracies for group in groups]
 
 
 def _notes(found: "LocationNoise") -> Iterator[str]:
@@ -124,4 +121,4 @@ def _notes(found: "LocationNoise") -> Iterator[str]:
     if found.labels == "topk":
         yield "KL is a lower bound: over the classes that both labels keep, with the rest as one more class"
     if not found.has_frequencies:
-        yield "no frequencies: nobody says which categories are rare; --annotations of LVIS's format do"
+        yield NO_FREQUENCIES

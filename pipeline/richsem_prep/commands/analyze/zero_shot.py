@@ -11,6 +11,7 @@ from rich.text import Text
 
 from richsem_prep.analyses.analysis_request import AnalysisRequest
 from richsem_prep.commands.analyze.options import AnnotationsFile, FigureFile, annotations_of, require_figure
+from richsem_prep.commands.analyze.words import NO_FREQUENCIES, percent
 from richsem_prep.commands.options import LabelSet, Out, Threads
 from richsem_schemas.command_line import AsJson, figures, print_json
 from richsem_schemas.io.words import printable_text
@@ -85,7 +86,7 @@ def _table(found: "ZeroShot") -> Table:
     for name, rows in _sections(found):
         table.add_row(name)
         for top_k, values in rows:
-            table.add_row(f"  top {top_k}", *(_percent(values[group]) for group in GROUPS))
+            table.add_row(f"  top {top_k}", *(percent(values[group]) for group in GROUPS))
         table.add_section()
     return table
 
@@ -100,10 +101,6 @@ def _sections(found: "ZeroShot") -> Iterator[tuple[str, _Rows]]:
         yield "AP by LVIS's protocol", [(each.top_k, each.precision) for each in found.precisions]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _notes(found: "ZeroShot", annotations: str | None) -> Iterator[str]:
     if found.precisions is not None:
         yield "AP: boxes exact, each a detection of each of its classes; without LVIS's limit of 300 a picture"
@@ -112,6 +109,6 @@ def _notes(found: "ZeroShot", annotations: str | None) -> Iterator[str]:
     else:
         yield "no AP: the cache's annotations aren't in LVIS's format, which says what was looked for in a picture"
     if not found.has_frequencies:
-        yield "no frequencies: nobody says which categories are rare; --annotations of LVIS's format do"
+        yield NO_FREQUENCIES
     if found.unjudged_boxes:
         yield f"{found.unjudged_boxes:,} boxes left out: without a class, or of one that the text hasn't"
