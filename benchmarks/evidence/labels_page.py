@@ -129,7 +129,7 @@ of training itself; *padded batch* what the reference's online teacher says, who
 _NOTES = """\
 Stored windows, crops and mosaics are shown as the teacher saw them, so each is as near as its storage, in any number of
 passes: more of them (V, or K with `views=stored`) bring variety, not nearness. The teacher doesn't know what is on real
-pictures and wavers. Flat labels are the worst case of truncation, so there those figures are an upper bound; of
-borrowing they are none, since flat labels of two views differ less than sure ones that now and then change their mind.
+pictures and wavers: its labels there are flat. Flat labels lose more by truncation, sure ones that now and then change
+their mind by borrowing; neither world is a bound for CLIP's own labels over a thousand names.
 What it calls them has little to do with their annotations, so hard labels say nothing there. Labels of real pictures
 are of views at the reference's sizes, and the detector is shown those views at 256 pixels."""
