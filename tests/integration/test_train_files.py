@@ -297,10 +297,13 @@ def test_a_url_where_files_are_read_or_written_is_refused_with_what_to_do(comman
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--config", ""), "--config '' is neither a file nor one of"),
+        (("--config", ""), "the config '' is neither a file nor one of"),
         (("--config", "demo", "--out", ""), "a path is empty"),
         (("predict", "best.pt", "a.jpg", "--out", ""), "a path is empty"),
-        (("predict", "best.pt", "a.jpg", "--out", "seen", "--config", ""), "--config '' is neither a file nor one of"),
+        (
+            ("predict", "best.pt", "a.jpg", "--out", "seen", "--config", ""),
+            "the config '' is neither a file nor one of",
+        ),
         (("compare", ""), "a path is empty"),
         (("--config", "demo", "--set", "data=''"), "data: a path is empty"),
     ],

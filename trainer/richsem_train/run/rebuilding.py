@@ -75,7 +75,7 @@ def published_detector(
     report = load_published(model, checkpoint)
     if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
         raise RichSemError(
-            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than --config {source}; choose the "
+            f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than the config {source}; choose the "
             "config that it was trained with"
         )
     return model.eval(), info
