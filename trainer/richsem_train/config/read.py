@@ -128,7 +128,8 @@ def _config_path(name_or_file: str) -> Path:
     if path.is_file():
         return path
     raise RichSemError(
-        f"the config {name_or_file!r} is neither a file nor one of {', '.join(known)}{_did_you_mean(name_or_file, known)}"
+        f"the config {name_or_file!r} is neither a file nor one of {', '.join(known)}"
+        f"{_did_you_mean(name_or_file, known)}"
     )
 
 
