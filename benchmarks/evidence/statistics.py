@@ -119,17 +119,16 @@ def verdicts(differences: Sequence[Difference | None]) -> list[Verdict]:
     Holm's correction holds the claims of a difference at 5% for the whole family, and those of equality likewise.
     Within the margin comes first: a difference that is sure and smaller than what was said to matter is as good.
     """
-    tested = [each is not None and each.pairs >= FEWEST_PAIRS for each in differences]
-    family = [each for each, is_tested in zip(differences, tested, strict=True) if is_tested]
+    tested = [each for each in differences if each is not None and each.pairs >= FEWEST_PAIRS]
     told = map(
         _verdict,
-        family,
-        holm([each.p_difference for each in family]),
-        holm([each.p_equivalence for each in family]),
+        tested,
+        holm([each.p_difference for each in tested if each.p_difference is not None]),
+        holm([each.p_equivalence for each in tested if each.p_equivalence is not None]),
     )
     return [
-        next(told) if is_tested else Verdict.NOT_RUN if each is None else Verdict.TRIAL
-        for each, is_tested in zip(differences, tested, strict=True)
+        Verdict.NOT_RUN if each is None else Verdict.TRIAL if each.pairs < FEWEST_PAIRS else next(told)
+        for each in differences
     ]
 
 

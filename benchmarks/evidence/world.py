@@ -14,7 +14,7 @@ import numpy as np
 from richsem_prep.demo import TEACHER_SIZE, world
 from richsem_prep.demo.dataset import TRAIN_ANNOTATIONS, WorldContent, write_world
 from richsem_prep.demo.geometry import GEOMETRY
-from richsem_prep.sources.dataset import Dataset, PictureDataset
+from richsem_prep.sources.dataset import PictureDataset
 from richsem_prep.sources.datasets import DATASETS
 from richsem_prep.sources.demo import open_demo
 from richsem_prep.sources.detection_dataset import DetectionDataset
@@ -114,7 +114,7 @@ def _as_json(value: Any) -> Any:
 
 def add_datasets() -> None:
     """Make the world known to `richsem-prep shard` in this process, as `evidence` and `evidence-detection`."""
-    records: tuple[Dataset, ...] = (
+    records: tuple[PictureDataset | DetectionDataset, ...] = (
         PictureDataset(
             "evidence",
             "pictures of the experiment's world",
