@@ -20,6 +20,14 @@ from richsem_schemas.io.words import printable_text, told_in_one_line
 
 _VERSIONS_TOLD = ("torch", "open_clip_torch", "ray")
 
+SCORING_AND_FIGURES = {
+    "hotcoco": "hotcoco",
+    "matplotlib": "matplotlib",
+    "manimgx_fonts": "manimgx-fonts",
+    "manimgx_fonts_cjk": "manimgx-fonts-cjk",
+}
+"""What the rooms `scoring` and `figures` need, as `require_installed` takes it; the base install hasn't it."""
+
 
 def require_installed(program: str, packages: Mapping[str, str], *, extra: str) -> None:
     """End the program where packages of its extra aren't installed, by the module that each brings."""

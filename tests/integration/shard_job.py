@@ -3,12 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from richsem_prep.demo.geometry import GEOMETRY
 from richsem_prep.executors.make_executor import make_executor
 from richsem_prep.shard import run as driver
 from richsem_prep.shard.config import ShardConfig
 from richsem_prep.sources import datasets
+from richsem_schemas.annotations import read_annotations
 from richsem_schemas.options import from_options
+from tests.trainer.tiny import write_split
 
 DEFAULTS = {
     "dataset": "folder",
@@ -46,6 +50,20 @@ def use_small_views(patch, *names):
     """Views of these datasets at a fifth of their size, for tests of what doesn't depend on it."""
     for name in names:
         patch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], geometry=GEOMETRY))
+
+
+def shard_windows(folder: Path, teacher, *, teacher_size: int):
+    """OUT of a cache with two windows of each of eight pictures of different sizes, and their annotations."""
+    root, out = folder / "coco", folder / "out"
+    write_split(root, "train2017", 8, seed=4)
+    (root / "annotations").mkdir()
+    annotations = root / "annotations" / "instances_train2017.json"
+    (root / "train2017.json").rename(annotations)
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_views(patch, "coco")
+        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": teacher_size}
+        shard(root, out, teacher, dataset="coco", **options)
+    return out, read_annotations(annotations, root / "train2017", file_format="coco")
 
 
 def tar_hashes(out: Path):

@@ -8,7 +8,6 @@ import torch
 
 from richsem_prep.teacher.region_encoder import RoiAlignEncoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
-from richsem_schemas.annotations import read_annotations
 from richsem_schemas.cache.codec import stored_embeddings
 from richsem_schemas.cache.reader import open_cache
 from richsem_train.config import LossConfig, ModelConfig
@@ -24,9 +23,9 @@ from richsem_train.models.inputs import Normalise
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.engine import DetectorLosses
 from richsem_train.targets import SoftLabels
-from tests.integration.shard_job import shard, use_small_views
+from tests.integration.shard_job import shard, shard_windows, use_small_views
 from tests.pictures import write_pictures
-from tests.trainer.tiny import VALUES, write_split
+from tests.trainer.tiny import VALUES
 
 TEACHER_SIZE = 128
 
@@ -44,17 +43,7 @@ def cache(resnet, tmp_path_factory):
 @pytest.fixture(scope="module")
 def windows_cache(resnet, tmp_path_factory):
     """OUT of a cache of windows of detection pictures, and their annotations."""
-    folder = tmp_path_factory.mktemp("detection")
-    root, out = folder / "coco", folder / "out"
-    write_split(root, "train2017", 8, seed=4)
-    (root / "annotations").mkdir()
-    annotations = root / "annotations" / "instances_train2017.json"
-    (root / "train2017.json").rename(annotations)
-    with pytest.MonkeyPatch.context() as patch:
-        use_small_views(patch, "coco")
-        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": TEACHER_SIZE}
-        shard(root, out, resnet, dataset="coco", **options)
-    return out, read_annotations(annotations, root / "train2017", file_format="coco")
+    return shard_windows(tmp_path_factory.mktemp("detection"), resnet, teacher_size=TEACHER_SIZE)
 
 
 @pytest.fixture(scope="module", params=["mosaics", "windows"])

@@ -10,7 +10,6 @@ from torch.nn.functional import normalize
 from benchmarks.evidence.online_teacher import OnlineTeacher
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
-from richsem_schemas.annotations import read_annotations
 from richsem_schemas.pictures.boxes import xyxy_px_to_cxcywh_norm
 from richsem_train.data.cache.alignment import align_windows
 from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
@@ -21,9 +20,8 @@ from richsem_train.data.transforms import channels_first
 from richsem_train.data.windows import WindowDataset
 from richsem_train.models.inputs import Normalise
 from richsem_train.targets import Target
-from tests.integration.shard_job import shard, use_small_views
+from tests.integration.shard_job import shard, shard_windows, use_small_views
 from tests.pictures import write_pictures
-from tests.trainer.tiny import write_split
 
 TEACHER_SIZE = 160
 STUDENT = Normalise((0.5, 0.4, 0.3), (0.25, 0.3, 0.2))
@@ -48,17 +46,7 @@ def mosaics(teacher, tmp_path_factory):
 @pytest.fixture(scope="module")
 def windows(teacher, tmp_path_factory):
     """Pictures of different sizes, and so padded."""
-    folder = tmp_path_factory.mktemp("windows")
-    root, out = folder / "coco", folder / "out"
-    write_split(root, "train2017", 8, seed=4)
-    (root / "annotations").mkdir()
-    annotations = root / "annotations" / "instances_train2017.json"
-    (root / "train2017.json").rename(annotations)
-    with pytest.MonkeyPatch.context() as patch:
-        use_small_views(patch, "coco")
-        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": TEACHER_SIZE}
-        shard(root, out, teacher, dataset="coco", **options)
-    data = read_annotations(annotations, root / "train2017", file_format="coco")
+    out, data = shard_windows(tmp_path_factory.mktemp("windows"), teacher, teacher_size=TEACHER_SIZE)
     cache = open_training_cache(out, expected=ExpectedCache(section=DETECTION, views="windows"))
     showings = Showings(lambda _: np.arange(len(data)), epoch_length=len(data), pictures=len(data))
     dataset = WindowDataset(data, align_windows(cache, data, on_damage="stop"), showings)

@@ -1,14 +1,11 @@
 """Entry point of `richsem-train`: checks that its extra is installed before anything heavy is imported."""
 
-from richsem_schemas.command_line import require_installed
+from richsem_schemas.command_line import SCORING_AND_FIGURES, require_installed
 
 _NEEDED = {
     "torch": "torch",
     "torchvision": "torchvision",
-    "hotcoco": "hotcoco",
-    "matplotlib": "matplotlib",
-    "manimgx_fonts": "manimgx-fonts",
-    "manimgx_fonts_cjk": "manimgx-fonts-cjk",
+    **SCORING_AND_FIGURES,
     "timm": "timm",
     "scipy": "scipy",
     "yaml": "pyyaml",
