@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.evidence import tables
 from benchmarks.evidence.forms import EXACT, HARD, PADDED
 from benchmarks.evidence.gradients import ANOTHER_BATCH, MEASURES
 
@@ -23,7 +24,7 @@ def table(node: Mapping[str, Any]) -> str:
     if turns:
         rows.append([ANOTHER_BATCH, *[""] * (len(_OF_LABELS) - 1)])
         rows = [[*row, *_turns(turns.get(row[0]))] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows))
+    return tables.table(columns, rows)
 
 
 def _distances(found: dict[str, Any]) -> list[str]:
