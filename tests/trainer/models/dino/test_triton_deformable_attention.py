@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 
 from benchmarks.ahead_of_time import CAPABILITIES, CHANNELS, VALUE_TYPES, attend, compiling
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 INTERPRETED = """
 import sys, torch
