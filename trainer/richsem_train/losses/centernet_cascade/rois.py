@@ -1,0 +1,156 @@
+"""What one stage of the cascade is taught about its regions: their classes, how to move, what the teacher thinks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from richsem_train.losses.federated import FederatedClasses, draw_federated
+from richsem_train.losses.image_labels import image_label_losses
+from richsem_train.losses.soft_labels import SoftLoss, teaches
+from richsem_train.regions import Objects, Regions
+from richsem_train.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """How many classes a stage's class loss sees, and how eagerly each is drawn.
+
+    Attributes:
+        weights: float32 [C], `federated_weights`.
+        total: of a draw. One of them is the background, as in the reference, which isn't learnt: classes that are there
+            are topped up to one less.
+    """
+
+    weights: Tensor
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtObjects:
+    """The truth of a batch as the cascade learns it.
+
+    Attributes:
+        objects: padded.
+        targets: B of them.
+        is_taught: bool [B], whether a picture has a class loss.
+        image: int64 [G], the place in the batch of each object of all pictures, one after the other.
+        number: int64 [G], its number in the picture.
+        first_taught: int64 [B], objects that teach softly in the pictures before.
+        is_soft: bool [B], whether a picture teaches softly.
+    """
+
+    objects: Objects
+    targets: Sequence[Target]
+    is_taught: Tensor
+    image: Tensor
+    number: Tensor
+    first_taught: Tensor
+    is_soft: Tensor
+
+    @classmethod
+    def of(cls, objects: Objects, targets: Sequence[Target]) -> "TaughtObjects":
+        """All that the host knows, brought over at once."""
+        counts = [len(target.labels) for target in targets]
+        soft_counts = [count if teaches(target) else 0 for count, target in zip(counts, targets, strict=True)]
+        of_pictures = torch.tensor(
+            [
+                [target.supervision == "labelled" for target in targets],
+                [sum(soft_counts[:place]) for place in range(len(targets))],
+                [count > 0 for count in soft_counts],
+            ]
+        )
+        of_objects = torch.tensor(
+            [(image, number) for image, count in enumerate(counts) for number in range(count)], dtype=torch.long
+        ).view(-1, 2)
+        device = objects.labels.device
+        is_taught_B, first_B, is_soft_B = of_pictures.to(device, non_blocking=True)
+        image_G, number_G = of_objects.to(device, non_blocking=True).T
+        return cls(objects, targets, is_taught_B.bool(), image_G, number_G, first_B, is_soft_B.bool())
+
+
+def draw_stage_classes(
+    taught: TaughtObjects, regions: Regions, federation: Federation | None, generators: Sequence[torch.Generator]
+) -> FederatedClasses | None:
+    """The classes that a stage's class loss sees in the pictures of each draw; None for all.
+
+    Source:
+        Detic's. Present are classes of objects that a region answers for; in later stages those may be fewer.
+    """
+    if federation is None:
+        return None
+    objects = taught.objects
+    answers_BM = _answers(regions, objects)
+    labels_BM = objects.labels.where((answers_BM > 0) & taught.is_taught[:, None], 0)
+    pictures = len(taught.targets) // len(generators)
+    return draw_federated(
+        labels_BM[taught.image, taught.number],
+        taught.image // pictures,
+        federation.weights,
+        total=federation.total - 1,
+        losses=1,
+        generators=generators,
+    )
+
+
+def class_loss(
+    logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, classes: FederatedClasses | None
+) -> Tensor:
+    """Binary cross-entropy, summed over regions and the classes that take part; regions without object say no to all."""
+    wanted_BR = regions.of_objects(taught.objects.labels).where(regions.is_positive, 0)
+    if classes is None:
+        ids = torch.arange(logits_BRC.shape[-1], device=logits_BRC.device).expand(1, 1, -1)
+        logits_BRK, counts = logits_BRC, ids > 0
+    else:
+        pictures = len(logits_BRC) // classes.ids.shape[1]
+        ids, counts = (each[0].repeat_interleave(pictures, dim=0)[:, None] for each in (classes.ids, classes.taught))
+        logits_BRK = logits_BRC.gather(2, ids.expand(-1, logits_BRC.shape[1], -1))
+    entropy_BRK = functional.binary_cross_entropy_with_logits(
+        logits_BRK, (wanted_BR[..., None] == ids).to(logits_BRK.dtype), reduction="none"
+    )
+    is_taught_BR = regions.is_real & taught.is_taught[:, None]
+    return (entropy_BRK * (counts & is_taught_BR[..., None])).sum()
+
+
+def box_loss(deltas_BR4: Tensor, wanted_BR4: Tensor, is_taught_BR: Tensor) -> Tensor:
+    """L1 of deltas, summed over the regions that are taught."""
+    return ((deltas_BR4 - wanted_BR4).abs().sum(-1) * is_taught_BR).sum()
+
+
+def region_soft_loss(
+    soft_loss: SoftLoss, student_logits_BRC: Tensor, regions: Regions, taught: TaughtObjects
+) -> Tensor:
+    """Divergence of regions from the soft labels of their objects: the mean of each object's, summed over objects.
+
+    Every object counts as much as any other, so that sums over parts of a step add up, and the number of objects, which
+    the host knows, divides them.
+    """
+    teachers = [target for target in taught.targets if teaches(target) and len(target.labels)]
+    if not teachers:
+        return student_logits_BRC.sum() * 0
+    is_taught_BR = regions.is_positive & taught.is_soft[:, None]
+    rows_BR = (taught.first_taught[:, None] + regions.object).where(is_taught_BR, 0)
+    divergences_BR = soft_loss(student_logits_BRC.flatten(0, 1), teachers, rows_BR.flatten()).view_as(rows_BR)
+    answers_BR = regions.of_objects(_answers(regions, taught.objects)).clamp(min=1)
+    return (divergences_BR / answers_BR).where(is_taught_BR, 0).sum()
+
+
+def largest_region_loss(logits_BRC: Tensor, regions: Regions, areas_BR: Tensor, targets: Sequence[Target]) -> Tensor:
+    """The largest region of each picture against the labels of the picture, summed over pictures.
+
+    Source:
+        Detic, max-size. Of several regions the last one never counts there: it was meant for the whole picture.
+    """
+    place_R = torch.arange(areas_BR.shape[1], device=areas_BR.device)
+    last_B1 = place_R.where(regions.is_real, -1).amax(1, keepdim=True)
+    is_candidate_BR = regions.is_real & ((place_R != last_B1) | (regions.is_real.sum(1, keepdim=True) == 1))
+    areas_1BR = areas_BR.where(is_candidate_BR, -1.0)[None]
+    return image_label_losses(areas_1BR, logits_BRC[None], [target.image_labels for target in targets])[0]
+
+
+def _answers(regions: Regions, objects: Objects) -> Tensor:
+    """How many regions answer for each object, float32 [B, M]."""
+    nobody_BM = torch.zeros(objects.labels.shape, device=objects.labels.device)
+    return nobody_BM.scatter_add(1, regions.object, regions.is_positive.to(nobody_BM.dtype))
