@@ -43,6 +43,8 @@ class Target:
         supervision: how the classes of its boxes are taught.
         soft_labels: of the G boxes; None where there are none.
         is_hard: the semantic branch learns `labels` as if they were soft; for comparisons.
+        image_labels: int64 [M], distinct rows of the vocabulary above 0 that the picture shows, nobody knows where; of
+            an "image" target, which has no boxes, None of any other.
     """
 
     boxes_cxcywh_norm: Tensor
@@ -53,6 +55,7 @@ class Target:
     supervision: Supervision = "labelled"
     soft_labels: SoftLabels | None = None
     is_hard: bool = False
+    image_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
