@@ -95,9 +95,7 @@ def draw_stage_classes(
     )
 
 
-def class_loss(
-    logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, classes: FederatedClasses | None
-) -> Tensor:
+def class_loss(logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, classes: FederatedClasses | None) -> Tensor:
     """Binary cross-entropy, summed over regions and the classes that take part; regions without object say no to all."""
     wanted_BR = regions.of_objects(taught.objects.labels).where(regions.is_positive, 0)
     if classes is None:

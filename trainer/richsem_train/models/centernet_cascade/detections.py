@@ -60,7 +60,7 @@ def _apart(boxes_xyxy_px_N4: Tensor, group_N: Tensor) -> Tensor:
     """
     boxes_N4 = boxes_xyxy_px_N4.double()
     side = boxes_N4.nan_to_num(0.0).amax() + 1 if len(boxes_N4) else 1.0
-    return boxes_N4 + (group_N * side)[:, None]
+    return boxes_N4 + (group_N.double() * side)[:, None]
 
 
 def _rescaled(boxes_xyxy_px: Tensor, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
