@@ -96,7 +96,7 @@ def draw_stage_classes(
 
 
 def class_loss(logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, classes: FederatedClasses | None) -> Tensor:
-    """Binary cross-entropy, summed over regions and the classes that take part; regions without object say no to all."""
+    """Binary cross-entropy, summed over regions and classes that take part; the background says no to all of them."""
     wanted_BR = regions.of_objects(taught.objects.labels).where(regions.is_positive, 0)
     if classes is None:
         ids = torch.arange(logits_BRC.shape[-1], device=logits_BRC.device).expand(1, 1, -1)

@@ -1,6 +1,4 @@
-"""The second stage of the detector, itself in three stages: each names regions and moves them to where it thinks they
-should be, for the next one.
-"""
+"""The second stage of the detector, itself in three: each names regions, and moves them for the next one."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -45,14 +43,15 @@ class CascadeStage(nn.Module):
         self.fc1 = nn.Linear(features, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, hidden_dim)
         self.class_proj = nn.Linear(hidden_dim, text_dim)
-        self.bbox_pred = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 4))
+        box_hidden, box_last = nn.Linear(hidden_dim, hidden_dim), nn.Linear(hidden_dim, 4)
+        self.bbox_pred = nn.Sequential(box_hidden, nn.ReLU(), box_last)
         self.semantic_proj = None if semantic_dim is None else nn.Linear(hidden_dim, semantic_dim, bias=False)
-        for layer in (self.fc1, self.fc2, self.bbox_pred[0]):
+        for layer in (self.fc1, self.fc2, box_hidden):
             # Detectron2's "Xavier" for layers before a ReLU.
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.bbox_pred[2].weight, std=0.001)
-        nn.init.zeros_(self.bbox_pred[2].bias)
+        nn.init.normal_(box_last.weight, std=0.001)
+        nn.init.zeros_(box_last.bias)
 
     def forward(self, pooled_NF77: Tensor) -> Tensor:
         """What the heads read, [N, E]."""
@@ -160,5 +159,5 @@ class _ScaledGradient(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.scale, None
