@@ -47,7 +47,7 @@ from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_
 from richsem_train.models.denoising import draw_denoising
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.outputs.dino import DenoisingQueries
 from richsem_train.run.build import build_criterion, build_detector, text_tensor
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.engine import DetectorLosses, Trainer

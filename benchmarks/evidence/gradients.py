@@ -19,7 +19,7 @@ from benchmarks.evidence.students import Student
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.data.collate import collate
 from richsem_train.models.denoising import draw_denoising
-from richsem_train.outputs import DenoisingQueries, DinoOutputs
+from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 from richsem_train.run.engine import StepPart, split_batch
 from richsem_train.targets import Batch, Target
 

@@ -8,7 +8,7 @@ from richsem_train.models.backbone import make_backbone
 from richsem_train.models.dino import Dino
 from richsem_train.models.heads import detections
 from richsem_train.models.neck import FeatureLevel, sine_position
-from richsem_train.outputs import DinoOutputs
+from richsem_train.outputs.dino import DinoOutputs
 from richsem_train.run.build import build_detector
 from tests.trainer.models.published_checkpoints import CHANGES
 from tests.trainer.models.tiny_dino import CLASSES, QUERIES, denoising, pictures, shaken, tiny_dino

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from richsem_train.models.denoising import draw_denoising
 from richsem_train.models.dino import Dino
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.outputs.dino import DenoisingQueries
 from richsem_train.targets import Target
 
 CLASSES = 7

@@ -10,7 +10,7 @@ from richsem_train.losses.federated import draw_federated
 from richsem_train.losses.matcher import HungarianMatcher, Match
 from richsem_train.losses.soft_labels import SoftLoss, teaches
 from richsem_train.losses.stages import Pairs, Stage, TaughtClasses, Truth
-from richsem_train.outputs import DenoisingQueries, DinoOutputs
+from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 from richsem_train.targets import Target
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from richsem_train.numerics import cxcywh_to_xyxy
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.outputs.dino import DenoisingQueries
 from richsem_train.targets import Target
 
 PADDING_BOX = 0.5

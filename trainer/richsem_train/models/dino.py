@@ -20,7 +20,7 @@ from richsem_train.models.heads import (
 )
 from richsem_train.models.neck import Neck
 from richsem_train.models.transformer import Anchors, Transformer
-from richsem_train.outputs import DenoisingQueries, DinoOutputs
+from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 
 _SEMANTIC_KEY = "class_embed.clip_visual_proj."
 

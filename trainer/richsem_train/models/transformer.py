@@ -18,7 +18,7 @@ from richsem_train.models.query_selection import (
     encoder_proposals,
     gathered,
 )
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.outputs.dino import DenoisingQueries
 
 
 class Tokens(NamedTuple):

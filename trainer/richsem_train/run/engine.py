@@ -22,7 +22,7 @@ from richsem_train.losses.pseudo_labels import with_pseudo_labels
 from richsem_train.models.denoising import draw_denoising
 from richsem_train.models.dino import Dino
 from richsem_train.models.inputs import Normalise, autocast
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.outputs.dino import DenoisingQueries
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate
 from richsem_train.targets import Batch
