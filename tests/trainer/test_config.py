@@ -243,6 +243,18 @@ def test_changes_of_several_caches_name_one(base, change, said):
     assert said in str(error.value)
 
 
+def test_labels_of_whole_images_are_of_single_pictures_and_no_teachers(base):
+    said = refusal("extra.supervision=image")
+    assert "extra: supervision=image gives the largest box" in said
+    assert "views=mosaics shows four pictures as one, with a label each; use views=crops" in said
+    assert "views=free-mosaics" in refusal("extra.supervision=image", "extra.views=free-mosaics", "extra.labels=hard")
+    said = refusal("extra.supervision=image", "extra.views=crops")
+    assert "labels=embedding are the teacher's of their boxes, of which it shows none; use labels=hard" in said
+    changes = ["extra.supervision=image", "extra.views=crops", "extra.labels=hard"]
+    assert load_config("demo", [*changes, "model.semantic_branch=false"]).extra.supervision == "image"
+    assert load_config("demo", [*changes, "extra.views=windows"]).extra.views == "windows"
+
+
 @pytest.mark.parametrize("text", [{}, {"cache": "a", "folder": "b"}, {"folder": "b", "label_set": "c"}])
 def test_text_comes_from_one_place(base, text):
     with pytest.raises(RichSemError, match=r"text: (name either text\.cache or text\.folder|text\.label_set names)"):

@@ -116,11 +116,11 @@ def _drawn_otherwise(asked: AugmentationConfig, windows: WindowCache) -> str | N
 
 def _extra_notes(run: AssembledRun) -> Iterator[str]:
     for cache in run.data.extras.values():
-        if cache.expected.supervision == "labelled" and cache.classes_without_row:
+        if cache.expected.takes_own_labels and cache.classes_without_row:
             yield _unlabelled_note(cache)
     if run.extra is None:
         return
-    if run.config.detection.labels == "none":
+    if run.config.detection.labels == "none" and any(each.labels != "hard" for each in run.config.extras.values()):
         yield "detection pictures have no soft labels (detection.labels=none); extra data alone has them"
     for source in run.extra.sources:
         yield from sharing_notes(
@@ -134,7 +134,8 @@ def _extra_notes(run: AssembledRun) -> Iterator[str]:
 def _unlabelled_note(cache: TrainingCache) -> str:
     lost = cache.classes_without_row
     shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
-    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
+    outcome = "their pictures teach nothing" if cache.expected.supervision == "image" else "they are unlabelled"
+    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so {outcome}: {shown}"
 
 
 def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
