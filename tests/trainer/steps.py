@@ -11,7 +11,7 @@ import torch
 
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.choices import Supervision
-from richsem_train.config import DinoConfig, LossConfig, ScheduleConfig
+from richsem_train.config import DinoConfig, LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
 from richsem_train.run.build import build_detector, build_learner, text_tensor
@@ -35,10 +35,12 @@ def make_trainer(
     accumulate: int = 1,
     pictures_a_draw: int = 2,
     total_steps: int | None = None,
+    model: ModelConfig | None = None,
+    loss: LossConfig | None = None,
     **changes: Any,
 ) -> Trainer:
-    """Of a detector in float64; `changes` are of the schedule."""
-    model = DinoConfig.model_validate(VALUES["model"])
+    """Of a detector in float64, DINO unless `model` says another; `changes` are of the schedule."""
+    model = model or DinoConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(CLASSES))
     rng = np.random.default_rng(0)
     text = TextBank(names, names, ("{}",), 20.0, rng.standard_normal((CLASSES, DIM)).astype(np.float32))
@@ -55,7 +57,7 @@ def make_trainer(
     learner = build_learner(
         detector,
         model,
-        LossConfig(federated=federated),
+        loss or LossConfig(federated=federated),
         text=text,
         image_counts_C=torch.ones(CLASSES, dtype=torch.int64),
         precision="fp32",

@@ -32,6 +32,12 @@ LINEAR = {
 }
 """Changes to a config that leave it without names: a plain detector on detection data alone."""
 
+TWO_STAGE = {
+    "model": {"detector": "centernet-cascade", "hidden_dim": 16, "roi_dim": 24, "rois": 16},
+    "model__backbone": {"out_strides": [8, 16, 32]},
+}
+"""Changes to a config that make its detector the two-stage one."""
+
 
 class Quiet:
     """A reporter that remembers what was said."""

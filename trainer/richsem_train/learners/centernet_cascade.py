@@ -62,8 +62,8 @@ class _Totals:
 class CenternetCascadeLearner(Learner):
     """The two-stage detector and its losses.
 
-    Keys are `loss_heatmap` and `loss_proposal_giou` of the proposals; `loss_class_0`, `loss_bbox_0`, `loss_image_0` and,
-    with a branch, `loss_soft_0`, so for each stage. The same keys in the same order whatever the batch holds.
+    Keys are `loss_heatmap` and `loss_proposal_giou` of the proposals; `loss_class_0`, `loss_bbox_0`, `loss_image_0`,
+    with a branch `loss_soft_0`, and so for each stage. The same keys in the same order whatever the batch holds.
 
     Args:
         detector: in training.
