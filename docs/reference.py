@@ -178,7 +178,12 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
     yield "## Configs of the package"
     yield table(["config", ""], package_configs())
     yield "## Every key"
+    seen: set[str] = set()
     for path, section in sections("", schema, models):
+        # What several forms of a section have in them is shown once.
+        if path in seen and not form(section):
+            continue
+        seen.add(path)
         summary, documented = split_docstring(section.get("description", ""))
         rows = [
             [
@@ -190,7 +195,7 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
             for key, value in section["properties"].items()
             if not section_names(value, models)
         ]
-        yield f"### `{path}`" if path else "### Of the whole run"
+        yield f"### `{path}`{form(section)}" if path else "### Of the whole run"
         if path:
             yield prose(summary)
         if rows:
@@ -212,6 +217,13 @@ def sections(path: str, section: Schema, models: Schema) -> Iterator[tuple[str, 
             yield from sections(f"{path}.{key}" if path else key, models[name], models)
 
 
+def form(section: Schema) -> str:
+    """Of a section that has several forms, the value that tells this one, as the end of a heading."""
+    key = "detector"
+    told = section["properties"].get(key, {})
+    return f" with `{key}: {told['const']}`" if "const" in told else ""
+
+
 def section_names(value: Schema, models: Schema) -> list[str]:
     """The sections that a key may hold, each once."""
     if "$ref" in value:
@@ -226,6 +238,8 @@ def value_type(value: Schema) -> str:
     """What a key takes, in words."""
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(value_type(part) for part in value["anyOf"]))
+    if "const" in value:
+        return code(value["const"])
     if "enum" in value:
         return ", ".join(code(choice) for choice in value["enum"])
     kind = value.get("type", "URL")

@@ -8,7 +8,10 @@ from richsem_train.config.data import (
     TextConfig,
 )
 from richsem_train.config.model import (
+    BackboneConfig,
+    CenternetCascadeConfig,
     DenoisingConfig,
+    DinoConfig,
     LossConfig,
     ModelConfig,
 )
@@ -28,8 +31,11 @@ from richsem_train.config.run import EvaluationConfig, ScheduleConfig, TrainConf
 __all__ = [
     "DEFAULT_CONFIG",
     "AugmentationConfig",
+    "BackboneConfig",
+    "CenternetCascadeConfig",
     "DenoisingConfig",
     "DetectionConfig",
+    "DinoConfig",
     "EvaluationConfig",
     "ExtraConfig",
     "LossConfig",

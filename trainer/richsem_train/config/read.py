@@ -11,12 +11,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.config.model import DETECTORS
 from richsem_train.config.run import ONE, SEVERAL, TrainConfig
 from richsem_train.config.yaml_text import SHOWN, parse_yaml
 
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
+_FORMS = (ONE, SEVERAL, *DETECTORS)
 _RENAMED = {"text.labels": "text.label_set"}
 """Old keys, which are refused with the new one."""
 
@@ -206,16 +208,25 @@ def _described_problems(error: ValidationError) -> str:
 
 
 def _described(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part not in (ONE, SEVERAL))
+    where = ".".join(str(part) for part in problem["loc"] if part not in _FORMS)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}" + (
-            f"; it is {_RENAMED[where]} now" if where in _RENAMED else _did_you_mean(where, known_keys())
-        )
+        return f"unknown key {where}{_other_key(where)}"
+    if problem["type"] == "union_tag_invalid":
+        detector = problem["ctx"]["tag"]
+        return f"{where}.detector: {detector[:SHOWN]!r} is none of {', '.join(DETECTORS)}"
     message = problem["msg"].removeprefix("Value error, ")
-    if not where or problem["type"] == "missing":
+    if not where or problem["type"] == "missing" or isinstance(problem["input"], dict):
         return f"{where}: {message}".removeprefix(": ")
     got = _shown_value(problem["input"])
     return f"{where}: {message} (got {got if len(got) <= SHOWN else got[:SHOWN] + '…'})"
+
+
+def _other_key(where: str) -> str:
+    """The key that was meant by one that isn't there, as the end of a message."""
+    if where in _RENAMED:
+        return f"; it is {_RENAMED[where]} now"
+    known = known_keys()
+    return "; it is of another model.detector" if where in known else _did_you_mean(where, known)
 
 
 def _shown_value(value: Any) -> str:
