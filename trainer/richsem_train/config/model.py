@@ -230,5 +230,16 @@ class LossConfig(Section):
     pseudo_threshold: Fraction = 0.05
     """Probability from which on a class is a pseudo label."""
 
+    image_weight: NonNegativeFloat = 0.1
+    """Weight of the cross-entropy of the labels of whole images (`extra.supervision: image`)."""
+
+    image_candidates: PositiveInt | None = None
+    """Boxes of a picture that may be the largest one, which learns the image's labels: so many of the best proposals;
+    null is all."""
+
+    image_negatives: bool = False
+    """Whether all boxes of a picture labelled as a whole also learn that they are none of the classes of the draw, its
+    labels aside."""
+
     matcher: MatcherConfig = MatcherConfig()
     """Costs of the Hungarian matching."""
