@@ -23,6 +23,10 @@ from tests.trainer.tiny import VALUES
 CLASSES, DIM, SIDE, OBJECTS = 7, 16, 64, 2
 MIXED = 8
 """Pictures of a step of `take_steps`."""
+
+IMAGES = (1, 6)
+"""Those of them that are labelled as a whole."""
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
@@ -60,6 +64,7 @@ def make_trainer(
         loss or LossConfig(federated=federated),
         text=text,
         image_counts_C=torch.ones(CLASSES, dtype=torch.int64),
+        learns_images=True,
         precision="fp32",
         device=ranks.device,
     ).double()
@@ -120,9 +125,24 @@ def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:
         kind: Supervision = "labelled" if picture < 4 else ("unlabelled", "pseudo")[picture % 2]
         labels = target.labels if kind == "labelled" else torch.zeros_like(target.labels)
         target = replace(target, image_hw=(height, width), supervision=kind, labels=labels)
+        if picture in IMAGES:
+            target = as_whole_image(target, rng)
         pixels = torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
         samples.append(Sample(pixels, target, f"picture-{picture}"))
     return collate(samples)
+
+
+def as_whole_image(target: Target, rng: np.random.Generator) -> Target:
+    """The same picture with one label or two in the place of boxes."""
+    shown = rng.permutation(np.arange(1, CLASSES))[: rng.integers(1, 3)]
+    return replace(
+        target,
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
+        labels=target.labels[:0],
+        soft_labels=None,
+        supervision="image",
+        image_labels=torch.from_numpy(shown),
+    )
 
 
 def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: int = 2) -> dict[str, Any]:
