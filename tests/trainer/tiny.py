@@ -32,26 +32,6 @@ LINEAR = {
 }
 """Changes to a config that leave it without names: a plain detector on detection data alone."""
 
-TWO_STAGE = {
-    "model": {"detector": "centernet-cascade", "hidden_dim": 16, "roi_dim": 24, "rois": 16},
-    "model__backbone": {"out_strides": [8, 16, 32]},
-}
-"""Changes to a config that make its detector the two-stage one."""
-
-
-WHOLE_IMAGES = {
-    "extra__supervision": "image",
-    "extra__views": "crops",
-    "extra__labels": "hard",
-    "model__semantic_branch": False,
-    "schedule__extra_batch_size": 8,
-    "schedule__lr_schedule": "cosine",
-    "schedule__warmup_steps": 2,
-    "schedule__clip_norm": None,
-    "schedule__clip_value": 1.0,
-}
-"""Changes to a config whose extra pictures are labelled as a whole, on the schedule of who invented that."""
-
 
 class Quiet:
     """A reporter that remembers what was said."""
@@ -157,6 +137,20 @@ VALUES: dict[str, Any] = {
     "evaluation": {"batch_size": 2, "short_side": 64, "longest_side": 96},
     "log": {"every_steps": 1, "checkpoint_every_steps": 4, "tensorboard": False},
 }
+
+
+TWO_STAGE: dict[str, Any] = {
+    "model": {
+        "detector": "centernet-cascade",
+        "backbone": VALUES["model"]["backbone"] | {"out_strides": [8, 16, 32]},
+        "hidden_dim": 16,
+        "roi_dim": 24,
+        "rois": 16,
+    },
+    "loss__bbox_weight": 1.0,
+    "loss__giou_weight": 1.0,
+}
+"""Changes to a config that make its detector the two-stage one."""
 
 
 def make_world(folder: Path) -> World:

@@ -14,12 +14,11 @@ from richsem_train.run.distributed import Ranks, join_ranks
 from richsem_train.run.engine import Trainer
 from richsem_train.targets import Batch, Target
 from tests.trainer.steps import ALONE, MIXED, make_trainer, mixed_batch
-from tests.trainer.tiny import TWO_STAGE, VALUES
+from tests.trainer.tiny import TWO_STAGE
 
 
 def two_stage(**changes: Any) -> CenternetCascadeConfig:
-    backbone = VALUES["model"]["backbone"] | TWO_STAGE["model__backbone"]
-    return CenternetCascadeConfig.model_validate(TWO_STAGE["model"] | {"backbone": backbone} | changes)
+    return CenternetCascadeConfig.model_validate(TWO_STAGE["model"] | changes)
 
 
 def make_cascade_trainer(ranks: Ranks = ALONE, *, loss: dict[str, Any] | None = None, **options: Any) -> Trainer:
