@@ -190,7 +190,7 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
             for key, value in section["properties"].items()
             if not section_names(value, models)
         ]
-        yield f"### `{path}`" if path else "### Of the whole run"
+        yield f"### `{path}`{kind_of(section)}" if path else "### Of the whole run"
         if path:
             yield prose(summary)
         if rows:
@@ -202,6 +202,12 @@ def package_configs() -> Iterator[list[str]]:
     for path in sorted(resources.files("richsem_train").joinpath("configs").iterdir(), key=lambda path: path.name):
         lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
         yield [code(path.name.removesuffix(".yaml")), prose(" ".join(line.lstrip("# ") for line in lines))]
+
+
+def kind_of(section: Schema) -> str:
+    """Which of several sections under one key it is, as the end of a heading; empty for most."""
+    kind = section["properties"].get("kind", {}).get("const")
+    return f", kind `{kind}`" if kind else ""
 
 
 def sections(path: str, section: Schema, models: Schema) -> Iterator[tuple[str, Schema]]:
@@ -226,6 +232,8 @@ def value_type(value: Schema) -> str:
     """What a key takes, in words."""
     if "anyOf" in value:
         return " or ".join(dict.fromkeys(value_type(part) for part in value["anyOf"]))
+    if "const" in value:
+        return code(value["const"])
     if "enum" in value:
         return ", ".join(code(choice) for choice in value["enum"])
     kind = value.get("type", "URL")

@@ -1,13 +1,13 @@
 """Sections `detection`, `text` and `extra`: what is learnt from."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import EpochPictures, Fraction, LocalPath, Section, Side
+from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side
 
 
 class SplitConfig(Section):
@@ -23,6 +23,9 @@ class SplitConfig(Section):
 class AugmentationConfig(Section):
     """DETR's training augmentation: mirror; then resize, or resize, crop and resize (supplement, E.2)."""
 
+    kind: Literal["detr"] = "detr"
+    """This way of drawing; may be left out."""
+
     short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
     """Short sides that a picture is resized to, one of them at random; pixels."""
 
@@ -37,6 +40,49 @@ class AugmentationConfig(Section):
 
     flip: bool = True
     """Mirror half of the pictures, at random."""
+
+
+class ScaleJitterConfig(Section):
+    """Large-scale jitter: mirror; fit into a square, times a factor; cut what is larger (arXiv 2012.07177; Detic)."""
+
+    kind: Literal["scale-jitter"]
+    """This way of drawing; must be said."""
+
+    side: Side = 640
+    """Of the square, pixels. What is smaller stays smaller."""
+
+    factors: tuple[JitterFactor, JitterFactor] = (0.1, 2.0)
+    """Least and greatest size, one between them at random; at 1 a picture just fits into the square."""
+
+    flip: bool = True
+    """Mirror half of the pictures, at random."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.factors[0] > self.factors[1]:
+            raise ValueError(
+                f"the least of the factors, {self.factors[0]:g}, is above the greatest, {self.factors[1]:g}"
+            )
+        return self
+
+
+AUGMENTATIONS = ("detr", "scale-jitter")
+"""Kinds of section `detection.augmentation`; pydantic's words for its forms, too, which are no keys."""
+
+
+def _kind(section: Any) -> str:
+    kind = section.get("kind", "detr") if isinstance(section, dict) else getattr(section, "kind", "detr")
+    return str(kind)
+
+
+AnyAugmentation = Annotated[
+    Annotated[AugmentationConfig, Tag("detr")] | Annotated[ScaleJitterConfig, Tag("scale-jitter")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_kind",
+        custom_error_message=f"the kind of augmentation is none of {', '.join(AUGMENTATIONS)}",
+    ),
+]
 
 
 class DetectionConfig(Section):
@@ -60,8 +106,8 @@ class DetectionConfig(Section):
     """Pictures an epoch, each category with the same share of them, however often those of rare ones come (class-aware
     sampling); in the place of `repeat_threshold`. Null shows every picture."""
 
-    augmentation: AugmentationConfig = AugmentationConfig()
-    """How pictures are drawn anew each time."""
+    augmentation: AnyAugmentation = AugmentationConfig()
+    """How pictures are drawn anew each time; `kind` says in which of two ways."""
 
     labels: Literal["cache", "hard", "none"] = "none"
     """Labels that the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""

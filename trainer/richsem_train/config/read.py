@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.config.data import AUGMENTATIONS
 from richsem_train.config.run import ONE, SEVERAL, TrainConfig
 from richsem_train.config.yaml_text import SHOWN, parse_yaml
 
@@ -19,6 +20,9 @@ _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
 _RENAMED = {"text.labels": "text.label_set"}
 """Old keys, which are refused with the new one."""
+
+_FORMS = (ONE, SEVERAL, *AUGMENTATIONS)
+"""Pydantic's words for the forms of sections that have several."""
 
 
 def builtin_configs() -> dict[str, Path]:
@@ -162,8 +166,16 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        if isinstance(under, dict) and isinstance(value, dict) and not _is_of_another_kind(under, value):
+            result[key] = _merged(under, value)
+        else:
+            result[key] = value
     return result
+
+
+def _is_of_another_kind(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    """Whether a section takes the place of another, whose keys it has not."""
+    return "kind" in above and above["kind"] != below.get("kind")
 
 
 def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
@@ -206,7 +218,10 @@ def _described_problems(error: ValidationError) -> str:
 
 
 def _described(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part not in (ONE, SEVERAL))
+    where = ".".join(str(part) for part in problem["loc"] if part not in _FORMS)
+    if problem["type"] == "extra_forbidden" and where in known_keys():
+        section, _, key = where.rpartition(".")
+        return f"{where} has no use with this {section}.kind; leave {key} out, or choose the kind that has it"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}" + (
             f"; it is {_RENAMED[where]} now" if where in _RENAMED else _did_you_mean(where, known_keys())
