@@ -15,7 +15,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from richsem_train.models.deformable_attention import deformable_attention, triton_backend
+from richsem_train.models.dino.deformable_attention import deformable_attention, triton_backend
 
 CAPABILITIES = (80, 90)
 VALUE_TYPES = (torch.float32, torch.bfloat16, torch.float16)

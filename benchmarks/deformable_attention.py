@@ -25,7 +25,7 @@ import typer
 from common import median_seconds, report
 from torch import Tensor
 
-from richsem_train.models.deformable_attention import deformable_attention
+from richsem_train.models.dino.deformable_attention import deformable_attention
 
 LIBRARY = "deformops"
 

@@ -44,13 +44,12 @@ from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_config
-from richsem_train.models.denoising import draw_denoising
-from richsem_train.models.dino import Dino
-from richsem_train.models.inputs import Normalise
-from richsem_train.outputs import DenoisingQueries
-from richsem_train.run.build import build_criterion, build_detector, text_tensor
+from richsem_train.models.dino.denoising import draw_denoising
+from richsem_train.models.dino.dino import Dino
+from richsem_train.outputs.dino import DenoisingQueries
+from richsem_train.run.build import build_detector, build_learner, text_tensor
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Trainer
+from richsem_train.run.engine import Trainer
 from richsem_train.run.optimiser import make_optimiser
 from richsem_train.targets import Batch, SoftLabels, Target
 
@@ -122,7 +121,7 @@ def measure(model: str, setting: Setting, *, rounds: int) -> dict[str, Any]:
     soft = make_trainer(setting, text, semantic_branch=True)
     encoder = make_region_encoder(teacher, kind=None, teacher_size=None, precision=setting.precision)
     batches = cached_batches(random_mosaics(setting), encoder, text)
-    online = OnlineTeacher(teacher, soft.detector_losses.normalise, precision=setting.precision)
+    online = OnlineTeacher(teacher, soft.learner.normalise, precision=setting.precision)
     ready = {name: batch.to(setting.device) for name, batch in batches.items()}
     figures: dict[str, Any] = {
         "region_encoder": encoder.spec.kind,
@@ -178,20 +177,23 @@ def make_trainer(setting: Setting, text: TextBank, *, semantic_branch: bool) -> 
         device=setting.device,
         semantic_branch=semantic_branch,
     )
-    criterion = build_criterion(config.loss, model, text=text, image_counts_C=torch.arange(CLASSES))
-    normalise = Normalise(model.backbone.pixel_mean, model.backbone.pixel_std)
-    losses = DetectorLosses(
-        detector, criterion.to(setting.device), precision=setting.precision, normalise=normalise.to(setting.device)
+    learner = build_learner(
+        detector,
+        model,
+        config.loss,
+        text=text,
+        image_counts_C=torch.arange(CLASSES),
+        precision=setting.precision,
+        device=setting.device,
     )
     schedule: ScheduleConfig = config.schedule
     if setting.batch_size % schedule.pictures_a_draw:
         schedule = schedule.model_copy(update={"pictures_a_draw": 1})
     return Trainer(
-        losses,
+        learner,
         make_optimiser(detector, lr=schedule.lr, backbone_lr=schedule.backbone_lr, weight_decay=schedule.weight_decay),
         None,
         schedule=schedule,
-        denoising=model.denoising,
         pseudo_threshold=config.loss.pseudo_threshold,
         ranks=Ranks(0, 1, setting.device),
         seed=0,
@@ -254,14 +256,14 @@ def take_step(trainer: Trainer, number: int, batch: Batch, online: OnlineTeacher
 
 def branch_alone(trainer: Trainer, batch: Batch, hidden_dim: int) -> None:
     """The semantic branch and its loss, forward and backward, for as many queries as a step has."""
-    losses = trainer.detector_losses
-    soft_loss = losses.criterion.soft_loss
+    detector, soft_loss = trainer.learner.detector, trainer.learner.soft_loss
+    assert isinstance(detector, Dino)
     assert soft_loss is not None
     rows_N = torch.arange(sum(len(target.labels) for target in batch.targets), device=batch.pixels.device)
     # A match each, and a positive query a group.
     rows_N = rows_N.repeat(1 + denoising_of(batch).groups[0])
     hidden_NE = torch.ones(len(rows_N), hidden_dim, device=rows_N.device, requires_grad=True)
-    soft_loss(losses.detector.semantic_logits(hidden_NE), batch.targets, rows_N).sum().backward()
+    soft_loss(detector.semantic_logits(hidden_NE), batch.targets, rows_N).sum().backward()
 
 
 def denoising_of(batch: Batch) -> DenoisingQueries:

@@ -178,7 +178,12 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
     yield "## Configs of the package"
     yield table(["config", ""], package_configs())
     yield "## Every key"
+    seen: set[str] = set()
     for path, section in sections("", schema, models):
+        # What several forms of a section have in them is shown once.
+        if path in seen and not form(section):
+            continue
+        seen.add(path)
         summary, documented = split_docstring(section.get("description", ""))
         rows = [
             [
@@ -190,7 +195,7 @@ def config_parts(model: type[BaseModel]) -> Iterator[str]:
             for key, value in section["properties"].items()
             if not section_names(value, models)
         ]
-        yield f"### `{path}`{kind_of(section)}" if path else "### Of the whole run"
+        yield f"### `{path}`{form(section)}" if path else "### Of the whole run"
         if path:
             yield prose(summary)
         if rows:
@@ -204,18 +209,22 @@ def package_configs() -> Iterator[list[str]]:
         yield [code(path.name.removesuffix(".yaml")), prose(" ".join(line.lstrip("# ") for line in lines))]
 
 
-def kind_of(section: Schema) -> str:
-    """Which of several sections under one key it is, as the end of a heading; empty for most."""
-    kind = section["properties"].get("kind", {}).get("const")
-    return f", kind `{kind}`" if kind else ""
-
-
 def sections(path: str, section: Schema, models: Schema) -> Iterator[tuple[str, Schema]]:
     """A section and those within it, each with the dots that lead to it."""
     yield path, section
     for key, value in section["properties"].items():
         for name in section_names(value, models):
             yield from sections(f"{path}.{key}" if path else key, models[name], models)
+
+
+def form(section: Schema) -> str:
+    """Of a section that has several forms, the value that tells this one, as the end of a heading."""
+    told = [
+        f" with `{key}: {value['const']}`"
+        for key in ("detector", "kind")
+        if "const" in (value := section["properties"].get(key, {}))
+    ]
+    return told[0] if told else ""
 
 
 def section_names(value: Schema, models: Schema) -> list[str]:

@@ -17,9 +17,10 @@ from benchmarks.evidence.forms import EXACT, Form, Lesson
 from benchmarks.evidence.lessons import sample_of
 from benchmarks.evidence.students import Student
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_train.config import DinoConfig
 from richsem_train.data.collate import collate
-from richsem_train.models.denoising import draw_denoising
-from richsem_train.outputs import DenoisingQueries, DinoOutputs
+from richsem_train.models.dino.denoising import draw_denoising
+from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 from richsem_train.run.engine import StepPart, split_batch
 from richsem_train.targets import Batch, Target
 
@@ -108,7 +109,9 @@ def _generators(part: StepPart, seed: int, key: int) -> list[torch.Generator]:
 
 
 def _forward(student: Student, part: StepPart, seed: int) -> tuple[DinoOutputs, DenoisingQueries | None]:
-    settings = student.config.model.denoising
+    model = student.config.model
+    assert isinstance(model, DinoConfig)
+    settings = model.denoising
     denoising = draw_denoising(
         part.batch.targets,
         dn_queries=settings.queries,

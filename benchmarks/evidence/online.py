@@ -113,7 +113,7 @@ def assembled(run: AssembledRun, teacher: Teacher, labels: OnlineLabels) -> Onli
     """
     online = OnlineTeacher(
         teacher,
-        run.trainer.detector_losses.normalise,
+        run.trainer.learner.normalise,
         precision=run.config.schedule.precision,
         teacher_size=labels.teacher_size,
     )

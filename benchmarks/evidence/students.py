@@ -11,12 +11,13 @@ from benchmarks.evidence.forms import TAILS
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.errors import RichSemError
 from richsem_train.choices import Tail
-from richsem_train.config import TrainConfig
-from richsem_train.losses.criterion import Criterion
-from richsem_train.models.dino import Dino
+from richsem_train.config import DinoConfig, TrainConfig
+from richsem_train.losses.dino.criterion import Criterion
+from richsem_train.models.dino.dino import Dino
 from richsem_train.models.inputs import Normalise
-from richsem_train.run.build import build_criterion, described_detector
+from richsem_train.run.build import described_detector
 from richsem_train.run.checkpoint import ModelInfo, load_checkpoint
+from richsem_train.run.detectors.dino import build_criterion
 
 _OF_NAMES = ("text_features", "logit_scale")
 """Buffers of a detector that are the vocabulary's, not learnt."""
@@ -52,10 +53,12 @@ class Student:
         torch.manual_seed(0)
         device = torch.device("cpu")
         detector = described_detector(info, text=text, device=device, semantic_branch=True)
-        config, counts = info.config, torch.ones(len(text.class_names), dtype=torch.int64)
+        config, model, counts = info.config, info.config.model, torch.ones(len(text.class_names), dtype=torch.int64)
+        assert isinstance(detector, Dino)
+        assert isinstance(model, DinoConfig)
         criteria = {
             tail: build_criterion(
-                config.loss.model_copy(update={"tail": tail}), config.model, text=text, image_counts_C=counts
+                model, config.loss.model_copy(update={"tail": tail}), text=text, image_counts_C=counts
             )
             for tail in TAILS
         }
@@ -76,6 +79,8 @@ def students(checkpoint: Path, text: TextBank) -> dict[str, Student]:
     """
     saved = load_checkpoint(checkpoint)
     model = saved.info.config.model
+    if not isinstance(model, DinoConfig):
+        raise RichSemError(f"{checkpoint}: gradients are compared for DINO, it is of {model.detector}")
     if not model.semantic_branch or model.label_embedding != "classifier" or model.encoder_classifier != "text":
         raise RichSemError(
             f"{checkpoint}: it is shown other names here, so its classifiers must be of text, and it needs a semantic "

@@ -10,8 +10,8 @@ from deformable_attention import PAPER, Case, random_layer
 from figures import DEVICE, SMOKE, Figures, host_microseconds, milliseconds
 from torch import Tensor
 
-from richsem_train.models.deformable_attention import Backend, deformable_attention, triton_backend
-from richsem_train.models.deformable_attention.backends import LayerSizes, kernel_fault
+from richsem_train.models.dino.deformable_attention import Backend, deformable_attention, triton_backend
+from richsem_train.models.dino.deformable_attention.backends import LayerSizes, kernel_fault
 
 KERNEL: Backend = "torch" if SMOKE else "triton"
 PICTURE_HW = (64, 96) if SMOKE else (800, 1333)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from figures import WORK, Figures
 
-TESTS = "tests/trainer/models/test_triton_deformable_attention.py"
+TESTS = "tests/trainer/models/dino/test_triton_deformable_attention.py"
 
 
 def gpu_tests() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.field_types import Precision
-from richsem_train.run.build import attention_backend
+from richsem_train.run.detectors.dino import attention_backend
 from richsem_train.run.engine import Trainer
 
 SIDE = 128 if SMOKE else 1280
@@ -64,7 +64,7 @@ def plain_steps(chosen: Setting, *, compiled: bool = False) -> tuple[Trainer, St
     """Steps without semantic branch and soft labels."""
     trainer = make_trainer(chosen, random_text(TEXT_WIDTH), semantic_branch=False)
     if compiled:
-        trainer.detector_losses.detector.backbone.compile(dynamic=True)
+        trainer.learner.detector.backbone.compile(dynamic=True)
     mosaics = random_mosaics(chosen)
     return trainer, lambda number: trainer.step(number, 0, mosaics)
 
@@ -135,7 +135,7 @@ def with_teacher(model: str, figures: Figures) -> None:
     trainer = make_trainer(chosen, text, semantic_branch=True)
     encoder = make_region_encoder(teacher, kind=None, teacher_size=None, precision=chosen.precision)
     batches = cached_batches(random_mosaics(chosen), encoder, text)
-    online = OnlineTeacher(teacher, trainer.detector_losses.normalise, precision=chosen.precision)
+    online = OnlineTeacher(teacher, trainer.learner.normalise, precision=chosen.precision)
     ready = batches["plain"].to(DEVICE)
     arms: dict[str, Steps] = {
         "cached embeddings": lambda number: take_step(trainer, number, batches["embedding"]),

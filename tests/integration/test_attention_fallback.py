@@ -5,7 +5,7 @@ The kernels' device is the CPU here, where they can't run: what fails is Triton 
 
 import pytest
 
-from richsem_train.models.deformable_attention import backends
+from richsem_train.models.dino.deformable_attention import backends
 from richsem_train.run.checkpoint import load_checkpoint
 
 pytest.importorskip("triton")

@@ -10,7 +10,7 @@ from richsem_prep.teacher.region_encoder import RoiAlignEncoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.cache.codec import stored_embeddings
 from richsem_schemas.cache.reader import open_cache
-from richsem_train.config import LossConfig, ModelConfig
+from richsem_train.config import DinoConfig, LossConfig
 from richsem_train.data.cache.alignment import align_windows
 from richsem_train.data.cache.source import DETECTION, ExpectedCache, open_training_cache
 from richsem_train.data.collate import collate
@@ -18,10 +18,7 @@ from richsem_train.data.extra import ExtraDataset
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import unit_rows
 from richsem_train.data.windows import WindowDataset
-from richsem_train.models.denoising import draw_denoising
-from richsem_train.models.inputs import Normalise
-from richsem_train.run.build import build_criterion, build_detector, text_tensor
-from richsem_train.run.engine import DetectorLosses
+from richsem_train.run.build import build_detector, build_learner, text_tensor
 from richsem_train.targets import SoftLabels
 from tests.integration.shard_job import shard, shard_windows, use_small_views
 from tests.pictures import write_pictures
@@ -95,7 +92,7 @@ def test_cached_embeddings_are_the_teachers(batch, online):
 
 
 def losses_and_gradients(extra, batch):
-    model = ModelConfig.model_validate(VALUES["model"])
+    model = DinoConfig.model_validate(VALUES["model"])
     torch.manual_seed(0)
     detector = build_detector(
         model,
@@ -107,15 +104,16 @@ def losses_and_gradients(extra, batch):
         semantic_branch=True,
     )
     counts = torch.ones(len(extra.text.class_names), dtype=torch.int64)
-    criterion = build_criterion(LossConfig(federated=None), model, text=extra.text, image_counts_C=counts)
-    losses = DetectorLosses(
-        detector, criterion, precision="fp32", normalise=Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    learner = build_learner(
+        detector,
+        model,
+        LossConfig(federated=None),
+        text=extra.text,
+        image_counts_C=counts,
+        precision="fp32",
+        device=torch.device("cpu"),
     ).train()
-    generator = torch.Generator().manual_seed(0)
-    denoising = draw_denoising(
-        batch.targets, dn_queries=6, label_noise=0.5, box_noise=1.0, num_classes=len(counts), generators=[generator]
-    )
-    found = losses(batch, denoising, 8.0, [generator])
+    found = learner(batch, [8.0], [torch.Generator().manual_seed(0)])
     sum(found.values()).backward()
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.requires_grad}
     return {name: loss.item() for name, loss in found.items()}, gradients

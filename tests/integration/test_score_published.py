@@ -15,7 +15,7 @@ from richsem_train.data.detection import EvaluationDataset
 from richsem_train.results.rank_files import merge_detections
 from richsem_train.run.open_data import read_split
 from tests.integration.programs import call
-from tests.trainer.models.published_checkpoints import (
+from tests.trainer.models.dino.published_checkpoints import (
     FFN,
     HEADS,
     LEVELS,
@@ -26,7 +26,7 @@ from tests.trainer.models.published_checkpoints import (
     WIDTH,
     random_weight,
 )
-from tests.trainer.models.published_rule import Shape, detect
+from tests.trainer.models.dino.published_rule import Shape, detect
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 SMALLER = [

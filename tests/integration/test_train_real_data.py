@@ -10,20 +10,19 @@ import torch
 from richsem_schemas.annotations import read_annotations
 from richsem_schemas.scoring.detections import Detections
 from richsem_schemas.scoring.evaluation import score
-from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
+from richsem_train.config import DinoConfig, LossConfig, ScheduleConfig
 from richsem_train.data.collate import collate
 from richsem_train.data.detection import EvaluationDataset
-from richsem_train.models.inputs import Normalise
 from richsem_train.results.inference import BatchDetector, detect_all
-from richsem_train.run.build import build_criterion, build_detector
+from richsem_train.run.build import build_detector, build_learner
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Trainer
+from richsem_train.run.engine import Trainer
 from richsem_train.run.optimiser import make_optimiser
 from tests.schemas.scoring.truth import truth_in
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco128"
 PICTURES = 8
-REDUCED = ModelConfig.model_validate(
+REDUCED = DinoConfig.model_validate(
     {
         "backbone": {
             "name": "clip-resnet", "weights": None, "out_strides": [8, 16, 32], "frozen_stages": 0,
@@ -71,14 +70,20 @@ def memorise(annotations, *, side, steps, lr=2e-3):
         semantic_branch=False,
     )
     image_counts_C = torch.from_numpy(data.image_counts(data.num_rows))
-    criterion = build_criterion(LossConfig(federated=None), REDUCED, text=None, image_counts_C=image_counts_C)
-    normalise = Normalise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    learner = build_learner(
+        detector,
+        REDUCED,
+        LossConfig(federated=None),
+        text=None,
+        image_counts_C=image_counts_C,
+        precision="fp32",
+        device=cpu,
+    )
     trainer = Trainer(
-        DetectorLosses(detector, criterion, precision="fp32", normalise=normalise),
+        learner,
         make_optimiser(detector, lr=lr, backbone_lr=lr, weight_decay=1e-4),
         None,
         schedule=ScheduleConfig(warmup_steps=10, lr_drops=(3,), clip_norm=1.0),
-        denoising=REDUCED.denoising,
         pseudo_threshold=0.05,
         ranks=Ranks(0, 1, cpu),
         seed=0,
@@ -86,7 +91,7 @@ def memorise(annotations, *, side, steps, lr=2e-3):
     batches = [collate(samples[start : start + 4]) for start in range(0, PICTURES, 4)]
     losses = [trainer.step(step, 4 * step // steps, batches[step % 2]).loss for step in range(steps)]
     names = ("", *(category.name for category in data.categories))
-    shown = BatchDetector(detector.eval(), normalise, "fp32", names, 300, side * 3 // 4, side)
+    shown = BatchDetector(detector.eval(), learner.normalise, "fp32", names, 300, side * 3 // 4, side)
     return losses, score(truth_in(annotations, metric="coco"), joined(list(detect_all(shown, batches))))
 
 

@@ -11,13 +11,12 @@ import torch
 
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.choices import Supervision
-from richsem_train.config import LossConfig, ModelConfig, ScheduleConfig
+from richsem_train.config import DinoConfig, LossConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
-from richsem_train.models.inputs import Normalise
-from richsem_train.run.build import build_criterion, build_detector, text_tensor
+from richsem_train.run.build import build_detector, build_learner, text_tensor
 from richsem_train.run.distributed import Ranks, join_ranks
-from richsem_train.run.engine import DetectorLosses, Trainer
+from richsem_train.run.engine import Trainer
 from richsem_train.targets import Batch, SoftLabels, Target
 from tests.trainer.tiny import VALUES
 
@@ -37,7 +36,7 @@ def make_trainer(
     pictures_a_draw: int = 2,
 ) -> Trainer:
     """Of a detector in float64."""
-    model = ModelConfig.model_validate(VALUES["model"])
+    model = DinoConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(CLASSES))
     rng = np.random.default_rng(0)
     text = TextBank(names, names, ("{}",), 20.0, rng.standard_normal((CLASSES, DIM)).astype(np.float32))
@@ -51,11 +50,15 @@ def make_trainer(
         device=ranks.device,
         semantic_branch=True,
     )
-    criterion = build_criterion(
-        LossConfig(federated=federated), model, text=text, image_counts_C=torch.ones(CLASSES, dtype=torch.int64)
-    )
-    normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    losses = DetectorLosses(detector, criterion, precision="fp32", normalise=normalise).double()
+    learner = build_learner(
+        detector,
+        model,
+        LossConfig(federated=federated),
+        text=text,
+        image_counts_C=torch.ones(CLASSES, dtype=torch.int64),
+        precision="fp32",
+        device=ranks.device,
+    ).double()
     schedule = ScheduleConfig(
         global_batch_size=global_batch_size,
         accumulate=accumulate,
@@ -67,11 +70,10 @@ def make_trainer(
     # Plain descent: Adam makes whole steps of gradients that are nothing but rounding.
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     return Trainer(
-        losses,
+        learner,
         torch.optim.SGD([{"params": trained, "base_lr": schedule.lr}], momentum=0.9),
         None if ema is None else deepcopy(detector).eval(),
         schedule=schedule,
-        denoising=model.denoising,
         pseudo_threshold=0.05,
         ranks=ranks,
         seed=3,
@@ -124,7 +126,7 @@ def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: in
     )
     share = RankShare(MIXED, ranks.rank, ranks.world_size, pictures_a_draw=pictures_a_draw, accumulate=accumulate)
     losses = [trainer.step(step, 0, mixed_batch(share.counters(0), step)).losses for step in range(3)]
-    detector = trainer.detector_losses.detector
+    detector = trainer.learner.detector
     return {
         "losses": losses,
         "gradients": {name: p.grad for name, p in detector.named_parameters() if p.requires_grad},

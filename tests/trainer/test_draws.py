@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 from torchvision.ops import sigmoid_focal_loss
 
-from richsem_train.losses.criterion import Criterion
+from richsem_train.losses.dino.criterion import Criterion
 from richsem_train.losses.federated import draw_federated
 from richsem_train.losses.soft_labels import SoftLoss
-from richsem_train.models.denoising import PADDING_BOX, draw_denoising
+from richsem_train.models.dino.denoising import PADDING_BOX, draw_denoising
 from tests.trainer.losses.batches import (
     CLASSES,
     LAYERS,
@@ -20,7 +20,7 @@ from tests.trainer.losses.batches import (
     make_target,
     mask_of,
 )
-from tests.trainer.models.tiny_dino import pictures, shaken, targets, tiny_dino
+from tests.trainer.models.dino.tiny_dino import pictures, shaken, targets, tiny_dino
 
 COUNTS = (3, 1, 0, 0, 0, 7, 2, 2)
 """Objects of eight pictures: four draws, the second without any."""

@@ -29,8 +29,8 @@ from richsem_train.results.gallery import Predicted, output_files
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import predict as predict_pictures
 from richsem_train.results.rank_files import rank_file
-from richsem_train.run.build import attention_note
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
+from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
 from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.open_data import data_folder, read_split
@@ -73,7 +73,7 @@ def score_checkpoint(
             reporter = SilentReporter()
         detector = open_detector(checkpoint, config=config, changes=changes, device=ranks.device)
         settings = detector.info.config
-        if note := attention_note(settings.model, ranks.device):
+        if note := kind_of(settings.model).note(settings.model, ranks.device):
             reporter.say(note)
         val, truth = _val_split(detector, reporter)
         annotations = settings.detection.val.annotations
@@ -211,7 +211,8 @@ def _opened(
     detectors = [
         open_detector(checkpoint, config=config, changes=changes, device=chosen) for checkpoint, config in sources
     ]
-    notes = [attention_note(detector.info.config.model, chosen) for detector in detectors]
+    models = [detector.info.config.model for detector in detectors]
+    notes = [kind_of(model).note(model, chosen) for model in models]
     for note in dict.fromkeys(filter(None, notes)):
         reporter.say(note)
     return detectors

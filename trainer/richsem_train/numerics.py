@@ -7,6 +7,10 @@ from torch import Tensor
 _MIN_AREA = 1e-12
 
 
+class NonFiniteError(FloatingPointError):
+    """The model's outputs, or the truth, hold NaN or infinity; names the picture and the place."""
+
+
 def at_least_float32(values: Tensor) -> Tensor:
     """Values in float32, or as they are where wider; half precision loses pixels and scaled cosines."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from richsem_train.choices import Supervision
-from richsem_train.losses.criterion import Criterion
+from richsem_train.losses.dino.criterion import Criterion
+from richsem_train.losses.dino.matcher import HungarianMatcher, Match
 from richsem_train.losses.federated import FederatedClasses
-from richsem_train.losses.matcher import HungarianMatcher, Match
-from richsem_train.outputs import DinoOutputs
+from richsem_train.outputs.dino import DinoOutputs
 from richsem_train.targets import SoftLabels, Target
 
 CLASSES = 12

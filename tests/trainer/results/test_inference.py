@@ -9,7 +9,7 @@ from richsem_schemas.cache.geometry import resized_hw
 from richsem_train.data.collate import collate
 from richsem_train.models.inputs import Normalise
 from richsem_train.results.inference import BatchDetector, detect_all
-from tests.trainer.models.tiny_dino import CLASSES, shaken, tiny_dino
+from tests.trainer.models.dino.tiny_dino import CLASSES, shaken, tiny_dino
 
 NAMES = ("none", "one", "two", "", "four", "five", "six")
 

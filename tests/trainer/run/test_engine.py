@@ -13,7 +13,7 @@ from tests.trainer.steps import make_batch, make_trainer, mixed_batch, take_step
 
 
 def weights(trainer):
-    return {name: value.clone() for name, value in trainer.detector_losses.detector.state_dict().items()}
+    return {name: value.clone() for name, value in trainer.learner.detector.state_dict().items()}
 
 
 def assert_close(ours, theirs):
@@ -83,17 +83,17 @@ def test_a_batch_with_few_or_no_objects_reaches_every_parameter(objects):
     batch = replace(batch, targets=(batch.targets[0], make_batch(range(1), objects=0).targets[0]))
     result = trainer.step(0, 0, batch)
     assert result.loss > 0
-    assert all(parameter.grad is not None for parameter in trainer.detector_losses.parameters() if
+    assert all(parameter.grad is not None for parameter in trainer.learner.parameters() if
                parameter.requires_grad)  # fmt: skip
 
 
 def spoil_pixels(trainer):
-    trainer.detector_losses.normalise.std.fill_(0)
+    trainer.learner.normalise.std.fill_(0)
 
 
 def spoil_a_weight(trainer):
     with torch.no_grad():
-        trainer.detector_losses.detector.bbox_embed[0].layers[-1].bias.fill_(torch.nan)
+        trainer.learner.detector.bbox_embed[0].layers[-1].bias.fill_(torch.nan)
 
 
 @pytest.mark.parametrize("spoil", [spoil_pixels, spoil_a_weight])
@@ -118,7 +118,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_names_the_pictures(spoi
 def test_a_gradient_that_is_not_finite_changes_no_weight():
     trainer = make_trainer()
     before = weights(trainer)
-    parameter = next(iter(trainer.detector_losses.detector.input_proj.parameters()))
+    parameter = next(iter(trainer.learner.detector.input_proj.parameters()))
     parameter.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(NonFiniteLossError, match="gradient"):
         trainer.step(0, 0, make_batch(range(4)))

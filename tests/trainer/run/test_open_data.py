@@ -15,7 +15,7 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_train.data.extra import ExtraDataset
-from richsem_train.run.build import build_criterion
+from richsem_train.run.detectors.dino import build_criterion
 from richsem_train.run.open_data import data_folder, open_data, open_vocabulary
 from tests.caches import CLASSES, DIM, WindowsCache
 from tests.trainer.tiny import LINEAR, make_cache
@@ -133,7 +133,7 @@ def test_stored_labels_have_their_temperature_built_in(world):
         open_data(world.config(loss__temperature=2, extra__labels="topk"))
     config = world.config(loss__temperature=2)
     data = open_data(config)
-    criterion = build_criterion(config.loss, config.model, text=data.vocabulary.text, image_counts_C=data.image_counts)
+    criterion = build_criterion(config.model, config.loss, text=data.vocabulary.text, image_counts_C=data.image_counts)
     assert criterion.soft_loss.temperature == 2
 
 

@@ -10,7 +10,10 @@ from richsem_train.config.data import (
     TextConfig,
 )
 from richsem_train.config.model import (
+    BackboneConfig,
+    CenternetCascadeConfig,
     DenoisingConfig,
+    DinoConfig,
     LossConfig,
     ModelConfig,
 )
@@ -31,8 +34,11 @@ __all__ = [
     "DEFAULT_CONFIG",
     "AnyAugmentation",
     "AugmentationConfig",
+    "BackboneConfig",
+    "CenternetCascadeConfig",
     "DenoisingConfig",
     "DetectionConfig",
+    "DinoConfig",
     "EvaluationConfig",
     "ExtraConfig",
     "LossConfig",

@@ -66,23 +66,20 @@ class ScaleJitterConfig(Section):
         return self
 
 
-AUGMENTATIONS = ("detr", "scale-jitter")
-"""Kinds of section `detection.augmentation`; pydantic's words for its forms, too, which are no keys."""
+AUGMENTATIONS = DETR, SCALE_JITTER = "detr", "scale-jitter"
+"""Values of `detection.augmentation.kind`; pydantic's words for the forms of the section, too, which are no keys."""
 
 
-def _kind(section: Any) -> str:
-    kind = section.get("kind", "detr") if isinstance(section, dict) else getattr(section, "kind", "detr")
-    return str(kind)
+def _kind_of(value: Any) -> str:
+    """By which keys a section `detection.augmentation` is read: those of DETR's where it doesn't say."""
+    return str(value.get("kind", DETR) if isinstance(value, dict) else getattr(value, "kind", DETR))
 
 
 AnyAugmentation = Annotated[
-    Annotated[AugmentationConfig, Tag("detr")] | Annotated[ScaleJitterConfig, Tag("scale-jitter")],
-    Discriminator(
-        _kind,
-        custom_error_type="unknown_kind",
-        custom_error_message=f"the kind of augmentation is none of {', '.join(AUGMENTATIONS)}",
-    ),
+    Annotated[AugmentationConfig, Tag(DETR)] | Annotated[ScaleJitterConfig, Tag(SCALE_JITTER)],
+    Discriminator(_kind_of),
 ]
+"""How pictures are drawn, one class of keys for each way."""
 
 
 class DetectionConfig(Section):

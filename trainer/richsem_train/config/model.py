@@ -1,8 +1,8 @@
 """Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
 from richsem_train.choices import Backend, ClassifierKind, LabelEmbedding, Tail
 from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section
@@ -56,11 +56,46 @@ class DenoisingConfig(Section):
     """How far corners move, in half sides of the box."""
 
 
+DETECTORS = DINO, CENTERNET_CASCADE = "dino", "centernet-cascade"
+"""Values of `model.detector`; pydantic's words for the forms of section `model`, too, which are no keys."""
+
+
 class ModelConfig(Section):
-    """The detector: DINO (arXiv 2203.03605) with RichSem's classifier and semantic branch (arXiv 2310.12152)."""
+    """What all detectors have: a backbone, a semantic branch, and how batches are padded."""
+
+    detector: str
+    """Which detector."""
 
     backbone: BackboneConfig = BackboneConfig()
     """The network that makes the feature maps."""
+
+    semantic_branch: bool = True
+    """The head that learns soft labels and is dropped at inference: one linear layer (supplement, E.1)."""
+
+    size_divisor: Annotated[int, Field(gt=0, le=1024)] = 32
+    """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
+
+    @property
+    def most_boxes(self) -> int | None:
+        """Boxes of a picture that can be learnt at once; None where there is no limit."""
+        return None
+
+    @property
+    def classifies_by_text(self) -> bool:
+        """Whether the classifier is of cosines with the text bank."""
+        return True
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the model can't be built without a text bank."""
+        return self.semantic_branch or self.classifies_by_text
+
+
+class DinoConfig(ModelConfig):
+    """DINO (arXiv 2203.03605) with RichSem's classifier and semantic branch (arXiv 2310.12152)."""
+
+    detector: Literal["dino"] = "dino"
+    """Which detector: `dino`, or `centernet-cascade`."""
 
     hidden_dim: PositiveInt = 256
     """Width of the transformer; a multiple of `heads` and of 32."""
@@ -98,12 +133,6 @@ class ModelConfig(Section):
     label_embedding: LabelEmbedding = "classifier"
     """Contents of denoising queries: the `classifier`'s own, or an `embedding` as in plain DINO."""
 
-    semantic_branch: bool = True
-    """The head that learns soft labels and is dropped at inference: one linear layer (supplement, E.1)."""
-
-    size_divisor: Annotated[int, Field(gt=0, le=1024)] = 32
-    """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
-
     query_positions: Literal["padded", "picture"] = "padded"
     """Positions of the decoder's queries: relative to the `padded` batch or to the `picture`."""
 
@@ -114,9 +143,48 @@ class ModelConfig(Section):
     """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
 
     @property
+    def most_boxes(self) -> int:
+        """Boxes of a picture that can be learnt at once."""
+        return self.queries
+
+    @property
+    def classifies_by_text(self) -> bool:
+        """Whether the classifier of the decoder's queries is of cosines with the text bank."""
+        return self.classifier == "text"
+
+    @property
     def needs_text(self) -> bool:
         """Whether the model can't be built without a text bank."""
-        return self.semantic_branch or "text" in (self.classifier, self.encoder_classifier)
+        return super().needs_text or self.encoder_classifier == "text"
+
+    @model_validator(mode="after")
+    def _widths_and_levels_fit(self) -> Self:
+        if self.hidden_dim % self.heads:
+            raise ValueError(f"model.hidden_dim {self.hidden_dim} is no multiple of model.heads {self.heads}")
+        if self.hidden_dim % 32:
+            raise ValueError(f"model.hidden_dim {self.hidden_dim} is no multiple of 32, the neck's groups")
+        if self.feature_levels < len(self.backbone.out_strides):
+            raise ValueError("model.feature_levels is fewer than the maps in model.backbone.out_strides")
+        return self
+
+
+class CenternetCascadeConfig(ModelConfig):
+    """CenterNet2's proposals (arXiv 2103.07461) and a cascade of three stages (arXiv 1712.00726), as in Detic."""
+
+    detector: Literal["centernet-cascade"]
+    """Which detector: `dino`, or `centernet-cascade`."""
+
+
+def _detector_of(value: Any) -> str:
+    """By which keys a section `model` is read: those of DINO where it doesn't say."""
+    return str(value.get("detector", DINO) if isinstance(value, dict) else getattr(value, "detector", DINO))
+
+
+AnyModelConfig = Annotated[
+    Annotated[DinoConfig, Tag(DINO)] | Annotated[CenternetCascadeConfig, Tag(CENTERNET_CASCADE)],
+    Discriminator(_detector_of),
+]
+"""The detector, one class of keys for each."""
 
 
 class MatcherConfig(Section):

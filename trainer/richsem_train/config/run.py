@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag,
 from richsem_train.choices import Precision
 from richsem_train.config.data import DetectionConfig, ExtraConfig, TextConfig
 from richsem_train.config.fields import Epochs, LocalPath, Pictures, Section, Side, Steps
-from richsem_train.config.model import LossConfig, ModelConfig
+from richsem_train.config.model import AnyModelConfig, DinoConfig, LossConfig
 
 
 class ScheduleConfig(Section):
@@ -130,7 +130,7 @@ class TrainConfig(Section):
     extra: _Extra | None = None
     """Extra data: a section, or a list of them for several caches at once."""
 
-    model: ModelConfig = ModelConfig()
+    model: AnyModelConfig = DinoConfig()
     """The detector."""
 
     loss: LossConfig = LossConfig()
@@ -183,19 +183,8 @@ class TrainConfig(Section):
                 "there are labels for the semantic branch, and model.semantic_branch is false; set it to true, "
                 "or loss.soft_weight to 0"
             )
-        if model.semantic_branch and model.classifier != "text":
+        if model.semantic_branch and not model.classifies_by_text:
             raise ValueError("model.semantic_branch learns cosines with names; it needs model.classifier=text")
-        return self
-
-    @model_validator(mode="after")
-    def _widths_and_levels_fit(self) -> Self:
-        model = self.model
-        if model.hidden_dim % model.heads:
-            raise ValueError(f"model.hidden_dim {model.hidden_dim} is no multiple of model.heads {model.heads}")
-        if model.hidden_dim % 32:
-            raise ValueError(f"model.hidden_dim {model.hidden_dim} is no multiple of 32, the neck's groups")
-        if model.feature_levels < len(model.backbone.out_strides):
-            raise ValueError("model.feature_levels is fewer than the maps in model.backbone.out_strides")
         return self
 
     @model_validator(mode="after")

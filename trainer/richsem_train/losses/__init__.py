@@ -1,1 +1,1 @@
-"""The losses of the detector."""
+"""The losses of detectors, a folder each, and what they share."""

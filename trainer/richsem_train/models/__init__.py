@@ -1,1 +1,1 @@
-"""The detector: a DINO with a text classifier and a semantic branch."""
+"""Detectors, a folder each, and what they share."""

@@ -13,8 +13,7 @@ from richsem_schemas.pictures.resize import resize_picture
 from richsem_schemas.scoring.detections import PictureDetections
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.transforms import channels_first
-from richsem_train.models.dino import Dino
-from richsem_train.models.heads import detections
+from richsem_train.models.detector import DetectionModel
 from richsem_train.models.inputs import Normalise, autocast
 from richsem_train.targets import Batch, Target
 
@@ -31,7 +30,7 @@ class BatchDetector:
         short_side: at which pictures are shown, pixels.
     """
 
-    model: Dino
+    model: DetectionModel
     normalise: Normalise
     precision: str
     class_names: tuple[str, ...]
@@ -48,15 +47,15 @@ class BatchDetector:
         device = self.normalise.mean.device
         on_device = batch.to(device)
         with autocast(device, self.precision):
-            outputs = self.model(self.normalise(on_device), on_device.padding_mask)
-        found = detections(
-            outputs.pred_logits[-1],
-            outputs.pred_boxes[-1],
-            [target.original_hw for target in batch.targets],
-            # Row 0 and rows without a name are no classes.
-            vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
-            keep=self.keep if keep is None else keep,
-        )
+            found = self.model.detect(
+                self.normalise(on_device),
+                on_device.padding_mask,
+                image_hw=[target.image_hw for target in batch.targets],
+                original_hw=[target.original_hw for target in batch.targets],
+                # Row 0 and rows without a name are no classes.
+                vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
+                keep=self.keep if keep is None else keep,
+            )
         return [
             PictureDetections(
                 category_ids=each.labels.cpu().numpy(),

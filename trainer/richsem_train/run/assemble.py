@@ -25,17 +25,14 @@ from richsem_train.data.order import RankShare, epoch_batches
 from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset
-from richsem_train.models.dino import Dino
-from richsem_train.models.inputs import Normalise
-from richsem_train.models.published import load_published
-from richsem_train.run.build import build_criterion, describe, described_detector
+from richsem_train.models.detector import DetectionModel
+from richsem_train.run.build import build_learner, describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
+from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import DetectorLosses, Trainer, memory_limit_explained
+from richsem_train.run.engine import Trainer, memory_limit_explained
 from richsem_train.run.open_data import RunData, data_file
 from richsem_train.run.optimiser import make_optimiser
-
-_SMALLER_DETECTOR = "make it smaller: model.ffn_dim, model.queries, model.hidden_dim, or its layers"
 
 _LABELS_OF = {
     "extra": "the extra data",
@@ -71,15 +68,15 @@ class AssembledRun:
     start_note: str | None
 
     @property
-    def detector(self) -> Dino:
+    def detector(self) -> DetectionModel:
         """The detector that is trained."""
-        return self.trainer.detector_losses.detector
+        return self.trainer.learner.detector
 
     @property
-    def scored_detector(self) -> Dino:
+    def scored_detector(self) -> DetectionModel:
         """The detector that is scored: with averaged weights where the run keeps them."""
         averaged = self.trainer.averaged
-        assert averaged is None or isinstance(averaged, Dino)
+        assert averaged is None or isinstance(averaged, DetectionModel)
         return self.detector if averaged is None else averaged
 
     @property
@@ -239,12 +236,15 @@ def _detection_dataset(
     )
 
 
-def _first_detector(config: TrainConfig, data: RunData, info: ModelInfo, ranks: Ranks) -> tuple[Dino, str | None]:
+def _first_detector(
+    config: TrainConfig, data: RunData, info: ModelInfo, ranks: Ranks
+) -> tuple[DetectionModel, str | None]:
     """The detector as it is before the first step, and what was loaded from `start_from`."""
     # Every rank starts from the same weights.
     torch.manual_seed(config.seed)
     weights = config.model.backbone.weights
-    with memory_limit_explained("the config's detector", _SMALLER_DETECTOR):
+    kind = kind_of(config.model)
+    with memory_limit_explained("the config's detector", f"make it smaller: {kind.sizes}"):
         detector = described_detector(
             info,
             text=data.vocabulary.text,
@@ -255,30 +255,28 @@ def _first_detector(config: TrainConfig, data: RunData, info: ModelInfo, ranks: 
     start_note = None
     if config.start_from is not None:
         file = data_file(config, config.start_from)
-        report = load_published(detector, file, fresh_heads=True, class_names=info.class_names)
+        report = kind.load_published(detector, file, fresh_heads=True, class_names=info.class_names)
         start_note = f"{config.start_from}: {report.summary()}"
     if config.schedule.compile:
         detector.backbone.compile(dynamic=True)
     return detector, start_note
 
 
-def _make_trainer(config: TrainConfig, data: RunData, detector: Dino, ranks: Ranks) -> Trainer:
-    schedule, backbone = config.schedule, config.model.backbone
-    criterion = build_criterion(
-        config.loss, config.model, text=data.vocabulary.text, image_counts_C=data.image_counts
-    ).to(ranks.device)
-    losses = DetectorLosses(
-        detector,
-        criterion,
-        precision=schedule.precision,
-        normalise=Normalise(backbone.pixel_mean, backbone.pixel_std).to(ranks.device),
-    )
+def _make_trainer(config: TrainConfig, data: RunData, detector: DetectionModel, ranks: Ranks) -> Trainer:
+    schedule = config.schedule
     return Trainer(
-        losses,
+        build_learner(
+            detector,
+            config.model,
+            config.loss,
+            text=data.vocabulary.text,
+            image_counts_C=data.image_counts,
+            precision=schedule.precision,
+            device=ranks.device,
+        ),
         make_optimiser(detector, lr=schedule.lr, backbone_lr=schedule.backbone_lr, weight_decay=schedule.weight_decay),
         None if schedule.ema is None else deepcopy(detector).eval(),
         schedule=schedule,
-        denoising=config.model.denoising,
         pseudo_threshold=config.loss.pseudo_threshold,
         ranks=ranks,
         seed=config.seed,

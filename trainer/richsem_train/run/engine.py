@@ -15,14 +15,10 @@ from torch.optim import AdamW
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.words import one_line
-from richsem_train.config import DenoisingConfig, ScheduleConfig
-from richsem_train.losses.criterion import Criterion
-from richsem_train.losses.matcher import NonFiniteError
+from richsem_train.config import ScheduleConfig
+from richsem_train.learners.learner import Learner
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
-from richsem_train.models.denoising import draw_denoising
-from richsem_train.models.dino import Dino
-from richsem_train.models.inputs import Normalise, autocast
-from richsem_train.outputs import DenoisingQueries
+from richsem_train.numerics import NonFiniteError
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate
 from richsem_train.targets import Batch
@@ -30,41 +26,6 @@ from richsem_train.targets import Batch
 
 class NonFiniteLossError(RichSemError):
     """The loss is no number any more; the message says what was in the batch."""
-
-
-class DetectorLosses(nn.Module):
-    """Detector and losses as one module, so that DDP sees every use of a parameter."""
-
-    def __init__(self, detector: Dino, criterion: Criterion, *, precision: str, normalise: Normalise) -> None:
-        super().__init__()
-        self.detector = detector
-        self.criterion = criterion
-        self.normalise = normalise
-        self._precision = precision
-
-    def forward(
-        self,
-        batch: Batch,
-        denoising: DenoisingQueries | None,
-        num_boxes: float,
-        generators: Sequence[torch.Generator],
-    ) -> dict[str, Tensor]:
-        """The unweighted losses of a batch on the detector's device.
-
-        Sums over boxes are divided by `num_boxes`: all boxes of the step over the number of ranks. The federated
-        classes are drawn by one generator a draw. Without objects, or denoising, there are no denoising queries.
-        """
-        images = self.normalise(batch)
-        with autocast(images.device, self._precision):
-            outputs = self.detector(images, batch.padding_mask, denoising)
-        return self.criterion(
-            outputs,
-            batch.targets,
-            denoising,
-            num_boxes=num_boxes,
-            generators=generators,
-            semantic_logits=self.detector.semantic_logits,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +55,21 @@ class Trainer:
 
     def __init__(
         self,
-        detector_losses: DetectorLosses,
+        learner: Learner,
         optimiser: AdamW,
         averaged: nn.Module | None,
         *,
         schedule: ScheduleConfig,
-        denoising: DenoisingConfig,
         pseudo_threshold: float,
         ranks: Ranks,
         seed: int,
     ) -> None:
-        self.detector_losses = detector_losses
+        self.learner = learner
         self.optimiser = optimiser
         self.averaged = averaged
-        self._parallel = detector_losses if ranks.is_alone else _parallel(detector_losses, ranks)
-        self._trained = [parameter for parameter in detector_losses.parameters() if parameter.requires_grad]
+        self._parallel = learner if ranks.is_alone else _parallel(learner, ranks)
+        self._trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
         self._schedule = schedule
-        self._denoising = denoising
         self._pseudo_threshold = pseudo_threshold
         self._ranks = ranks
         self._seed = seed
@@ -131,19 +90,19 @@ class Trainer:
         # Dropout and drop path know nothing but the global generators.
         torch.manual_seed(self._random_seed(step, 2**32 + self._ranks.rank))
         ready = self._with_labels(batch.to(self._ranks.device))
-        num_boxes = self._num_boxes(ready)
-        self.detector_losses.train()
+        totals = self._totals(ready)
+        self.learner.train()
         self.optimiser.zero_grad(set_to_none=True)
         summed: dict[str, float] = {}
         parts = split_batch(
             ready,
             self._schedule.accumulate,
             pictures_a_draw=self._schedule.pictures_a_draw,
-            size_divisor=self.detector_losses.detector.size_divisor,
+            size_divisor=self.learner.detector.size_divisor,
         )
         for number, part in enumerate(parts, start=1):
             with self._unsynchronised() if number < len(parts) else nullcontext():
-                names, losses = self._weighted_losses(part, num_boxes, step)
+                names, losses = self._weighted_losses(part, totals, step)
                 values = losses.tolist()
                 _require_finite(dict(zip(names, values, strict=True)), step, part.batch)
                 losses.sum().backward()
@@ -154,7 +113,7 @@ class Trainer:
         self.optimiser.step()
         if self.averaged is not None:
             assert self._schedule.ema is not None
-            average_weights(self.averaged, self.detector_losses.detector, decay=self._schedule.ema, step=step)
+            average_weights(self.averaged, self.learner.detector, decay=self._schedule.ema, step=step)
         return StepResult(sum(summed.values()), summed, grad_norm, lr)
 
     def _random_seed(self, step: int, key: int) -> int:
@@ -162,7 +121,7 @@ class Trainer:
 
     def _with_labels(self, batch: Batch) -> Batch:
         """Pseudo labels in place of what the teacher is sure of."""
-        teacher = self.detector_losses.criterion.soft_loss
+        teacher = self.learner.soft_loss
         if teacher is None:
             return batch
         threshold = self._pseudo_threshold
@@ -171,29 +130,23 @@ class Trainer:
             targets=tuple(with_pseudo_labels(target, teacher, threshold=threshold) for target in batch.targets),
         )
 
-    def _num_boxes(self, batch: Batch) -> float:
-        """Boxes of the step over the ranks, since gradients are averaged over them; the least is one a draw."""
-        count = float(sum(len(target.labels) for target in batch.targets))
+    def _totals(self, batch: Batch) -> list[float]:
+        """Counts of the step over the ranks, since gradients are averaged over them; the least is one a draw."""
+        counts = self.learner.counts(batch.targets)
         draws = len(batch.targets) // self._schedule.pictures_a_draw
-        return max(self._ranks.sum_of(count) / self._ranks.world_size, draws)
+        if not self._ranks.is_alone:
+            counts = self._ranks.sum(counts.to(self._ranks.device)) / self._ranks.world_size
+        return [max(count, draws) for count in counts.tolist()]
 
-    def _weighted_losses(self, part: "StepPart", num_boxes: float, step: int) -> tuple[list[str], Tensor]:
+    def _weighted_losses(self, part: "StepPart", totals: Sequence[float], step: int) -> tuple[list[str], Tensor]:
         """Names of the losses, and the losses, one tensor so that the host waits for the device once."""
         places = [draw * self._ranks.world_size + self._ranks.rank for draw in part.draws]
         generators = [torch.Generator().manual_seed(self._random_seed(step, place)) for place in places]
-        denoising = draw_denoising(
-            part.batch.targets,
-            dn_queries=self._denoising.queries,
-            label_noise=self._denoising.label_noise,
-            box_noise=self._denoising.box_noise,
-            num_classes=self.detector_losses.detector.num_classes,
-            generators=generators,
-        )
         try:
-            losses = self._parallel(part.batch, denoising, num_boxes, generators)
+            losses = self._parallel(part.batch, totals, generators)
         except NonFiniteError as error:
             raise _non_finite(step, part.batch, str(error)) from None
-        weights = self.detector_losses.criterion.weights
+        weights = self.learner.weights
         return list(losses), torch.stack([loss * weights[name] for name, loss in losses.items()])
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
@@ -204,12 +157,12 @@ class Trainer:
         return float(nn.utils.clip_grad_norm_(self._trained, limit))
 
 
-def _parallel(detector_losses: DetectorLosses, ranks: Ranks) -> DistributedDataParallel:
+def _parallel(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
     with warnings.catch_warnings():
         # The option has a new name; the old one means the same in all versions.
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(detector_losses, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
 
 
 class StepPart(NamedTuple):

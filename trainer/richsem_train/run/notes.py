@@ -11,7 +11,7 @@ from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.extra import sharing_notes
 from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
-from richsem_train.run.build import attention_backend, attention_note
+from richsem_train.run.detectors import kind_of
 
 _SHOWN = 5
 """Classes that a line names."""
@@ -48,7 +48,7 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
         yield f"annotations: {line}"
     if pictures := run.config.detection.class_aware_pictures:
         yield f"an epoch shows {pictures:,} detection pictures, the same share of them for each category"
-    if crowded := _crowded_note(train, run.config.model.queries):
+    if crowded := _crowded_note(train, run.config.model.most_boxes):
         yield crowded
     if run.data.windows is not None:
         yield from _windows_notes(run.config.detection, run.data.windows)
@@ -56,7 +56,7 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
             yield lacking
 
 
-def _crowded_note(data: DetectionData, queries: int) -> str | None:
+def _crowded_note(data: DetectionData, queries: int | None) -> str | None:
     """Where pictures have more boxes than there are queries to learn them."""
     counts = np.diff(data.offsets)
     crowded = np.flatnonzero(counts > queries)
@@ -142,12 +142,13 @@ def _unlabelled_note(cache: TrainingCache) -> str:
 
 
 def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
-    schedule, device = run.config.schedule, run.ranks.device
+    schedule, model, device = run.config.schedule, run.config.model, run.ranks.device
+    kind = kind_of(model)
+    how = ", ".join(filter(None, [schedule.precision, kind.words(model, device)]))
     trained = sum(parameter.numel() for parameter in run.detector.parameters() if parameter.requires_grad)
     yield (
-        f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {schedule.precision}, deformable "
-        f"attention: {attention_backend(run.config.model, device)}; {run.total_steps:,} steps of "
+        f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {how}; {run.total_steps:,} steps of "
         f"{schedule.global_batch_size} pictures" + (f", from step {first_step:,} on" if first_step else "")
     )
-    if fallback := attention_note(run.config.model, device):
-        yield fallback
+    if note := kind.note(model, device):
+        yield note

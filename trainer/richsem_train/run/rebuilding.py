@@ -13,35 +13,18 @@ from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.words import one_line
-from richsem_train.config import TrainConfig
+from richsem_train.config import BackboneConfig, TrainConfig
 from richsem_train.models.backbone import CLIP_NAME
-from richsem_train.models.dino import Dino
-from richsem_train.models.published import load_published
+from richsem_train.models.detector import DetectionModel
 from richsem_train.run.build import describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
+from richsem_train.run.detectors import kind_of
 from richsem_train.run.open_data import open_vocabulary
-
-_OF_TRAINING = ("label_enc.", "class_embed.label_proj.")
-"""Weights that only denoising uses."""
-
-_OF_LAYERS = {
-    "encoder_layers": r"transformer\.encoder\.layers\.(\d+)\.",
-    "decoder_layers": r"transformer\.decoder\.layers\.(\d+)\.",
-    "feature_levels": r"input_proj\.(\d+)\.",
-}
-"""Fields that count modules, and what is numbered in the names of their weights."""
-
-_OF_SIZES = {
-    "hidden_dim": ("transformer.level_embed", 1),
-    "queries": ("transformer.tgt_embed.weight", 0),
-    "ffn_dim": ("transformer.encoder.layers.0.linear1.weight", 0),
-}
-"""Fields that are a side of a weight."""
 
 _SHOWN = 3
 
 
-def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) -> Dino:
+def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) -> DetectionModel:
     """Build the detector of a checkpoint and load its inference weights.
 
     Raises:
@@ -63,7 +46,7 @@ def rebuilt_detector(saved: Checkpoint, source: object, device: torch.device) ->
 
 def published_detector(
     checkpoint: Path, config: TrainConfig, source: str, device: torch.device
-) -> tuple[Dino, ModelInfo]:
+) -> tuple[DetectionModel, ModelInfo]:
     """Build the detector of a config and load weights of another program.
 
     Raises:
@@ -72,8 +55,8 @@ def published_detector(
     vocabulary = open_vocabulary(config)
     info = describe(config, vocabulary)
     model = described_detector(info, text=vocabulary.text, device=device)
-    report = load_published(model, checkpoint)
-    if lacking := [name for name in report.missing if not name.startswith(_OF_TRAINING)]:
+    report = kind_of(config.model).load_published(model, checkpoint)
+    if lacking := [name for name in report.missing if not name.startswith(kind_of(config.model).trained_only)]:
         raise RichSemError(
             f"{checkpoint} lacks {', '.join(lacking)}: it has other classifiers than the config {source}; choose the "
             "config that it was trained with"
@@ -83,36 +66,28 @@ def published_detector(
 
 def _counted_misfits(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
     """Where the config asks for other numbers of modules, or other sizes, than the weights have."""
-    model, backbone = info.config.model, info.config.model.backbone
-    found = {field: _count(pattern, weights) for field, pattern in _OF_LAYERS.items()}
-    found |= {field: _side(weights.get(name), axis) for field, (name, axis) in _OF_SIZES.items()}
-    asked = {f"model.{field}": (getattr(model, field), there) for field, there in found.items()}
-    if backbone.name == CLIP_NAME:
-        asked |= {
-            f"model.backbone.clip_layers[{stage}]": (
-                count, _count(rf"backbone\.0\.body\.layer{stage + 1}\.(\d+)\.", weights)
-            )
-            for stage, count in enumerate(backbone.clip_layers[:4])
-            # Stages behind the last map that is used are not built.
-            if 4 * 2**stage <= max(backbone.out_strides)
-        }  # fmt: skip
-    return [
-        f"{field} is {here:,}, the weights have {there:,}" for field, (here, there) in asked.items() if here != there
-    ]
+    model = info.config.model
+    misfits = kind_of(model).counted_misfits(model, weights)
+    if model.backbone.name == CLIP_NAME:
+        misfits += _misfits_of_clip(model.backbone, weights)
+    return misfits
 
 
-def _count(pattern: str, weights: Mapping[str, Tensor]) -> int:
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})
-
-
-def _side(tensor: Tensor | None, axis: int) -> int:
-    return 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
+def _misfits_of_clip(backbone: BackboneConfig, weights: Mapping[str, Tensor]) -> list[str]:
+    misfits = []
+    # Stages behind the last map that is used are not built.
+    used = [count for stage, count in enumerate(backbone.clip_layers[:4]) if 4 * 2**stage <= max(backbone.out_strides)]
+    for stage, count in enumerate(used):
+        blocks = re.compile(rf"backbone\.(?:0\.)?body\.layer{stage + 1}\.(\d+)\.")
+        there = len({match[1] for name in weights if (match := blocks.match(name))})
+        if count != there:
+            misfits.append(f"model.backbone.clip_layers[{stage}] is {count:,}, the weights have {there:,}")
+    return misfits
 
 
 def _misfits_of_shape(info: ModelInfo, weights: Mapping[str, Tensor]) -> list[str]:
     """Where single weights differ from what the detector would have, which is built without memory for it."""
-    # How it samples makes no difference to its weights, and kernels don't run there.
-    model = info.config.model.model_copy(update={"deformable_attention": "torch"})
+    model = kind_of(info.config.model).built_without_memory(info.config.model)
     info = replace(info, config=info.config.model_copy(update={"model": model}))
     try:
         with torch.device("meta"):

@@ -1,0 +1,1 @@
+"""Detectors that learn: each with its losses, as one module."""

@@ -1,0 +1,256 @@
+"""All that the detector is trained to do, as one dictionary of losses."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from richsem_train.losses.dino.matcher import HungarianMatcher, Match
+from richsem_train.losses.dino.stages import Pairs, Stage, TaughtClasses, Truth
+from richsem_train.losses.federated import draw_federated
+from richsem_train.losses.soft_labels import SoftLoss, teaches
+from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
+from richsem_train.targets import Target
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each kind of loss counts, in the final layer as in all others."""
+
+    classes: float = 1.0
+    bbox: float = 5.0
+    giou: float = 2.0
+    soft: float = 0.5
+
+
+class Criterion(nn.Module):
+    """DINO's losses, and the semantic branch's.
+
+    Keys are `loss_class`, `loss_bbox`, `loss_giou` for the final decoder layer, with `_0`, `_1`... for the layers
+    before it, `_enc` for the encoder's proposals, `_dn` and `_dn_0`... for denoising queries; `loss_soft` and
+    `loss_soft_dn` (final layer). The same keys in the same order whatever the batch holds: what isn't there
+    is 0.
+
+    Args:
+        decoder_layers: L of the outputs.
+        matcher: assigns queries to objects.
+        weights: of the kinds of losses.
+        denoising: whether the model is trained with denoising queries (a batch without objects may lack them).
+        soft_loss: None without a semantic branch.
+        federated_weights_C: of `federated_weights`; None teaches all classes everywhere.
+        federated_total: classes a federated loss.
+
+    Source:
+        The reference. The class loss is summed over queries and classes, the others over pairs; all are divided by
+        the number of boxes, those of denoising by that times the groups of the picture's draw. Encoder proposals learn
+        the real classes.
+        Padding among the denoising queries learns "no object". Labelled pictures without objects do so too. Differs:
+        unlabelled pictures have no class loss.
+    """
+
+    weights: dict[str, float]
+    federated_weights: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        decoder_layers: int,
+        matcher: HungarianMatcher | None = None,
+        weights: LossWeights | None = None,
+        denoising: bool = True,
+        soft_loss: SoftLoss | None = None,
+        federated_weights_C: Tensor | None = None,
+        federated_total: int = 50,
+    ) -> None:
+        super().__init__()
+        self.matcher = matcher or HungarianMatcher()
+        self.decoder_layers = decoder_layers
+        self.denoising = denoising
+        self.soft_loss = soft_loss
+        self.federated_total = federated_total
+        self.register_buffer("federated_weights", federated_weights_C, persistent=False)
+        self.weights = self._named_weights(weights or LossWeights())
+
+    def forward(
+        self,
+        outputs: DinoOutputs,
+        targets: Sequence[Target],
+        denoising: DenoisingQueries | None,
+        *,
+        num_boxes: float | Tensor,
+        generators: Sequence[torch.Generator] = (),
+        semantic_logits: Callable[[Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Unweighted losses, scalars by key.
+
+        Args:
+            outputs: of the model in training.
+            targets: B of them, on the model's device, none of them "pseudo" any more (`with_pseudo_labels`); labels of
+                "labelled" ones are 1 or more.
+            denoising: None where the batch has no objects.
+            num_boxes: objects of the step over the number of ranks; the same for all parts of a step.
+            generators: draw the federated classes; one for each draw, which are of equal numbers of consecutive
+                pictures. Needed with federated weights.
+            semantic_logits: the branch, hidden [N, E] to logits [N, C]; called once; needed with a soft loss.
+
+        Raises:
+            NonFiniteError: outputs hold NaN or infinity.
+        """
+        assert all(target.supervision != "pseudo" for target in targets), "pseudo labels are made before the losses"
+        assert denoising is None or self.denoising, "denoising queries in a training without"
+        matches = self.matcher.match_stages(
+            {
+                "decoder": (outputs.pred_logits, outputs.pred_boxes),
+                "encoder": (outputs.encoder_logits[None], outputs.encoder_boxes[None]),
+            },
+            targets,
+        )
+        truth = Truth.of(targets)
+        weights = _QueryWeights.of(outputs, denoising)
+        stages = self._stages(outputs, truth, matches, denoising, weights.over(num_boxes), generators)
+        losses = {
+            name: loss for suffix, stage in stages.items() for name, loss in _by_layer(stage.losses(truth), suffix)
+        }
+        if self.soft_loss is not None:
+            assert semantic_logits is not None, "a soft loss without a semantic branch"
+            final = matches["decoder"][-1]
+            soft = _soft_losses(self.soft_loss, outputs, targets, final, denoising, weights, semantic_logits)
+            losses |= {name: loss / num_boxes for name, loss in soft.items()}
+        # In one order, so that ranks with and without objects can average them as one tensor.
+        nothing = torch.zeros((), device=truth.device)
+        return {name: losses.get(name, nothing) for name in self.weights}
+
+    def _stages(
+        self,
+        outputs: DinoOutputs,
+        truth: Truth,
+        matches: dict[str, list[list[Match]]],
+        denoising: DenoisingQueries | None,
+        weights: "_QueryWeights",
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Stage]:
+        """All queries that learn of classes and boxes, by the suffix of their losses' names."""
+        layers = self.decoder_layers
+        classes = self._draw_classes(truth, generators)
+        decoder = Pairs.of(matches["decoder"], truth.counts, truth.device)
+        encoder = Pairs.of(matches["encoder"], truth.counts, truth.device)
+        logits_1BQC, boxes_1BQ4 = outputs.encoder_logits[None], outputs.encoder_boxes[None]
+        stages = {
+            "": Stage(outputs.pred_logits, outputs.pred_boxes, decoder, weights.matching, classes[:layers]),
+            "_enc": Stage(logits_1BQC, boxes_1BQ4, encoder, weights.matching, classes[layers : layers + 1]),
+        }
+        if denoising is not None:
+            assert outputs.dn_logits is not None
+            assert outputs.dn_boxes is not None
+            assert weights.denoising is not None
+            restored = Pairs.of([denoising.positives], truth.counts, truth.device)
+            stages["_dn"] = Stage(
+                outputs.dn_logits, outputs.dn_boxes, restored, weights.denoising, classes[layers + 1 :]
+            )
+        return stages
+
+    def _draw_classes(self, truth: Truth, generators: Sequence[torch.Generator]) -> TaughtClasses:
+        """For the decoder's layers, the encoder and the denoising layers, in this order."""
+        if self.federated_weights is None:
+            return TaughtClasses(None, 0)
+        assert generators, "a federated loss needs a generator for each draw"
+        pictures, rest = divmod(len(truth.counts), len(generators))
+        assert not rest, "draws are of equal numbers of pictures"
+        draws = [place // pictures for place, count in enumerate(truth.counts) for _ in range(count)]
+        drawn = draw_federated(
+            truth.taught_labels,
+            torch.tensor(draws, dtype=torch.long).to(truth.device, non_blocking=True),
+            self.federated_weights,
+            total=self.federated_total,
+            losses=2 * self.decoder_layers + 1,
+            generators=generators,
+        )
+        return TaughtClasses(drawn, pictures)
+
+    def _named_weights(self, weights: LossWeights) -> dict[str, float]:
+        before = [f"_{layer}" for layer in range(self.decoder_layers - 1)]
+        suffixes = ["", *before, "_enc"]
+        if self.denoising:
+            suffixes += ["_dn", *(f"_dn{layer}" for layer in before)]
+        kinds = {"loss_class": weights.classes, "loss_bbox": weights.bbox, "loss_giou": weights.giou}
+        named = {f"{kind}{suffix}": weight for suffix in suffixes for kind, weight in kinds.items()}
+        if self.soft_loss is not None:
+            named["loss_soft"] = weights.soft
+            if self.denoising:
+                named["loss_soft_dn"] = weights.soft
+        return named
+
+
+@dataclass(frozen=True, eq=False)
+class _QueryWeights:
+    """How much each query counts.
+
+    Attributes:
+        matching: float32 [B, Q], all the same.
+        denoising: float32 [B, N], all groups of a picture together as much as one; None without denoising queries.
+    """
+
+    matching: Tensor
+    denoising: Tensor | None
+
+    @classmethod
+    def of(cls, outputs: DinoOutputs, denoising: DenoisingQueries | None) -> "_QueryWeights":
+        device = outputs.pred_logits.device
+        matching_BQ = torch.ones((), device=device).expand(outputs.pred_logits.shape[1:3])
+        if denoising is None:
+            return cls(matching_BQ, None)
+        weight_B = torch.tensor([1 / max(groups, 1) for groups in denoising.groups])
+        return cls(matching_BQ, weight_B.to(device, non_blocking=True)[:, None] * (denoising.group >= 0))
+
+    def over(self, num_boxes: float | Tensor) -> "_QueryWeights":
+        return _QueryWeights(self.matching / num_boxes, None if self.denoising is None else self.denoising / num_boxes)
+
+
+def _by_layer(losses: dict[str, Tensor], suffix: str) -> list[tuple[str, Tensor]]:
+    """Losses [S] by kind, named by layer; the last layer is the final one."""
+    named = []
+    for kind, losses_S in losses.items():
+        *before, final = losses_S.unbind()
+        named += [(f"{kind}{suffix}_{layer}", loss) for layer, loss in enumerate(before)]
+        named.append((f"{kind}{suffix}", final))
+    return named
+
+
+def _soft_losses(
+    soft_loss: SoftLoss,
+    outputs: DinoOutputs,
+    targets: Sequence[Target],
+    final_matches: Sequence[Match],
+    denoising: DenoisingQueries | None,
+    weights: _QueryWeights,
+    semantic_logits: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Run the semantic branch once, on matched queries and denoising positives of the pictures that teach."""
+    names, weighted = ["loss_soft"], [weights.matching]
+    taught = [_taught_queries(outputs.hidden, final_matches, targets)]
+    if denoising is not None:
+        assert outputs.dn_hidden is not None
+        assert weights.denoising is not None
+        names.append("loss_soft_dn")
+        weighted.append(weights.denoising)
+        taught.append(_taught_queries(outputs.dn_hidden, denoising.positives, targets))
+    logits_NC = semantic_logits(torch.cat([hidden_NE for hidden_NE, _ in taught]))
+    teachers = [target for target in targets if teaches(target)]
+    divergences_N = soft_loss(logits_NC, teachers, torch.cat([pairs.truth[0] for _, pairs in taught]))
+    parts = divergences_N.split([len(hidden_NE) for hidden_NE, _ in taught])
+    return {
+        name: (part_N * weight_BQ[pairs.image, pairs.query[0]]).sum()
+        for name, part_N, (_, pairs), weight_BQ in zip(names, parts, taught, weighted, strict=True)
+    }
+
+
+def _taught_queries(hidden_BQE: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> tuple[Tensor, Pairs]:
+    """Hidden states [P, E] of the pairs in pictures that teach, and the pairs, their objects counted through those."""
+    images = [b for b, target in enumerate(targets) if teaches(target)]
+    if not images:
+        nothing_1P = torch.zeros(1, 0, dtype=torch.long, device=hidden_BQE.device)
+        return hidden_BQE[:0, 0], Pairs(nothing_1P[0], nothing_1P, nothing_1P)
+    counts = [len(targets[b].labels) for b in images]
+    pairs = Pairs.of([[matches[b] for b in images]], counts, hidden_BQE.device, images=images)
+    return hidden_BQE[pairs.image, pairs.query[0]], pairs

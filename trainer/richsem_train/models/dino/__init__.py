@@ -1,0 +1,1 @@
+"""DINO with a text classifier and a semantic branch."""

@@ -1,0 +1,1 @@
+"""Between detectors and their losses."""
