@@ -119,6 +119,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
             "schedule.global_batch_size 8 can't be cut into schedule.accumulate 3 parts of whole draws of "
             "schedule.pictures_a_draw 2; use a multiple of 6",
         ),
+        ("schedule.extra_batch_size=3", "schedule.extra_batch_size 3 can't be cut into schedule.accumulate 1 parts of"),
+        ("schedule.extra_batch_size=0", "schedule.extra_batch_size"),
+        ("schedule.lr_schedule=linear", "'steps' or 'cosine'"),
+        (
+            "schedule.clip_value=1",
+            "schedule.clip_norm=0.1 and schedule.clip_value=1.0 are two ways to clip; set one of the two to null",
+        ),
         ("schedule.pictures_a_draw=3", "whole draws of schedule.pictures_a_draw 3; use a multiple of 3"),
         (
             "detection.class_aware_pictures=9",
@@ -241,6 +248,18 @@ def test_changes_of_several_caches_name_one(base, change, said):
     with pytest.raises(RichSemError) as error:
         with_changes(config, [change], source="x")
     assert said in str(error.value)
+
+
+def test_labels_of_whole_images_are_of_single_pictures_and_no_teachers(base):
+    said = refusal("extra.supervision=image")
+    assert "extra: supervision=image gives the largest box" in said
+    assert "views=mosaics shows four pictures as one, with a label each; use views=crops" in said
+    assert "views=free-mosaics" in refusal("extra.supervision=image", "extra.views=free-mosaics", "extra.labels=hard")
+    said = refusal("extra.supervision=image", "extra.views=crops")
+    assert "labels=embedding are the teacher's of their boxes, of which it shows none; use labels=hard" in said
+    changes = ["extra.supervision=image", "extra.views=crops", "extra.labels=hard"]
+    assert load_config("demo", [*changes, "model.semantic_branch=false"]).extra.supervision == "image"
+    assert load_config("demo", [*changes, "extra.views=windows"]).extra.views == "windows"
 
 
 @pytest.mark.parametrize("text", [{}, {"cache": "a", "folder": "b"}, {"folder": "b", "label_set": "c"}])

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-Supervision = Literal["labelled", "unlabelled", "pseudo"]
-"""How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of."""
+Supervision = Literal["labelled", "unlabelled", "pseudo", "image"]
+"""How the class of a picture's boxes is taught: by its labels, not at all, or by what the teacher is sure of; or of a
+picture without boxes, by the labels of the whole image."""
 
 ViewForm = Literal["mosaics", "crops", "windows", "free-mosaics"]
 """Views of a cache as stored, or mosaics that are composed anew from its crops."""
@@ -33,6 +34,9 @@ materialises the samples."""
 
 Precision = Literal["fp32", "bf16"]
 """Of backbone and transformer; boxes, cosines and losses are always fp32."""
+
+LearningRates = Literal["steps", "cosine"]
+"""How learning rates fall: to a tenth at some epochs, or by half a cosine to 0 at the end of the run."""
 
 Scorer = Literal["hotcoco", "lvis"]
 """Who computes the figures; `lvis` is LVIS's official evaluator."""

@@ -32,18 +32,31 @@ def giou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
         Rezatofighi et al. 2019 (arXiv 1902.09630). Equals torchvision's, which indexes with a mask (on a GPU the host
         waits for that) and doesn't broadcast.
     """
-    overlap = _area(
-        torch.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2]),
-        torch.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:]),
-    )
+    overlap, union = _overlap_and_union(boxes_xyxy, others_xyxy)
     hull = _area(
         torch.minimum(boxes_xyxy[..., :2], others_xyxy[..., :2]),
         torch.maximum(boxes_xyxy[..., 2:], others_xyxy[..., 2:]),
     )
-    union = (
-        _area(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]) + _area(others_xyxy[..., :2], others_xyxy[..., 2:]) - overlap
-    )
     return overlap / union.clamp(min=_MIN_AREA) - (hull - union) / hull.clamp(min=_MIN_AREA)
+
+
+def iou(boxes_xyxy: Tensor, others_xyxy: Tensor) -> Tensor:
+    """IoU of boxes that broadcast: [..., 4] and [..., 4] to [...]; 0 for boxes without area.
+
+    Source:
+        Equals torchvision's, which doesn't broadcast.
+    """
+    overlap, union = _overlap_and_union(boxes_xyxy, others_xyxy)
+    return overlap / union.clamp(min=_MIN_AREA)
+
+
+def _overlap_and_union(boxes_xyxy: Tensor, others_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    overlap = _area(
+        torch.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2]),
+        torch.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:]),
+    )
+    areas = _area(boxes_xyxy[..., :2], boxes_xyxy[..., 2:]) + _area(others_xyxy[..., :2], others_xyxy[..., 2:])
+    return overlap, areas - overlap
 
 
 def _area(low_xy: Tensor, high_xy: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ from tests.trainer.data.datasets import (
     stored_views,
 )
 
+
+def assert_pixels_are_those_of(shown, dataset):
+    assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(shown, one_round(dataset), strict=True))
+
+
 VIEWS = ("mosaics", "crops", "free-mosaics")
 
 
@@ -127,6 +132,57 @@ def test_without_supervision_no_label_is_given(finished_cache, supervision):
         assert item.target.labels.tolist() == [0]
         assert item.target.supervision == supervision
         assert item.target.soft_labels is not None
+
+
+def test_whole_images_have_labels_and_no_boxes(finished_cache):
+    dataset = extra_of(finished_cache, supervision="image", views="crops", labels="hard")
+    stored = stored_views(finished_cache, "crop", 0)
+    shown = one_round(dataset)
+    assert {len(item.target.image_labels) for item in shown} == {0, 1}
+    assert_pixels_are_those_of(shown, extra_of(finished_cache, views="crops"))
+    for item in shown:
+        target, (category_id,) = item.target, stored[item.name][0].view.regions["category_id"]
+        assert target.image_labels.dtype == torch.int64
+        assert target.image_labels.tolist() == ([category_id] if category_id else [])
+        assert (target.boxes_cxcywh_norm.shape, len(target.labels)) == ((0, 4), 0)
+        assert (target.supervision, target.soft_labels, target.is_hard) == ("image", None, False)
+
+
+def test_only_whole_images_have_labels_as_such(finished_cache):
+    assert all(item.target.image_labels is None for item in one_round(extra_of(finished_cache, views="crops")))
+
+
+def test_whole_images_of_a_cache_without_embeddings(pictures_root, tmp_path):
+    cache = SyntheticCache(pictures_root, tmp_path / "out", embeddings="none", mosaics=0).make()
+    shown = one_round(extra_of(cache, supervision="image", views="crops", labels="hard"))
+    assert sum(len(item.target.image_labels) for item in shown) > 20
+
+
+def test_a_whole_image_of_several_boxes_has_each_of_their_classes_once(windows):
+    dataset = extra_of(windows, supervision="image", views="windows", labels="hard")
+    shown, stored = one_round(dataset), stored_views(windows, "window", 0)
+    for item in shown:
+        boxes = stored[item.name][0].view.regions["category_id"].tolist()
+        assert item.target.image_labels.tolist() == sorted(set(boxes))
+    assert max(len(item.target.image_labels) for item in shown) > 1
+
+
+def test_labels_of_a_whole_image_that_the_text_has_not_are_left_out(windows):
+    text = opened(windows, views="windows").text
+    few = replace(text, class_names=text.class_names[:3], features=text.features[:3])
+    dataset = extra_of(windows, supervision="image", views="windows", labels="hard", text=few, is_other_text=True)
+    assert dataset.cache.classes_without_row == text.class_names[3:]
+    assert {tuple(item.target.image_labels.tolist()) for item in one_round(dataset)} == {(), (1,), (2,), (1, 2)}
+
+
+def test_whole_images_none_of_whose_classes_is_known_are_refused(finished_cache):
+    bank = opened(finished_cache).text
+    other = replace(bank, class_names=("none", *(f"x{name}" for name in bank.class_names[1:])))
+    expected = {"views": "crops", "labels": "hard", "text": other}
+    with pytest.raises(ManifestMismatchError, match=r"none of them is in the text.*extra\.supervision=unlabelled"):
+        opened(finished_cache, supervision="image", is_other_text=True, **expected)
+    with pytest.raises(ManifestMismatchError, match=r"plan\.vocabulary\.class_names has 7 names there"):
+        opened(finished_cache, supervision="image", **expected)
 
 
 @pytest.mark.parametrize("labels", ["embedding", "hard"])

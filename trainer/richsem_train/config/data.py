@@ -182,14 +182,15 @@ class ExtraConfig(Section):
 
     labels: LabelForm = "embedding"
     """Labels that the semantic branch learns: the stored `topk` classes, the `embedding` (exact), or, for comparison,
-    the `hard` ones."""
+    the `hard` ones; `hard` where there are no boxes to learn them of (`supervision: image`)."""
 
     views: ViewForm = "mosaics"
     """`mosaics` (the paper's; supplement, E.2), `crops` or (of detection data) `windows` as stored, or `free-mosaics`
     composed anew, with the labels of stored crops."""
 
     supervision: Supervision = "labelled"
-    """How their classes are taught: `labelled`, `unlabelled`, or by `pseudo` labels of the teacher."""
+    """How their classes are taught: `labelled`, `unlabelled`, by `pseudo` labels of the teacher, or, without boxes, by
+    the labels of the whole `image`, which the largest box found learns (Detic, arXiv 2201.02605); needs `crops`."""
 
     lanes: Annotated[int, Field(gt=0, le=65_536)] = 64
     """Independent sequences of blocks that a batch is drawn from."""
@@ -199,3 +200,19 @@ class ExtraConfig(Section):
 
     on_damage: OnDamage = "stop"
     """A damaged part of the cache stops the run (`stop`), or is replaced and counted (`skip`)."""
+
+    @model_validator(mode="after")
+    def _whole_pictures_have_labels_of_their_own(self) -> Self:
+        if self.supervision != "image":
+            return self
+        if self.views in ("mosaics", "free-mosaics"):
+            raise ValueError(
+                f"supervision=image gives the largest box of a picture the picture's labels, and views={self.views} "
+                "shows four pictures as one, with a label each; use views=crops"
+            )
+        if self.labels != "hard":
+            raise ValueError(
+                f"supervision=image learns the labels of whole pictures, and labels={self.labels} are the teacher's of "
+                "their boxes, of which it shows none; use labels=hard"
+            )
+        return self

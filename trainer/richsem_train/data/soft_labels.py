@@ -36,10 +36,12 @@ def cached_target(
     """The truth about a view of a cache.
 
     Where a region of it has no label, the whole view is unlabelled: its other labels would teach that there is nothing
-    in that region.
+    in that region. As a whole image it has those labels that are known, and no boxes.
     """
     form, supervision = cache.expected.labels, cache.expected.supervision
     labels_R = cache.rows[labelled.view.regions["category_id"]]
+    if supervision == "image":
+        return _whole_image(target_of(labelled.view, image_id=image_id, original_hw=original_hw), labels_R)
     is_labelled = bool((labels_R > 0).all())
     if supervision != "labelled" or not is_labelled:
         labels_R = np.zeros_like(labels_R)
@@ -49,6 +51,16 @@ def cached_target(
         supervision="unlabelled" if supervision == "labelled" and not is_labelled else supervision,
         soft_labels=None if form == "hard" else soft_labels(labelled.labels, labelled.embeddings, form),
         is_hard=form == "hard" and is_labelled,
+    )
+
+
+def _whole_image(target: Target, labels_R: NDArray[np.int64]) -> Target:
+    return replace(
+        target,
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
+        labels=target.labels[:0],
+        supervision="image",
+        image_labels=torch.from_numpy(np.unique(labels_R[labels_R > 0])),
     )
 
 

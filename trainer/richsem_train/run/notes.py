@@ -120,17 +120,17 @@ def _drawn_otherwise(asked: AnyAugmentation, windows: WindowCache) -> str | None
 
 def _extra_notes(run: AssembledRun) -> Iterator[str]:
     for cache in run.data.extras.values():
-        if cache.expected.supervision == "labelled" and cache.classes_without_row:
+        if cache.expected.takes_own_labels and cache.classes_without_row:
             yield _unlabelled_note(cache)
     if run.extra is None:
         return
-    if run.config.detection.labels == "none":
+    if run.config.detection.labels == "none" and any(each.labels != "hard" for each in run.config.extras.values()):
         yield "detection pictures have no soft labels (detection.labels=none); extra data alone has them"
     for source in run.extra.sources:
         yield from sharing_notes(
             source,
             world_size=run.ranks.world_size,
-            pictures_a_draw=run.share.pictures_a_draw,
+            pictures_a_draw=run.config.schedule.pictures_a_draw,
             workers=run.config.workers,
         )
 
@@ -138,7 +138,8 @@ def _extra_notes(run: AssembledRun) -> Iterator[str]:
 def _unlabelled_note(cache: TrainingCache) -> str:
     lost = cache.classes_without_row
     shown = ", ".join(lost[:_SHOWN]) + (", ..." if len(lost) > _SHOWN else "")
-    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so they are unlabelled: {shown}"
+    outcome = "their pictures teach nothing" if cache.expected.supervision == "image" else "they are unlabelled"
+    return f"{cache.source.layout.out}: {len(lost):,} classes are not in the text, so {outcome}: {shown}"
 
 
 def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
@@ -148,7 +149,12 @@ def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
     trained = sum(parameter.numel() for parameter in run.detector.parameters() if parameter.requires_grad)
     yield (
         f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {how}; {run.total_steps:,} steps of "
-        f"{schedule.global_batch_size} pictures" + (f", from step {first_step:,} on" if first_step else "")
+        f"{_pictures_a_step(run)} pictures" + (f", from step {first_step:,} on" if first_step else "")
     )
     if note := kind.note(model, device):
         yield note
+
+
+def _pictures_a_step(run: AssembledRun) -> str:
+    detection, extra = (run.shares[kind].global_batch for kind in ("detection", "extra"))
+    return f"{detection}" if run.extra is None or detection == extra else f"{detection} detection or {extra} extra"

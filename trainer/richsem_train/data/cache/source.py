@@ -58,13 +58,18 @@ class ExpectedCache:
         """The config's key for `labels`."""
         return "detection.label_form" if self.section == DETECTION else f"{self.section}.labels"
 
+    @property
+    def takes_own_labels(self) -> bool:
+        """Whether the labels of its pictures are learnt."""
+        return self.supervision in ("labelled", "image")
+
     def check_teachable(self) -> None:
         """Refuse what contradicts itself.
 
         Raises:
             RichSemError: hard labels are asked for where labels are not to be used.
         """
-        if self.labels == "hard" and self.supervision != "labelled":
+        if self.labels == "hard" and not self.takes_own_labels:
             key = self.labels_key
             raise RichSemError(
                 f"{key}=hard learns the labels of the pictures, {self.section}.supervision={self.supervision} does "
@@ -117,7 +122,7 @@ class TrainingCache:
 
     @property
     def classes_without_row(self) -> tuple[str, ...]:
-        """Classes of its pictures that the text has not: their pictures are unlabelled."""
+        """Classes of its pictures that the text has not: they count as no label."""
         names = self.source.plan.vocabulary.class_names
         return tuple(names[row] for row in np.flatnonzero(self.rows == 0).tolist() if row)
 
@@ -249,7 +254,7 @@ def _mismatches(plan: Plan, labels: LabelManifest, text: TextBank, expected: Exp
         )
     if expected.needs_own_text:
         yield from _own_text_mismatches(plan, text, expected)
-    elif expected.supervision == "labelled" and section != DETECTION and expected.text is not None:
+    elif expected.takes_own_labels and section != DETECTION and expected.text is not None:
         yield from _nothing_in_common(plan.vocabulary.class_names, expected)
 
 
@@ -257,7 +262,7 @@ def _own_text_mismatches(plan: Plan, text: TextBank, expected: ExpectedCache) ->
     wanted = text if expected.text is None else expected.text
     yield from _name_mismatch("text.class_names", text.class_names, wanted.class_names)
     # The boxes of detection pictures are compared category by category, once the annotations are read.
-    if expected.supervision == "labelled" and expected.section != DETECTION:
+    if expected.takes_own_labels and expected.section != DETECTION:
         yield from _name_mismatch("plan.vocabulary.class_names", plan.vocabulary.class_names, wanted.class_names)
     yield from _text_mismatches(text, wanted)
 

@@ -1,0 +1,1 @@
+"""What the two-stage detector is trained to do."""

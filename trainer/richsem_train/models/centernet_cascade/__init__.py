@@ -1,0 +1,1 @@
+"""A two-stage detector: CenterNet proposes regions, a cascade of three stages names and refines them."""
