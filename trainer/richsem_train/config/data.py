@@ -1,6 +1,6 @@
 """Sections `detection`, `text` and `extra`: what is learnt from."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
@@ -144,6 +144,8 @@ class DetectionConfig(Section):
 class TextConfig(Section):
     """The text bank: that of a label set of a cache, or a folder with names of any choice."""
 
+    section: ClassVar[str] = "text"
+
     cache: PlaceField | None = None
     """The cache whose label set has it."""
 
@@ -156,10 +158,19 @@ class TextConfig(Section):
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.cache is None) == (self.folder is None):
-            raise ValueError("name either text.cache or text.folder")
+            raise ValueError(f"name either {self.section}.cache or {self.section}.folder")
         if self.label_set is not None and self.cache is None:
-            raise ValueError("text.label_set names a label set of text.cache; leave it out beside text.folder")
+            raise ValueError(
+                f"{self.section}.label_set names a label set of {self.section}.cache; leave it out beside "
+                f"{self.section}.folder"
+            )
         return self
+
+
+class ClassifierTextConfig(TextConfig):
+    """The classifier's text bank, where it is another than that of the soft labels; its keys are those of `text`."""
+
+    section: ClassVar[str] = "classifier_text"
 
 
 class ExtraConfig(Section):

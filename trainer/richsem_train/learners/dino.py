@@ -74,5 +74,5 @@ class DinoLearner(Learner):
             denoising,
             num_boxes=num_boxes,
             generators=generators,
-            semantic_logits=self.detector.semantic_logits,
+            semantic_logits=lambda hidden_NE: self.detector.semantic_logits(hidden_NE, self.teacher_text),
         )
