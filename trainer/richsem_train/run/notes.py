@@ -57,7 +57,9 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
 
 
 def _crowded_note(data: DetectionData, queries: int | None) -> str | None:
-    """Where pictures have more boxes than there are queries to learn them."""
+    """Where pictures have more boxes than there are queries to learn them; without a limit there are none such."""
+    if queries is None:
+        return None
     counts = np.diff(data.offsets)
     crowded = np.flatnonzero(counts > queries)
     if not len(crowded):
