@@ -55,6 +55,7 @@ class DetectorKind(ABC):
         *,
         text: TextBank | None,
         image_counts_C: Tensor,
+        learns_images: bool,
         precision: Precision,
         device: torch.device,
     ) -> Learner:
