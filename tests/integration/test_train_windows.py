@@ -78,7 +78,9 @@ def test_the_share_without_a_soft_label_is_of_the_boxes_of_detection_pictures(wo
     config = world.config(**changes)
     run = assemble(config, open_data(config), Ranks(0, 1, torch.device("cpu")))
     known = []
-    for loaded in TrainingLoaders(run.feed, None, share=run.share, workers=0).batches(0, run.total_steps // 2):
+    for loaded in TrainingLoaders(run.feed, None, share=run.shares["detection"], workers=0).batches(
+        0, run.total_steps // 2
+    ):
         for target in loaded.batch.targets:
             is_known = target.soft_labels.is_known
             known.append(torch.ones(len(target.labels), dtype=torch.bool) if is_known is None else is_known)

@@ -10,6 +10,7 @@ BOUNDS = [
     ("evaluation.every_epochs", 1_073_741_824, 1_000_000),
     ("schedule.epochs", 1_073_741_824, 1_000_000),
     ("schedule.global_batch_size", 1_073_741_824, 65_536),
+    ("schedule.extra_batch_size", 1_073_741_824, 65_536),
     ("schedule.accumulate", 1_073_741_824, 65_536),
     ("schedule.pictures_a_draw", 1_073_741_824, 65_536),
     ("schedule.warmup_steps", 2_000_000_000, 1_000_000_000),

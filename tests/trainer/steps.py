@@ -34,8 +34,10 @@ def make_trainer(
     global_batch_size: int = 4,
     accumulate: int = 1,
     pictures_a_draw: int = 2,
+    total_steps: int | None = None,
+    **changes: Any,
 ) -> Trainer:
-    """Of a detector in float64."""
+    """Of a detector in float64; `changes` are of the schedule."""
     model = DinoConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(CLASSES))
     rng = np.random.default_rng(0)
@@ -59,14 +61,15 @@ def make_trainer(
         precision="fp32",
         device=ranks.device,
     ).double()
-    schedule = ScheduleConfig(
-        global_batch_size=global_batch_size,
-        accumulate=accumulate,
-        pictures_a_draw=pictures_a_draw,
-        lr=1e-2,
-        clip_norm=1.0,
-        ema=ema,
-    )
+    values: dict[str, Any] = {
+        "global_batch_size": global_batch_size,
+        "accumulate": accumulate,
+        "pictures_a_draw": pictures_a_draw,
+        "lr": 1e-2,
+        "clip_norm": 1.0,
+        "ema": ema,
+    }
+    schedule = ScheduleConfig(**(values | changes))
     # Plain descent: Adam makes whole steps of gradients that are nothing but rounding.
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     return Trainer(
@@ -77,6 +80,7 @@ def make_trainer(
         pseudo_threshold=0.05,
         ranks=ranks,
         seed=3,
+        total_steps=total_steps,
     )
 
 

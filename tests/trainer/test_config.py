@@ -119,6 +119,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(change, nearest):
             "schedule.global_batch_size 8 can't be cut into schedule.accumulate 3 parts of whole draws of "
             "schedule.pictures_a_draw 2; use a multiple of 6",
         ),
+        ("schedule.extra_batch_size=3", "schedule.extra_batch_size 3 can't be cut into schedule.accumulate 1 parts of"),
+        ("schedule.extra_batch_size=0", "schedule.extra_batch_size"),
+        ("schedule.lr_schedule=linear", "'steps' or 'cosine'"),
+        (
+            "schedule.clip_value=1",
+            "schedule.clip_norm=0.1 and schedule.clip_value=1.0 are two ways to clip; set one of the two to null",
+        ),
         ("schedule.pictures_a_draw=3", "whole draws of schedule.pictures_a_draw 3; use a multiple of 3"),
         (
             "detection.class_aware_pictures=9",

@@ -35,5 +35,8 @@ materialises the samples."""
 Precision = Literal["fp32", "bf16"]
 """Of backbone and transformer; boxes, cosines and losses are always fp32."""
 
+LearningRates = Literal["steps", "cosine"]
+"""How learning rates fall: to a tenth at some epochs, or by half a cosine to 0 at the end of the run."""
+
 Scorer = Literal["hotcoco", "lvis"]
 """Who computes the figures; `lvis` is LVIS's official evaluator."""

@@ -44,10 +44,13 @@ def epoch_indices(epoch):
     return np.random.default_rng(epoch).permutation(PICTURES)
 
 
-def loaders(cache=None, *, workers=0, broken=(), on_damage="stop", **share):
+def loaders(cache=None, *, workers=0, broken=(), on_damage="stop", extra_batch=None, **share):
     extra = None if cache is None else extra_of(cache, on_damage=on_damage)
     feed = DetectionFeed(FakeDetection(broken), epoch_indices, PICTURES // GLOBAL_BATCH)
-    return TrainingLoaders(feed, extra, share=RankShare(GLOBAL_BATCH, **share), workers=workers)
+    extra_share = None if extra_batch is None else RankShare(extra_batch, **share)
+    return TrainingLoaders(
+        feed, extra, share=RankShare(GLOBAL_BATCH, **share), extra_share=extra_share, workers=workers
+    )
 
 
 def read(steps):
@@ -107,6 +110,24 @@ def test_the_number_of_workers_changes_nothing(finished_cache, sequence, workers
 def test_a_run_goes_on_from_any_step(finished_cache, sequence, start, workers):
     rest = read(loaders(finished_cache, workers=workers).batches(start, STEPS))
     assert rest == {key: batch for key, batch in sequence.items() if key[0] >= start}
+
+
+@pytest.mark.parametrize("extra_batch", [2, 8])
+def test_extra_batches_may_be_of_another_size(finished_cache, sequence, extra_batch):
+    steps = read(loaders(finished_cache, extra_batch=extra_batch).batches(0, STEPS))
+    dataset = extra_of(finished_cache)
+    shown = [name for (_, kind), batch in steps.items() if kind == "extra" for name, *_ in batch]
+    assert list(steps) == list(sequence)
+    assert {len(batch) for (_, kind), batch in steps.items() if kind == "extra"} == {extra_batch}
+    assert shown == [dataset[n].name for n in range(extra_batch * STEPS // 2)]
+    assert all(batch == sequence[key] for key, batch in steps.items() if key[1] == "detection")
+    # From any step on, and by ranks together.
+    for start in (5, 6):
+        rest = read(loaders(finished_cache, extra_batch=extra_batch).batches(start, STEPS))
+        assert rest == {key: batch for key, batch in steps.items() if key[0] >= start}
+    for rank in range(2):
+        shared = read(loaders(finished_cache, extra_batch=extra_batch, rank=rank, world_size=2).batches(0, STEPS))
+        assert shared == {key: batch[rank::2] for key, batch in steps.items()}
 
 
 def test_without_extra_data_all_steps_are_detection():

@@ -61,6 +61,11 @@ def test_draws_are_not_torn(share, message):
         RankShare(*share)
 
 
+def test_a_share_that_tears_draws_names_the_key_of_its_size():
+    with pytest.raises(RichSemError, match=r"use a multiple of 4 as schedule\.extra_batch_size, fewer ranks"):
+        RankShare(6, 0, 2, 2, key="schedule.extra_batch_size")
+
+
 def test_an_epoch_has_whole_batches_only():
     assert epoch_batches(35, 8) == 4
     with pytest.raises(RichSemError, match="7 detection pictures doesn't fill one batch of 8"):

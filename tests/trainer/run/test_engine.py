@@ -87,6 +87,27 @@ def test_a_batch_with_few_or_no_objects_reaches_every_parameter(objects):
                parameter.requires_grad)  # fmt: skip
 
 
+def gradients(trainer):
+    return {name: p.grad for name, p in trainer.learner.detector.named_parameters() if p.requires_grad}
+
+
+def test_gradients_are_clipped_by_value():
+    free, clipped = (make_trainer(clip_norm=None, clip_value=value) for value in (None, 1e-3))
+    norms = [trainer.step(0, 0, make_batch(range(4))).grad_norm for trainer in (free, clipped)]
+    assert norms[0] == norms[1], "the norm is that before clipping"
+    unclipped = gradients(free)
+    assert max(gradient.abs().max() for gradient in unclipped.values()) > 1e-3
+    for name, gradient in gradients(clipped).items():
+        assert torch.equal(gradient, unclipped[name].clamp(-1e-3, 1e-3))
+
+
+def test_the_learning_rate_of_a_cosine_ends_with_the_run():
+    trainer = make_trainer(lr_schedule="cosine", lr_drops=(1,), warmup_steps=1, total_steps=5)
+    rates = [trainer.step(step, step, make_batch(range(4))).lr for step in range(5)]
+    # 1, then (1 + cos(pi k / 4)) / 2; no drop at epoch 1.
+    assert rates == pytest.approx([1e-2, 1e-2, 8.535534e-3, 5e-3, 1.464466e-3])
+
+
 def spoil_pixels(trainer):
     trainer.learner.normalise.std.fill_(0)
 

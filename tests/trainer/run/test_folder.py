@@ -88,6 +88,13 @@ def test_a_resume_may_change_what_the_weights_do_not_depend_on(folder, config, c
     assert load_config(str(folder.config)) == changed
 
 
+def test_a_resume_may_not_lengthen_a_cosine(folder, config):
+    folder.claim(with_changes(config, ["schedule.lr_schedule=cosine"], source="x"))
+    longer = with_changes(config, ["schedule.lr_schedule=cosine", "schedule.epochs=9"], source="x")
+    with pytest.raises(RichSemError, match=r"schedule\.epochs is \d+ there, 9 here"):
+        folder.check(longer, resume=True)
+
+
 def test_a_damaged_config_of_a_run_is_named(folder, config):
     folder.config.write_text("{")
     with pytest.raises(RichSemError, match="config"):

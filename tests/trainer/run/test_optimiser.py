@@ -48,6 +48,28 @@ def test_the_learning_rate_is_a_function_of_the_step(model, step, epoch, factor)
         assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([1e-3 * factor, 1e-4 * factor])
 
 
+@pytest.mark.parametrize(("warmup", "total"), [(0, 12), (5, 17), (1, 2)])
+def test_a_cosine_is_torchs_after_a_linear_warm_up(model, warmup, total):
+    ours = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.0)
+    theirs = torch.optim.SGD([{"params": model.head.weight}, {"params": model.head.bias, "lr": 1e-4}], lr=1e-3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=total - warmup)
+    for step in range(total):
+        set_learning_rate(ours, step=step, epoch=0, warmup_steps=warmup, cosine_steps=total)
+        found = [group["lr"] for group in ours.param_groups]
+        if step < warmup:
+            assert found == pytest.approx([1e-3 * (step + 1) / warmup, 1e-4 * (step + 1) / warmup])
+        else:
+            assert found == pytest.approx([group["lr"] for group in theirs.param_groups])
+            theirs.step()
+            cosine.step()
+    assert 0 < found[0] < 1e-3 or total - warmup == 1
+
+
+def test_a_run_shorter_than_its_warm_up_only_warms_up(model):
+    optimiser = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.0)
+    assert set_learning_rate(optimiser, step=3, epoch=0, warmup_steps=8, cosine_steps=4) == pytest.approx(5e-4)
+
+
 def test_steps_are_those_of_plain_adamw(model):
     other = deepcopy(model)
     ours = make_optimiser(model, lr=1e-3, backbone_lr=1e-4, weight_decay=0.1)

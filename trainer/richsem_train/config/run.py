@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
-from richsem_train.choices import Precision
+from richsem_train.choices import LearningRates, Precision
 from richsem_train.config.data import DetectionConfig, ExtraConfig, TextConfig
 from richsem_train.config.fields import Epochs, LocalPath, Pictures, Section, Side, Steps
 from richsem_train.config.model import AnyModelConfig, DinoConfig, LossConfig
@@ -18,6 +18,9 @@ class ScheduleConfig(Section):
 
     global_batch_size: Pictures = 16
     """Pictures a step, over all ranks."""
+
+    extra_batch_size: Pictures | None = None
+    """The same of steps of extra data; null is as many as `global_batch_size`."""
 
     accumulate: Pictures = 1
     """Parts that a rank's share of the batch is cut into, for less memory. Draws that are padded to other sizes go
@@ -36,14 +39,21 @@ class ScheduleConfig(Section):
     weight_decay: NonNegativeFloat = 1e-4
     """Weight decay of AdamW, on all weights."""
 
+    lr_schedule: LearningRates = "steps"
+    """How the learning rates fall: in `steps`, at `lr_drops`, or as half a `cosine`, from the warm-up's end to 0 at the
+    end of the run."""
+
     lr_drops: tuple[Epochs, ...] = (20,)
-    """Epochs after which the learning rates fall to a tenth."""
+    """Epochs after which the learning rates fall to a tenth, with `lr_schedule: steps`."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Steps over which the learning rates rise linearly from 0."""
 
     clip_norm: PositiveFloat | None = 0.1
-    """Most that the norm of the gradient may be; null doesn't clip."""
+    """Most that the norm of the gradient may be; null doesn't clip by it."""
+
+    clip_value: PositiveFloat | None = None
+    """Most that any number of the gradient may be, up or down; in the place of `clip_norm`. Null doesn't clip by it."""
 
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights that are scored and exported; null keeps none."""
@@ -53,6 +63,21 @@ class ScheduleConfig(Section):
 
     compile: bool = False
     """Compile the backbone by `torch.compile`."""
+
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """Pictures of a step of detection and of extra data, by the key that says so."""
+        extra = {} if self.extra_batch_size is None else {"extra_batch_size": self.extra_batch_size}
+        return {"global_batch_size": self.global_batch_size, **extra}
+
+    @model_validator(mode="after")
+    def _clips_by_one_measure(self) -> Self:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError(
+                f"schedule.clip_norm={self.clip_norm} and schedule.clip_value={self.clip_value} are two ways to clip; "
+                "set one of the two to null"
+            )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -190,10 +215,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _batches_are_parts_of_whole_draws(self) -> Self:
         schedule = self.schedule
-        if schedule.global_batch_size % (schedule.accumulate * schedule.pictures_a_draw):
-            raise ValueError(
-                f"schedule.global_batch_size {schedule.global_batch_size} can't be cut into schedule.accumulate "
-                f"{schedule.accumulate} parts of whole draws of schedule.pictures_a_draw {schedule.pictures_a_draw}; "
-                f"use a multiple of {schedule.accumulate * schedule.pictures_a_draw}, or change one of the two"
-            )
+        for key, pictures in schedule.batch_sizes.items():
+            if pictures % (schedule.accumulate * schedule.pictures_a_draw):
+                raise ValueError(
+                    f"schedule.{key} {pictures} can't be cut into schedule.accumulate {schedule.accumulate} parts of "
+                    f"whole draws of schedule.pictures_a_draw {schedule.pictures_a_draw}; use a multiple of "
+                    f"{schedule.accumulate * schedule.pictures_a_draw}, or change one of the two"
+                )
         return self

@@ -89,6 +89,7 @@ class TrainingLoaders:
     """The batches of a run from any step on, the same ones at any number of ranks and workers.
 
     Without extra data all steps are detection's. Each kind of data is read by `workers` processes; 0 loads in this one.
+    `extra_share` is of extra batches of another size than those of detection; None where they are of one.
     """
 
     def __init__(
@@ -97,13 +98,14 @@ class TrainingLoaders:
         extra: ExtraDataset | ExtraMix | None,
         *,
         share: RankShare,
+        extra_share: RankShare | None = None,
         workers: int,
         pin_memory: bool = False,
     ) -> None:
         self._feeds: dict[DataKind, Feed] = {"detection": detection}
         if extra is not None:
             self._feeds["extra"] = extra
-        self._share = share
+        self._shares: dict[DataKind, RankShare] = {"detection": share, "extra": extra_share or share}
         self._in_processes: dict[str, Any] = {}
         if workers:
             # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
@@ -140,7 +142,7 @@ class TrainingLoaders:
         first, end = (first_batch_from(step, kind, has_extra="extra" in self._feeds) for step in (start_step, end_step))
         return DataLoader(
             _Guarded(self._feeds[kind]),
-            batch_sampler=BatchKeys(self._feeds[kind], self._share, range(first, end)),
+            batch_sampler=BatchKeys(self._feeds[kind], self._shares[kind], range(first, end)),
             collate_fn=_packed,
             pin_memory=self._pin_memory,
             **self._in_processes,

@@ -33,6 +33,7 @@ class RankShare:
         world_size: ranks.
         pictures_a_draw: pictures a draw.
         accumulate: parts that the share is cut into, whole draws each.
+        key: of the config that has the size, for messages.
 
     Raises:
         RichSemError: draws would be torn, or ranks or parts have more of them than others.
@@ -43,13 +44,14 @@ class RankShare:
     world_size: int = 1
     pictures_a_draw: int = 1
     accumulate: int = 1
+    key: str = "schedule.global_batch_size"
 
     def __post_init__(self) -> None:
         if self.global_batch % (self.world_size * self.pictures_a_draw):
             raise RichSemError(
                 f"a global batch of {self.global_batch} pictures can't be shared by {self.world_size} ranks in whole "
                 f"draws of {self.pictures_a_draw}; use a multiple of {self.world_size * self.pictures_a_draw} as "
-                "schedule.global_batch_size, fewer ranks, or another schedule.pictures_a_draw"
+                f"{self.key}, fewer ranks, or another schedule.pictures_a_draw"
             )
         share = self.global_batch // self.world_size
         if share % (self.accumulate * self.pictures_a_draw):

@@ -21,7 +21,7 @@ from richsem_train.data.detection import DetectionDataset
 from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, ExtraMix
 from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
-from richsem_train.data.order import RankShare, epoch_batches
+from richsem_train.data.order import DataKind, RankShare, epoch_batches
 from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset
@@ -47,7 +47,7 @@ class AssembledRun:
     """The parts that the steps and evaluations of a run share.
 
     Attributes:
-        share: this rank's part of each batch.
+        shares: this rank's part of each batch, by the kind of data.
         feed: detection pictures in the order of the epochs.
         extra: views of caches; None without extra data.
         info: how to build its detector again.
@@ -59,7 +59,7 @@ class AssembledRun:
     config: TrainConfig
     data: RunData
     ranks: Ranks
-    share: RankShare
+    shares: dict[DataKind, RankShare]
     feed: DetectionFeed
     extra: ExtraMix | None
     info: ModelInfo
@@ -82,7 +82,7 @@ class AssembledRun:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of detection pictures, and as many of extra data."""
-        return self.feed.epoch_batches * (1 if self.extra is None else 2)
+        return _steps_per_epoch(self.feed, self.extra)
 
     @property
     def total_steps(self) -> int:
@@ -98,7 +98,8 @@ class AssembledRun:
         loaders = TrainingLoaders(
             self.feed,
             self.extra,
-            share=self.share,
+            share=self.shares["detection"],
+            extra_share=self.shares["extra"],
             workers=self.config.workers,
             pin_memory=self.ranks.device.type == "cuda",
         )
@@ -150,7 +151,7 @@ def assemble(config: TrainConfig, data: RunData, ranks: Ranks) -> AssembledRun:
             can't be shared out in whole draws.
     """
     info = describe(config, data.vocabulary)
-    share = rank_share(config.schedule, ranks)
+    shares = rank_shares(config.schedule, ranks)
     extra = _extra_mix(config, data, ranks)
     feed = _detection_feed(config, data)
     detector, start_note = _first_detector(config, data, info, ranks)
@@ -158,29 +159,41 @@ def assemble(config: TrainConfig, data: RunData, ranks: Ranks) -> AssembledRun:
         config=config,
         data=data,
         ranks=ranks,
-        share=share,
+        shares=shares,
         feed=feed,
         extra=extra,
         info=info,
-        trainer=_make_trainer(config, data, detector, ranks),
+        trainer=_make_trainer(
+            config, data, detector, ranks, total_steps=_steps_per_epoch(feed, extra) * config.schedule.epochs
+        ),
         truth=truth_of(data.val.data, config.detection.format),
         start_note=start_note,
     )
 
 
-def rank_share(schedule: ScheduleConfig, ranks: Ranks) -> RankShare:
-    """This rank's part of each batch.
+def rank_shares(schedule: ScheduleConfig, ranks: Ranks) -> dict[DataKind, RankShare]:
+    """This rank's part of each batch, by the kind of data.
 
     Raises:
         RichSemError: a batch can't be shared out and cut into parts in whole draws.
     """
-    return RankShare(
-        schedule.global_batch_size,
-        ranks.rank,
-        ranks.world_size,
-        pictures_a_draw=schedule.pictures_a_draw,
-        accumulate=schedule.accumulate,
-    )
+    shares = {
+        key: RankShare(
+            pictures,
+            ranks.rank,
+            ranks.world_size,
+            pictures_a_draw=schedule.pictures_a_draw,
+            accumulate=schedule.accumulate,
+            key=f"schedule.{key}",
+        )
+        for key, pictures in schedule.batch_sizes.items()
+    }
+    detection = shares["global_batch_size"]
+    return {"detection": detection, "extra": shares.get("extra_batch_size", detection)}
+
+
+def _steps_per_epoch(feed: DetectionFeed, extra: ExtraMix | None) -> int:
+    return feed.epoch_batches * (1 if extra is None else 2)
 
 
 def _extra_mix(config: TrainConfig, data: RunData, ranks: Ranks) -> ExtraMix | None:
@@ -262,7 +275,9 @@ def _first_detector(
     return detector, start_note
 
 
-def _make_trainer(config: TrainConfig, data: RunData, detector: DetectionModel, ranks: Ranks) -> Trainer:
+def _make_trainer(
+    config: TrainConfig, data: RunData, detector: DetectionModel, ranks: Ranks, *, total_steps: int
+) -> Trainer:
     schedule = config.schedule
     return Trainer(
         build_learner(
@@ -280,4 +295,5 @@ def _make_trainer(config: TrainConfig, data: RunData, detector: DetectionModel, 
         pseudo_threshold=config.loss.pseudo_threshold,
         ranks=ranks,
         seed=config.seed,
+        total_steps=total_steps,
     )

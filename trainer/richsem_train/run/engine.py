@@ -50,7 +50,8 @@ class Trainer:
 
     What is drawn for pictures is a function of (seed, step, place of their draw in the global batch), so a step is the
     same on any number of ranks and in any number of parts, up to rounding. Only dropout and drop path are a rank's own.
-    `averaged` keeps averaged weights, None without. From `pseudo_threshold` on the teacher's classes are labels.
+    `averaged` keeps averaged weights, None without. From `pseudo_threshold` on the teacher's classes are labels. A
+    schedule by a cosine needs the run's `total_steps`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         pseudo_threshold: float,
         ranks: Ranks,
         seed: int,
+        total_steps: int | None = None,
     ) -> None:
         self.learner = learner
         self.optimiser = optimiser
@@ -73,6 +75,7 @@ class Trainer:
         self._pseudo_threshold = pseudo_threshold
         self._ranks = ranks
         self._seed = seed
+        self._total_steps = total_steps
 
     def step(self, step: int, epoch: int, batch: Batch) -> StepResult:
         """Learn from this rank's share of a batch.
@@ -80,13 +83,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: the loss or its gradient is not finite; no weight was changed.
         """
-        lr = set_learning_rate(
-            self.optimiser,
-            step=step,
-            epoch=epoch,
-            lr_drops=self._schedule.lr_drops,
-            warmup_steps=self._schedule.warmup_steps,
-        )
+        lr = self._set_learning_rate(step, epoch)
         # Dropout and drop path know nothing but the global generators.
         torch.manual_seed(self._random_seed(step, 2**32 + self._ranks.rank))
         ready = self._with_labels(batch.to(self._ranks.device))
@@ -115,6 +112,18 @@ class Trainer:
             assert self._schedule.ema is not None
             average_weights(self.averaged, self.learner.detector, decay=self._schedule.ema, step=step)
         return StepResult(sum(summed.values()), summed, grad_norm, lr)
+
+    def _set_learning_rate(self, step: int, epoch: int) -> float:
+        schedule, is_cosine = self._schedule, self._schedule.lr_schedule == "cosine"
+        assert self._total_steps is not None or not is_cosine, "a cosine ends with the run"
+        return set_learning_rate(
+            self.optimiser,
+            step=step,
+            epoch=epoch,
+            lr_drops=() if is_cosine else schedule.lr_drops,
+            warmup_steps=schedule.warmup_steps,
+            cosine_steps=self._total_steps if is_cosine else None,
+        )
 
     def _random_seed(self, step: int, key: int) -> int:
         return int(np.random.SeedSequence([self._seed, step, key]).generate_state(1, np.uint64)[0]) >> 1
@@ -153,8 +162,12 @@ class Trainer:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
 
     def _clip(self) -> float:
+        """Returns the norm before."""
         limit = math.inf if self._schedule.clip_norm is None else self._schedule.clip_norm
-        return float(nn.utils.clip_grad_norm_(self._trained, limit))
+        norm = float(nn.utils.clip_grad_norm_(self._trained, limit))
+        if self._schedule.clip_value is not None:
+            nn.utils.clip_grad_value_(self._trained, self._schedule.clip_value)
+        return norm
 
 
 def _parallel(learner: Learner, ranks: Ranks) -> DistributedDataParallel:

@@ -39,7 +39,7 @@ _MAY_DIFFER = (
     "text.cache",
     "text.folder",
 )
-"""What a resumed run may change: where things lie, and what doesn't touch the weights."""
+"""What a resumed run may change: where things lie, and what doesn't touch the weights; the epochs do under a cosine."""
 
 
 _LOCK = ".lock"
@@ -150,7 +150,11 @@ class RunFolder:
         if not self.config.is_file():
             raise RichSemError(f"{self.out} holds no run to go on with; drop --resume to begin one there")
         found = load_config(str(self.config))
-        differences = {key: values for key, values in config_differences(found, config).items() if not _may_differ(key)}
+        differences = {
+            key: values
+            for key, values in config_differences(found, config).items()
+            if not _may_differ(key) or (key == "schedule.epochs" and config.schedule.lr_schedule == "cosine")
+        }
         if differences:
             listed = "; ".join(f"{key} is {there!r} there, {here!r} here" for key, (there, here) in differences.items())
             raise RichSemError(

@@ -126,7 +126,7 @@ def _extra_notes(run: AssembledRun) -> Iterator[str]:
         yield from sharing_notes(
             source,
             world_size=run.ranks.world_size,
-            pictures_a_draw=run.share.pictures_a_draw,
+            pictures_a_draw=run.config.schedule.pictures_a_draw,
             workers=run.config.workers,
         )
 
@@ -145,7 +145,12 @@ def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
     trained = sum(parameter.numel() for parameter in run.detector.parameters() if parameter.requires_grad)
     yield (
         f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {how}; {run.total_steps:,} steps of "
-        f"{schedule.global_batch_size} pictures" + (f", from step {first_step:,} on" if first_step else "")
+        f"{_pictures_a_step(run)} pictures" + (f", from step {first_step:,} on" if first_step else "")
     )
     if note := kind.note(model, device):
         yield note
+
+
+def _pictures_a_step(run: AssembledRun) -> str:
+    detection, extra = (run.shares[kind].global_batch for kind in ("detection", "extra"))
+    return f"{detection}" if run.extra is None or detection == extra else f"{detection} detection or {extra} extra"

@@ -12,7 +12,7 @@ from richsem_schemas.io.output_files import FullDiskError
 from richsem_schemas.io.places import local_path
 from richsem_train.config import TrainConfig, as_config
 from richsem_train.console import ConsoleReporter, Reporter, SilentReporter
-from richsem_train.run.assemble import AssembledRun, assemble, rank_share
+from richsem_train.run.assemble import AssembledRun, assemble, rank_shares
 from richsem_train.run.checkpoint import Checkpoint, load_checkpoint
 from richsem_train.run.distributed import Ranks, join_ranks
 from richsem_train.run.folder import RunFolder
@@ -90,7 +90,7 @@ def _train(
     resume: bool,
 ) -> TrainedRun:
     # A batch that can't be shared out is refused before anything is read.
-    rank_share(config.schedule, ranks)
+    rank_shares(config.schedule, ranks)
     with folder.held(config, ranks, resume=resume):
         saved = load_checkpoint(folder.last) if resume and folder.last.is_file() else None
         data = open_data(config)
