@@ -19,7 +19,7 @@ from richsem_train.losses.centernet_cascade.rois import (
 )
 from richsem_train.losses.soft_labels import SoftLoss, kl_full
 from richsem_train.models.centernet_cascade.box_coding import encode_boxes
-from richsem_train.regions import Objects, Regions
+from richsem_train.outputs.centernet_cascade import Objects, Regions
 from richsem_train.targets import Target
 from tests.trainer.losses.batches import CLASSES, embedding_labels, generator, make_target, top_k_labels
 

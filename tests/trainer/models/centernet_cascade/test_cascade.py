@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from richsem_train.models.centernet_cascade.cascade import DELTA_WEIGHTS, Cascade
 from richsem_train.models.centernet_cascade.roi_pooler import pool_rois
-from richsem_train.models.heads import TextFeatures
+from richsem_train.models.text_features import TextFeatures
 
 CLASSES, TEXT, CHANNELS, SIDE = 7, 12, 4, 256
 HW = torch.tensor([[256, 256], [200, 180]])

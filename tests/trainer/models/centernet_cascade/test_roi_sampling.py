@@ -11,7 +11,7 @@ from richsem_train.models.centernet_cascade.roi_sampling import (
     object_regions,
     sample_regions,
 )
-from richsem_train.regions import Objects, Regions
+from richsem_train.outputs.centernet_cascade import Objects, Regions
 
 PROPOSALS = 400
 

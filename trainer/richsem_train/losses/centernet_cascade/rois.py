@@ -10,7 +10,7 @@ from torch.nn import functional
 from richsem_train.losses.federated import FederatedClasses, draw_federated
 from richsem_train.losses.image_labels import image_label_losses
 from richsem_train.losses.soft_labels import SoftLoss, teaches
-from richsem_train.regions import Objects, Regions
+from richsem_train.outputs.centernet_cascade import Objects, Regions
 from richsem_train.targets import Target
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from richsem_train.models.centernet_cascade.box_coding import clipped, decode_boxes
 from richsem_train.models.centernet_cascade.roi_pooler import pool_rois
-from richsem_train.models.heads import TextFeatures
+from richsem_train.models.text_features import TextFeatures
 from richsem_train.numerics import at_least_float32
-from richsem_train.regions import StageOutputs
+from richsem_train.outputs.centernet_cascade import StageOutputs
 
 IOU_THRESHOLDS = (0.6, 0.7, 0.8)
 """From which on a region answers for an object, stage by stage."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from richsem_train.models.heads import BestPairs
+from richsem_train.models.detector import BestPairs
 
 _LEAST_SCORE = 0.02
 _MOST_OVERLAP = 0.5

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from richsem_train.models.centernet_cascade.box_coding import areas
 from richsem_train.numerics import iou
-from richsem_train.regions import Objects, Regions
+from richsem_train.outputs.centernet_cascade import Objects, Regions
 
 
 def match_regions(boxes_BR4: Tensor, is_real_BR: Tensor, objects: Objects, *, threshold: float) -> Regions:
