@@ -179,6 +179,11 @@ class TrainConfig(Section):
             return {"extra": self.extra}
         return {f"extra.{number}": each for number, each in enumerate(self.extra)}
 
+    @property
+    def learns_images(self) -> bool:
+        """Whether extra pictures are labelled as a whole."""
+        return any(extra.supervision == "image" for extra in self.extras.values())
+
     @model_validator(mode="after")
     def _labels_come_from_a_cache(self) -> Self:
         detection = self.detection

@@ -286,6 +286,7 @@ def _make_trainer(
             config.loss,
             text=data.vocabulary.text,
             image_counts_C=data.image_counts,
+            learns_images=config.learns_images,
             precision=schedule.precision,
             device=ranks.device,
         ),

@@ -49,15 +49,24 @@ def build_learner(
     *,
     text: TextBank | None,
     image_counts_C: Tensor,
+    learns_images: bool = False,
     precision: Precision,
     device: torch.device,
 ) -> Learner:
     """A detector with its losses, on its device.
 
     `text` is the teacher's bank. Federated draws go by training pictures a row of the vocabulary, `image_counts_C`.
+    With `learns_images` there are losses of pictures that are labelled as a whole.
     """
     return kind_of(config).learner(
-        detector, config, loss, text=text, image_counts_C=image_counts_C, precision=precision, device=device
+        detector,
+        config,
+        loss,
+        text=text,
+        image_counts_C=image_counts_C,
+        learns_images=learns_images,
+        precision=precision,
+        device=device,
     )
 
 
