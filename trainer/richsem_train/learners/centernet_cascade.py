@@ -31,7 +31,6 @@ from richsem_train.models.centernet_cascade.roi_sampling import (
 )
 from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.inputs import Normalise, autocast
-from richsem_train.models.text_features import TextFeatures
 from richsem_train.outputs.centernet_cascade import Grid, Regions, StageOutputs
 from richsem_train.targets import Batch, Target
 
@@ -88,7 +87,6 @@ class CenternetCascadeLearner(Learner):
 
     detector: CenternetCascade
     federated_weights: Tensor | None
-    teacher_scale: Tensor
 
     def __init__(
         self,
@@ -110,9 +108,6 @@ class CenternetCascadeLearner(Learner):
         self.soft_loss = soft_loss
         self.weights = _named(weights, with_soft=soft_loss is not None, with_images=learns_images)
         self.register_buffer("federated_weights", None if federation is None else federation.weights, persistent=False)
-        self.register_buffer(
-            "teacher_scale", torch.tensor(0.0 if soft_loss is None else soft_loss.logit_scale), persistent=False
-        )
         self._federated_total = 0 if federation is None else federation.total
         self._regions = regions
         self._learns_images = learns_images
@@ -219,14 +214,13 @@ class CenternetCascadeLearner(Learner):
         return {kind + _SUFFIXES[stage]: loss for kind, loss in losses.items()}
 
     def _soft_loss(self, stage: int, outputs: StageOutputs, regions: Regions, truth: Truth) -> Tensor:
-        soft_loss, head = self.soft_loss, self.detector.cascade[stage]
+        soft_loss, teacher_text, head = self.soft_loss, self.teacher_text, self.detector.cascade[stage]
         assert soft_loss is not None
-        assert soft_loss.text_features is not None
+        assert teacher_text is not None
         if not any(teaches(target) and len(target.labels) for target in truth.targets):
             assert head.semantic_proj is not None
             # Distributed training waits for a gradient of every parameter.
             return head.semantic_proj.weight.sum() * 0
-        teacher_text = TextFeatures.of(soft_loss.text_features, self.teacher_scale)
         return region_soft_loss(soft_loss, head.semantic_logits(outputs.hidden, teacher_text), regions, truth)
 
     @property

@@ -78,5 +78,5 @@ class DinoLearner(Learner):
             num_boxes=num_boxes,
             num_images=num_images,
             generators=generators,
-            semantic_logits=self.detector.semantic_logits,
+            semantic_logits=lambda hidden_NE: self.detector.semantic_logits(hidden_NE, self.teacher_text),
         )

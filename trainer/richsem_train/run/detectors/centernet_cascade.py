@@ -40,6 +40,7 @@ class CenternetCascadeAssembly(DetectorKind):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> CenternetCascade:
         """The detector on its device."""
         assert text_features_CD is not None, "the config asks for a text bank"
@@ -50,7 +51,7 @@ class CenternetCascadeAssembly(DetectorKind):
             cosine_scale=config.cosine_scale,
             hidden_dim=config.hidden_dim,
             roi_dim=config.roi_dim,
-            semantic_dim=text_features_CD.shape[1] if semantic_branch else None,
+            semantic_dim=(semantic_dim or text_features_CD.shape[1]) if semantic_branch else None,
             size_divisor=config.size_divisor,
         )
         detector.backbone.to(memory_format=torch.channels_last)

@@ -52,6 +52,7 @@ class DinoAssembly(DetectorKind):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> Dino:
         """DINO on its device."""
         detector = Dino(
@@ -71,6 +72,7 @@ class DinoAssembly(DetectorKind):
             text_features_CD=text_features_CD,
             logit_scale=logit_scale,
             semantic_branch=semantic_branch,
+            semantic_dim=semantic_dim,
             label_embedding=config.label_embedding,
             deformable_backend=attention_backend(config, device),
             size_divisor=config.size_divisor,

@@ -42,6 +42,7 @@ class DetectorKind(ABC):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> DetectionModel:
         """A detector on its device; arguments as `build_detector` has them."""
 
