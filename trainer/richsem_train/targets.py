@@ -45,6 +45,7 @@ class Target:
         is_hard: the semantic branch learns `labels` as if they were soft; for comparisons.
         image_labels: int64 [M], distinct rows of the vocabulary above 0 that the picture shows, nobody knows where; of
             an "image" target, which has no boxes, None of any other.
+        is_extra: of extra data, whose boxes may be rough, or some of many.
     """
 
     boxes_cxcywh_norm: Tensor
@@ -56,6 +57,7 @@ class Target:
     soft_labels: SoftLabels | None = None
     is_hard: bool = False
     image_labels: Tensor | None = None
+    is_extra: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,10 +169,39 @@ class DinoConfig(ModelConfig):
 
 
 class CenternetCascadeConfig(ModelConfig):
-    """CenterNet2's proposals (arXiv 2103.07461) and a cascade of three stages (arXiv 1712.00726), as in Detic."""
+    """CenterNet2's proposals (arXiv 2103.07461) and a cascade of three stages (arXiv 1712.00726), as in Detic.
+
+    Its classifier is always `text`. Of section `loss`, `bbox_weight` is of the cascade's boxes and `giou_weight` of the
+    proposals'.
+    """
 
     detector: Literal["centernet-cascade"]
     """Which detector: `dino`, or `centernet-cascade`."""
+
+    hidden_dim: PositiveInt = 256
+    """Channels of the pyramid, P3 to P7, and of the proposal head."""
+
+    roi_dim: PositiveInt = 1024
+    """Width of the cascade's layers."""
+
+    rois: PositiveInt = 512
+    """Regions of a picture that the cascade learns from, a quarter of them positive at most."""
+
+    cosine_scale: PositiveFloat = 50.0
+    """Multiplies the classifier's cosines; of the branches it is the teacher's scale."""
+
+    extra_boxes: bool = False
+    """Whether boxes of extra data teach where objects are and where none is, as those of detection data do. If not,
+    only what is in them is learnt: they may be rough, or some of many."""
+
+    @model_validator(mode="after")
+    def _the_pyramid_has_its_maps(self) -> Self:
+        if tuple(sorted(self.backbone.out_strides)) != (8, 16, 32):
+            raise ValueError(
+                f"model.backbone.out_strides is {list(self.backbone.out_strides)}; the pyramid of "
+                "model.detector=centernet-cascade is made of the maps of strides 8, 16 and 32"
+            )
+        return self
 
 
 def _detector_of(value: Any) -> str:
@@ -229,6 +258,17 @@ class LossConfig(Section):
 
     pseudo_threshold: Fraction = 0.05
     """Probability from which on a class is a pseudo label."""
+
+    image_weight: NonNegativeFloat = 0.1
+    """Weight of the cross-entropy of the labels of whole images (`extra.supervision: image`)."""
+
+    image_candidates: PositiveInt | None = None
+    """Boxes of a picture that may be the largest one, which learns the image's labels: so many of the best proposals;
+    null is all."""
+
+    image_negatives: bool = False
+    """Whether all boxes of a picture labelled as a whole also learn that they are none of the classes of the draw, its
+    labels aside."""
 
     matcher: MatcherConfig = MatcherConfig()
     """Costs of the Hungarian matching."""

@@ -1,6 +1,7 @@
 """The extra data: views of a cache as samples, and several caches in proportion to their weights."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -84,7 +85,7 @@ class ExtraDataset(Dataset[Sample]):
             # A view that was replaced counts once, however many of its shard were tried.
             damage += messages[:1]
         labelled, pictures = self._composed(views, counter) if self._is_free else (views[0].labelled, views[0].pictures)
-        target = cached_target(labelled, self.cache, image_id=-1 - counter)
+        target = replace(cached_target(labelled, self.cache, image_id=-1 - counter), is_extra=True)
         return Sample(render(labelled.view, pictures), target, "+".join(view.name for view in views), tuple(damage))
 
     def _composed(self, views: list[ReadView], counter: int) -> tuple[LabelledView, dict[int, Image.Image]]:

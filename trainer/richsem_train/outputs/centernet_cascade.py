@@ -1,4 +1,4 @@
-"""Between the two-stage detector and its losses: cells of the pyramid, regions of pictures, and what is said of them."""
+"""Between the two-stage detector and its losses: cells of the pyramid, regions, and what is said of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

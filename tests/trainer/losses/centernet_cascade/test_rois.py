@@ -10,16 +10,16 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from richsem_train.losses.centernet_cascade.rois import (
     Federation,
-    TaughtObjects,
     box_loss,
     class_loss,
     draw_stage_classes,
     largest_region_loss,
     region_soft_loss,
 )
+from richsem_train.losses.centernet_cascade.truth import Truth
 from richsem_train.losses.soft_labels import SoftLoss, kl_full
 from richsem_train.models.centernet_cascade.box_coding import encode_boxes
-from richsem_train.outputs.centernet_cascade import Objects, Regions
+from richsem_train.outputs.centernet_cascade import Regions
 from richsem_train.targets import Target
 from tests.trainer.losses.batches import CLASSES, embedding_labels, generator, make_target, top_k_labels
 
@@ -28,28 +28,20 @@ COUNTS = (2, 0, 3, 1)
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
-def padded(targets: list[Target]) -> Objects:
-    most = max(1, *(len(target.labels) for target in targets))
-    boxes, labels = torch.zeros(len(targets), most, 4), torch.zeros(len(targets), most, dtype=torch.long)
-    for picture, target in enumerate(targets):
-        count = len(target.labels)
-        corners = target.boxes_cxcywh_norm[:, :2] * 64
-        boxes[picture, :count] = torch.cat([corners, corners + target.boxes_cxcywh_norm[:, 2:] * 64], dim=1)
-        labels[picture, :count] = target.labels
-    counts = torch.tensor([len(target.labels) for target in targets])
-    return Objects(boxes, labels, torch.arange(most) < counts[:, None])
+def truth_of(targets: list[Target]) -> Truth:
+    return Truth.of(targets, extra_boxes=False)
 
 
-def batch(**changes) -> TaughtObjects:
+def batch(**changes) -> Truth:
     targets = [make_target(count, seed=seed, **changes) for seed, count in enumerate(COUNTS)]
-    return TaughtObjects.of(padded(targets), targets)
+    return truth_of(targets)
 
 
-def regions_of(taught: TaughtObjects, seed: int = 5) -> Regions:
+def regions_of(truth: Truth, seed: int = 5) -> Regions:
     """Some positive ones of each object but the last, which none answers for; the last two regions are padding."""
     rng = generator(seed)
-    pictures = len(taught.targets)
-    counts = taught.objects.is_real.sum(1)
+    pictures = len(truth.targets)
+    counts = truth.objects.is_real.sum(1)
     object_BR = torch.randint(100, (pictures, REGIONS), generator=rng) % counts.clamp(min=1)[:, None]
     is_real = (torch.arange(REGIONS) < REGIONS - 2).expand(pictures, -1)
     is_positive = (torch.rand(pictures, REGIONS, generator=rng) < 0.6) & is_real & (counts > 0)[:, None]
@@ -58,14 +50,14 @@ def regions_of(taught: TaughtObjects, seed: int = 5) -> Regions:
     return Regions(torch.cat([corner, corner + 30], dim=-1), is_real, object_BR, is_positive)
 
 
-def logits_of(taught: TaughtObjects, seed: int = 6) -> Tensor:
-    shape = len(taught.targets), REGIONS, CLASSES
+def logits_of(truth: Truth, seed: int = 6) -> Tensor:
+    shape = len(truth.targets), REGIONS, CLASSES
     return (3 * torch.randn(shape, generator=generator(seed), dtype=torch.float64)).requires_grad_()
 
 
-def wanted_classes(taught: TaughtObjects, regions: Regions) -> Tensor:
+def wanted_classes(truth: Truth, regions: Regions) -> Tensor:
     """One-hot [B, R, C], zeros for the background."""
-    labels = taught.objects.labels.gather(1, regions.object).where(regions.is_positive, 0)
+    labels = truth.objects.labels.gather(1, regions.object).where(regions.is_positive, 0)
     return one_hot(labels, CLASSES).double() * (labels > 0)[..., None]
 
 
@@ -74,56 +66,56 @@ def federation(total: int = 6) -> Federation:
 
 
 def test_class_loss_is_torchs_weighted_by_the_drawn_classes():
-    taught = batch()
-    regions, logits = regions_of(taught), logits_of(taught)
-    drawn = draw_stage_classes(taught, regions, federation(), [generator(1), generator(2)])
+    truth = batch()
+    regions, logits = regions_of(truth), logits_of(truth)
+    drawn = draw_stage_classes(truth, regions, federation(), [generator(1), generator(2)])
     weight = torch.zeros(2, CLASSES, dtype=torch.float64).scatter(1, drawn.ids[0], drawn.taught[0].double())
     weight = weight.repeat_interleave(2, dim=0)[:, None] * regions.is_real[..., None]
-    expected = binary_cross_entropy_with_logits(logits, wanted_classes(taught, regions), weight=weight, reduction="sum")
-    assert_close(class_loss(logits, regions, taught, drawn), expected)
+    expected = binary_cross_entropy_with_logits(logits, wanted_classes(truth, regions), weight=weight, reduction="sum")
+    assert_close(class_loss(logits, regions, truth, drawn), expected)
 
 
 def test_without_a_draw_all_classes_but_none_take_part():
-    taught = batch()
-    regions, logits = regions_of(taught), logits_of(taught)
-    every = binary_cross_entropy_with_logits(logits, wanted_classes(taught, regions), reduction="none")
+    truth = batch()
+    regions, logits = regions_of(truth), logits_of(truth)
+    every = binary_cross_entropy_with_logits(logits, wanted_classes(truth, regions), reduction="none")
     expected = (every[..., 1:] * regions.is_real[..., None]).sum()
-    assert_close(class_loss(logits, regions, taught, None), expected)
+    assert_close(class_loss(logits, regions, truth, None), expected)
 
 
 def test_the_background_takes_the_place_of_one_class():
-    taught = batch()
-    regions = regions_of(taught)
-    drawn = draw_stage_classes(taught, regions, federation(), [generator(1), generator(2)])
+    truth = batch()
+    regions = regions_of(truth)
+    drawn = draw_stage_classes(truth, regions, federation(), [generator(1), generator(2)])
     assert drawn.taught.sum(-1).tolist() == [[5, 5]]
 
 
 def test_present_are_classes_that_a_region_answers_for():
     targets = [make_target(3)]
     targets = [replace(targets[0], labels=torch.tensor([7, 8, 9]))]
-    taught = TaughtObjects.of(padded(targets), targets)
+    truth = truth_of(targets)
     is_positive = torch.tensor([[True, True, False]])
     regions = Regions(torch.zeros(1, 3, 4), torch.ones(1, 3, dtype=torch.bool), torch.tensor([[0, 2, 1]]), is_positive)
     nobody = Federation(torch.zeros(CLASSES), 50)
-    drawn = draw_stage_classes(taught, regions, nobody, [generator()])
+    drawn = draw_stage_classes(truth, regions, nobody, [generator()])
     assert sorted(drawn.ids[drawn.taught].tolist()) == [7, 9]
 
 
 def test_unlabelled_pictures_have_no_class_loss_and_no_present_classes():
-    taught = batch(supervision="unlabelled")
-    regions, logits = regions_of(taught), logits_of(taught)
-    drawn = draw_stage_classes(taught, regions, Federation(torch.zeros(CLASSES), 6), [generator()])
-    assert not drawn.taught.any()
-    loss = class_loss(logits, regions, taught, None)
+    truth = batch(supervision="unlabelled")
+    regions, logits = regions_of(truth), logits_of(truth)
+    drawn = draw_stage_classes(truth, regions, Federation(torch.zeros(CLASSES), 6), [generator()])
+    assert not drawn.truth.any()
+    loss = class_loss(logits, regions, truth, None)
     assert loss == 0
     loss.backward()
     assert (logits.grad == 0).all()
 
 
 def test_each_stage_draws_classes_of_its_own():
-    taught = batch()
+    truth = batch()
     rng = [generator()]
-    first, second = (draw_stage_classes(taught, regions_of(taught), federation(8), rng) for _ in range(2))
+    first, second = (draw_stage_classes(truth, regions_of(truth), federation(8), rng) for _ in range(2))
     assert not torch.equal(first.ids, second.ids)
 
 
@@ -149,8 +141,8 @@ def test_soft_loss_is_the_mean_of_each_objects_regions():
         make_target(count, seed=seed, soft_labels=embedding_labels(count, seed=seed) if seed != 0 else None)
         for seed, count in enumerate(COUNTS)
     ]
-    taught = TaughtObjects.of(padded(targets), targets)
-    regions, logits = regions_of(taught), logits_of(taught)
+    truth = truth_of(targets)
+    regions, logits = regions_of(truth), logits_of(truth)
     expected = torch.zeros((), dtype=torch.float64)
     for picture, target in enumerate(targets):
         for number in range(len(target.labels)):
@@ -160,7 +152,7 @@ def test_soft_loss_is_the_mean_of_each_objects_regions():
             teacher = soft_loss.log_probs(target.soft_labels.embeddings)[number].expand(int(own.sum()), -1)
             expected = expected + kl_full(teacher, logits[picture, own]).mean()
     assert expected > 0.5
-    loss = region_soft_loss(soft_loss, logits, regions, taught)
+    loss = region_soft_loss(soft_loss, logits, regions, truth)
     assert_close(loss, expected)
     loss.backward()
     assert (logits.grad[0] == 0).all()
@@ -175,20 +167,20 @@ def test_sums_over_pictures_are_the_sum_of_pictures_alone(form):
         labels = {"embedding": embedding_labels, "topk": top_k_labels, "hard": lambda *_, **__: None}[form]
         target = make_target(count, seed=seed, soft_labels=labels(count, seed=seed))
         targets.append(replace(target, is_hard=form == "hard"))
-    taught = TaughtObjects.of(padded(targets), targets)
-    regions, logits = regions_of(taught), logits_of(taught)
+    truth = truth_of(targets)
+    regions, logits = regions_of(truth), logits_of(truth)
     alone = []
     for picture, target in enumerate(targets):
-        one = TaughtObjects.of(padded([target]), [target])
+        one = truth_of([target])
         own = Regions(*(value[picture, None] for value in vars(regions).values()))
         alone.append(region_soft_loss(soft_loss, logits[picture, None], own, one))
-    assert_close(region_soft_loss(soft_loss, logits, regions, taught), sum(alone))
+    assert_close(region_soft_loss(soft_loss, logits, regions, truth), sum(alone))
 
 
 def test_no_soft_labels_are_a_zero_that_reaches_the_branch():
-    taught = batch()
-    logits = logits_of(taught)
-    loss = region_soft_loss(SoftLoss(torch.ones(CLASSES, 5)), logits, regions_of(taught), taught)
+    truth = batch()
+    logits = logits_of(truth)
+    loss = region_soft_loss(SoftLoss(torch.ones(CLASSES, 5)), logits, regions_of(truth), truth)
     assert loss == 0
     loss.backward()
     assert (logits.grad == 0).all()

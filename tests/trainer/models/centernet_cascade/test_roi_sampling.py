@@ -184,12 +184,12 @@ def test_objects_as_their_own_regions():
     assert torch.equal(regions.of_objects(objects.labels), objects.labels)
 
 
-def test_the_best_proposals_answer_for_nothing():
-    boxes = torch.rand(2, 5, 4)
-    are_real = torch.tensor([[True] * 5, [True, False, False, False, False]])
-    regions = best_regions(boxes, are_real, count=3)
-    assert torch.equal(regions.boxes_xyxy_px, boxes[:, :3])
-    assert regions.is_real.sum(1).tolist() == [3, 1]
+def test_the_best_proposals_answer_for_nothing_and_stay_in_their_pictures():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [-4, 5, 30, 30], [25, 0, 40, 9], [1, 1, 2, 2]]).expand(2, -1, -1)
+    are_real = torch.tensor([[True] * 4, [True, False, False, False]])
+    regions = best_regions(boxes, are_real, torch.tensor([[20, 24], [50, 50]]), count=3)
+    assert regions.boxes_xyxy_px[0].tolist() == [[0, 0, 9, 9], [0, 5, 24, 20], [24, 0, 24, 9]]
+    assert regions.is_real.tolist() == [[True, True, False], [True, False, False]]
     assert not regions.is_positive.any()
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richsem_train.losses.centernet_cascade.truth import Truth
 from richsem_train.losses.federated import FederatedClasses, draw_federated
 from richsem_train.losses.image_labels import image_label_losses
 from richsem_train.losses.soft_labels import SoftLoss, teaches
@@ -28,51 +29,8 @@ class Federation:
     total: int
 
 
-@dataclass(frozen=True, eq=False)
-class TaughtObjects:
-    """The truth of a batch as the cascade learns it.
-
-    Attributes:
-        objects: padded.
-        targets: B of them.
-        is_taught: bool [B], whether a picture has a class loss.
-        image: int64 [G], the place in the batch of each object of all pictures, one after the other.
-        number: int64 [G], its number in the picture.
-        first_taught: int64 [B], objects that teach softly in the pictures before.
-        is_soft: bool [B], whether a picture teaches softly.
-    """
-
-    objects: Objects
-    targets: Sequence[Target]
-    is_taught: Tensor
-    image: Tensor
-    number: Tensor
-    first_taught: Tensor
-    is_soft: Tensor
-
-    @classmethod
-    def of(cls, objects: Objects, targets: Sequence[Target]) -> "TaughtObjects":
-        """All that the host knows, brought over at once."""
-        counts = [len(target.labels) for target in targets]
-        soft_counts = [count if teaches(target) else 0 for count, target in zip(counts, targets, strict=True)]
-        of_pictures = torch.tensor(
-            [
-                [target.supervision == "labelled" for target in targets],
-                [sum(soft_counts[:place]) for place in range(len(targets))],
-                [count > 0 for count in soft_counts],
-            ]
-        )
-        of_objects = torch.tensor(
-            [(image, number) for image, count in enumerate(counts) for number in range(count)], dtype=torch.long
-        ).view(-1, 2)
-        device = objects.labels.device
-        is_taught_B, first_B, is_soft_B = of_pictures.to(device, non_blocking=True)
-        image_G, number_G = of_objects.to(device, non_blocking=True).T
-        return cls(objects, targets, is_taught_B.bool(), image_G, number_G, first_B, is_soft_B.bool())
-
-
 def draw_stage_classes(
-    taught: TaughtObjects, regions: Regions, federation: Federation | None, generators: Sequence[torch.Generator]
+    truth: Truth, regions: Regions, federation: Federation | None, generators: Sequence[torch.Generator]
 ) -> FederatedClasses | None:
     """The classes that a stage's class loss sees in the pictures of each draw; None for all.
 
@@ -81,13 +39,13 @@ def draw_stage_classes(
     """
     if federation is None:
         return None
-    objects = taught.objects
+    objects = truth.objects
     answers_BM = _answers(regions, objects)
-    labels_BM = objects.labels.where((answers_BM > 0) & taught.is_taught[:, None], 0)
-    pictures = len(taught.targets) // len(generators)
+    labels_BM = objects.labels.where((answers_BM > 0) & truth.has_class_loss[:, None], 0)
+    pictures = len(truth.targets) // len(generators)
     return draw_federated(
-        labels_BM[taught.image, taught.number],
-        taught.image // pictures,
+        labels_BM[truth.image, truth.number],
+        truth.image // pictures,
         federation.weights,
         total=federation.total - 1,
         losses=1,
@@ -95,9 +53,9 @@ def draw_stage_classes(
     )
 
 
-def class_loss(logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, classes: FederatedClasses | None) -> Tensor:
+def class_loss(logits_BRC: Tensor, regions: Regions, truth: Truth, classes: FederatedClasses | None) -> Tensor:
     """Binary cross-entropy, summed over regions and classes that take part; the background says no to all of them."""
-    wanted_BR = regions.of_objects(taught.objects.labels).where(regions.is_positive, 0)
+    wanted_BR = regions.of_objects(truth.objects.labels).where(regions.is_positive, 0)
     if classes is None:
         ids = torch.arange(logits_BRC.shape[-1], device=logits_BRC.device).expand(1, 1, -1)
         logits_BRK, counts = logits_BRC, ids > 0
@@ -108,7 +66,7 @@ def class_loss(logits_BRC: Tensor, regions: Regions, taught: TaughtObjects, clas
     entropy_BRK = functional.binary_cross_entropy_with_logits(
         logits_BRK, (wanted_BR[..., None] == ids).to(logits_BRK.dtype), reduction="none"
     )
-    is_taught_BR = regions.is_real & taught.is_taught[:, None]
+    is_taught_BR = regions.is_real & truth.has_class_loss[:, None]
     return (entropy_BRK * (counts & is_taught_BR[..., None])).sum()
 
 
@@ -117,21 +75,19 @@ def box_loss(deltas_BR4: Tensor, wanted_BR4: Tensor, is_taught_BR: Tensor) -> Te
     return ((deltas_BR4 - wanted_BR4).abs().sum(-1) * is_taught_BR).sum()
 
 
-def region_soft_loss(
-    soft_loss: SoftLoss, student_logits_BRC: Tensor, regions: Regions, taught: TaughtObjects
-) -> Tensor:
+def region_soft_loss(soft_loss: SoftLoss, student_logits_BRC: Tensor, regions: Regions, truth: Truth) -> Tensor:
     """Divergence of regions from the soft labels of their objects: the mean of each object's, summed over objects.
 
     Every object counts as much as any other, so that sums over parts of a step add up, and the number of objects, which
     the host knows, divides them.
     """
-    teachers = [target for target in taught.targets if teaches(target) and len(target.labels)]
+    teachers = [target for target in truth.targets if teaches(target) and len(target.labels)]
     if not teachers:
         return student_logits_BRC.sum() * 0
-    is_taught_BR = regions.is_positive & taught.is_soft[:, None]
-    rows_BR = (taught.first_taught[:, None] + regions.object).where(is_taught_BR, 0)
+    is_taught_BR = regions.is_positive & truth.is_soft[:, None]
+    rows_BR = (truth.first_soft[:, None] + regions.object).where(is_taught_BR, 0)
     divergences_BR = soft_loss(student_logits_BRC.flatten(0, 1), teachers, rows_BR.flatten()).view_as(rows_BR)
-    answers_BR = regions.of_objects(_answers(regions, taught.objects)).clamp(min=1)
+    answers_BR = regions.of_objects(_answers(regions, truth.objects)).clamp(min=1)
     return (divergences_BR / answers_BR).where(is_taught_BR, 0).sum()
 
 

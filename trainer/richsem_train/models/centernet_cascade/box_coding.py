@@ -22,13 +22,13 @@ def encode_boxes(boxes_xyxy: Tensor, wanted_xyxy: Tensor, weights: Sequence[floa
     wanted_centre, wanted_sides = _centre_and_sides(wanted_xyxy)
     sides, wanted_sides = sides.clamp(min=_LEAST_SIDE), wanted_sides.clamp(min=_LEAST_SIDE)
     deltas = torch.cat([(wanted_centre - centre) / sides, (wanted_sides / sides).log()], dim=-1)
-    return deltas * deltas.new_tensor(weights)
+    return deltas * _like(deltas, weights)
 
 
 def decode_boxes(deltas: Tensor, boxes_xyxy: Tensor, weights: Sequence[float]) -> Tensor:
     """The boxes that weighted deltas lead to, [..., 4]: the reverse of `encode_boxes`."""
     centre, sides = _centre_and_sides(boxes_xyxy)
-    shift, growth = (deltas / deltas.new_tensor(weights)).split(2, dim=-1)
+    shift, growth = (deltas / _like(deltas, weights)).split(2, dim=-1)
     centre, half_sides = centre + shift * sides, growth.clamp(max=_MOST_GROWTH).exp() * sides / 2
     return torch.cat([centre - half_sides, centre + half_sides], dim=-1)
 
@@ -47,3 +47,7 @@ def areas(boxes_xyxy: Tensor) -> Tensor:
 def _centre_and_sides(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     low, high = boxes_xyxy.split(2, dim=-1)
     return (low + high) / 2, high - low
+
+
+def _like(deltas: Tensor, weights: Sequence[float]) -> Tensor:
+    return torch.tensor(weights, dtype=deltas.dtype).to(deltas.device, non_blocking=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richsem_train.models.centernet_cascade.box_coding import areas
+from richsem_train.models.centernet_cascade.box_coding import areas, clipped
 from richsem_train.numerics import iou
 from richsem_train.outputs.centernet_cascade import Objects, Regions
 
@@ -97,9 +97,12 @@ def object_regions(objects: Objects) -> Regions:
     return Regions(objects.boxes_xyxy_px, is_real_BM, number_BM, is_real_BM)
 
 
-def best_regions(boxes_BK4: Tensor, is_real_BK: Tensor, *, count: int) -> Regions:
-    """The first proposals, which are the best, answering for nothing."""
-    is_real_BR = is_real_BK[:, :count]
+def best_regions(boxes_BK4: Tensor, is_real_BK: Tensor, image_hw_B2: Tensor, *, count: int) -> Regions:
+    """The first proposals, which are the best, within their pictures, answering for nothing."""
+    boxes_BR4, is_real_BR = clipped(boxes_BK4[:, :count], image_hw_B2), is_real_BK[:, :count]
     return Regions(
-        boxes_BK4[:, :count], is_real_BR, torch.zeros_like(is_real_BR, dtype=torch.long), torch.zeros_like(is_real_BR)
+        boxes_BR4,
+        is_real_BR & (areas(boxes_BR4) > 0),
+        torch.zeros_like(is_real_BR, dtype=torch.long),
+        torch.zeros_like(is_real_BR),
     )

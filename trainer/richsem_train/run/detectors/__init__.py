@@ -1,10 +1,11 @@
 """The kinds of detectors, as configs name them."""
 
 from richsem_train.config import ModelConfig
+from richsem_train.run.detectors.centernet_cascade import CenternetCascadeAssembly
 from richsem_train.run.detectors.dino import DinoAssembly
 from richsem_train.run.detectors.kind import DetectorKind
 
-_KINDS: dict[str, DetectorKind] = {"dino": DinoAssembly()}
+_KINDS: dict[str, DetectorKind] = {"dino": DinoAssembly(), "centernet-cascade": CenternetCascadeAssembly()}
 
 
 def kind_of(config: ModelConfig) -> DetectorKind:

@@ -13,7 +13,7 @@ from richsem_train.choices import Precision
 from richsem_train.config import LossConfig, ModelConfig
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.soft_labels import SoftLoss
-from richsem_train.models.backbone import make_backbone
+from richsem_train.models.backbone import Backbone, make_backbone
 from richsem_train.models.detector import DetectionModel
 from richsem_train.models.inputs import Normalise
 from richsem_train.models.load_report import LoadReport
@@ -95,7 +95,7 @@ class DetectorKind(ABC):
         return None
 
 
-def backbone_of(config: ModelConfig, weights: str | None) -> torch.nn.Module:
+def backbone_of(config: ModelConfig, weights: str | None) -> Backbone:
     """The backbone of a section `model`, with weights as `make_backbone` takes them."""
     backbone = config.backbone
     return make_backbone(

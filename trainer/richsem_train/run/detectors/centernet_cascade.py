@@ -1,0 +1,111 @@
+"""The two-stage detector, from configs and files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from richsem_schemas.cache.text_bank import TextBank
+from richsem_train.choices import Precision
+from richsem_train.config import CenternetCascadeConfig, LossConfig
+from richsem_train.learners.centernet_cascade import CenternetCascadeLearner, LossWeights
+from richsem_train.losses.centernet_cascade.rois import Federation
+from richsem_train.losses.federated import federated_weights
+from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
+from richsem_train.models.load_report import LoadReport
+from richsem_train.run.detectors.kind import DetectorKind, backbone_of, normalise_of, soft_loss_of
+
+_OF_SIZES = {
+    "hidden_dim": ("centernet.heatmap.weight", 1),
+    "roi_dim": ("cascade.stages.0.fc1.weight", 0),
+}
+"""Fields that are a side of a weight."""
+
+
+class CenternetCascadeAssembly(DetectorKind):
+    """Makes the two-stage detector."""
+
+    sizes = "model.roi_dim, or model.hidden_dim"
+
+    def detector(
+        self,
+        config: CenternetCascadeConfig,
+        *,
+        num_classes: int,
+        text_features_CD: Tensor | None,
+        logit_scale: float | None,  # noqa: ARG002 -- the classifier has a scale of its own
+        weights: str | None,
+        device: torch.device,
+        semantic_branch: bool,
+    ) -> CenternetCascade:
+        """The detector on its device."""
+        assert text_features_CD is not None, "the config asks for a text bank"
+        detector = CenternetCascade(
+            backbone_of(config, weights),
+            num_classes=num_classes,
+            text_features_CD=text_features_CD,
+            cosine_scale=config.cosine_scale,
+            hidden_dim=config.hidden_dim,
+            roi_dim=config.roi_dim,
+            semantic_dim=text_features_CD.shape[1] if semantic_branch else None,
+            size_divisor=config.size_divisor,
+        )
+        detector.backbone.to(memory_format=torch.channels_last)
+        return detector.to(device)
+
+    def learner(
+        self,
+        detector: CenternetCascade,
+        config: CenternetCascadeConfig,
+        loss: LossConfig,
+        *,
+        text: TextBank | None,
+        image_counts_C: Tensor,
+        precision: Precision,
+        device: torch.device,
+    ) -> CenternetCascadeLearner:
+        """The detector with its losses."""
+        federation = None if loss.federated is None else Federation(federated_weights(image_counts_C), loss.federated)
+        learner = CenternetCascadeLearner(
+            detector,
+            weights=LossWeights(
+                giou=loss.giou_weight,
+                classes=loss.class_weight,
+                bbox=loss.bbox_weight,
+                soft=loss.soft_weight,
+                image=loss.image_weight,
+            ),
+            regions=config.rois,
+            image_candidates=loss.image_candidates,
+            extra_boxes=config.extra_boxes,
+            soft_loss=soft_loss_of(config, loss, text),
+            federation=federation,
+            precision=precision,
+            normalise=normalise_of(config),
+        )
+        return learner.to(device)
+
+    def load_published(
+        self,
+        detector: CenternetCascade,
+        path: Path,
+        *,
+        fresh_heads: bool = False,
+        class_names: Sequence[str] | None = None,
+    ) -> LoadReport:
+        """Weights of Detic, or of a checkpoint of ours."""
+        raise NotImplementedError
+
+    def counted_misfits(self, config: CenternetCascadeConfig, weights: Mapping[str, Tensor]) -> list[str]:
+        """Widths."""
+        found = {field: _side(weights.get(name), axis) for field, (name, axis) in _OF_SIZES.items()}
+        return [
+            f"model.{field} is {getattr(config, field):,}, the weights have {there:,}"
+            for field, there in found.items()
+            if getattr(config, field) != there
+        ]
+
+
+def _side(tensor: Tensor | None, axis: int) -> int:
+    return 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
