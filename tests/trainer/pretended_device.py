@@ -127,8 +127,14 @@ def pretended_device() -> Iterator[PretendedDevice]:
     def no_autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
         return nullcontext() if device_type == DEVICE.type else autocast(device_type, *args, **kwargs)
 
-    with patch("torch.autocast", no_autocast), _Constructors(), PretendedDevice() as device:
-        yield device
+    keeps_parameters = torch.__future__.get_overwrite_module_params_on_conversion()
+    # A parameter that only got other data would keep the values it had.
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with patch("torch.autocast", no_autocast), _Constructors(), PretendedDevice() as device:
+            yield device
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(keeps_parameters)
 
 
 def _reason_to_wait(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
@@ -175,7 +181,9 @@ def _index_that_waits(name: str, args: Sequence[Any]) -> str | None:
 
 def _refuse_mixtures(func: Any, given: Sequence[Tensor]) -> None:
     """Raises: AssertionError, where a GPU's tensors and the CPU's would not go together, or a tensor has no values."""
-    assert all(isinstance(each, OnDevice) for each in given if each.device == DEVICE), f"{func} of no values at {_line()}"
+    assert all(isinstance(each, OnDevice) for each in given if each.device == DEVICE), (
+        f"{func} of no values at {_line()}"
+    )
     if func.overloadpacket in _COPIES | _INDEXING or not any(isinstance(each, OnDevice) for each in given):
         return
     strangers = [tuple(each.shape) for each in given if not isinstance(each, OnDevice) and each.dim() > 0]
@@ -191,5 +199,3 @@ def _line() -> str:
             return f"{path.name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return "no line of the package"
-
-
