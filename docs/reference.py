@@ -219,9 +219,12 @@ def sections(path: str, section: Schema, models: Schema) -> Iterator[tuple[str, 
 
 def form(section: Schema) -> str:
     """Of a section that has several forms, the value that tells this one, as the end of a heading."""
-    key = "detector"
-    told = section["properties"].get(key, {})
-    return f" with `{key}: {told['const']}`" if "const" in told else ""
+    told = [
+        f" with `{key}: {value['const']}`"
+        for key in ("detector", "kind")
+        if "const" in (value := section["properties"].get(key, {}))
+    ]
+    return told[0] if told else ""
 
 
 def section_names(value: Schema, models: Schema) -> list[str]:

@@ -52,7 +52,7 @@ def use_small_views(patch, *names):
         patch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], geometry=GEOMETRY))
 
 
-def shard_windows(folder: Path, teacher, *, teacher_size: int):
+def shard_windows(folder: Path, teacher, *, teacher_size: int | None, **more):
     """OUT of a cache with two windows of each of eight pictures of different sizes, and their annotations."""
     root, out = folder / "coco", folder / "out"
     write_split(root, "train2017", 8, seed=4)
@@ -61,7 +61,7 @@ def shard_windows(folder: Path, teacher, *, teacher_size: int):
     (root / "train2017.json").rename(annotations)
     with pytest.MonkeyPatch.context() as patch:
         use_small_views(patch, "coco")
-        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": teacher_size}
+        options = {"crops": None, "mosaics": None, "pictures": None, "windows": 2, "teacher_size": teacher_size, **more}
         shard(root, out, teacher, dataset="coco", **options)
     return out, read_annotations(annotations, root / "train2017", file_format="coco")
 

@@ -15,7 +15,7 @@ from richsem_train.config import builtin_configs, load_config
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.log import LOG_NAME, read_log
 from tests.integration.programs import call
-from tests.trainer.tiny import EPOCH_STEPS, losses_of
+from tests.trainer.tiny import EPOCH_STEPS, WHOLE_IMAGES, losses_of
 
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
 
@@ -277,10 +277,12 @@ def test_a_run_starts_from_a_published_checkpoint(command, published):
          "schedule__precision": "bf16", "schedule__accumulate": 2, "loss__tail": "uniform"},
         {"extra__views": "free-mosaics", "extra__supervision": "pseudo", "workers": 1},
         {"extra__labels": "hard", "detection__labels": "hard", "schedule__clip_norm": None},
+        {**WHOLE_IMAGES, "loss__image_candidates": 3, "loss__image_negatives": True},
         {"model__backbone": {"name": "resnet18", "weights": None, "out_strides": [16, 32]}, "model__denoising__queries":
          0, "model__deformable_attention": "torch-checkpoint"},
     ],
     ids=["plain DINO", "top-k of unlabelled crops in parts and bf16", "pseudo-labelled free mosaics", "hard labels",
+         "whole images",
          "resnet18 without denoising"],
 )  # fmt: skip
 def test_other_settings_train_too(command, changes):

@@ -18,7 +18,7 @@ from richsem_train.run.distributed import Ranks
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.open_data import open_data
 from tests.trainer.processes import start_command_ranks, start_function
-from tests.trainer.tiny import EPOCH_STEPS, losses_of
+from tests.trainer.tiny import EPOCH_STEPS, WHOLE_IMAGES, Quiet, losses_of
 
 SLOW = {"schedule__lr": 1e-5, "schedule__backbone_lr": 1e-5}
 """Steps so small that rounding doesn't grow to another matching."""
@@ -58,6 +58,16 @@ def test_two_ranks_train_and_score_as_one_does(world, one_rank, tmp_path):
         assert one["metrics"] == pytest.approx(other["metrics"], abs=0.02)
     assert len(list((out / "detections").iterdir())) == 2
     assert (out / "results.json").exists()
+
+
+def test_two_ranks_learn_whole_images_in_batches_of_their_own_size_as_one_does(world, tmp_path):
+    changes = {**WHOLE_IMAGES, "schedule__accumulate": 2, "schedule__pictures_a_draw": 1, "schedule__epochs": 1}
+    reporter = Quiet()
+    world.run(tmp_path / "one", reporter=reporter, **(SLOW | changes))
+    assert any("steps of 4 detection or 8 extra pictures" in line for line in reporter.said)
+    for rank in start_command_ranks(tmp_path, 2, *arguments(world, tmp_path, **changes)):
+        assert rank.wait() == 0, rank.output
+    assert_about_equal(tmp_path / "out", tmp_path / "one")
 
 
 def test_a_signal_to_one_rank_stops_both_and_one_rank_goes_on(world, one_rank, tmp_path):

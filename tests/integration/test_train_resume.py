@@ -11,7 +11,7 @@ from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.signals import stop_requests
 from tests.trainer.processes import start_command
 from tests.trainer.stopping import StopAt, assert_same
-from tests.trainer.tiny import EPOCH_STEPS, Quiet, losses_of
+from tests.trainer.tiny import EPOCH_STEPS, WHOLE_IMAGES, Quiet, losses_of
 
 CHANGES = {"schedule__ema": 0.9, "model__dropout": 0.1}
 """With all that a checkpoint has to hold: averaged weights, and noise from the global generators."""
@@ -87,6 +87,23 @@ def test_a_finished_run_resumed_does_nothing_but_tell_its_results(world, whole, 
     assert world.run(out, resume=True, **CHANGES).table is not None
     assert (out / "checkpoints" / "last.pt").read_bytes() == before
     assert_same(out, whole)
+
+
+def test_whole_images_in_batches_of_their_own_size_go_on_as_if_nothing_had_been(world, tmp_path):
+    changes = CHANGES | WHOLE_IMAGES
+    world.run(tmp_path / "whole", **changes)
+    # Before a batch of each kind.
+    for step in (EPOCH_STEPS - 2, EPOCH_STEPS + 1):
+        out = tmp_path / str(step)
+        assert world.run(out, reporter=StopAt(step), **changes).stopped_by == "SIGTERM"
+        world.run(out, resume=True, **changes)
+        assert_same(out, tmp_path / "whole")
+    steps = losses_of(tmp_path / "whole")
+    assert {(line["data"], bool(line["losses"]["loss_image"])) for line in steps} == {
+        ("detection", False),
+        ("extra", True),
+    }
+    assert steps[-1]["lr"] < 0.1 * steps[2]["lr"]
 
 
 def test_a_run_may_be_prolonged(world, whole, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.choices import Supervision
-from richsem_train.config import DinoConfig, LossConfig, ScheduleConfig
+from richsem_train.config import DinoConfig, LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
 from richsem_train.run.build import build_detector, build_learner, text_tensor
@@ -23,6 +23,10 @@ from tests.trainer.tiny import VALUES
 CLASSES, DIM, SIDE, OBJECTS = 7, 16, 64, 2
 MIXED = 8
 """Pictures of a step of `take_steps`."""
+
+IMAGES = (1, 6)
+"""Those of them that are labelled as a whole."""
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
@@ -35,10 +39,12 @@ def make_trainer(
     accumulate: int = 1,
     pictures_a_draw: int = 2,
     total_steps: int | None = None,
+    model: ModelConfig | None = None,
+    loss: LossConfig | None = None,
     **changes: Any,
 ) -> Trainer:
-    """Of a detector in float64; `changes` are of the schedule."""
-    model = DinoConfig.model_validate(VALUES["model"])
+    """Of a detector in float64, DINO unless `model` says another; `changes` are of the schedule."""
+    model = model or DinoConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(CLASSES))
     rng = np.random.default_rng(0)
     text = TextBank(names, names, ("{}",), 20.0, rng.standard_normal((CLASSES, DIM)).astype(np.float32))
@@ -55,9 +61,10 @@ def make_trainer(
     learner = build_learner(
         detector,
         model,
-        LossConfig(federated=federated),
+        loss or LossConfig(federated=federated),
         text=text,
         image_counts_C=torch.ones(CLASSES, dtype=torch.int64),
+        learns_images=True,
         precision="fp32",
         device=ranks.device,
     ).double()
@@ -118,9 +125,24 @@ def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:
         kind: Supervision = "labelled" if picture < 4 else ("unlabelled", "pseudo")[picture % 2]
         labels = target.labels if kind == "labelled" else torch.zeros_like(target.labels)
         target = replace(target, image_hw=(height, width), supervision=kind, labels=labels)
+        if picture in IMAGES:
+            target = as_whole_image(target, rng)
         pixels = torch.from_numpy(rng.integers(0, 256, (3, height, width), np.uint8))
         samples.append(Sample(pixels, target, f"picture-{picture}"))
     return collate(samples)
+
+
+def as_whole_image(target: Target, rng: np.random.Generator) -> Target:
+    """The same picture with one label or two in the place of boxes."""
+    shown = rng.permutation(np.arange(1, CLASSES))[: rng.integers(1, 3)]
+    return replace(
+        target,
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
+        labels=target.labels[:0],
+        soft_labels=None,
+        supervision="image",
+        image_labels=torch.from_numpy(shown),
+    )
 
 
 def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: int = 2) -> dict[str, Any]:

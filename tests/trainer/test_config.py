@@ -281,3 +281,51 @@ def test_stored_views_need_the_labels_of_a_cache(base, labels):
         with_changes(base, changes, source="x")
     changed = with_changes(base, [changes[0], "detection.labels=cache", "detection.cache=c"], source="x")
     assert changed.detection.views == "stored"
+
+
+# --- augmentation ---------------------------------------------------------------------------------------------------
+
+
+JITTER = "detection.augmentation={kind: scale-jitter, side: 96, factors: [0.5, 1.5]}"
+
+
+def test_augmentation_by_scale_jitter_has_its_own_keys_alone(base):
+    augmentation = load_config("demo", [JITTER]).detection.augmentation
+    assert augmentation.model_dump() == {"kind": "scale-jitter", "side": 96, "factors": (0.5, 1.5), "flip": True}
+    assert base.detection.augmentation.kind == "detr"
+
+
+def test_a_written_config_keeps_its_kind_of_augmentation():
+    for changes in ([], [JITTER]):
+        config = load_config("demo", changes)
+        assert parse_config(yaml.safe_load(config_yaml(config)), source="written") == config
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "detection.augmentation.kind=scale-jitter",
+            "unknown key detection.augmentation.short_sides; it is of another detection.augmentation.kind",
+        ),
+        ("detection.augmentation.side=64", "detection.augmentation.side; it is of another detection.augmentation.kind"),
+        ("detection.augmentation.kind=lsj", "detection.augmentation.kind: 'lsj' is none of detr, scale-jitter"),
+        (
+            "detection.augmentation={kind: scale-jitter, factors: [2, 0.1]}",
+            "the least of the factors, 2, is above the greatest, 0.1",
+        ),
+        ("detection.augmentation={kind: scale-jitter, factors: [0, 1]}", "detection.augmentation.factors.0: "),
+        ("detection.augmentation={kind: scale-jitter, sides: 64}", "did you mean detection.augmentation.side?"),
+    ],
+)
+def test_keys_that_the_other_kind_of_augmentation_has_are_refused(change, said):
+    assert said in refusal(change)
+
+
+def test_augmentation_of_another_kind_takes_the_place_of_the_bases(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: demo\nname: mine\ndetection: {augmentation: {kind: scale-jitter, side: 96}}\n")
+    assert load_config(mine).detection.augmentation.side == 96
+    mine.write_text("base: demo\nname: mine\ndetection: {augmentation: {kind: detr, flip: false}}\n")
+    augmentation = load_config(mine).detection.augmentation
+    assert (augmentation.short_sides, augmentation.flip) == ((128,), False)

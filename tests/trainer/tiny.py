@@ -139,6 +139,20 @@ VALUES: dict[str, Any] = {
 }
 
 
+TWO_STAGE: dict[str, Any] = {
+    "model": {
+        "detector": "centernet-cascade",
+        "backbone": VALUES["model"]["backbone"] | {"out_strides": [8, 16, 32]},
+        "hidden_dim": 16,
+        "roi_dim": 24,
+        "rois": 16,
+    },
+    "loss__bbox_weight": 1.0,
+    "loss__giou_weight": 1.0,
+}
+"""Changes to a config that make its detector the two-stage one."""
+
+
 def make_world(folder: Path) -> World:
     """Draw the pictures and make the cache."""
     data = folder / "data"

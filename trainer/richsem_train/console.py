@@ -102,6 +102,6 @@ class SilentReporter(ConsoleReporter):
 
 def step_note(loss: float, losses: Mapping[str, float], lr: float, seconds: float, wait_share: float) -> str:
     """The figures beside the bar."""
-    shown = {"class": "loss_class", "box": "loss_bbox", "giou": "loss_giou", "soft": "loss_soft"}
+    shown = {"class": "loss_class", "box": "loss_bbox", "giou": "loss_giou", "soft": "loss_soft", "image": "loss_image"}
     parts = "".join(f" {name} {losses[key]:.3f}" for name, key in shown.items() if key in losses)
     return f"loss {loss:.3f}{parts}  lr {lr:.1e}  {seconds:.2f} s/step  data wait {wait_share:.0%}"

@@ -35,6 +35,9 @@ def shard(config: ShardConfig, as_json: AsJson = False) -> None:
       Each picture once more as in evaluation, and boxes that miss a little:
       richsem-prep shard --dataset lvis --whole --jitters 4 --noise 0.1,0.3
 
+      Windows of large-scale jitter, for detectors that are trained with it:
+      richsem-prep shard --dataset lvis --scale-jitter 640,0.1,2
+
       Another teacher on the same pictures, by open_clip's name or a file:
       richsem-prep shard --dataset inet-lvis --teacher ViT-L-14:openai
       richsem-prep shard --dataset inet-lvis --teacher RN50-quickgelu:w.pt

@@ -173,8 +173,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         BeforeValidator(_side_and_factors),
         _views(
             metavar="SIDE,LOW,HIGH",
-            help="Windows on a square canvas instead: fitted into SIDE pixels, times a factor of LOW to HIGH, then cut "
-            "or padded.",
+            help="Draw windows, or crops, by scale jitter: fit into a square of SIDE pixels, times a factor of LOW to "
+            "HIGH, and cut what is larger. Such as 640,0.1,2 for windows, 320,0.5,1.5 for crops.",
         ),
     ] = None
     top_k: Annotated[PositiveInt, _views(help="Classes kept in each soft label.")] = 64
@@ -265,5 +265,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
             )
         if len(set(self.noise)) < len(self.noise):
             raise ValueError(f"--noise {','.join(f'{scale:g}' for scale in self.noise)}: give each scale once")
-        if self.scale_jitter is not None and not self.windows:
-            raise ValueError("--scale-jitter is how windows are drawn, and there are none; ask for --windows")
+        if self.scale_jitter is not None and not (self.windows or self.crops):
+            raise ValueError(
+                "--scale-jitter is how windows or crops are drawn, and there are none; ask for --windows of detection "
+                "data, --crops of other data"
+            )

@@ -15,7 +15,7 @@ from richsem_prep.sources.detection_dataset import DetectionDataset
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import open_place
 
-_OF_DETECTION = ("windows", "whole", "jitters", "noise", "scale_jitter", "annotations", "images")
+_OF_DETECTION = ("windows", "whole", "jitters", "noise", "annotations", "images")
 _OF_CLASSIFICATION = ("crops", "mosaics")
 _NONE_WHERE_EMPTY = ("root", "out", "teacher", "label_set")
 

@@ -23,10 +23,12 @@ _Factor = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class ScaleJitter(BaseModel, frozen=True, extra="forbid"):
-    """Windows on a square canvas: a picture is fitted into it, resized by a factor, then cropped, or padded.
+    """How views are drawn: a picture is fitted into a square, times a factor, then cut by it.
+
+    Windows lie on a canvas as large as the square, whose rest is grey; crops have nothing beside them.
 
     Attributes:
-        side: of the canvas, pixels.
+        side: of the square, pixels.
 
     Source:
         Ghiasi et al. 2021 (arXiv 2012.07177), large-scale jittering; Detic's baseline takes 640 and 0.1 to 2.

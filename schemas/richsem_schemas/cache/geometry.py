@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from richsem_schemas.cache.field_types import ScaleJitter
-
 MIN_VISIBLE_PX = 1e-3
 """Boxes with a thinner part inside of what is shown are not visible: float32 can't tell whether they touch it."""
 
@@ -33,6 +31,18 @@ class CropSizes(Protocol):
     @property
     def crop_sides(self) -> tuple[int, int]:
         """The least and the greatest side of a cut."""
+
+
+class JitterSizes(Protocol):
+    """`ScaleJitter` says what they are, and training's augmentation has them, too."""
+
+    @property
+    def side(self) -> int:
+        """Of the square, pixels."""
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """The least and the greatest size, by that at which the picture just fits into the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +98,21 @@ def draw_crop(
     return Crop(picture_hw, first_hw, (left, top, left + width, top + height), out_hw, flip)
 
 
-def draw_scaled(picture_hw: tuple[int, int], jitter: ScaleJitter, rng: np.random.Generator) -> Crop:
+def draw_scaled(
+    picture_hw: tuple[int, int], jitter: JitterSizes, rng: np.random.Generator, *, may_flip: bool = True
+) -> Crop:
     """Draw scale jitter: mirror; fit into a square, times a factor; cut what is larger than the square.
 
+    What is smaller than the square stays smaller. The order of the draws belongs to the format of caches, as that of
+    `draw_crop`.
+
     Source:
-        Detic's baseline (arXiv 2201.02605), after EfficientDet (arXiv 1911.09070).
+        EfficientDetResizeCrop of Detic (arXiv 2201.02605) at 1c21c9b, after EfficientDet (arXiv 1911.09070): the factor
+        is uniform, sides are rounded down, and where the square lies is uniform along either side. Differs: the last
+        place along a side is as likely as the others, there it is never drawn; boxes follow the rounded sides, there
+        the factor; mirrored first, there last, which is the same in distribution.
     """
-    flip = bool(rng.random() < 0.5)
+    flip = bool(rng.random() < 0.5) and may_flip
     scale = rng.uniform(*jitter.factors) * jitter.side / max(picture_hw)
     height, width = (max(int(side * scale), 1) for side in picture_hw)
     out_hw = min(height, jitter.side), min(width, jitter.side)

@@ -207,7 +207,8 @@ class ViewGeometry(BaseModel, frozen=True, extra="forbid"):
         mosaic_tile: each picture of a mosaic is fitted into a square of this side; the canvas has twice the side.
         whole_short_side: short side of a whole view, as in evaluation.
         whole_longest_side: bound of its other side.
-        scale_jitter: how windows are drawn in the place of all the above; None is as training augments.
+        scale_jitter: how windows, or crops where there are none, are drawn in the place of the first four; None is as
+            those say.
     """
 
     short_sides: tuple[PositiveInt, ...] = tuple(range(480, 801, 32))
@@ -255,6 +256,11 @@ class ViewsSpec(BaseModel, frozen=True, extra="forbid"):
     def has_boxes(self) -> bool:
         """Whether regions are annotated boxes."""
         return self.whole or self.windows > 0
+
+    @property
+    def of_crops(self) -> ViewGeometry:
+        """How crops are drawn; scale jitter is of windows where there are any."""
+        return self.geometry.model_copy(update={"scale_jitter": None}) if self.has_boxes else self.geometry
 
 
 class TextSpec(BaseModel, frozen=True, extra="forbid"):

@@ -56,7 +56,7 @@ def block_views(
     """
     for pass_index in range(views.crops):
         for picture in block:
-            yield crop_view(picture, pass_index, views.geometry, _rng(seed, "crop", pass_index, shard, picture.sample))
+            yield crop_view(picture, pass_index, views.of_crops, _rng(seed, "crop", pass_index, shard, picture.sample))
     for pass_index in range(views.mosaics):
         rng = _rng(seed, "mosaic", pass_index, shard, first_sample)
         for group in mosaic_groups(len(block), rng):
@@ -93,7 +93,7 @@ def mosaic_groups(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]
 
 def crop_view(picture: AnnotatedPicture, pass_index: int, geometry: ViewGeometry, rng: np.random.Generator) -> View:
     """A picture as the detection augmentation shows it, with one region: the whole canvas."""
-    crop = draw_crop(picture.hw, geometry, rng)
+    crop = _drawn(picture, geometry, rng)
     tiles = _one_tile(picture, crop)
     regions = np.array([(tiles["paste_xyxy_px"][0], 0, picture.category_id, NO_ANNOTATION, 0)], REGION_DTYPE)
     return View("crop", pass_index, crop.out_hw, tiles, regions)
@@ -130,11 +130,9 @@ def window_view(picture: AnnotatedPicture, pass_index: int, geometry: ViewGeomet
 
     Boxes are clipped to what is shown and keep their order; none may be left.
     """
-    jitter = geometry.scale_jitter
-    if jitter is None:
-        crop = draw_crop(picture.hw, geometry, rng)
-        return box_view("window", pass_index, picture, crop, crop.out_hw)
-    return box_view("window", pass_index, picture, draw_scaled(picture.hw, jitter, rng), (jitter.side, jitter.side))
+    crop, jitter = _drawn(picture, geometry, rng), geometry.scale_jitter
+    canvas_hw = crop.out_hw if jitter is None else (jitter.side, jitter.side)
+    return box_view("window", pass_index, picture, crop, canvas_hw)
 
 
 def whole_view(picture: AnnotatedPicture, geometry: ViewGeometry) -> View:
@@ -175,6 +173,12 @@ def jitter_view(view: View, copies: int, noise_scales: Sequence[float], rng: np.
     rows, annotations = (np.repeat(view.regions[name], each) for name in ("category_id", "annotation"))
     regions = _box_regions(noised, rows, annotations, scales_R)
     return View(JITTERS_OF[view.kind], view.pass_index, view.canvas_hw, view.tiles, regions)
+
+
+def _drawn(picture: AnnotatedPicture, geometry: ViewGeometry, rng: np.random.Generator) -> Crop:
+    if geometry.scale_jitter is None:
+        return draw_crop(picture.hw, geometry, rng)
+    return draw_scaled(picture.hw, geometry.scale_jitter, rng)
 
 
 def _one_tile(picture: AnnotatedPicture, crop: Crop) -> NDArray[np.void]:

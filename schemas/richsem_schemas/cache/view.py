@@ -7,7 +7,7 @@ noised copies of its boxes.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -70,6 +70,18 @@ class View:
     def member(self) -> str:
         """The view's extension in a label shard, such as `mosaic-3.npy`."""
         return f"{self.kind}-{self.pass_index}.npy"
+
+
+def without_rest(view: View) -> View:
+    """A view of a single picture, on a canvas no larger than what it shows; a mosaic as it is.
+
+    Windows of scale jitter lie in the corner of a square. Its grey rest is for teachers: students see what it is not,
+    since batches pad and mask it.
+    """
+    if view.kind == "mosaic":
+        return view
+    _, _, right, bottom = view.tiles["paste_xyxy_px"][0].tolist()
+    return replace(view, canvas_hw=(bottom, right))
 
 
 def parse_member(extension: str) -> tuple[ViewKind, int]:

@@ -102,6 +102,12 @@ def make_target(
     )
 
 
+def make_image_target(labels: Sequence[int], *, seed: int = 0) -> Target:
+    """A picture that is labelled as a whole, and has no boxes."""
+    target = make_target(0, seed=seed)
+    return replace(target, supervision="image", image_labels=torch.tensor(labels, dtype=torch.long))
+
+
 def make_denoising(counts: list[int], *, groups: int = 2) -> FakeDenoising:
     """Positives as DINO lays them out: groups of positives, then negatives, for the picture with the most objects."""
     most = max(counts)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
 from richsem_train.run.engine import NonFiniteLossError, split_batch
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import make_batch, make_trainer, mixed_batch, take_steps, take_steps_as_rank
+from tests.trainer.steps import as_whole_image, make_batch, make_trainer, mixed_batch, take_steps, take_steps_as_rank
 
 
 def weights(trainer):
@@ -85,6 +86,35 @@ def test_a_batch_with_few_or_no_objects_reaches_every_parameter(objects):
     assert result.loss > 0
     assert all(parameter.grad is not None for parameter in trainer.learner.parameters() if
                parameter.requires_grad)  # fmt: skip
+
+
+def whole_images(pictures, step=0):
+    batch = make_batch(pictures, step)
+    rng = np.random.default_rng([4, step, pictures.start])
+    return replace(batch, targets=tuple(as_whole_image(target, rng) for target in batch.targets))
+
+
+def test_a_batch_of_whole_images_alone_reaches_every_parameter_and_teaches_nothing_else():
+    trainer = make_trainer(ema=0.5)
+    result = trainer.step(0, 0, whole_images(range(4)))
+    learnt = {name for name, loss in result.losses.items() if loss}
+    assert learnt == {"loss_image", "loss_image_0"}
+    assert all(gradient is not None for gradient in gradients(trainer).values())
+
+
+def test_a_step_of_whole_images_divides_by_their_number():
+    """Twice the same pictures are the same step."""
+    once, batch = make_trainer(), whole_images(range(4))
+    twice = replace(
+        batch,
+        pixels=torch.cat([batch.pixels] * 2),
+        padding_mask=torch.cat([batch.padding_mask] * 2),
+        targets=batch.targets * 2,
+        names=batch.names * 2,
+    )
+    again = make_trainer(global_batch_size=8)
+    assert again.step(0, 0, twice).losses == pytest.approx(once.step(0, 0, batch).losses, rel=1e-6)
+    assert_close(gradients(again), gradients(once))
 
 
 def gradients(trainer):

@@ -1,9 +1,11 @@
 """The config of a run: read from YAML, changed by `--set`, validated once, then trusted."""
 
 from richsem_train.config.data import (
+    AnyAugmentation,
     AugmentationConfig,
     DetectionConfig,
     ExtraConfig,
+    ScaleJitterConfig,
     SplitConfig,
     TextConfig,
 )
@@ -30,6 +32,7 @@ from richsem_train.config.run import EvaluationConfig, ScheduleConfig, TrainConf
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "AnyAugmentation",
     "AugmentationConfig",
     "BackboneConfig",
     "CenternetCascadeConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "ExtraConfig",
     "LossConfig",
     "ModelConfig",
+    "ScaleJitterConfig",
     "ScheduleConfig",
     "SplitConfig",
     "TextConfig",

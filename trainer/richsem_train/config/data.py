@@ -1,13 +1,13 @@
 """Sections `detection`, `text` and `extra`: what is learnt from."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import EpochPictures, Fraction, LocalPath, Section, Side
+from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side
 
 
 class SplitConfig(Section):
@@ -23,6 +23,9 @@ class SplitConfig(Section):
 class AugmentationConfig(Section):
     """DETR's training augmentation: mirror; then resize, or resize, crop and resize (supplement, E.2)."""
 
+    kind: Literal["detr"] = "detr"
+    """This way of drawing; may be left out."""
+
     short_sides: Annotated[tuple[Side, ...], Field(min_length=1)] = tuple(range(480, 801, 32))
     """Short sides that a picture is resized to, one of them at random; pixels."""
 
@@ -37,6 +40,46 @@ class AugmentationConfig(Section):
 
     flip: bool = True
     """Mirror half of the pictures, at random."""
+
+
+class ScaleJitterConfig(Section):
+    """Large-scale jitter: mirror; fit into a square, times a factor; cut what is larger (arXiv 2012.07177; Detic)."""
+
+    kind: Literal["scale-jitter"]
+    """This way of drawing; must be said."""
+
+    side: Side = 640
+    """Of the square, pixels. What is smaller stays smaller."""
+
+    factors: tuple[JitterFactor, JitterFactor] = (0.1, 2.0)
+    """Least and greatest size, one between them at random; at 1 a picture just fits into the square."""
+
+    flip: bool = True
+    """Mirror half of the pictures, at random."""
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Self:
+        if self.factors[0] > self.factors[1]:
+            raise ValueError(
+                f"the least of the factors, {self.factors[0]:g}, is above the greatest, {self.factors[1]:g}"
+            )
+        return self
+
+
+AUGMENTATIONS = DETR, SCALE_JITTER = "detr", "scale-jitter"
+"""Values of `detection.augmentation.kind`; pydantic's words for the forms of the section, too, which are no keys."""
+
+
+def _kind_of(value: Any) -> str:
+    """By which keys a section `detection.augmentation` is read: those of DETR's where it doesn't say."""
+    return str(value.get("kind", DETR) if isinstance(value, dict) else getattr(value, "kind", DETR))
+
+
+AnyAugmentation = Annotated[
+    Annotated[AugmentationConfig, Tag(DETR)] | Annotated[ScaleJitterConfig, Tag(SCALE_JITTER)],
+    Discriminator(_kind_of),
+]
+"""How pictures are drawn, one class of keys for each way."""
 
 
 class DetectionConfig(Section):
@@ -60,8 +103,8 @@ class DetectionConfig(Section):
     """Pictures an epoch, each category with the same share of them, however often those of rare ones come (class-aware
     sampling); in the place of `repeat_threshold`. Null shows every picture."""
 
-    augmentation: AugmentationConfig = AugmentationConfig()
-    """How pictures are drawn anew each time."""
+    augmentation: AnyAugmentation = AugmentationConfig()
+    """How pictures are drawn anew each time; `kind` says in which of two ways."""
 
     labels: Literal["cache", "hard", "none"] = "none"
     """Labels that the semantic branch learns on them: soft labels of the `cache`, `hard` labels, or `none`."""
@@ -101,6 +144,8 @@ class DetectionConfig(Section):
 class TextConfig(Section):
     """The text bank: that of a label set of a cache, or a folder with names of any choice."""
 
+    section: ClassVar[str] = "text"
+
     cache: PlaceField | None = None
     """The cache whose label set has it."""
 
@@ -113,10 +158,19 @@ class TextConfig(Section):
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.cache is None) == (self.folder is None):
-            raise ValueError("name either text.cache or text.folder")
+            raise ValueError(f"name either {self.section}.cache or {self.section}.folder")
         if self.label_set is not None and self.cache is None:
-            raise ValueError("text.label_set names a label set of text.cache; leave it out beside text.folder")
+            raise ValueError(
+                f"{self.section}.label_set names a label set of {self.section}.cache; leave it out beside "
+                f"{self.section}.folder"
+            )
         return self
+
+
+class ClassifierTextConfig(TextConfig):
+    """The classifier's text bank, where it is another than that of the soft labels; its keys are those of `text`."""
+
+    section: ClassVar[str] = "classifier_text"
 
 
 class ExtraConfig(Section):

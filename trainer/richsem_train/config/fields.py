@@ -21,6 +21,9 @@ EpochPictures = Annotated[int, Field(gt=0, le=100_000_000)]
 Side = Annotated[int, Field(gt=0, le=8192)]
 """Of a picture, pixels; a square of the largest has as many as the largest picture that is decoded."""
 
+JitterFactor = Annotated[float, Field(ge=1e-3, le=1e3)]
+"""As of windows that are drawn for a cache."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Levels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Rgb = tuple[float, float, float]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.config.data import AUGMENTATIONS
 from richsem_train.config.model import DETECTORS
 from richsem_train.config.run import ONE, SEVERAL, TrainConfig
 from richsem_train.config.yaml_text import SHOWN, parse_yaml
@@ -18,9 +19,14 @@ from richsem_train.config.yaml_text import SHOWN, parse_yaml
 DEFAULT_CONFIG = "richsem_r50_inet_lvis"
 _BASE = "base"
 _MAX_CONFIG_BYTES = 2**20
-_FORMS = (ONE, SEVERAL, *DETECTORS)
 _RENAMED = {"text.labels": "text.label_set"}
 """Old keys, which are refused with the new one."""
+
+_TOLD_BY = {"model": ("detector", DETECTORS), "detection.augmentation": ("kind", AUGMENTATIONS)}
+"""Sections that have several forms, the key that tells which, and its values, the first of which is the default."""
+
+_FORMS = (ONE, SEVERAL, *DETECTORS, *AUGMENTATIONS)
+"""Pydantic's words for the forms of sections, which are no keys."""
 
 
 def builtin_configs() -> dict[str, Path]:
@@ -160,12 +166,24 @@ def _over_base(values: dict[Any, Any], *, source: str | Path) -> dict[str, Any]:
     return _merged(_read_yaml(known[base]), values)
 
 
-def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(below: dict[str, Any], above: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
-        under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        under, where = result.get(key), prefix + key
+        if isinstance(under, dict) and isinstance(value, dict) and not _is_of_another_form(where, under, value):
+            result[key] = _merged(under, value, f"{where}.")
+        else:
+            result[key] = value
     return result
+
+
+def _is_of_another_form(where: str, below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    """Whether a section takes the place of one of another form, whose keys it has not."""
+    if where not in _TOLD_BY:
+        return False
+    key, (default, *_) = _TOLD_BY[where]
+    found = below.get(key, default)
+    return bool(above.get(key, found) != found)
 
 
 def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
@@ -212,8 +230,8 @@ def _described(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}{_other_key(where)}"
     if problem["type"] == "union_tag_invalid":
-        detector = problem["ctx"]["tag"]
-        return f"{where}.detector: {detector[:SHOWN]!r} is none of {', '.join(DETECTORS)}"
+        key, forms = _TOLD_BY[where]
+        return f"{where}.{key}: {problem['ctx']['tag'][:SHOWN]!r} is none of {', '.join(forms)}"
     message = problem["msg"].removeprefix("Value error, ")
     if not where or problem["type"] == "missing" or isinstance(problem["input"], dict):
         return f"{where}: {message}".removeprefix(": ")
@@ -226,7 +244,10 @@ def _other_key(where: str) -> str:
     if where in _RENAMED:
         return f"; it is {_RENAMED[where]} now"
     known = known_keys()
-    return "; it is of another model.detector" if where in known else _did_you_mean(where, known)
+    if where not in known:
+        return _did_you_mean(where, known)
+    section = next(section for section in _TOLD_BY if where.startswith(f"{section}."))
+    return f"; it is of another {section}.{_TOLD_BY[section][0]}"
 
 
 def _shown_value(value: Any) -> str:

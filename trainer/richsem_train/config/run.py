@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
 from richsem_train.choices import LearningRates, Precision
-from richsem_train.config.data import DetectionConfig, ExtraConfig, TextConfig
+from richsem_train.config.data import ClassifierTextConfig, DetectionConfig, ExtraConfig, TextConfig
 from richsem_train.config.fields import Epochs, LocalPath, Pictures, Section, Side, Steps
 from richsem_train.config.model import AnyModelConfig, DinoConfig, LossConfig
 
@@ -152,6 +152,10 @@ class TrainConfig(Section):
     text: TextConfig | None = None
     """The text bank; null is that of the caches."""
 
+    classifier_text: ClassifierTextConfig | None = None
+    """Another text bank for the classifier, with the same names, such as of another CLIP: `text` is then that of the
+    soft labels and their branch alone. Null is `text`."""
+
     extra: _Extra | None = None
     """Extra data: a section, or a list of them for several caches at once."""
 
@@ -179,6 +183,11 @@ class TrainConfig(Section):
             return {"extra": self.extra}
         return {f"extra.{number}": each for number, each in enumerate(self.extra)}
 
+    @property
+    def learns_images(self) -> bool:
+        """Whether extra pictures are labelled as a whole."""
+        return any(extra.supervision == "image" for extra in self.extras.values())
+
     @model_validator(mode="after")
     def _labels_come_from_a_cache(self) -> Self:
         detection = self.detection
@@ -192,7 +201,8 @@ class TrainConfig(Section):
                 f"detection.views=stored shows the windows of a cache, and detection.labels={detection.labels} "
                 "takes none; detection.views=fresh augments the pictures"
             )
-        if self.model.needs_text and self.text is None and self.extra is None and detection.labels != "cache":
+        has_text = self.text is not None or self.classifier_text is not None
+        if self.model.needs_text and not has_text and self.extra is None and detection.labels != "cache":
             raise ValueError(
                 "the model needs a text bank; name text.cache or text.folder, or a cache as extra.cache or "
                 "detection.cache"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
-from richsem_schemas.cache.geometry import Crop, draw_crop, resized_hw, uncut
+from richsem_schemas.cache.geometry import Crop, resized_hw, uncut
 from richsem_schemas.cache.recipes import AnnotatedPicture, box_view
 from richsem_schemas.cache.view import View
 from richsem_schemas.errors import PictureError
@@ -20,7 +20,7 @@ from richsem_train.choices import OnDamage
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW, first_whole
 from richsem_train.data.soft_labels import target_of
-from richsem_train.data.transforms import Augmentation, apply_crop
+from richsem_train.data.transforms import Augmentation, apply_crop, draw_augmented, render
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
@@ -81,7 +81,9 @@ class DetectionDataset(TrainingPictures):
         image = read_annotated_picture(self.data, index)
         crop, window = draw_window(self.data, index, _hw(image), self.augmentation, key=key, seed=self.seed)
         target = target_of(window, image_id=int(self.data.image_ids[index]), original_hw=_hw(image))
-        return apply_crop(image, crop), replace(target, is_hard=self.is_hard)
+        # DETR resizes twice where it cuts; jitter once, as windows are made.
+        pixels = apply_crop(image, crop) if self.augmentation.kind == "detr" else render(window, {0: image})
+        return pixels, replace(target, is_hard=self.is_hard)
 
 
 class EvaluationDataset(Dataset[Sample]):
@@ -124,11 +126,11 @@ def draw_window(
     """Draw how a picture is augmented, by the epoch and position of its key, and where that shows its boxes.
 
     Returns:
-        What is done to the picture; the same as a window, whose one tile shows sample 0.
+        What is done to the picture; the same as a window of a cache, whose one tile shows sample 0.
     """
     rng = np.random.default_rng([seed, AUGMENTATION_STREAM, *key[:2]])
-    crop = draw_crop(hw, augmentation, rng, may_flip=augmentation.flip)
-    return crop, box_view("window", 0, annotated_picture(data, index, hw), crop, crop.out_hw)
+    crop, canvas_hw = draw_augmented(hw, augmentation, rng)
+    return crop, box_view("window", 0, annotated_picture(data, index, hw), crop, canvas_hw)
 
 
 def annotated_picture(data: DetectionData, index: int, hw: tuple[int, int]) -> AnnotatedPicture:

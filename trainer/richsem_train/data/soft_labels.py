@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.soft_labels import TopKSoftLabels, unit_rows
-from richsem_schemas.cache.view import View
+from richsem_schemas.cache.view import View, without_rest
 from richsem_schemas.pictures.boxes import xyxy_px_to_cxcywh_norm
 from richsem_train.choices import SoftForm
 from richsem_train.data.cache.source import TrainingCache
@@ -18,14 +18,15 @@ from richsem_train.targets import SoftLabels, Target
 def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None = None) -> Target:
     """The regions of a view, whose category ids are rows of the vocabulary, as truth.
 
-    `original_hw` is the size of the picture as decoded; None is the view's own.
+    It is as large as `render` shows it; `original_hw` is the size of the picture as decoded, None is the same.
     """
+    image_hw = without_rest(view).canvas_hw
     return Target(
-        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], view.canvas_hw)),
+        boxes_cxcywh_norm=torch.from_numpy(xyxy_px_to_cxcywh_norm(view.regions["box_xyxy_px"], image_hw)),
         labels=torch.from_numpy(view.regions["category_id"].astype(np.int64)),
         image_id=image_id,
-        image_hw=view.canvas_hw,
-        original_hw=original_hw or view.canvas_hw,
+        image_hw=image_hw,
+        original_hw=original_hw or image_hw,
     )
 
 

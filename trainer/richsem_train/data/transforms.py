@@ -1,7 +1,7 @@
 """Pixels of pictures as the model sees them: augmented, or rendered as views; boxes follow by `cache.geometry`."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -9,18 +9,53 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from richsem_schemas.cache.geometry import Crop, CropSizes
+from richsem_schemas.cache.geometry import Crop, CropSizes, JitterSizes, draw_crop, draw_scaled
 from richsem_schemas.cache.render import render_view
-from richsem_schemas.cache.view import View
+from richsem_schemas.cache.view import View, without_rest
 from richsem_schemas.pictures.resize import resize_picture
 
 
-class Augmentation(CropSizes, Protocol):
-    """How training pictures are drawn, such as by section `detection.augmentation` of a config."""
+class DetrAugmentation(CropSizes, Protocol):
+    """Training pictures are resized, or cut and resized."""
+
+    @property
+    def kind(self) -> Literal["detr"]:
+        """What sets it apart."""
 
     @property
     def flip(self) -> bool:
         """Whether every other picture is mirrored."""
+
+
+class ScaleJitterAugmentation(JitterSizes, Protocol):
+    """Training pictures are fitted into a square, times a factor, and cut by it."""
+
+    @property
+    def kind(self) -> Literal["scale-jitter"]:
+        """What sets it apart."""
+
+    @property
+    def flip(self) -> bool:
+        """Whether every other picture is mirrored."""
+
+
+Augmentation = DetrAugmentation | ScaleJitterAugmentation
+"""How training pictures are drawn, such as by section `detection.augmentation` of a config."""
+
+
+def draw_augmented(
+    picture_hw: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Crop, tuple[int, int]]:
+    """Draw what is shown of a picture.
+
+    Returns:
+        The steps to it, and the canvas that a cache's window of it lies on: larger than what is shown where scale
+        jitter leaves some of its square empty.
+    """
+    if augmentation.kind == "scale-jitter":
+        return draw_scaled(picture_hw, augmentation, rng, may_flip=augmentation.flip), (augmentation.side,) * 2
+    crop = draw_crop(picture_hw, augmentation, rng, may_flip=augmentation.flip)
+    return crop, crop.out_hw
 
 
 def apply_crop(image: Image.Image, crop: Crop) -> Tensor:
@@ -46,8 +81,12 @@ def _resized(image: Image.Image, out_hw: tuple[int, int]) -> Image.Image:
 
 
 def render(view: View, pictures: Mapping[int, Image.Image]) -> Tensor:
-    """The pixels of a view of checked geometry, uint8 [3, H, W], from its pictures by sample."""
-    return channels_first(render_view(view, pictures))
+    """The pixels of a view of checked geometry, without the rest of its canvas, from its pictures by sample.
+
+    Returns:
+        uint8 [3, H, W].
+    """
+    return channels_first(render_view(without_rest(view), pictures))
 
 
 def channels_first(pixels_HW3: NDArray[np.uint8]) -> Tensor:

@@ -31,9 +31,11 @@ from richsem_train.models.centernet_cascade.roi_sampling import (
 )
 from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.inputs import Normalise, autocast
-from richsem_train.models.text_features import TextFeatures
 from richsem_train.outputs.centernet_cascade import Grid, Regions, StageOutputs
 from richsem_train.targets import Batch, Target
+
+_SUFFIXES = ("_0", "_1", "")
+"""Of the stages' losses."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,16 @@ class _Totals:
 class CenternetCascadeLearner(Learner):
     """The two-stage detector and its losses.
 
-    Keys are `loss_heatmap` and `loss_proposal_giou` of the proposals; `loss_class_0`, `loss_bbox_0`, `loss_image_0` and,
-    with a branch, `loss_soft_0`, so for each stage. The same keys in the same order whatever the batch holds.
+    Keys are `loss_heatmap` and `loss_proposal_giou` of the proposals; of the last stage `loss_class`, `loss_bbox`, with
+    a branch `loss_soft` and with images `loss_image`, with `_0` and `_1` of those before it. The same keys in the same
+    order whatever the batch holds.
 
     Args:
         detector: in training.
         weights: of the kinds of losses.
         regions: of a picture that the cascade learns from.
-        image_candidates: proposals of a picture with labels of the whole that may be the largest; None is all.
+        learns_images: whether there are pictures with labels of the whole.
+        image_candidates: proposals of such a picture that may be the largest; None is all.
         extra_boxes: whether boxes of extra data teach proposals, boxes and background, as those of detection data do.
         soft_loss: of the branches, with the teacher's text features; None without.
         federation: None teaches all classes everywhere.
@@ -83,7 +87,6 @@ class CenternetCascadeLearner(Learner):
 
     detector: CenternetCascade
     federated_weights: Tensor | None
-    teacher_scale: Tensor
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class CenternetCascadeLearner(Learner):
         *,
         weights: LossWeights,
         regions: int,
+        learns_images: bool,
         image_candidates: int | None,
         extra_boxes: bool,
         soft_loss: SoftLoss | None,
@@ -102,13 +106,11 @@ class CenternetCascadeLearner(Learner):
         self.detector = detector
         self.normalise = normalise
         self.soft_loss = soft_loss
-        self.weights = _named(weights, with_soft=soft_loss is not None)
+        self.weights = _named(weights, with_soft=soft_loss is not None, with_images=learns_images)
         self.register_buffer("federated_weights", None if federation is None else federation.weights, persistent=False)
-        self.register_buffer(
-            "teacher_scale", torch.tensor(0.0 if soft_loss is None else soft_loss.logit_scale), persistent=False
-        )
         self._federated_total = 0 if federation is None else federation.total
         self._regions = regions
+        self._learns_images = learns_images
         self._image_candidates = image_candidates
         self._extra_boxes = extra_boxes
         self._precision = precision
@@ -151,11 +153,11 @@ class CenternetCascadeLearner(Learner):
         losses = proposal_losses(predictions, cells, positives=total.positives, cells=total.cells)
         text = self.detector.text_bank()
         regions = self._first_regions(proposals, truth, generators)
-        for stage in range(len(IOU_THRESHOLDS)):
+        for stage in range(len(_SUFFIXES)):
             with autocast(images.device, self._precision):
                 outputs = self.detector.cascade.outputs(stage, maps, regions.boxes_xyxy_px, regions.is_real, text)
             losses |= self._stage_losses(stage, outputs, regions, truth, total, generators)
-            if stage + 1 < len(IOU_THRESHOLDS):
+            if stage + 1 < len(_SUFFIXES):
                 regions = self._next_regions(stage, outputs, regions, truth)
         return {name: losses[name] for name in self.weights}
 
@@ -200,26 +202,25 @@ class CenternetCascadeLearner(Learner):
         object_boxes_BR4 = regions.of_objects(truth.objects.boxes_xyxy_px)
         wanted_BR4 = encode_boxes(regions.boxes_xyxy_px, object_boxes_BR4, DELTA_WEIGHTS[stage])
         learns_box_BR = regions.is_positive & truth.by_boxes[:, None]
-        areas_BR = areas(regions.boxes_xyxy_px)
         losses = {
             "loss_class": class_loss(outputs.logits, regions, truth, classes) / total.regions,
             "loss_bbox": box_loss(outputs.deltas, wanted_BR4, learns_box_BR) / total.regions,
-            "loss_image": largest_region_loss(outputs.logits, regions, areas_BR, truth.targets)
-            / total.labelled_pictures,
         }
+        if self._learns_images:
+            largest = largest_region_loss(outputs.logits, regions, areas(regions.boxes_xyxy_px), truth.targets)
+            losses["loss_image"] = largest / total.labelled_pictures
         if self.soft_loss is not None:
             losses["loss_soft"] = self._soft_loss(stage, outputs, regions, truth) / total.objects
-        return {f"{kind}_{stage}": loss for kind, loss in losses.items()}
+        return {kind + _SUFFIXES[stage]: loss for kind, loss in losses.items()}
 
     def _soft_loss(self, stage: int, outputs: StageOutputs, regions: Regions, truth: Truth) -> Tensor:
-        soft_loss, head = self.soft_loss, self.detector.cascade[stage]
+        soft_loss, teacher_text, head = self.soft_loss, self.teacher_text, self.detector.cascade[stage]
         assert soft_loss is not None
-        assert soft_loss.text_features is not None
+        assert teacher_text is not None
         if not any(teaches(target) and len(target.labels) for target in truth.targets):
             assert head.semantic_proj is not None
             # Distributed training waits for a gradient of every parameter.
             return head.semantic_proj.weight.sum() * 0
-        teacher_text = TextFeatures.of(soft_loss.text_features, self.teacher_scale)
         return region_soft_loss(soft_loss, head.semantic_logits(outputs.hidden, teacher_text), regions, truth)
 
     @property
@@ -228,9 +229,11 @@ class CenternetCascadeLearner(Learner):
         return None if weights_C is None else Federation(weights_C, self._federated_total)
 
 
-def _named(weights: LossWeights, *, with_soft: bool) -> dict[str, float]:
+def _named(weights: LossWeights, *, with_soft: bool, with_images: bool) -> dict[str, float]:
     named = {"loss_heatmap": weights.heatmap, "loss_proposal_giou": weights.giou}
-    kinds = {"loss_class": weights.classes, "loss_bbox": weights.bbox, "loss_image": weights.image}
+    kinds = {"loss_class": weights.classes, "loss_bbox": weights.bbox}
     if with_soft:
         kinds["loss_soft"] = weights.soft
-    return named | {f"{kind}_{stage}": weight for stage in range(len(IOU_THRESHOLDS)) for kind, weight in kinds.items()}
+    if with_images:
+        kinds["loss_image"] = weights.image
+    return named | {kind + suffix: weight for suffix in _SUFFIXES for kind, weight in kinds.items()}

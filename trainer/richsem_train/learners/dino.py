@@ -7,6 +7,7 @@ from torch import Tensor
 
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.dino.criterion import Criterion
+from richsem_train.losses.image_labels import labelled_pictures
 from richsem_train.models.dino.denoising import draw_denoising
 from richsem_train.models.dino.dino import Dino
 from richsem_train.models.inputs import Normalise, autocast
@@ -49,14 +50,16 @@ class DinoLearner(Learner):
         self._precision = precision
 
     def counts(self, targets: Sequence[Target]) -> Tensor:
-        """The boxes."""
-        return torch.tensor([sum(len(target.labels) for target in targets)], dtype=torch.float32)
+        """The boxes, and the pictures that have labels as a whole."""
+        boxes = sum(len(target.labels) for target in targets)
+        images = labelled_pictures([target.image_labels for target in targets])
+        return torch.tensor([boxes, images], dtype=torch.float32)
 
     def forward(
         self, batch: Batch, totals: Sequence[float], generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """The losses of `Criterion`. Without objects, or denoising, there are no denoising queries."""
-        (num_boxes,) = totals
+        num_boxes, num_images = totals
         denoising = draw_denoising(
             batch.targets,
             dn_queries=self._dn_queries,
@@ -73,6 +76,7 @@ class DinoLearner(Learner):
             batch.targets,
             denoising,
             num_boxes=num_boxes,
+            num_images=num_images,
             generators=generators,
-            semantic_logits=self.detector.semantic_logits,
+            semantic_logits=lambda hidden_NE: self.detector.semantic_logits(hidden_NE, self.teacher_text),
         )

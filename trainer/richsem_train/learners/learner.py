@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.detector import DetectionModel
 from richsem_train.models.inputs import Normalise
+from richsem_train.models.text_features import TextFeatures
 from richsem_train.targets import Batch, Target
 
 
@@ -26,6 +27,17 @@ class Learner(nn.Module, ABC):
     normalise: Normalise
     weights: Mapping[str, float]
     soft_loss: SoftLoss | None
+
+    @property
+    def teacher_text(self) -> TextFeatures | None:
+        """The vocabulary as the teacher sees it, which the semantic branch is compared with; None without a branch.
+
+        The classifier may have another, of another CLIP: that is the detector's own.
+        """
+        soft_loss = self.soft_loss
+        if soft_loss is None or soft_loss.text_features is None:
+            return None
+        return TextFeatures.of(soft_loss.text_features, soft_loss.scale)
 
     @abstractmethod
     def counts(self, targets: Sequence[Target]) -> Tensor:

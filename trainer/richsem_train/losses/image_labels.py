@@ -28,7 +28,7 @@ def image_label_losses(areas_SBQ: Tensor, logits_SBQC: Tensor, image_labels: Seq
         the cross-entropy is linear in what it is compared with. All classes but row 0 ("none") take part, those without
         training pictures too: there is no federated draw. Differs: Detic's column of background adds a constant.
     """
-    wanted_BC = _shares_of_labels(image_labels, like_C=logits_SBQC[0, 0, 0])
+    wanted_BC = label_shares(image_labels, like_C=logits_SBQC[0, 0, 0])
     largest_SB = areas_SBQ.argmax(-1)
     teaches_SB = (areas_SBQ.amax(-1) >= 0) & (wanted_BC.sum(-1) > 0)
     places_SB1C = largest_SB[..., None, None].expand(-1, -1, 1, logits_SBQC.shape[-1])
@@ -44,8 +44,8 @@ def labelled_pictures(image_labels: Sequence[Tensor | None]) -> int:
     return sum(labels is not None and len(labels) > 0 for labels in image_labels)
 
 
-def _shares_of_labels(image_labels: Sequence[Tensor | None], *, like_C: Tensor) -> Tensor:
-    """At least float32 [B, C]: 1 / M for each of the M labels of a picture."""
+def label_shares(image_labels: Sequence[Tensor | None], *, like_C: Tensor) -> Tensor:
+    """The mean of the one-hot vectors of each picture's labels, at least float32 [B, C]; 0 where nothing is known."""
     shares_BC = at_least_float32(like_C.new_zeros(len(image_labels), len(like_C)))
     known = [(picture, labels) for picture, labels in enumerate(image_labels) if labels is not None]
     if not known:

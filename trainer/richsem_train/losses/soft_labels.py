@@ -82,12 +82,13 @@ class SoftLoss(nn.Module):
 
     Args:
         text_features_CD: text means, for soft labels in the form of embeddings.
-        logit_scale: the teacher's, already exponentiated.
+        logit_scale: the teacher's, already exponentiated; as a tensor it is `scale`.
         temperature: divides the teacher's logits; only for embeddings, as top-k labels have theirs built in.
         tail: only for top-k labels.
     """
 
     text_features: Tensor | None
+    scale: Tensor
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class SoftLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("text_features", text_features_CD, persistent=False)
+        self.register_buffer("scale", torch.tensor(float(logit_scale)), persistent=False)
         self.logit_scale = logit_scale
         self.temperature = temperature
         self.tail: Tail = tail

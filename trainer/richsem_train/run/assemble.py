@@ -38,6 +38,7 @@ _LABELS_OF = {
     "extra": "the extra data",
     "detection": "the cache of the detection pictures",
     "text": "text.folder",
+    "classifier_text": "classifier_text",
 }
 """Sections of the config that have fingerprints, in words."""
 
@@ -264,6 +265,7 @@ def _first_detector(
             weights=weights if weights is None else str(data_file(config, Path(weights))),
             device=ranks.device,
             semantic_branch=config.model.semantic_branch,
+            semantic_dim=data.vocabulary.semantic_dim,
         )
     start_note = None
     if config.start_from is not None:
@@ -284,8 +286,9 @@ def _make_trainer(
             detector,
             config.model,
             config.loss,
-            text=data.vocabulary.text,
+            text=data.vocabulary.teacher_text,
             image_counts_C=data.image_counts,
+            learns_images=config.learns_images,
             precision=schedule.precision,
             device=ranks.device,
         ),

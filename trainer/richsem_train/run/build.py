@@ -25,11 +25,13 @@ def build_detector(
     weights: str | None,
     device: torch.device,
     semantic_branch: bool,
+    semantic_dim: int | None = None,
 ) -> DetectionModel:
     """A detector on its device.
 
     The text features are raw means, None where all classifiers are linear; their scale is exponentiated. `weights` are
-    those of the backbone, as `make_backbone` takes them. Detectors that are only used have no semantic branch.
+    those of the backbone, as `make_backbone` takes them. Detectors that are only used have no semantic branch; its
+    `semantic_dim` is the width of the teacher's text features, None where they are these.
     """
     return kind_of(config).detector(
         config,
@@ -39,6 +41,7 @@ def build_detector(
         weights=weights,
         device=device,
         semantic_branch=semantic_branch,
+        semantic_dim=semantic_dim,
     )
 
 
@@ -49,15 +52,24 @@ def build_learner(
     *,
     text: TextBank | None,
     image_counts_C: Tensor,
+    learns_images: bool = False,
     precision: Precision,
     device: torch.device,
 ) -> Learner:
     """A detector with its losses, on its device.
 
     `text` is the teacher's bank. Federated draws go by training pictures a row of the vocabulary, `image_counts_C`.
+    With `learns_images` there are losses of pictures that are labelled as a whole.
     """
     return kind_of(config).learner(
-        detector, config, loss, text=text, image_counts_C=image_counts_C, precision=precision, device=device
+        detector,
+        config,
+        loss,
+        text=text,
+        image_counts_C=image_counts_C,
+        learns_images=learns_images,
+        precision=precision,
+        device=device,
     )
 
 
@@ -97,10 +109,11 @@ def described_detector(
     weights: str | None = None,
     device: torch.device,
     semantic_branch: bool = False,
+    semantic_dim: int | None = None,
 ) -> DetectionModel:
     """The detector that a description is of; arguments as `build_detector` has them.
 
-    Without a text bank zeros stand in its place, where the weights that follow have it.
+    `text` is the classifier's bank. Without one zeros stand in its place, where the weights that follow have it.
     """
     features_CD = None
     if info.text_dim:
@@ -113,4 +126,5 @@ def described_detector(
         weights=weights,
         device=device,
         semantic_branch=semantic_branch,
+        semantic_dim=semantic_dim,
     )

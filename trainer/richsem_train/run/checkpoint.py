@@ -34,8 +34,8 @@ class ModelInfo:
         config: of the run that trained it.
         class_names: by row; rows that are no category are empty.
         frequencies: `r`, `c`, `f`, or empty.
-        text_dim: width of the text bank; 0 without one.
-        logit_scale: of the text bank; 0 without one.
+        text_dim: width of the classifier's text bank; 0 without one.
+        logit_scale: of the same; 0 without one.
         category_ids: of the rows, in the annotations that it was trained on; -1 for rows that they have not, empty
             where each row is its id.
     """

@@ -17,6 +17,8 @@ from richsem_train.run.distributed import Ranks
 _MAY_DIFFER = (
     "data",
     "cache_gb",
+    "classifier_text.cache",
+    "classifier_text.folder",
     "workers",
     "log.",
     "evaluation.",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from richsem_schemas.annotations import DetectionData
-from richsem_train.config import AugmentationConfig, DetectionConfig
+from richsem_train.config import AnyAugmentation, DetectionConfig
 from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.extra import sharing_notes
@@ -57,7 +57,9 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
 
 
 def _crowded_note(data: DetectionData, queries: int | None) -> str | None:
-    """Where pictures have more boxes than there are queries to learn them."""
+    """Where pictures have more boxes than there are queries to learn them; without a limit there are none such."""
+    if queries is None:
+        return None
     counts = np.diff(data.offsets)
     crowded = np.flatnonzero(counts > queries)
     if not len(crowded):
@@ -101,12 +103,16 @@ def _lacking_note(data: DetectionData, windows: WindowCache) -> str | None:
     )
 
 
-def _drawn_otherwise(asked: AugmentationConfig, windows: WindowCache) -> str | None:
+def _drawn_otherwise(asked: AnyAugmentation, windows: WindowCache) -> str | None:
     """How the windows were drawn, where the config says something else of augmentation."""
     drawn = windows.cache.source.spec.views.geometry
-    if drawn.scale_jitter is not None:
-        low, high = drawn.scale_jitter.factors
-        return f"by scale jitter, {low:g} to {high:g} of what fits into {drawn.scale_jitter.side} px"
+    if (jitter := drawn.scale_jitter) is not None:
+        if asked.kind == "scale-jitter" and (asked.side, asked.factors) == (jitter.side, jitter.factors):
+            return None
+        low, high = jitter.factors
+        return f"by scale jitter, {low:g} to {high:g} of what fits into {jitter.side} px"
+    if asked.kind == "scale-jitter":
+        return "without scale jitter"
     fields = ["short_sides", "longest_side", "first_short_sides", *(["crop_sides"] if drawn.first_short_sides else [])]
     differing = [field for field in fields if getattr(asked, field) != getattr(drawn, field)]
     if not differing:

@@ -43,16 +43,23 @@ class RunVocabulary:
     """The classes of a run.
 
     Attributes:
-        text: the text bank; None where there is none and the model needs none.
+        text: the classifier's text bank; None where there is none and the model needs none.
         class_names: by row; rows that are no class are empty.
         frequencies: `r`, `c`, `f`, or empty, a row.
         category_ids: int64 [C], of the training annotations; -1 for rows that they have not (`ids_of_rows`).
+        teacher_text: the bank of the soft labels and the semantic branch, of the same names; mostly the same one.
     """
 
     text: TextBank | None
     class_names: tuple[str, ...]
     frequencies: tuple[str, ...]
     category_ids: NDArray[np.int64]
+    teacher_text: TextBank | None
+
+    @property
+    def semantic_dim(self) -> int | None:
+        """Width of the teacher's text embeddings; None without a bank."""
+        return None if self.teacher_text is None else self.teacher_text.features.shape[1]
 
     @property
     def rows_note(self) -> str | None:
@@ -128,9 +135,10 @@ def open_data(config: TrainConfig) -> RunData:
     windows = _open_windows(config, text) if config.detection.labels == "cache" else None
     if text is None and windows is not None:
         text = _RunText(windows.text)
-    names = _class_names(text, windows)
+    classifier = text if config.classifier_text is None else _read_classifier_text(config.classifier_text, text)
+    names = _class_names(classifier, windows)
     annotated = read_split(config, config.detection.train, class_names=names)
-    vocabulary = _vocabulary(text, annotated)
+    vocabulary = _vocabulary(classifier, annotated, teacher=text)
     train = with_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
     val = read_split(config, config.detection.val, class_names=names or vocabulary.class_names, is_scored=True)
     return RunData(
@@ -139,15 +147,38 @@ def open_data(config: TrainConfig) -> RunData:
         None if windows is None else align_windows(windows, train, on_damage=config.detection.on_damage),
         extras,
         vocabulary,
-        _fingerprints(extras if windows is None else extras | {DETECTION: windows}, text),
+        _fingerprints(extras if windows is None else extras | {DETECTION: windows}, text, classifier),
     )
 
 
-def _fingerprints(caches: dict[str, TrainingCache], text: "_RunText | None") -> dict[str, str]:
+def _fingerprints(
+    caches: dict[str, TrainingCache], text: "_RunText | None", classifier: "_RunText | None"
+) -> dict[str, str]:
     fingerprints = {section: cache.fingerprint for section, cache in caches.items()}
     if text is not None and text.is_other:
         fingerprints["text"] = text.fingerprint
+    if classifier is not None and classifier is not text:
+        fingerprints["classifier_text"] = classifier.fingerprint
     return fingerprints
+
+
+def _read_classifier_text(config: TextConfig, teacher: "_RunText | None") -> "_RunText":
+    """The classifier's own bank, whose rows are the same classes as the teacher's.
+
+    Raises:
+        RichSemError: they aren't, or there is no such bank.
+    """
+    text = _read_text(config)
+    names, wanted = text.bank.class_names, text.bank.class_names if teacher is None else teacher.bank.class_names
+    if names != wanted:
+        row = next((row for row, pair in enumerate(zip(names, wanted, strict=False)) if pair[0] != pair[1]), None)
+        where = "" if row is None else f"; row {row} is {names[row]!r} in the one and {wanted[row]!r} in the other"
+        raise RichSemError(
+            f"classifier_text has {len(names) - 1:,} classes and the text of the soft labels {len(wanted) - 1:,}"
+            f"{where}: a row must be one class in both. Make both of the same names (richsem-prep text --names), or "
+            "leave classifier_text out"
+        )
+    return text
 
 
 def open_vocabulary(config: TrainConfig) -> RunVocabulary:
@@ -156,9 +187,10 @@ def open_vocabulary(config: TrainConfig) -> RunVocabulary:
     Raises:
         RichSemError: annotations or the text bank are missing, or don't fit each other.
     """
-    text = None if config.text is None else _read_text(config.text)
-    if text is None and config.model.needs_text:
-        text = _read_text(_text_of_caches(config))
+    section = config.classifier_text or config.text
+    if section is None and config.model.needs_text:
+        section = _text_of_caches(config)
+    text = None if section is None else _read_text(section)
     val = read_split(config, config.detection.val, class_names=_class_names(text, None))
     return _vocabulary(text, val)
 
@@ -274,7 +306,7 @@ def _read_text(text: TextConfig) -> _RunText:
     return _RunText(cache.text_bank(cache.label_set(text.label_set).name))
 
 
-def _vocabulary(text: _RunText | None, data: DetectionData) -> RunVocabulary:
+def _vocabulary(text: _RunText | None, data: DetectionData, *, teacher: _RunText | None = None) -> RunVocabulary:
     if text is None:
         own = default_rows(data).tolist()
         names = [""] * (own[-1] + 1)
@@ -286,6 +318,11 @@ def _vocabulary(text: _RunText | None, data: DetectionData) -> RunVocabulary:
     frequencies = [""] * len(names)
     for category, row in zip(data.categories, rows.tolist(), strict=True):
         frequencies[row] = category.frequency or ""
+    teacher = teacher or text
     return RunVocabulary(
-        None if text is None else text.bank, tuple(names), tuple(frequencies), ids_of_rows(data, rows, len(names))
+        None if text is None else text.bank,
+        tuple(names),
+        tuple(frequencies),
+        ids_of_rows(data, rows, len(names)),
+        None if teacher is None else teacher.bank,
     )

@@ -105,7 +105,7 @@ def test_unlabelled_pictures_have_no_class_loss_and_no_present_classes():
     truth = batch(supervision="unlabelled")
     regions, logits = regions_of(truth), logits_of(truth)
     drawn = draw_stage_classes(truth, regions, Federation(torch.zeros(CLASSES), 6), [generator()])
-    assert not drawn.truth.any()
+    assert not drawn.taught.any()
     loss = class_loss(logits, regions, truth, None)
     assert loss == 0
     loss.backward()

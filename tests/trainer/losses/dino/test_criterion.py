@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
-from richsem_train.losses.dino.criterion import Criterion, LossWeights
+from richsem_train.losses.dino.criterion import Criterion, ImageLoss, LossWeights
 from richsem_train.losses.dino.matcher import NonFiniteError
 from richsem_train.losses.federated import draw_federated
 from richsem_train.losses.soft_labels import SoftLoss, kl_full, kl_top_k
@@ -21,6 +21,7 @@ from tests.trainer.losses.batches import (
     embedding_labels,
     generator,
     make_denoising,
+    make_image_target,
     make_outputs,
     make_target,
     mask_of,
@@ -260,6 +261,101 @@ def test_keys_and_weights_are_the_same_whatever_the_batch_holds():
     assert Criterion(decoder_layers=1, denoising=False).weights.keys() == {
         f"{k}{s}" for k in KINDS for s in ("", "_enc")
     }
+
+
+def test_losses_of_whole_images_have_keys_where_they_are_learnt():
+    criterion = Criterion(decoder_layers=LAYERS, image_loss=ImageLoss(), weights=LossWeights(image=0.3))
+    names = ["loss_image", "loss_image_0", "loss_image_1"]
+    assert list(criterion.weights) == [*Criterion(decoder_layers=LAYERS).weights, *names]
+    assert {criterion.weights[name] for name in names} == {0.3}
+    assert LossWeights().image == 0.1, "Detic's"
+    for targets in ([make_target(1)], [make_image_target([3])]):
+        assert list(criterion(make_outputs(1), targets, None, num_boxes=1.0)) == list(criterion.weights)
+
+
+IMAGE_LABELS = ([4], [1, 7, 11])
+
+
+def image_losses(outputs, *, num_images=1.0, num_boxes=1.0, targets=None, **changes):
+    targets = targets or [make_image_target(labels) for labels in IMAGE_LABELS]
+    criterion = Criterion(decoder_layers=LAYERS, **({"image_loss": ImageLoss()} | changes))
+    return criterion(outputs, targets, None, num_boxes=num_boxes, num_images=num_images, generators=[generator(5)])
+
+
+@pytest.mark.parametrize("candidates", [None, 3, 100])
+def test_the_largest_query_of_each_layer_learns_the_labels_of_the_image(candidates: int | None):
+    outputs = make_outputs(2, scale=3.0)
+    losses = image_losses(outputs, num_images=2.5, image_loss=ImageLoss(candidates=candidates))
+    largest = set()
+    for layer in range(LAYERS):
+        expected = 0.0
+        for image, labels in enumerate(IMAGE_LABELS):
+            sizes = outputs.pred_boxes[layer, image, :candidates, 2:]
+            query = int((sizes[:, 0] * sizes[:, 1]).argmax())
+            logits = outputs.pred_logits[layer, image, query, 1:]
+            for label in labels:
+                wanted = torch.zeros(CLASSES - 1)
+                wanted[label - 1] = 1
+                entropy = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+                expected += entropy.item() / len(labels) / 2.5
+            largest.add((image, query))
+        assert losses["loss_image" + suffix_of(layer)].item() == pytest.approx(expected, rel=1e-5)
+    assert len(largest) > len(IMAGE_LABELS), "layers differ in their largest query"
+
+
+def test_nothing_else_learns_of_a_whole_image():
+    outputs = make_outputs(2, scale=3.0)
+    losses = image_losses(outputs, federated_weights_C=torch.ones(CLASSES), federated_total=5)
+    assert {name for name, loss in losses.items() if loss} == {"loss_image", "loss_image_0", "loss_image_1"}
+    sum(losses.values()).backward()
+    for name, leaf in vars(outputs).items():
+        if leaf is not None and name != "pred_logits":
+            assert leaf.grad is None or not leaf.grad.any(), name
+    taught = (outputs.pred_logits.grad != 0).any(-1)
+    assert taught.sum((1, 2)).tolist() == [2] * LAYERS
+
+
+def test_whole_images_beside_others_change_nothing_for_them():
+    outputs = make_outputs(3, scale=2.0)
+    targets = [make_image_target([2]), make_target(3), make_image_target([])]
+    losses = image_losses(outputs, targets=targets, num_boxes=3.0)
+    alone = run(outputs.of(slice(1, 2)), [targets[1]], num_boxes=3.0)
+    image = image_losses(outputs.of(slice(0, 1)), targets=targets[:1])
+    for name, loss in losses.items():
+        theirs = image[name] if name.startswith("loss_image") else alone[name]
+        assert loss.item() == pytest.approx(theirs.item(), rel=1e-5), name
+
+
+@pytest.mark.parametrize("total", [None, 6])
+def test_negatives_of_whole_images_spare_what_they_show(total: int | None):
+    outputs, weights = make_outputs(2, scale=2.0), torch.tensor([0.0, *torch.ones(CLASSES - 1)])
+    federated = {} if total is None else {"federated_weights_C": weights, "federated_total": total}
+    losses = image_losses(outputs, num_boxes=4.0, image_loss=ImageLoss(negatives=True), **federated)
+    without = image_losses(outputs, num_boxes=4.0, **federated)
+    taught = torch.ones(LAYERS, CLASSES, dtype=torch.bool)
+    if total is not None:
+        nothing = torch.zeros(0, dtype=torch.long)
+        drawn = draw_federated(nothing, nothing, weights, total=total, losses=2 * LAYERS + 1, generators=[generator(5)])
+        taught = mask_of(drawn, CLASSES)[:LAYERS, 0]
+        assert taught[:, [4, 1, 7, 11]].any(), "a drawn class is shown"
+    for layer in range(LAYERS):
+        expected = 0.0
+        for image, labels in enumerate(IMAGE_LABELS):
+            said = taught[layer].clone()
+            said[labels] = False
+            logits = outputs.pred_logits[layer, image][:, said]
+            expected += sigmoid_focal_loss(logits, torch.zeros_like(logits), reduction="sum").item() / 4.0
+        assert losses["loss_class" + suffix_of(layer)].item() == pytest.approx(expected, rel=1e-5)
+    same = [name for name in losses if name not in {"loss_class", "loss_class_0", "loss_class_1"}]
+    assert all(losses[name] == without[name] for name in same)
+    sum(losses.values()).backward()
+    shown = outputs.pred_logits.grad[:, 1, :, [1, 7, 11]]
+    assert (shown != 0).any(-1).sum() <= LAYERS, "of these classes the largest queries alone learn"
+
+
+def test_pictures_of_whom_nothing_is_known_get_no_negatives():
+    losses = image_losses(make_outputs(1), targets=[make_image_target([])], image_loss=ImageLoss(negatives=True))
+    assert not any(losses.values())
 
 
 def test_total_is_the_weighted_sum():

@@ -54,6 +54,21 @@ def test_both_projections_start_alike_and_are_not_shared(bank, hidden):
     assert head.clip_visual_proj.weight is not head.dino_visual_proj.weight
 
 
+def test_a_teacher_of_another_width_has_a_projection_of_its_own(bank, hidden):
+    torch.manual_seed(2)
+    head = TextClassifier(WIDTH, TEXT_DIM, embeds_labels=True, semantic_branch=True, semantic_dim=11)
+    raw = torch.randn(CLASSES, 11, generator=torch.Generator().manual_seed(3))
+    projected = hidden @ head.clip_visual_proj.weight.T
+    assert projected.shape[-1] == 11
+    teacher = TextFeatures.of(raw, torch.tensor(7.0))
+    expected = 7 * torch.cosine_similarity(projected[..., None, :], raw, dim=-1)
+    assert_close(head.semantic_logits(hidden, teacher), expected)
+    # What the classifier has is what it has beside a teacher of its own width, but for later draws.
+    assert_close(head.dino_visual_proj.weight, text_classifier().dino_visual_proj.weight, rtol=0, atol=0)
+    assert head.clip_visual_proj.weight.std() == pytest.approx(11**-0.5, rel=0.2)
+    assert head.label_embeddings(torch.tensor([1]), bank).shape == (1, WIDTH)
+
+
 def test_label_embeddings_project_the_raw_means(bank):
     head = text_classifier()
     labels = torch.tensor([[0, 4], [2, 2]])

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from richsem_train.losses.dino.matcher import HungarianMatcher, Match
-from richsem_train.losses.dino.stages import Pairs, Stage, TaughtClasses, Truth
+from richsem_train.losses.dino.stages import ALPHA, GAMMA, Pairs, Stage, TaughtClasses, Truth
 from richsem_train.losses.federated import draw_federated
+from richsem_train.losses.image_labels import image_label_losses, label_shares
 from richsem_train.losses.soft_labels import SoftLoss, teaches
 from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 from richsem_train.targets import Target
@@ -22,6 +24,21 @@ class LossWeights:
     bbox: float = 5.0
     giou: float = 2.0
     soft: float = 0.5
+    image: float = 0.1
+
+
+@dataclass(frozen=True)
+class ImageLoss:
+    """How pictures that have labels as a whole, and no boxes, are learnt from.
+
+    Attributes:
+        candidates: queries of a picture that may be the largest, the encoder's best first; None is all.
+        negatives: whether the class losses of the decoder's queries say "no" to the classes of the draw, other than
+            the picture's labels, as they do in a picture without objects.
+    """
+
+    candidates: int | None = None
+    negatives: bool = False
 
 
 class Criterion(nn.Module):
@@ -29,8 +46,8 @@ class Criterion(nn.Module):
 
     Keys are `loss_class`, `loss_bbox`, `loss_giou` for the final decoder layer, with `_0`, `_1`... for the layers
     before it, `_enc` for the encoder's proposals, `_dn` and `_dn_0`... for denoising queries; `loss_soft` and
-    `loss_soft_dn` (final layer). The same keys in the same order whatever the batch holds: what isn't there
-    is 0.
+    `loss_soft_dn` (final layer); `loss_image` and `loss_image_0`... for the decoder's layers. The same keys in the same
+    order whatever the batch holds: what isn't there is 0.
 
     Args:
         decoder_layers: L of the outputs.
@@ -40,13 +57,17 @@ class Criterion(nn.Module):
         soft_loss: None without a semantic branch.
         federated_weights_C: of `federated_weights`; None teaches all classes everywhere.
         federated_total: classes a federated loss.
+        image_loss: None without pictures that are labelled as a whole.
 
     Source:
         The reference. The class loss is summed over queries and classes, the others over pairs; all are divided by
         the number of boxes, those of denoising by that times the groups of the picture's draw. Encoder proposals learn
         the real classes.
         Padding among the denoising queries learns "no object". Labelled pictures without objects do so too. Differs:
-        unlabelled pictures have no class loss.
+        unlabelled pictures have no class loss. Labels of whole pictures are learnt as by Detic's Deformable-DETR (Zhou
+        et al. 2022, arXiv 2201.02605), by the largest query of each decoder layer (`image_label_losses`). Differs:
+        there such pictures also give "no object" to all queries and all the encoder's tokens, for drawn classes that
+        the label itself may be among; here to none, or (`ImageLoss.negatives`) to queries and for other classes.
     """
 
     weights: dict[str, float]
@@ -62,6 +83,7 @@ class Criterion(nn.Module):
         soft_loss: SoftLoss | None = None,
         federated_weights_C: Tensor | None = None,
         federated_total: int = 50,
+        image_loss: ImageLoss | None = None,
     ) -> None:
         super().__init__()
         self.matcher = matcher or HungarianMatcher()
@@ -69,6 +91,7 @@ class Criterion(nn.Module):
         self.denoising = denoising
         self.soft_loss = soft_loss
         self.federated_total = federated_total
+        self.image_loss = image_loss
         self.register_buffer("federated_weights", federated_weights_C, persistent=False)
         self.weights = self._named_weights(weights or LossWeights())
 
@@ -79,6 +102,7 @@ class Criterion(nn.Module):
         denoising: DenoisingQueries | None,
         *,
         num_boxes: float | Tensor,
+        num_images: float | Tensor = 1.0,
         generators: Sequence[torch.Generator] = (),
         semantic_logits: Callable[[Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
@@ -90,6 +114,7 @@ class Criterion(nn.Module):
                 "labelled" ones are 1 or more.
             denoising: None where the batch has no objects.
             num_boxes: objects of the step over the number of ranks; the same for all parts of a step.
+            num_images: the same of pictures that have labels as a whole.
             generators: draw the federated classes; one for each draw, which are of equal numbers of consecutive
                 pictures. Needed with federated weights.
             semantic_logits: the branch, hidden [N, E] to logits [N, C]; called once; needed with a soft loss.
@@ -108,7 +133,8 @@ class Criterion(nn.Module):
         )
         truth = Truth.of(targets)
         weights = _QueryWeights.of(outputs, denoising)
-        stages = self._stages(outputs, truth, matches, denoising, weights.over(num_boxes), generators)
+        classes = self._draw_classes(truth, generators)
+        stages = self._stages(outputs, truth, matches, denoising, weights.over(num_boxes), classes)
         losses = {
             name: loss for suffix, stage in stages.items() for name, loss in _by_layer(stage.losses(truth), suffix)
         }
@@ -117,6 +143,13 @@ class Criterion(nn.Module):
             final = matches["decoder"][-1]
             soft = _soft_losses(self.soft_loss, outputs, targets, final, denoising, weights, semantic_logits)
             losses |= {name: loss / num_boxes for name, loss in soft.items()}
+        if self.image_loss is not None:
+            images = [target.image_labels for target in targets]
+            losses |= _by_layer({"loss_image": self._image_losses(outputs, images) / num_images}, "")
+            if self.image_loss.negatives:
+                negatives_L = _image_negatives(outputs, images, classes[: self.decoder_layers]) / num_boxes
+                for name, loss in _by_layer({"loss_class": negatives_L}, ""):
+                    losses[name] = losses[name] + loss
         # In one order, so that ranks with and without objects can average them as one tensor.
         nothing = torch.zeros((), device=truth.device)
         return {name: losses.get(name, nothing) for name in self.weights}
@@ -128,11 +161,10 @@ class Criterion(nn.Module):
         matches: dict[str, list[list[Match]]],
         denoising: DenoisingQueries | None,
         weights: "_QueryWeights",
-        generators: Sequence[torch.Generator],
+        classes: TaughtClasses,
     ) -> dict[str, Stage]:
         """All queries that learn of classes and boxes, by the suffix of their losses' names."""
         layers = self.decoder_layers
-        classes = self._draw_classes(truth, generators)
         decoder = Pairs.of(matches["decoder"], truth.counts, truth.device)
         encoder = Pairs.of(matches["encoder"], truth.counts, truth.device)
         logits_1BQC, boxes_1BQ4 = outputs.encoder_logits[None], outputs.encoder_boxes[None]
@@ -168,6 +200,13 @@ class Criterion(nn.Module):
         )
         return TaughtClasses(drawn, pictures)
 
+    def _image_losses(self, outputs: DinoOutputs, images: Sequence[Tensor | None]) -> Tensor:
+        assert self.image_loss is not None
+        # Matching queries stand in the order of the encoder's scores.
+        best = slice(self.image_loss.candidates)
+        areas_LBQ = outputs.pred_boxes[:, :, best, 2:].detach().prod(-1)
+        return image_label_losses(areas_LBQ, outputs.pred_logits[:, :, best], images)
+
     def _named_weights(self, weights: LossWeights) -> dict[str, float]:
         before = [f"_{layer}" for layer in range(self.decoder_layers - 1)]
         suffixes = ["", *before, "_enc"]
@@ -179,6 +218,8 @@ class Criterion(nn.Module):
             named["loss_soft"] = weights.soft
             if self.denoising:
                 named["loss_soft_dn"] = weights.soft
+        if self.image_loss is not None:
+            named |= {f"loss_image{suffix}": weights.image for suffix in ["", *before]}
         return named
 
 
@@ -215,6 +256,20 @@ def _by_layer(losses: dict[str, Tensor], suffix: str) -> list[tuple[str, Tensor]
         named += [(f"{kind}{suffix}_{layer}", loss) for layer, loss in enumerate(before)]
         named.append((f"{kind}{suffix}", final))
     return named
+
+
+def _image_negatives(outputs: DinoOutputs, images: Sequence[Tensor | None], classes: TaughtClasses) -> Tensor:
+    """Focal losses [L] of all queries of pictures labelled as a whole against "no", but for what they show."""
+    shares_BC = label_shares(images, like_C=outputs.pred_logits[0, 0, 0])
+    logits_LBQK, ids, counts = classes.select(outputs.pred_logits)
+    layers, batch, _, columns = logits_LBQK.shape
+    shown_LBK = shares_BC.expand(layers, -1, -1).gather(-1, ids[:, :, 0].expand(layers, batch, columns))
+    is_labelled_B = shares_BC.sum(-1) > 0
+    said_LBK = counts[:, :, 0] & (shown_LBK == 0) & is_labelled_B[:, None]
+    focal_LBQK = sigmoid_focal_loss(
+        logits_LBQK.float(), torch.zeros_like(logits_LBQK, dtype=torch.float32), alpha=ALPHA, gamma=GAMMA
+    )
+    return (focal_LBQK * said_LBK[:, :, None]).sum((1, 2, 3))
 
 
 def _soft_losses(

@@ -12,7 +12,9 @@ from richsem_train.losses.federated import FederatedClasses
 from richsem_train.numerics import cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
 
-_ALPHA, _GAMMA = 0.25, 2.0
+ALPHA, GAMMA = 0.25, 2.0
+"""Of the focal losses."""
+
 _NO_OBJECT = -1
 
 
@@ -174,5 +176,5 @@ class Stage:
         classes_SBQ = self.pairs.classes(truth.labels, self.logits)
         logits_SBQK, ids, counts = self.classes.select(self.logits)
         wanted_SBQK = (classes_SBQ[..., None] == ids).float()
-        focal_SBQK = sigmoid_focal_loss(logits_SBQK.float(), wanted_SBQK, alpha=_ALPHA, gamma=_GAMMA)
+        focal_SBQK = sigmoid_focal_loss(logits_SBQK.float(), wanted_SBQK, alpha=ALPHA, gamma=GAMMA)
         return ((focal_SBQK * counts).sum(-1) * (self.weight * truth.is_taught[:, None])).sum((1, 2))

@@ -35,8 +35,10 @@ class CenterNetHead(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        # 32 groups, as published; fewer for widths that 32 does not divide.
+        # 32 groups, as published; fewer for widths that 32 does not divide, or where a group would be one channel: on a
+        # map of one cell that is one number, which has no norm.
         groups = math.gcd(32, width)
+        groups = max(groups // 2, 1) if groups == width else groups
         self.tower = nn.Sequential()
         for _ in range(_TOWER_LAYERS):
             self.tower.extend([nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(groups, width), nn.ReLU()])

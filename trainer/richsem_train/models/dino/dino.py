@@ -37,8 +37,9 @@ class Dino(DetectionModel):
     Args:
         backbone: pictures [B, 3, H, W] to maps, finest first; says its `channels`, and what it needs as `size_divisor`.
         num_classes: rows C of the vocabulary.
-        text_features_CD: raw text means, row = class; needed where a classifier is `text`.
+        text_features_CD: raw text means of the classifiers, row = class; needed where one is `text`.
         logit_scale: multiplies cosines; already exponentiated (~100).
+        semantic_dim: width of the teacher's text means, where they are others than the classifiers'.
 
     Attributes:
         size_divisor: what heights and widths are padded to multiples of, the backbone's own included. That has effects
@@ -72,6 +73,7 @@ class Dino(DetectionModel):
         text_features_CD: Tensor | None = None,
         logit_scale: float | None = None,
         semantic_branch: bool = True,
+        semantic_dim: int | None = None,
         label_embedding: LabelEmbedding = "classifier",
         deformable_backend: Backend = "torch",
         size_divisor: int = 1,
@@ -112,7 +114,13 @@ class Dino(DetectionModel):
         self.bbox_embed = nn.ModuleList([BoxHead(hidden_dim)])
         embeds_labels = label_embedding == "classifier"
         head = _make_classifier(
-            classifier, hidden_dim, num_classes, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch
+            classifier,
+            hidden_dim,
+            num_classes,
+            text_dim,
+            embeds_labels=embeds_labels,
+            semantic_branch=semantic_branch,
+            semantic_dim=semantic_dim,
         )
         self.class_embed = head if isinstance(head, TextClassifier) else nn.ModuleList([head])
         # One row more than classes: plain DINO's size, whose last row no label uses.
@@ -162,13 +170,15 @@ class Dino(DetectionModel):
             outputs.pred_logits[-1], outputs.pred_boxes[-1], original_hw, vocabulary_C=vocabulary_C, keep=keep
         )
 
-    def semantic_logits(self, hidden_NE: Tensor) -> Tensor:
+    def semantic_logits(self, hidden_NE: Tensor, teacher_text: TextFeatures | None = None) -> Tensor:
         """Scaled cosines of the semantic branch, float32 [N, C], of normed queries of the final decoder layer.
+
+        They are to the teacher's names; None is the classifier's.
 
         Raises:
             RichSemError: the detector has no semantic branch.
         """
-        head, text = self._classifier, self.text_bank()
+        head, text = self._classifier, teacher_text or self.text_bank()
         if not self.has_semantic_branch or not isinstance(head, TextClassifier) or text is None:
             raise RichSemError(
                 "the detector has no semantic branch to learn soft labels; set model.semantic_branch=true"
@@ -234,10 +244,17 @@ def _make_classifier(
     *,
     embeds_labels: bool = False,
     semantic_branch: bool = False,
+    semantic_dim: int | None = None,
 ) -> LinearClassifier | TextClassifier:
     if kind == "linear":
         return LinearClassifier(hidden_dim, num_classes)
-    return TextClassifier(hidden_dim, text_dim, embeds_labels=embeds_labels, semantic_branch=semantic_branch)
+    return TextClassifier(
+        hidden_dim,
+        text_dim,
+        embeds_labels=embeds_labels,
+        semantic_branch=semantic_branch,
+        semantic_dim=semantic_dim,
+    )
 
 
 def _check_vocabulary(

@@ -92,18 +92,31 @@ class TextClassifier(nn.Module):
         text_dim: width D of the text embeddings.
         embeds_labels: also project the names to contents of denoising queries.
         semantic_branch: a second projection, trained by the teacher's soft labels and dropped at inference.
+        semantic_dim: width of the teacher's text embeddings, where they are others than the classifier's.
 
     Source:
         Meng et al. 2023 (arXiv 2310.12152), section 3. No bias anywhere; both projections start from the same weights.
+        Differs: they don't where teacher and classifier are of different widths.
     """
 
-    def __init__(self, hidden_dim: int, text_dim: int, *, embeds_labels: bool, semantic_branch: bool) -> None:
+    def __init__(
+        self,
+        hidden_dim: int,
+        text_dim: int,
+        *,
+        embeds_labels: bool,
+        semantic_branch: bool,
+        semantic_dim: int | None = None,
+    ) -> None:
         super().__init__()
         self.dino_visual_proj = _projection(hidden_dim, text_dim, std=text_dim**-0.5)
         self.clip_visual_proj: nn.Linear | None = None
         if semantic_branch:
-            self.clip_visual_proj = nn.Linear(hidden_dim, text_dim, bias=False)
-            self.clip_visual_proj.load_state_dict(self.dino_visual_proj.state_dict())
+            self.clip_visual_proj = nn.Linear(hidden_dim, semantic_dim or text_dim, bias=False)
+            if self.clip_visual_proj.out_features == text_dim:
+                self.clip_visual_proj.load_state_dict(self.dino_visual_proj.state_dict())
+            else:
+                nn.init.normal_(self.clip_visual_proj.weight, std=self.clip_visual_proj.out_features**-0.5)
         self.label_proj = _projection(text_dim, hidden_dim, std=text_dim**-0.5) if embeds_labels else None
 
     def logits(self, hidden: Tensor, text: TextFeatures | None) -> Tensor:
@@ -111,10 +124,10 @@ class TextClassifier(nn.Module):
         assert text is not None
         return _projected_cosines(self.dino_visual_proj, hidden, text)
 
-    def semantic_logits(self, hidden: Tensor, text: TextFeatures) -> Tensor:
-        """[..., E] to the semantic branch's scaled cosines [..., C], float32 or wider."""
+    def semantic_logits(self, hidden: Tensor, teacher_text: TextFeatures) -> Tensor:
+        """[..., E] to the semantic branch's scaled cosines to the teacher's names [..., C], float32 or wider."""
         assert self.clip_visual_proj is not None
-        return _projected_cosines(self.clip_visual_proj, hidden, text)
+        return _projected_cosines(self.clip_visual_proj, hidden, teacher_text)
 
     def label_embeddings(self, labels: Tensor, text: TextFeatures | None) -> Tensor:
         """The names of `labels` [...] as contents of denoising queries [..., E]; from the raw means."""

@@ -2,20 +2,24 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.models.backbone_weights import first_few, read_state_and_info
+from richsem_train.models.backbone_weights import read_state_and_info
 from richsem_train.models.dino.dino import Dino
 from richsem_train.models.load_report import LoadReport
+from richsem_train.models.published_checks import UNKNOWN, by_reason, check_architecture, check_shapes
 
 _WRAPPERS = re.compile(r"^(module\.|detr\.)+")
 _VOCABULARY = ("text_features", "logit_scale")
 _LOGIT_SCALES = {"class_embed.logit_scale", "transformer.enc_out_class_embed.logit_scale"}
+
+_HEADS = re.compile(r"class_embed\.|transformer\.enc_out_class_embed\.|label_enc\.")
+"""Depend on the classifier and the semantic branch; a detector with other ones learns its own."""
 
 _LEFT_OUT = {
     "the vocabulary": re.compile(r"(text_features|logit_scale)$"),
@@ -26,11 +30,9 @@ _LEFT_OUT = {
     "segmentation": re.compile(r"(mask_head|bbox_attention|mask_branch|controller|mask_embed)\."),
     "counters of batch norms": re.compile(r".*\.num_batches_tracked$"),
     "classification head of the backbone": re.compile(r"backbone\.0\.body\.(fc|head)\."),
+    "heads that this detector has not": _HEADS,
 }
 """Parts of published checkpoints that the detector has once, elsewhere, or not at all."""
-
-_HEADS = re.compile(r"class_embed\.|transformer\.enc_out_class_embed\.|label_enc\.")
-"""Depend on the classifier and the semantic branch; a detector with other ones learns its own."""
 
 _ROWS = re.compile(r"(class_embed\.\d+|transformer\.enc_out_class_embed)\.(weight|bias)$|label_enc\.weight$")
 """Have a row a class: linear classifiers and embeddings of labels. Projections to text features know no classes."""
@@ -61,7 +63,7 @@ def load_published(
     found = {_WRAPPERS.sub("", key): tensor for key, tensor in state.items()}
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key not in _VOCABULARY}
     chosen = {key: tensor for key, tensor in found.items() if key in wanted}
-    skipped = _left_out(found.keys() - chosen.keys())
+    skipped = by_reason(found.keys() - chosen.keys(), _LEFT_OUT)
     if fresh_heads:
         names_differ = class_names is not None and _saved_names(info) not in (None, tuple(class_names))
         other = {
@@ -73,8 +75,8 @@ def load_published(
         skipped |= {"classifiers of other classes": tuple(sorted(other))} if other else {}
     missing = sorted(wanted.keys() - chosen.keys())
     _check_repeated_heads(found, path)
-    _check_architecture(skipped.pop("unknown", ()), missing, path)
-    _check_shapes(chosen, wanted, path)
+    check_architecture(skipped.pop(UNKNOWN, ()), [name for name in missing if not _HEADS.match(name)], path)
+    check_shapes(chosen, wanted, path)
     _check_logit_scale(model, found, path)
     model.load_state_dict(chosen, strict=False)
     return LoadReport(tuple(sorted(chosen)), skipped, tuple(missing))
@@ -88,20 +90,6 @@ def _saved_names(info: str | None) -> tuple[str, ...] | None:
         return None
 
 
-def _left_out(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    by_reason: dict[str, list[str]] = {}
-    for name in sorted(names):
-        by_reason.setdefault(_reason(name), []).append(name)
-    return {reason: tuple(group) for reason, group in by_reason.items()}
-
-
-def _reason(name: str) -> str:
-    for reason, pattern in _LEFT_OUT.items():
-        if pattern.match(name):
-            return reason
-    return "heads that this detector has not" if _HEADS.match(name) else "unknown"
-
-
 def _check_repeated_heads(found: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in found.items():
         repeated = _REPEATED_HEAD.fullmatch(name)
@@ -113,33 +101,6 @@ def _check_repeated_heads(found: Mapping[str, Tensor], path: Path) -> None:
                 f"{path}: {name} differs from that of layer 0; this detector's layers share their heads, so give a "
                 "checkpoint trained with dec_pred_bbox_embed_share and dec_pred_class_embed_share"
             )
-
-
-def _check_architecture(unknown: Iterable[str], missing: Iterable[str], path: Path) -> None:
-    lacking = [name for name in missing if not _HEADS.match(name)]
-    problems = []
-    if lacking:
-        problems.append(f"it lacks {first_few(lacking)}")
-    if unknown:
-        problems.append(f"the detector has no place for {first_few(unknown)}")
-    if problems:
-        raise RichSemError(
-            f"{path}: of another architecture: {'; '.join(problems)}; choose the config with its backbone, levels "
-            "and numbers of layers"
-        )
-
-
-def _check_shapes(chosen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
-    other = [
-        f"{name} is {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
-        for name, tensor in chosen.items()
-        if tensor.shape != wanted[name].shape
-    ]
-    if other:
-        raise RichSemError(
-            f"{path}: of another width or number of classes: {first_few(other)}; choose the config that it was "
-            "trained with"
-        )
 
 
 def _check_logit_scale(model: Dino, found: Mapping[str, Tensor], path: Path) -> None:

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.errors import RichSemError
 from richsem_train.choices import Precision
 from richsem_train.config import CenternetCascadeConfig, LossConfig
 from richsem_train.learners.centernet_cascade import CenternetCascadeLearner, LossWeights
 from richsem_train.losses.centernet_cascade.rois import Federation
 from richsem_train.losses.federated import federated_weights
+from richsem_train.models.centernet_cascade.published_detic import load_published_detic
 from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.load_report import LoadReport
 from richsem_train.run.detectors.kind import DetectorKind, backbone_of, normalise_of, soft_loss_of
@@ -38,6 +40,7 @@ class CenternetCascadeAssembly(DetectorKind):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> CenternetCascade:
         """The detector on its device."""
         assert text_features_CD is not None, "the config asks for a text bank"
@@ -48,7 +51,7 @@ class CenternetCascadeAssembly(DetectorKind):
             cosine_scale=config.cosine_scale,
             hidden_dim=config.hidden_dim,
             roi_dim=config.roi_dim,
-            semantic_dim=text_features_CD.shape[1] if semantic_branch else None,
+            semantic_dim=(semantic_dim or text_features_CD.shape[1]) if semantic_branch else None,
             size_divisor=config.size_divisor,
         )
         detector.backbone.to(memory_format=torch.channels_last)
@@ -62,10 +65,20 @@ class CenternetCascadeAssembly(DetectorKind):
         *,
         text: TextBank | None,
         image_counts_C: Tensor,
+        learns_images: bool,
         precision: Precision,
         device: torch.device,
     ) -> CenternetCascadeLearner:
-        """The detector with its losses."""
+        """The detector with its losses.
+
+        Raises:
+            RichSemError: losses are asked for that it doesn't have.
+        """
+        if loss.image_negatives:
+            raise RichSemError(
+                "loss.image_negatives is true, and model.detector=centernet-cascade learns nothing but the labels of "
+                "whole images from them; set it to false"
+            )
         federation = None if loss.federated is None else Federation(federated_weights(image_counts_C), loss.federated)
         learner = CenternetCascadeLearner(
             detector,
@@ -77,6 +90,7 @@ class CenternetCascadeAssembly(DetectorKind):
                 image=loss.image_weight,
             ),
             regions=config.rois,
+            learns_images=learns_images,
             image_candidates=loss.image_candidates,
             extra_boxes=config.extra_boxes,
             soft_loss=soft_loss_of(config, loss, text),
@@ -95,7 +109,8 @@ class CenternetCascadeAssembly(DetectorKind):
         class_names: Sequence[str] | None = None,
     ) -> LoadReport:
         """Weights of Detic, or of a checkpoint of ours."""
-        raise NotImplementedError
+        del class_names  # No weight has a row a class.
+        return load_published_detic(detector, path, fresh_heads=fresh_heads)
 
     def counted_misfits(self, config: CenternetCascadeConfig, weights: Mapping[str, Tensor]) -> list[str]:
         """Widths."""

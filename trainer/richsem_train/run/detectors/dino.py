@@ -11,7 +11,7 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.choices import Backend, Precision
 from richsem_train.config import DinoConfig, LossConfig, ModelConfig
 from richsem_train.learners.dino import DinoLearner
-from richsem_train.losses.dino.criterion import Criterion, LossWeights
+from richsem_train.losses.dino.criterion import Criterion, ImageLoss, LossWeights
 from richsem_train.losses.dino.matcher import HungarianMatcher
 from richsem_train.losses.federated import federated_weights
 from richsem_train.models.dino.deformable_attention import LayerSizes, choose_backend, fallback_note
@@ -52,6 +52,7 @@ class DinoAssembly(DetectorKind):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> Dino:
         """DINO on its device."""
         detector = Dino(
@@ -71,6 +72,7 @@ class DinoAssembly(DetectorKind):
             text_features_CD=text_features_CD,
             logit_scale=logit_scale,
             semantic_branch=semantic_branch,
+            semantic_dim=semantic_dim,
             label_embedding=config.label_embedding,
             deformable_backend=attention_backend(config, device),
             size_divisor=config.size_divisor,
@@ -87,11 +89,12 @@ class DinoAssembly(DetectorKind):
         *,
         text: TextBank | None,
         image_counts_C: Tensor,
+        learns_images: bool,
         precision: Precision,
         device: torch.device,
     ) -> DinoLearner:
         """DINO with its losses and denoising queries."""
-        criterion = build_criterion(config, loss, text=text, image_counts_C=image_counts_C)
+        criterion = build_criterion(config, loss, text=text, image_counts_C=image_counts_C, learns_images=learns_images)
         return DinoLearner(
             detector,
             criterion.to(device),
@@ -141,19 +144,29 @@ def _attention_sizes(config: DinoConfig) -> LayerSizes:
 
 
 def build_criterion(
-    config: DinoConfig, loss: LossConfig, *, text: TextBank | None, image_counts_C: Tensor
+    config: DinoConfig,
+    loss: LossConfig,
+    *,
+    text: TextBank | None,
+    image_counts_C: Tensor,
+    learns_images: bool = False,
 ) -> Criterion:
     """The losses; federated draws go by training pictures a row of the vocabulary, `image_counts_C`."""
     return Criterion(
         decoder_layers=config.decoder_layers,
         matcher=HungarianMatcher(**loss.matcher.model_dump()),
         weights=LossWeights(
-            classes=loss.class_weight, bbox=loss.bbox_weight, giou=loss.giou_weight, soft=loss.soft_weight
+            classes=loss.class_weight,
+            bbox=loss.bbox_weight,
+            giou=loss.giou_weight,
+            soft=loss.soft_weight,
+            image=loss.image_weight,
         ),
         denoising=config.denoising.queries > 0,
         soft_loss=soft_loss_of(config, loss, text),
         federated_weights_C=None if loss.federated is None else federated_weights(image_counts_C),
         federated_total=loss.federated or 0,
+        image_loss=ImageLoss(loss.image_candidates, loss.image_negatives) if learns_images else None,
     )
 
 

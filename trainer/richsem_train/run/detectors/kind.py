@@ -42,6 +42,7 @@ class DetectorKind(ABC):
         weights: str | None,
         device: torch.device,
         semantic_branch: bool,
+        semantic_dim: int | None = None,
     ) -> DetectionModel:
         """A detector on its device; arguments as `build_detector` has them."""
 
@@ -54,6 +55,7 @@ class DetectorKind(ABC):
         *,
         text: TextBank | None,
         image_counts_C: Tensor,
+        learns_images: bool,
         precision: Precision,
         device: torch.device,
     ) -> Learner:
