@@ -142,7 +142,7 @@ def _claim_cells(
     cells_BML9, exists_BML9 = _cells_around(_centres(boxes_BM4), grid)
     exists_BML9 &= learns_BN.gather(1, cells_BML9.flatten(1)).view_as(cells_BML9)
     exists_BML9 &= is_object_BM[..., None, None]
-    low_L, high_L = boxes_BM4.new_tensor(_HALF_DIAGONALS_PX).unbind(-1)
+    low_L, high_L = torch.tensor(_HALF_DIAGONALS_PX).to(boxes_BM4, non_blocking=True).unbind(-1)
     half_diagonal_BM1 = sides_BM2.norm(dim=-1, keepdim=True) / 2
     accepts_BML = (half_diagonal_BM1 >= low_L) & (half_diagonal_BM1 <= high_L)
     claimed_BML9 = exists_BML9 & accepts_BML[..., None]
@@ -172,7 +172,7 @@ def _cells_around(centres_BM2: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """The 3x3 cells about points on each level, int64 [B, M, L, 9], and whether the map has them, bool."""
     counts = [[columns, rows, first] for (rows, columns), first in zip(grid.shapes, grid.firsts, strict=True)]
     counts_L13 = torch.tensor(counts).to(centres_BM2.device, non_blocking=True)[:, None]
-    strides_L1 = centres_BM2.new_tensor(PYRAMID_STRIDES)[:, None]
+    strides_L1 = torch.tensor(PYRAMID_STRIDES).to(centres_BM2, non_blocking=True)[:, None]
     neighbours_92 = torch.tensor(_NEIGHBOURS_XY).to(centres_BM2.device, non_blocking=True)
     holding_BML12 = (centres_BM2[:, :, None] / strides_L1).floor().long()[..., None, :]
     xy_BML92 = holding_BML12 + neighbours_92

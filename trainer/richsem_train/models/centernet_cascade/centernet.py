@@ -109,8 +109,7 @@ def decode(predictions: CellPredictions, image_hw_B2: Tensor, *, pre_top_k: int,
     scores_BP = scores_BP.where(_survive(boxes_BP4, scores_BP), _NONE)
     scores_BK, places_BK = scores_BP.topk(min(post_top_k, scores_BP.shape[1]))
     is_real_BK = scores_BK > _NONE
-    unit_box_4 = boxes_BN4.new_tensor([0, 0, 1, 1])
-    boxes_BK4 = _picked(boxes_BP4, places_BK).where(is_real_BK[..., None], unit_box_4)
+    boxes_BK4 = _picked(boxes_BP4, places_BK).where(is_real_BK[..., None], _unit_box(boxes_BP4))
     return Proposals(boxes_BK4, scores_BK.clamp(min=0), is_real_BK)
 
 
@@ -150,12 +149,22 @@ def _survive(boxes_BP4: Tensor, scores_BP: Tensor) -> Tensor:
     boxes_BP4 = boxes_BP4.double()
     least = boxes_BP4[..., 0].amin()
     apart = boxes_BP4[..., 2].amax() - least + 1
-    pictures_B11 = torch.arange(len(boxes_BP4), device=boxes_BP4.device)[:, None, None]
-    moved_BP4 = boxes_BP4 + pictures_B11 * apart * boxes_BP4.new_tensor([1, 0, 1, 0])
+    pictures_B1 = torch.arange(len(boxes_BP4), device=boxes_BP4.device)[:, None]
+    moved_BP4 = boxes_BP4 + _to_the_right(pictures_B1 * apart)
     # Boxes that aren't there lie on one place beside all pictures, where the first of them removes the others.
-    aside_4 = (least + len(boxes_BP4) * apart) * boxes_BP4.new_tensor([1, 0, 1, 0]) + boxes_BP4.new_tensor([0, 0, 1, 1])
+    aside_4 = _unit_box(boxes_BP4) + _to_the_right(least + len(boxes_BP4) * apart)
     moved_BP4 = moved_BP4.where(is_real_BP[..., None], aside_4)
     kept = nms(moved_BP4.flatten(0, 1), scores_BP.double().flatten(), _NMS_IOU)
     survive_BP = torch.zeros_like(is_real_BP)
     survive_BP.view(-1)[kept] = True
     return survive_BP & is_real_BP
+
+
+def _unit_box(boxes_xyxy: Tensor) -> Tensor:
+    """[4], beside such boxes."""
+    return torch.cat([boxes_xyxy.new_zeros(2), boxes_xyxy.new_ones(2)])
+
+
+def _to_the_right(by: Tensor) -> Tensor:
+    """What to add to corners, [...] to [..., 4]."""
+    return torch.stack([by, torch.zeros_like(by)] * 2, -1)

@@ -28,7 +28,9 @@ def sine_embedding_of_boxes(boxes_cxcywh: Tensor, width: int) -> Tensor:
         Liu et al. 2022, DAB-DETR (arXiv 2201.12329); the order is the published weights'.
     """
     frequency = torch.arange(width // 2, device=boxes_cxcywh.device, dtype=boxes_cxcywh.dtype) * 2 / width
-    angles = 2 * math.pi * boxes_cxcywh[..., [1, 0, 2, 3], None] / _QUERY_TEMPERATURE**frequency
+    # A list as an index would be copied to the device first.
+    boxes_cycxwh = torch.cat([boxes_cxcywh[..., :2].flip(-1), boxes_cxcywh[..., 2:]], dim=-1)
+    angles = 2 * math.pi * boxes_cycxwh[..., None] / _QUERY_TEMPERATURE**frequency
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 

@@ -95,7 +95,7 @@ def token_centres(spatial_shapes: tuple[tuple[int, int], ...], valid_ratios_BL2:
     """
     centres_BS2 = [
         cell_centres(height, width, valid_ratios_BL2)
-        / (valid_ratios_BL2[:, None, level] * valid_ratios_BL2.new_tensor([width, height]))
-        for level, (height, width) in enumerate(spatial_shapes)
+        / torch.stack([ratios_B2[:, :1] * width, ratios_B2[:, 1:] * height], dim=-1)
+        for (height, width), ratios_B2 in zip(spatial_shapes, valid_ratios_BL2.unbind(1), strict=True)
     ]
     return torch.cat(centres_BS2, dim=1)[:, :, None] * valid_ratios_BL2[:, None]
