@@ -10,7 +10,7 @@ from richsem_train.config import builtin_configs, config_differences, load_confi
 from richsem_train.run.build import described_detector
 from richsem_train.run.checkpoint import ModelInfo
 
-PUBLISHED = [name for name in builtin_configs() if not name.startswith("demo")]
+PUBLISHED = [name for name in builtin_configs() if "demo" not in name]
 CLASSES, TEXT_DIM = 12, 1024
 META = torch.device("meta")
 
