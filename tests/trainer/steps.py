@@ -41,17 +41,18 @@ def make_trainer(
     total_steps: int | None = None,
     model: ModelConfig | None = None,
     loss: LossConfig | None = None,
+    classes: int = CLASSES,
     **changes: Any,
 ) -> Trainer:
     """Of a detector in float64, DINO unless `model` says another; `changes` are of the schedule."""
     model = model or DinoConfig.model_validate(VALUES["model"])
-    names = tuple(f"class {row}" for row in range(CLASSES))
+    names = tuple(f"class {row}" for row in range(classes))
     rng = np.random.default_rng(0)
-    text = TextBank(names, names, ("{}",), 20.0, rng.standard_normal((CLASSES, DIM)).astype(np.float32))
+    text = TextBank(names, names, ("{}",), 20.0, rng.standard_normal((classes, DIM)).astype(np.float32))
     torch.manual_seed(0)
     detector = build_detector(
         model,
-        num_classes=CLASSES,
+        num_classes=classes,
         text_features_CD=text_tensor(text),
         logit_scale=text.logit_scale,
         weights=None,
@@ -63,7 +64,7 @@ def make_trainer(
         model,
         loss or LossConfig(federated=federated),
         text=text,
-        image_counts_C=torch.ones(CLASSES, dtype=torch.int64),
+        image_counts_C=torch.ones(classes, dtype=torch.int64),
         learns_images=True,
         precision="fp32",
         device=ranks.device,

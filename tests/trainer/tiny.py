@@ -33,6 +33,20 @@ LINEAR = {
 """Changes to a config that leave it without names: a plain detector on detection data alone."""
 
 
+WHOLE_IMAGES = {
+    "extra__supervision": "image",
+    "extra__views": "crops",
+    "extra__labels": "hard",
+    "model__semantic_branch": False,
+    "schedule__extra_batch_size": 8,
+    "schedule__lr_schedule": "cosine",
+    "schedule__warmup_steps": 2,
+    "schedule__clip_norm": None,
+    "schedule__clip_value": 1.0,
+}
+"""Changes to a config whose extra pictures are labelled as a whole, on the schedule of who invented that."""
+
+
 class Quiet:
     """A reporter that remembers what was said."""
 
@@ -69,7 +83,7 @@ class World:
             section = values
             for parent in parents:
                 section = section.setdefault(parent, {})
-            section[last] = value
+            section[last] = deepcopy(value)
         return values
 
     def config(self, **changes: Any) -> TrainConfig:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from richsem_train.losses.centernet_cascade.truth import teaching_of
+from richsem_train.run.engine import NonFiniteLossError
 from richsem_train.targets import Batch
 from tests.trainer.learners.cascade_steps import (
     batch_of,
@@ -18,7 +19,8 @@ from tests.trainer.learners.cascade_steps import (
     two_stage,
 )
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import make_batch
+from tests.trainer.steps import make_batch, make_trainer
+from tests.trainer.waiting import DependsOnData
 
 STAGES = ("_0", "_1", "")
 
@@ -161,3 +163,142 @@ def test_a_step_depends_on_seed_and_step_alone():
     first, second = (make_cascade_trainer().step(7, 0, of_all_kinds(range(4))) for _ in range(2))
     assert vars(first) == vars(second)
     assert make_cascade_trainer().step(8, 0, of_all_kinds(range(4))).losses != first.losses
+
+
+@pytest.mark.parametrize("pictures", [2, 4])
+def test_a_step_waits_for_one_nms_and_what_any_step_waits_for(pictures):
+    def waits(trainer):
+        with DependsOnData() as noted:
+            trainer.step(0, 0, make_batch(range(pictures)))
+        return sorted(noted.names)
+
+    # The gradient's norm is read.
+    ours, dinos = (
+        waits(make_cascade_trainer(global_batch_size=pictures)),
+        waits(make_trainer(global_batch_size=pictures)),
+    )
+    assert ours == ["_local_scalar_dense", "nms"]
+    assert "_local_scalar_dense" in dinos
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_pictures_wait_for_no_more(kind):
+    with DependsOnData() as noted:
+        make_cascade_trainer().step(0, 0, batch_of(*KINDS[kind]))
+    assert sorted(noted.names) == ["_local_scalar_dense", "nms"]
+
+
+def part(batch: Batch, picture: int) -> Batch:
+    """One picture, padded as it is in the batch."""
+    return Batch(
+        batch.pixels[picture, None],
+        batch.padding_mask[picture, None],
+        (batch.targets[picture],),
+        (batch.names[picture],),
+    )
+
+
+def test_a_picture_alone_teaches_what_it_does_in_a_batch():
+    sizes = [(64, 64), (40, 56), (48, 64), (64, 40)]
+    batch = batch_of(*(replace(target, image_hw=hw) for target, hw in zip(KINDS["all"], sizes, strict=True)))
+    learner = make_cascade_trainer(loss={"federated": 3}).learner
+    totals = [3.0, 5.0, 7.0, 4.0, 2.0]
+    generators = [torch.Generator().manual_seed(number) for number in range(4)]
+    together = learner(batch, totals, [generator.clone_state() for generator in generators])
+    alone = [learner(part(batch, picture), totals, [generators[picture].clone_state()]) for picture in range(4)]
+    for name, value in together.items():
+        assert value.item() == pytest.approx(sum(losses[name].item() for losses in alone), rel=1e-5, abs=1e-7), name
+
+
+def find(trainer, batch: Batch, keep: int = 300):
+    detector = trainer.learner.detector.eval()
+    with torch.inference_mode():
+        return detector.detect(
+            trainer.learner.normalise(batch),
+            batch.padding_mask,
+            image_hw=[target.image_hw for target in batch.targets],
+            original_hw=[target.original_hw for target in batch.targets],
+            vocabulary_C=torch.arange(detector.num_classes) > 0,
+            keep=keep,
+        )
+
+
+def test_a_picture_alone_is_found_as_in_a_batch_and_within_itself():
+    targets = [one(image_hw=(64, 64), original_hw=(128, 64)), one(image_hw=(40, 56), original_hw=(20, 28))]
+    trainer, batch = make_cascade_trainer(), batch_of(*targets)
+    for picture, found in enumerate(find(trainer, batch)):
+        (alone,) = find(trainer, part(batch, picture))
+        assert len(found.scores) > 5
+        assert torch.equal(found.labels, alone.labels)
+        torch.testing.assert_close(found.scores, alone.scores)
+        torch.testing.assert_close(found.boxes_xyxy_px, alone.boxes_xyxy_px)
+        height, width = targets[picture].original_hw
+        assert found.boxes_xyxy_px.min() >= 0
+        assert (found.boxes_xyxy_px.amax(0)[2:] <= torch.tensor([width, height])).all()
+
+
+def boxes(*rows: list[float]):
+    """Objects with those boxes, relative to the picture: centre and sides."""
+    return one(
+        len(rows),
+        boxes_cxcywh_norm=torch.tensor(rows, dtype=torch.float64),
+        labels=torch.arange(len(rows)) % 6 + 1,
+        soft_labels=None,
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0.5, 0.5, 0.004, 0.004], [0.2, 0.8, 1e-9, 1e-9], [0.99, 0.99, 0.01, 0.02]],
+        [[0.5, 0.5, 1.0, 1.0], [0.5, 0.5, 4.0, 3.0], [0.0, 0.0, 1.0, 1.0]],
+        [[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2]],
+        [[0.5, 0.5, 0.0, 0.3], [1.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.4, 0.4]],
+    ],
+    ids=["smaller than a cell", "larger than the picture", "of one centre", "without area"],
+)
+@pytest.mark.parametrize("is_extra", [False, True])
+def test_strange_boxes_have_finite_losses(rows, is_extra):
+    trainer = make_cascade_trainer()
+    batch = batch_of(replace(boxes(*rows), is_extra=is_extra), one(0, soft_labels=None, is_extra=is_extra))
+    for step in range(2):
+        assert trainer.step(step, 0, batch).loss > 0
+
+
+@pytest.mark.parametrize("kind", ["boxes", "no boxes", "regions", "images", "all"])
+def test_without_any_proposal_the_rest_is_learnt_and_nothing_found(kind):
+    trainer = make_cascade_trainer()
+    detector = trainer.learner.detector
+    with torch.no_grad():
+        detector.centernet.heatmap.weight.zero_()
+        detector.centernet.heatmap.bias.fill_(-30.0)
+    batch = batch_of(*KINDS[kind])
+    # Before the step moves the bias.
+    assert all(len(found.scores) == 0 for found in find(trainer, batch))
+    losses = trainer.step(0, 0, batch).losses
+    assert (losses["loss_class"] > 0) == (kind in {"boxes", "regions", "all"})
+    assert losses["loss_image"] == 0
+
+
+def test_more_classes_than_lvis_has_are_learnt_and_found():
+    trainer = make_cascade_trainer(classes=1500, loss={"federated": 50})
+    target = one(labels=torch.tensor([1499, 1300]))
+    losses = trainer.step(0, 0, batch_of(target, image_target(one(), 1400))).losses
+    assert min(losses["loss_class"], losses["loss_image"], losses["loss_soft"]) > 0
+    (found,) = find(trainer, batch_of(target))
+    assert len(found.scores) > 100
+    assert found.labels.max() > 1203
+
+
+def test_what_is_no_number_is_told_and_ends():
+    trainer = make_cascade_trainer()
+    with torch.no_grad():
+        trainer.learner.detector.centernet.ltrb.bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match="loss_proposal_giou is nan"):
+        trainer.step(0, 0, batch_of(*KINDS["boxes"]))
+    trainer = make_cascade_trainer()
+    with torch.no_grad():
+        trainer.learner.detector.cascade[0].bbox_pred[2].bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match="loss_bbox_0 is nan"):
+        trainer.step(0, 0, batch_of(*KINDS["boxes"]))
+    assert find(trainer, batch_of(one()))[0].boxes_xyxy_px.isnan().any()

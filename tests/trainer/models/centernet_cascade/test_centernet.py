@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import nms
 
 from richsem_train.models.centernet_cascade.centernet import CenterNetHead, Proposals, decode
 from richsem_train.models.centernet_cascade.fpn import FeaturePyramid
 from richsem_train.outputs.centernet_cascade import PYRAMID_STRIDES, CellPredictions, Grid
+from tests.trainer.waiting import DependsOnData
 
 CPU = torch.device("cpu")
 WIDTH = 32
@@ -294,20 +294,6 @@ def test_proposals_carry_no_gradient():
     assert predictions.ltrb.requires_grad
     assert not proposals.boxes_xyxy_px.requires_grad
     assert not proposals.scores.requires_grad
-
-
-class DependsOnData(TorchDispatchMode):
-    """Notes operators that the host waits for: of a shape, or a number, that follows from values."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name == "nms" or {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("pictures", [1, 5])
