@@ -1,4 +1,4 @@
-"""A device that isn't there: its tensors lie on the CPU and deny it, so that tests see what a GPU would make one wait for.
+"""A device that isn't there: its tensors lie on the CPU and deny it, so that tests see what makes a GPU's host wait.
 
 Between host and device everything is as with a GPU. What is made on the CPU stays there until it is copied, and the two
 don't mix. PyTorch calls the device "meta"; only the tensors of a `PretendedDevice` have values on it.
