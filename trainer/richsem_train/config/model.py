@@ -76,6 +76,11 @@ class ModelConfig(Section):
     """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
 
     @property
+    def unused_losses(self) -> tuple[str, ...]:
+        """Keys of section `loss` that such a detector has no use for."""
+        return ()
+
+    @property
     def most_boxes(self) -> int | None:
         """Boxes of a picture that can be learnt at once; None where there is no limit."""
         return None
@@ -171,8 +176,9 @@ class DinoConfig(ModelConfig):
 class CenternetCascadeConfig(ModelConfig):
     """CenterNet2's proposals (arXiv 2103.07461) and a cascade of three stages (arXiv 1712.00726), as in Detic.
 
-    Its classifier is always `text`. Of section `loss`, `bbox_weight` is of the cascade's boxes and `giou_weight` of the
-    proposals'.
+    Its classifier is always `text`. Of section `loss`, `class_weight` is of the cross-entropy of each stage's regions,
+    `bbox_weight` of the L1 distance of their deltas, and `giou_weight` of the proposals' boxes, all 1 in Detic;
+    `federated` counts the background as a class. It has no use for `matcher` and `image_negatives`.
     """
 
     detector: Literal["centernet-cascade"]
@@ -184,7 +190,7 @@ class CenternetCascadeConfig(ModelConfig):
     roi_dim: PositiveInt = 1024
     """Width of the cascade's layers."""
 
-    rois: PositiveInt = 512
+    rois: Annotated[int, Field(ge=4, lt=2**31)] = 512
     """Regions of a picture that the cascade learns from, a quarter of them positive at most."""
 
     cosine_scale: PositiveFloat = 50.0
@@ -193,6 +199,11 @@ class CenternetCascadeConfig(ModelConfig):
     extra_boxes: bool = False
     """Whether boxes of extra data teach where objects are and where none is, as those of detection data do. If not,
     only what is in them is learnt: they may be rough, or some of many."""
+
+    @property
+    def unused_losses(self) -> tuple[str, ...]:
+        """Nothing is matched one to one, and whole images teach their labels alone."""
+        return "matcher", "image_negatives"
 
     @model_validator(mode="after")
     def _the_pyramid_has_its_maps(self) -> Self:
@@ -233,10 +244,10 @@ class LossConfig(Section):
     """Weights and settings of the losses."""
 
     class_weight: NonNegativeFloat = 1.0
-    """Weight of the focal loss of classes."""
+    """Weight of the loss of classes: focal in DINO."""
 
     bbox_weight: NonNegativeFloat = 5.0
-    """Weight of the L1 distance of boxes, in fractions of the picture."""
+    """Weight of the L1 distance of boxes, in DINO in fractions of the picture."""
 
     giou_weight: NonNegativeFloat = 2.0
     """Weight of the generalised IoU."""
