@@ -73,8 +73,8 @@ def test_each_stage_has_its_overlap_its_weights_and_the_regions_of_the_one_befor
             torch.testing.assert_close(seen[number + 1][0][0], moved.detach())
             has_area = (moved[:, 2:] > moved[:, :2]).all(-1)
             assert torch.equal(seen[number + 1][1][0], is_real & has_area)
-    # In tenths: limits of other stages would be noticed.
-    assert overlaps == [{0, 5, 6, 10}, {0, 6, 7, 9}, {0, 6, 7, 8}]
+    # In tenths: limits of other stages would be noticed. Far proposals are clipped to nothing, and gone after stage 0.
+    assert overlaps == [{0, 5, 6, 10}, {6, 7, 9}, {6, 7, 8}]
 
 
 def test_the_best_proposals_of_a_whole_image_go_through_all_stages_each_with_a_largest_of_its_own():
