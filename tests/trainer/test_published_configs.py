@@ -68,6 +68,29 @@ def test_table_1_is_the_large_run_with_another_start():
     assert set(differing("richsem_r50_inet_lvis", "richsem_r50_o365_inet_lvis")) == {"name", "start_from"}
 
 
+def test_rows_of_table_4_in_dino_differ_in_the_method_and_nothing_else():
+    """One schedule, one classifier, one augmentation."""
+    config = load_config("table4_dino_baseline")
+    assert (config.schedule.epochs, config.schedule.lr_drops, config.model.classifier) == (12, (11,), "text")
+    assert config.extra is None
+    detic, richsem = (differing("table4_dino_baseline", f"table4_dino_{arm}") for arm in ("detic", "richsem"))
+    for found in (detic, richsem):
+        extra = {key for key in found if key.startswith("extra")}
+        assert all(found.pop(key)[0] is None for key in extra)
+    assert set(detic) == {"name"}
+    assert set(richsem) == {"name", "detection.labels", "detection.cache", "model.semantic_branch"}
+    between = differing("table4_dino_detic", "table4_dino_richsem")
+    assert {key: values for key, values in between.items() if key.startswith("extra")} == {
+        "extra.supervision": ("image", "labelled"),
+        "extra.views": ("crops", "mosaics"),
+        "extra.labels": ("hard", "embedding"),
+    }
+
+
+def test_the_baseline_of_table_4_is_the_papers_with_classes_by_name():
+    assert set(differing("baseline_r50_lvis", "table4_dino_baseline")) == {"name", "model.classifier"}
+
+
 @pytest.mark.parametrize("name", builtin_configs())
 def test_every_config_of_the_package_is_shown(command, name):
     assert command("--config", name, "--show-config") == 0, command.stderr
