@@ -24,7 +24,7 @@ MODELS = {
     "centernet-cascade": {
         "detector": "centernet-cascade",
         "backbone": VALUES["model"]["backbone"] | {"out_strides": [8, 16, 32]},
-        "hidden_dim": 32,
+        "hidden_dim": 64,
         "roi_dim": 32,
         "rois": 16,
     },

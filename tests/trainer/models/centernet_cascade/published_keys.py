@@ -1,4 +1,4 @@
-"""A state dict under the names that Detic's modules give, and a tree of modules that takes it."""
+"""A state dict under the names that Detic's modules give, and a detector that takes it."""
 
 from pathlib import Path
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from richsem_train.models.backbone import Backbone, make_backbone
-from richsem_train.models.centernet_cascade.centernet import CenterNetHead
-from richsem_train.models.centernet_cascade.fpn import FeaturePyramid
+from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.frozen_norm import FrozenBatchNorm2d
 
 WIDTH, HIDDEN, TEXT, CLASSES, TEACHER = 32, 24, 12, 6, 10
@@ -20,35 +19,23 @@ BLOCKS = {"layer1": (3, 64, 64), "layer2": (4, 256, 128), "layer3": (6, 512, 256
 """Of ResNet-50: blocks, channels that come in, and inner channels."""
 
 
-class Detector(nn.Module):
-    """The detector's modules under its names."""
-
-    def __init__(self, *, semantic_branch: bool = False, text: int = TEXT, backbone: str = "stem") -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.register_buffer("text_features", text_features(text))
-        self.backbone = nn.Sequential(make_backbone(backbone, weights=None) if backbone == "resnet50" else stem())
-        self.fpn = FeaturePyramid(CHANNELS[backbone], width=WIDTH)
-        self.centernet = CenterNetHead(WIDTH)
-        self.cascade = nn.Module()
-        self.cascade.stages = nn.ModuleList([stage(semantic_branch=semantic_branch, text=text) for _ in range(3)])
+def detector(*, semantic_branch: bool = False, text: int = TEXT, backbone: str = "stem") -> CenternetCascade:
+    torch.manual_seed(0)
+    return CenternetCascade(
+        make_backbone("resnet50", weights=None) if backbone == "resnet50" else stem(),
+        num_classes=CLASSES,
+        text_features_CD=text_features(text),
+        cosine_scale=50.0,
+        hidden_dim=WIDTH,
+        roi_dim=HIDDEN,
+        semantic_dim=TEACHER if semantic_branch else None,
+        size_divisor=32,
+    )
 
 
 def stem() -> Backbone:
     body = nn.ModuleDict({"conv1": nn.Conv2d(3, 8, 7, bias=False), "bn1": FrozenBatchNorm2d(8)})
     return Backbone(body, strides=(8, 16, 32), channels=CHANNELS["stem"])
-
-
-def stage(*, semantic_branch: bool, text: int) -> nn.Module:
-    parts = {
-        "fc1": nn.Linear(WIDTH * 49, HIDDEN),
-        "fc2": nn.Linear(HIDDEN, HIDDEN),
-        "class_proj": nn.Linear(HIDDEN, text),
-        "bbox_pred": nn.Sequential(nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 4)),
-    }
-    if semantic_branch:
-        parts["semantic_proj"] = nn.Linear(HIDDEN, TEACHER, bias=False)
-    return nn.ModuleDict(parts)
 
 
 def text_features(width: int = TEXT) -> Tensor:

@@ -12,7 +12,7 @@ from richsem_train.outputs.centernet_cascade import PYRAMID_STRIDES, CellPredict
 from tests.trainer.waiting import DependsOnData
 
 CPU = torch.device("cpu")
-WIDTH = 32
+WIDTH = 64
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -148,8 +148,9 @@ def test_all_levels_share_a_tower_and_have_a_scale_of_their_own():
         torch.testing.assert_close(predictions.ltrb[:, cells], sides.permute(0, 2, 3, 1).flatten(1, 2))
 
 
-def test_a_width_that_32_does_not_divide_has_fewer_groups():
-    assert CenterNetHead(48).tower[1].num_groups == 16
+@pytest.mark.parametrize(("width", "groups"), [(256, 32), (64, 32), (48, 16), (32, 16), (16, 8), (1, 1)])
+def test_narrow_towers_have_fewer_groups_of_two_channels_at_least(width, groups):
+    assert CenterNetHead(width).tower[1].num_groups == groups
 
 
 def test_predictions_are_float32_under_autocast_and_gradients_finite():

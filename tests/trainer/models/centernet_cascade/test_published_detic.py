@@ -10,7 +10,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_train.models.centernet_cascade.published_detic import load_published_detic
 from tests.trainer.models.centernet_cascade.published_keys import (
     HIDDEN,
-    Detector,
+    detector,
     detic_state,
     names_and_shapes,
     saved,
@@ -58,7 +58,7 @@ def refusal(load, model, state, **options) -> str:
 
 
 def test_every_weight_comes_from_the_file_and_each_from_a_place_of_its_own(load):
-    model, state = Detector(backbone="resnet50"), detic_state("resnet50")
+    model, state = detector(backbone="resnet50"), detic_state("resnet50")
     text = model.text_features.clone()
     report = load(model, state)
     weights = model.state_dict()
@@ -72,7 +72,7 @@ def test_every_weight_comes_from_the_file_and_each_from_a_place_of_its_own(load)
 
 
 def test_the_report_says_what_was_left_out_and_why(load):
-    report = load(Detector(), detic_state())
+    report = load(detector(), detic_state())
     assert {reason: len(names) for reason, names in report.skipped.items()} == {
         "text embeddings, which are the label set's": 3,
         "pictures a class, which are counted anew": 3,
@@ -83,7 +83,7 @@ def test_the_report_says_what_was_left_out_and_why(load):
 
 
 def test_branches_are_missing_and_left_as_initialised(load):
-    model = Detector(semantic_branch=True)
+    model = detector(semantic_branch=True)
     before = {name: model.state_dict()[name].clone() for name in BRANCHES}
     report = load(model, detic_state())
     assert set(report.missing) == BRANCHES
@@ -93,27 +93,27 @@ def test_branches_are_missing_and_left_as_initialised(load):
 
 
 def test_checkpoints_of_ours_come_back_whole(load):
-    trained = Detector(semantic_branch=True)
+    trained = detector(semantic_branch=True)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter += torch.randn_like(parameter)
-    model = Detector(semantic_branch=True)
+    model = detector(semantic_branch=True)
     report = load(model, trained.state_dict())
     assert report.missing == ()
     assert report.skipped == {"the vocabulary": ("text_features",)}
     for name, weight in trained.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight), name
-    without = load(Detector(), trained.state_dict())
+    without = load(detector(), trained.state_dict())
     assert set(without.skipped["heads that this detector has not"]) == BRANCHES
 
 
 def test_names_of_wrapped_models_are_unwrapped(load):
-    report = load(Detector(), {f"module.{name}": tensor for name, tensor in detic_state().items()})
+    report = load(detector(), {f"module.{name}": tensor for name, tensor in detic_state().items()})
     assert report.missing == ()
 
 
 def test_half_precision_is_widened(load):
-    model = Detector()
+    model = detector()
     load(model, {name: tensor.half() for name, tensor in detic_state().items()})
     assert all(weight.dtype == torch.float32 for weight in model.state_dict().values() if weight.is_floating_point())
 
@@ -121,13 +121,13 @@ def test_half_precision_is_widened(load):
 def test_a_file_without_a_part_or_with_another_one_is_refused(load):
     state = detic_state()
     lacking = {name: tensor for name, tensor in state.items() if ".bbox_tower.9." not in name}
-    assert "it lacks centernet.tower.9.bias, centernet.tower.9.weight;" in refusal(load, Detector(), lacking)
+    assert "it lacks centernet.tower.9.bias, centernet.tower.9.weight;" in refusal(load, detector(), lacking)
     more = state | {"proposal_generator.centernet_head.cls_tower.0.weight": torch.ones(2)}
-    assert "no place for proposal_generator.centernet_head.cls_tower.0.weight;" in refusal(load, Detector(), more)
+    assert "no place for proposal_generator.centernet_head.cls_tower.0.weight;" in refusal(load, detector(), more)
 
 
 def test_a_checkpoint_of_the_other_detector_is_refused(load):
-    message = refusal(load, Detector(), {"transformer.level_embed": torch.ones(4, 8)})
+    message = refusal(load, detector(), {"transformer.level_embed": torch.ones(4, 8)})
     assert "of another architecture: it lacks backbone.0.body.bn1.bias" in message
     assert "no place for transformer.level_embed" in message
     assert "choose the config" in message
@@ -135,15 +135,15 @@ def test_a_checkpoint_of_the_other_detector_is_refused(load):
 
 def test_projections_to_text_of_another_width_are_refused_or_left_out(load):
     state = detic_state()
-    message = refusal(load, Detector(text=20), state)
+    message = refusal(load, detector(text=20), state)
     assert f"cascade.stages.0.class_proj.weight is (12, {HIDDEN}) instead of (20, {HIDDEN})" in message
-    report = load(Detector(text=20), state, fresh_heads=True)
+    report = load(detector(text=20), state, fresh_heads=True)
     expected = {f"cascade.stages.{stage}.class_proj.{part}" for stage in range(3) for part in ("weight", "bias")}
     assert set(report.missing) == set(report.skipped["projections to other text embeddings"]) == expected
     # Nothing else may be of another width.
     name = "roi_heads.box_head.1.fc2.bias"
     other = state | {name: torch.ones(HIDDEN + 1)}
-    assert "cascade.stages.1.fc2.bias is (25,)" in refusal(load, Detector(text=20), other, fresh_heads=True)
+    assert "cascade.stages.1.fc2.bias is (25,)" in refusal(load, detector(text=20), other, fresh_heads=True)
 
 
 def test_text_embeddings_of_another_clip_or_order_are_refused(load):
@@ -151,13 +151,13 @@ def test_text_embeddings_of_another_clip_or_order_are_refused(load):
     embeddings = state[name]
     noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(2))
     for other in (noise, embeddings.roll(1, dims=1)):
-        message = refusal(load, Detector(), state | {name: other})
+        message = refusal(load, detector(), state | {name: other})
         assert "other text embeddings than the label set's" in message
         assert "at least 0.5 is expected" in message
     for near in (embeddings + 0.03 * noise, noise[:, :3]):
         # Of other templates, or of other classes, which say nothing.
-        assert load(Detector(), state | {name: near}).missing == ()
-    assert load(Detector(), state | {name: noise}, fresh_heads=True).missing == ()
+        assert load(detector(), state | {name: near}).missing == ()
+    assert load(detector(), state | {name: noise}, fresh_heads=True).missing == ()
 
 
 def test_files_that_would_run_code_are_not_read(tmp_path):
@@ -168,5 +168,5 @@ def test_files_that_would_run_code_are_not_read(tmp_path):
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"model": {"weight": Evil()}}, protocol=2))
     with pytest.raises(RichSemError, match="without running its code"):
-        load_published_detic(Detector(), path)
+        load_published_detic(detector(), path)
     assert not (tmp_path / "ran").exists()

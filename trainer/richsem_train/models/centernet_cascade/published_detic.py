@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.models.backbone_weights import read_state_and_info
+from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.load_report import LoadReport
 from richsem_train.models.published_checks import UNKNOWN, by_reason, check_architecture, check_shapes
 
@@ -54,7 +55,7 @@ _LEAST_COSINE = 0.5
 """Of text embeddings by one CLIP: other templates leave 0.9 and more, another CLIP about nothing."""
 
 
-def load_published_detic(model: nn.Module, path: Path, *, fresh_heads: bool = False) -> LoadReport:
+def load_published_detic(model: CenternetCascade, path: Path, *, fresh_heads: bool = False) -> LoadReport:
     """Give a two-stage detector the weights of a published checkpoint of Detic, or of one of ours.
 
     Text features never come from the file: they are the detector's own, and no weight has a row a class. Where both
@@ -87,7 +88,7 @@ def load_published_detic(model: nn.Module, path: Path, *, fresh_heads: bool = Fa
     check_architecture(skipped.pop(UNKNOWN, ()), [name for name in missing if name not in may_miss], path)
     check_shapes(chosen, wanted, path)
     if not fresh_heads:
-        _check_text(found.get(_CLASSIFIER), model.state_dict().get(_VOCABULARY), path)
+        _check_text(found.get(_CLASSIFIER), model.text_features, path)
     model.load_state_dict(chosen, strict=False)
     return LoadReport(tuple(sorted(chosen)), skipped, tuple(missing))
 
@@ -106,9 +107,9 @@ def _of_another_width(chosen: dict[str, Tensor], wanted: dict[str, Tensor]) -> t
     )
 
 
-def _check_text(theirs_DC: Tensor | None, ours_CD: Tensor | None, path: Path) -> None:
+def _check_text(theirs_DC: Tensor | None, ours_CD: Tensor, path: Path) -> None:
     """Detic's last column is the background's, our first row that of "none"."""
-    if theirs_DC is None or ours_CD is None or theirs_DC.T.shape != ours_CD.shape:
+    if theirs_DC is None or theirs_DC.T.shape != ours_CD.shape:
         return
     cosine = functional.cosine_similarity(theirs_DC.T[:-1].float(), ours_CD[1:].float().cpu(), dim=1).mean().item()
     if not cosine >= _LEAST_COSINE:
