@@ -39,6 +39,7 @@ NOT_RUN = {
     "docs/places.md": "needs a bucket; tests of places use a server of their own",
     "docs/sharing.md": "needs an account on the hub; tests of the hub use a server of their own",
     "docs/slurm.md": "needs Slurm",
+    "docs/table4.md": "needs LVIS and ImageNet, or published weights",
     "docs/training.md": "needs LVIS, COCO or published weights",
     "docs/datasets": "needs the data",
 }

@@ -43,7 +43,7 @@ def test_the_default_config_is_the_papers():
     assert (config.extra.labels, config.extra.views, config.detection.labels) == ("embedding", "mosaics", "cache")
 
 
-@pytest.mark.parametrize("name", [name for name in builtin_configs() if not name.startswith("demo")])
+@pytest.mark.parametrize("name", [name for name in builtin_configs() if not name.startswith(("demo", "c2_"))])
 def test_published_configs_pad_and_place_queries_as_their_programs_do(name):
     config = load_config(name)
     assert config.model.size_divisor == (1 if name == "dino_r50_coco" else 32)

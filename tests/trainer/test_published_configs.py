@@ -9,6 +9,7 @@ import yaml
 from richsem_train.config import builtin_configs, config_differences, load_config
 from richsem_train.run.build import described_detector
 from richsem_train.run.checkpoint import ModelInfo
+from richsem_train.run.detectors import kind_of
 
 PUBLISHED = [name for name in builtin_configs() if not name.startswith("demo")]
 CLASSES, TEXT_DIM = 12, 1024
@@ -63,9 +64,82 @@ def test_v6_differs_from_the_challenge_in_its_files_alone(arm):
     assert all("challenge-2019" in str(found[f"detection.{split}.annotations"][0]) for split in ("train", "val"))
 
 
+C2, C2_DETIC, C2_RICHSEM = "c2_r50_21k_lvis", "c2_detic_r50_21k_inet_lvis", "c2_richsem_r50_21k_inet_lvis"
+
+
+def test_detics_recipe_is_that_of_its_configs():
+    config = load_config(C2)
+    schedule, loss = config.schedule, config.loss
+    assert (schedule.lr, schedule.backbone_lr, schedule.weight_decay) == (2e-4, 2e-4, 1e-4)
+    assert (schedule.lr_schedule, schedule.warmup_steps) == ("cosine", 10_000)
+    assert (schedule.clip_norm, schedule.clip_value) == (None, 1.0)
+    assert (schedule.global_batch_size, schedule.pictures_a_draw) == (64, 8)
+    assert (loss.class_weight, loss.bbox_weight, loss.giou_weight, loss.image_weight) == (1, 1, 1, 0.1)
+    assert (loss.federated, loss.image_candidates, config.model.cosine_scale) == (50, 128, 50)
+    assert config.detection.augmentation.model_dump() == {
+        "kind": "scale-jitter", "side": 640, "factors": (0.1, 2.0), "flip": True
+    }  # fmt: skip
+    assert (config.model.backbone.frozen_stages, config.model.backbone.frozen_norm) == (0, True)
+    assert config.model.backbone == load_config("richsem_r50_21k_inet_lvis").model.backbone
+
+
+@pytest.mark.parametrize(("name", "batches"), [(C2, 1), (C2_DETIC, 2), (C2_RICHSEM, 2)])
+def test_detics_schedules_are_about_90_000_steps(name, batches):
+    """By the least and the most that pictures are repeated, whichever of them share rare categories."""
+    schedule = load_config(name).schedule
+    steps = [batches * schedule.epochs * (pictures // schedule.global_batch_size) for pictures in (100_170, 114_868)]
+    assert 79_000 < steps[0] < 90_000 < steps[1] < 94_000
+    assert steps[0] > 4 * schedule.warmup_steps
+    assert schedule.epochs % load_config(name).evaluation.every_epochs == 0
+
+
+def test_detic_is_its_baseline_with_extra_pictures_and_richsem_the_same_with_soft_labels():
+    found = {key for key in differing(C2, C2_DETIC) if key.partition(".")[0] != "extra"}
+    assert found == {
+        "name", "start_from", "schedule.epochs", "schedule.warmup_steps", "schedule.extra_batch_size",
+        "evaluation.every_epochs",
+    }  # fmt: skip
+    assert set(differing(C2_DETIC, C2_RICHSEM)) == {
+        "name", "detection.labels", "detection.cache", "extra.labels", "extra.supervision", "model.semantic_branch"
+    }  # fmt: skip
+
+
+def test_detics_baseline_has_about_as_many_parameters_as_counted_elsewhere():
+    """76 million without masks; a branch of 1,024 x 1,024 in each of three stages more."""
+    plain, with_branch = (
+        sum(each.numel() for each in detector_of(name, text_dim=512, semantic_dim=1024).parameters())
+        for name in (C2, C2_RICHSEM)
+    )
+    assert plain == pytest.approx(76e6, rel=0.01)
+    assert with_branch - plain == 3 * 1024 * 1024
+
+
 def test_table_1_is_the_large_run_with_another_start():
     assert set(differing("richsem_focal_h_inet_lvis", "richsem_focal_h_o365_inet_lvis")) == {"name", "start_from"}
     assert set(differing("richsem_r50_inet_lvis", "richsem_r50_o365_inet_lvis")) == {"name", "start_from"}
+
+
+def test_rows_of_table_4_in_dino_differ_in_the_method_and_nothing_else():
+    """One schedule, one classifier, one augmentation."""
+    config = load_config("table4_dino_baseline")
+    assert (config.schedule.epochs, config.schedule.lr_drops, config.model.classifier) == (12, (11,), "text")
+    assert config.extra is None
+    detic, richsem = (differing("table4_dino_baseline", f"table4_dino_{arm}") for arm in ("detic", "richsem"))
+    for found in (detic, richsem):
+        extra = {key for key in found if key.startswith("extra")}
+        assert all(found.pop(key)[0] is None for key in extra)
+    assert set(detic) == {"name"}
+    assert set(richsem) == {"name", "detection.labels", "detection.cache", "model.semantic_branch"}
+    between = differing("table4_dino_detic", "table4_dino_richsem")
+    assert {key: values for key, values in between.items() if key.startswith("extra")} == {
+        "extra.supervision": ("image", "labelled"),
+        "extra.views": ("crops", "mosaics"),
+        "extra.labels": ("hard", "embedding"),
+    }
+
+
+def test_the_baseline_of_table_4_is_the_papers_with_classes_by_name():
+    assert set(differing("baseline_r50_lvis", "table4_dino_baseline")) == {"name", "model.classifier"}
 
 
 @pytest.mark.parametrize("name", builtin_configs())
@@ -74,24 +148,26 @@ def test_every_config_of_the_package_is_shown(command, name):
     assert yaml.safe_load(command.stdout)["name"] == name
 
 
-def description(name, classes=CLASSES):
-    config = load_config(name, ["model.deformable_attention=torch"])
+def description(name, classes=CLASSES, text_dim=TEXT_DIM):
+    config = load_config(name)
+    config = config.model_copy(update={"model": kind_of(config.model).built_without_memory(config.model)})
     has_text = config.model.needs_text
     return ModelInfo(
         config=config,
         class_names=("none", *(f"class {number}" for number in range(1, classes))),
         frequencies=(None,) * classes,
-        text_dim=TEXT_DIM if has_text else 0,
+        text_dim=text_dim if has_text else 0,
         logit_scale=100.0 if has_text else 0.0,
         category_ids=tuple(range(classes)),
     )
 
 
-def detector_of(name, **options):
+def detector_of(name, *, semantic_dim=None, **options):
     """Its detector on the meta device, where weights take no memory."""
     info = description(name, **options)
+    branch = {"semantic_branch": info.config.model.semantic_branch, "semantic_dim": semantic_dim}
     with META:
-        return described_detector(info, device=META, semantic_branch=info.config.model.semantic_branch)
+        return described_detector(info, device=META, **branch)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -83,7 +83,7 @@ class World:
             section = values
             for parent in parents:
                 section = section.setdefault(parent, {})
-            section[last] = value
+            section[last] = deepcopy(value)
         return values
 
     def config(self, **changes: Any) -> TrainConfig:

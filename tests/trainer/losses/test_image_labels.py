@@ -126,6 +126,13 @@ def test_logits_of_thousands_and_half_precision_stay_finite():
     assert extreme.grad.isfinite().all()
 
 
+def test_shapes_follow_from_shapes_and_nothing_is_read():
+    """Tensors on the meta device hold nothing: whatever asks them for it fails."""
+    areas, logits = drawn()
+    labels = [None if rows is None else rows.to("meta") for rows in LABELS]
+    assert image_label_losses(areas.to("meta"), logits.to("meta"), labels).shape == (LAYERS,)
+
+
 def test_pictures_with_labels_are_counted():
     assert labelled_pictures(LABELS) == 2
     assert labelled_pictures([None]) == 0

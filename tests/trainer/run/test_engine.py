@@ -166,6 +166,15 @@ def test_a_loss_that_is_not_finite_changes_no_weight_and_names_the_pictures(spoi
     assert all(torch.equal(averaged[name], value) for name, value in trainer.averaged.state_dict().items())
 
 
+def test_what_was_in_a_batch_of_whole_images_is_told():
+    trainer, batch = make_trainer(), whole_images(range(4))
+    spoil_a_weight(trainer)
+    with pytest.raises(NonFiniteLossError) as refused:
+        trainer.step(0, 0, batch)
+    shown = sorted(batch.targets[0].image_labels.tolist())
+    assert f"picture-0 (64x64 px, 0 boxes, labels {shown})" in str(refused.value)
+
+
 def test_a_gradient_that_is_not_finite_changes_no_weight():
     trainer = make_trainer()
     before = weights(trainer)

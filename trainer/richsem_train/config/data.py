@@ -201,7 +201,7 @@ class ExtraConfig(Section):
 
     supervision: Supervision = "labelled"
     """How their classes are taught: `labelled`, `unlabelled`, by `pseudo` labels of the teacher, or, without boxes, by
-    the labels of the whole `image`, which the largest box found learns (Detic, arXiv 2201.02605); needs `crops`."""
+    the labels of the whole `image`, which the largest box found learns (Detic, arXiv 2201.02605); not of mosaics."""
 
     lanes: Annotated[int, Field(gt=0, le=65_536)] = 64
     """Independent sequences of blocks that a batch is drawn from."""

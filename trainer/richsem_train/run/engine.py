@@ -21,7 +21,7 @@ from richsem_train.losses.pseudo_labels import with_pseudo_labels
 from richsem_train.numerics import NonFiniteError
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate
-from richsem_train.targets import Batch
+from richsem_train.targets import Batch, Target
 
 
 class NonFiniteLossError(RichSemError):
@@ -235,13 +235,17 @@ def _require_finite(values: Mapping[str, float], step: int, batch: Batch) -> Non
 def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
     pictures = "; ".join(
         f"{name} ({target.image_hw[1]}x{target.image_hw[0]} px, {len(target.labels)} boxes, labels "
-        f"{sorted(set(target.labels.tolist()))[:8]})"
+        f"{sorted({*target.labels.tolist(), *_image_labels(target)})[:8]})"
         for name, target in zip(batch.names, batch.targets, strict=True)
     )
     return NonFiniteLossError(
         f"the loss is not finite at step {step}: {what}. In the batch: {pictures}. No weight was changed; lower "
         "schedule.lr, clip gradients, or use fp32, and go on from the last checkpoint with --resume"
     )
+
+
+def _image_labels(target: Target) -> list[int]:
+    return [] if target.image_labels is None else target.image_labels.tolist()
 
 
 @contextmanager

@@ -145,11 +145,11 @@ class Criterion(nn.Module):
             losses |= {name: loss / num_boxes for name, loss in soft.items()}
         if self.image_loss is not None:
             images = [target.image_labels for target in targets]
-            losses |= _by_layer({"loss_image": self._image_losses(outputs, images) / num_images}, "")
+            found = {"loss_image": _image_losses(outputs, images, self.image_loss.candidates) / num_images}
             if self.image_loss.negatives:
-                negatives_L = _image_negatives(outputs, images, classes[: self.decoder_layers]) / num_boxes
-                for name, loss in _by_layer({"loss_class": negatives_L}, ""):
-                    losses[name] = losses[name] + loss
+                found["loss_class"] = _image_negatives(outputs, images, classes[: self.decoder_layers]) / num_boxes
+            for name, loss in _by_layer(found, ""):
+                losses[name] = losses.get(name, 0) + loss
         # In one order, so that ranks with and without objects can average them as one tensor.
         nothing = torch.zeros((), device=truth.device)
         return {name: losses.get(name, nothing) for name in self.weights}
@@ -200,13 +200,6 @@ class Criterion(nn.Module):
         )
         return TaughtClasses(drawn, pictures)
 
-    def _image_losses(self, outputs: DinoOutputs, images: Sequence[Tensor | None]) -> Tensor:
-        assert self.image_loss is not None
-        # Matching queries stand in the order of the encoder's scores.
-        best = slice(self.image_loss.candidates)
-        areas_LBQ = outputs.pred_boxes[:, :, best, 2:].detach().prod(-1)
-        return image_label_losses(areas_LBQ, outputs.pred_logits[:, :, best], images)
-
     def _named_weights(self, weights: LossWeights) -> dict[str, float]:
         before = [f"_{layer}" for layer in range(self.decoder_layers - 1)]
         suffixes = ["", *before, "_enc"]
@@ -256,6 +249,14 @@ def _by_layer(losses: dict[str, Tensor], suffix: str) -> list[tuple[str, Tensor]
         named += [(f"{kind}{suffix}_{layer}", loss) for layer, loss in enumerate(before)]
         named.append((f"{kind}{suffix}", final))
     return named
+
+
+def _image_losses(outputs: DinoOutputs, images: Sequence[Tensor | None], candidates: int | None) -> Tensor:
+    """Sums over pictures labelled as a whole [L], of the largest of so many queries in each layer."""
+    # Matching queries stand in the order of the encoder's scores.
+    best = slice(candidates)
+    areas_LBQ = outputs.pred_boxes[:, :, best, 2:].detach().prod(-1)
+    return image_label_losses(areas_LBQ, outputs.pred_logits[:, :, best], images)
 
 
 def _image_negatives(outputs: DinoOutputs, images: Sequence[Tensor | None], classes: TaughtClasses) -> Tensor:
