@@ -1,4 +1,4 @@
-"""A device that isn't there: its tensors lie on the CPU and deny it, so that a test sees what a GPU's host would wait for.
+"""A device that isn't there: its tensors lie on the CPU and deny it, so that tests see what makes a GPU's host wait.
 
 Between host and device everything is as with a GPU. What is made on the CPU stays there until it is copied, and the two
 don't mix. PyTorch calls the device "meta"; only the tensors of a `PretendedDevice` have values on it.
@@ -17,7 +17,7 @@ import torchvision.ops  # noqa: F401  (its operators)
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 DEVICE, HOST = torch.device("meta"), torch.device("cpu")
 
@@ -75,24 +75,22 @@ class PretendedDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        reason = _reason_to_wait(func, args, kwargs)
+        leaves, structure = tree_flatten((args, kwargs))
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        placed = [each for each in given if isinstance(each, OnDevice)]
+        reason = _reason_to_wait(func, args, kwargs, is_device_asked=bool(placed))
         if reason is not None:
             self.waits[f"{reason} at {_line()}"] += 1
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         _refuse_mixtures(func, given)
-        comes_to = kwargs.get("device") or (DEVICE if any(isinstance(each, OnDevice) for each in given) else HOST)
-        if func.overloadpacket is _ATEN.copy_:
-            comes_to = args[0].device
-        if "device" in kwargs:
+        comes_to = _where_it_comes_to(func, args, kwargs, is_device_asked=bool(placed))
+        args, kwargs = tree_unflatten([_held(leaf) for leaf in leaves], structure)
+        if kwargs.get("device") is not None:
             kwargs["device"] = HOST
-        if func.overloadpacket is _ATEN._to_copy and not isinstance(args[0], OnDevice) and comes_to == DEVICE:
-            # A copy, where the CPU would give the tensor itself.
-            func = _ATEN._to_copy.default
-        held_args, held_kwargs = tree_map_only(OnDevice, lambda each: each.held, (args, kwargs))
-        out = func(*held_args, **held_kwargs)
+        out = func(*args, **kwargs)
         if comes_to != DEVICE:
             return out
-        known = {id(each.held): each for each in given if isinstance(each, OnDevice)}
+        # What works in place gives back the very tensor that it was given.
+        known = {id(each.held): each for each in placed}
         return tree_map_only(Tensor, lambda each: known[id(each)] if id(each) in known else OnDevice(each), out)
 
 
@@ -137,11 +135,21 @@ def pretended_device() -> Iterator[PretendedDevice]:
         torch.__future__.set_overwrite_module_params_on_conversion(keeps_parameters)
 
 
-def _reason_to_wait(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+def _held(leaf: Any) -> Any:
+    return leaf.held if isinstance(leaf, OnDevice) else leaf
+
+
+def _where_it_comes_to(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, is_device_asked: bool) -> Any:
+    if func.overloadpacket is _ATEN.copy_:
+        return args[0].device
+    return kwargs.get("device") or (DEVICE if is_device_asked else HOST)
+
+
+def _reason_to_wait(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, is_device_asked: bool) -> str | None:
     packet, name = func.overloadpacket, func.overloadpacket.__name__
     if packet in _COPIES:
         return _copy_that_waits(packet, args, kwargs)
-    if not any(isinstance(each, OnDevice) for each in tree_leaves((args, kwargs))):
+    if not is_device_asked:
         return None
     if packet in _INDEXING:
         return _index_that_waits(name, args)

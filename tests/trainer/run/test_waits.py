@@ -1,0 +1,108 @@
+"""How often a training step makes the host wait for the device: the same number of times whatever the batch."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from richsem_train.config import CenternetCascadeConfig, DinoConfig, LossConfig
+from richsem_train.run.distributed import Ranks
+from richsem_train.targets import SoftLabels
+from tests.trainer.pretended_device import DEVICE, pretended_device
+from tests.trainer.steps import CLASSES, as_whole_image, make_batch, make_trainer
+from tests.trainer.tiny import TWO_STAGE, VALUES
+
+DINO, CASCADE = "dino", "centernet-cascade"
+MODELS = {
+    DINO: DinoConfig.model_validate(VALUES["model"]),
+    CASCADE: CenternetCascadeConfig.model_validate(TWO_STAGE["model"]),
+}
+CLIPPING = {DINO: {"clip_norm": 0.1}, CASCADE: {"clip_norm": None, "clip_value": 1.0}}
+MORE_THAN_DINO = 3
+
+
+def plain(target):
+    return replace(target, soft_labels=None)
+
+
+def cached(target):
+    return target
+
+
+def cached_top_k(target):
+    log_probs = torch.randn(len(target.labels), CLASSES, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    kept, ids = log_probs.topk(3)
+    rest = log_probs.scatter(-1, ids, -torch.inf).logsumexp(-1)
+    is_known = torch.arange(len(target.labels)) > 0
+    return replace(target, soft_labels=SoftLabels(class_ids=ids, log_probs=kept, log_rest=rest, is_known=is_known))
+
+
+def extra(target):
+    return replace(target, is_extra=True)
+
+
+def whole_image(target):
+    return as_whole_image(extra(target), np.random.default_rng(target.image_id))
+
+
+KINDS = [plain, cached, cached_top_k, extra, whole_image]
+
+
+def batch_of(kind, pictures, *, objects=2):
+    batch = make_batch(range(pictures), objects=objects)
+    return replace(batch, targets=tuple(kind(target) for target in batch.targets))
+
+
+def trainer_of(detector, **where):
+    return make_trainer(**where, model=MODELS[detector], loss=LossConfig(federated=3), **CLIPPING[detector])
+
+
+@pytest.fixture(scope="module")
+def waits():
+    """Of a step, by detector and batch."""
+    trainers = {}
+
+    def count(detector, batch):
+        with pretended_device() as device:
+            if detector not in trainers:
+                trainers[detector] = trainer_of(detector, ranks=Ranks(0, 1, DEVICE))
+            device.waits.clear()
+            trainers[detector].step(0, 0, batch)
+            return Counter(device.waits)
+
+    return count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_two_stage_detector_waits_at_most_three_times_more_than_dino_whatever_the_batch(waits, kind):
+    found = {
+        (detector, pictures): waits(detector, batch_of(kind, pictures)) for detector in MODELS for pictures in (2, 4)
+    }
+    for detector in MODELS:
+        assert found[detector, 2] == found[detector, 4]
+    # Else nothing was counted: losses and the gradient's norm are read by both.
+    assert found[DINO, 2].total() >= 2
+    assert found[CASCADE, 2].total() <= found[DINO, 2].total() + MORE_THAN_DINO, found
+
+
+@pytest.mark.parametrize("detector", MODELS)
+def test_the_number_does_not_grow_with_the_objects(waits, detector):
+    assert waits(detector, batch_of(cached, 2, objects=1)) == waits(detector, batch_of(cached, 2, objects=7))
+
+
+def test_the_only_shape_that_depends_on_values_is_that_of_one_suppression(waits):
+    shapes = {reason: count for reason, count in waits(CASCADE, batch_of(cached, 4)).items() if "shape of" in reason}
+    assert list(shapes.values()) == [1]
+    assert "shape of nms" in next(iter(shapes))
+
+
+@pytest.mark.parametrize("detector", MODELS)
+def test_what_is_counted_is_a_step_as_the_cpu_takes_it(detector):
+    batch = batch_of(cached, 4)
+    with pretended_device():
+        found = trainer_of(detector, ranks=Ranks(0, 1, DEVICE)).step(0, 0, batch)
+    wanted = trainer_of(detector).step(0, 0, batch)
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-5)
