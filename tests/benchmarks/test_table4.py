@@ -100,9 +100,7 @@ def test_the_target_trains_every_row_with_every_seed_and_compares_by_detector(ca
         config = load_config(ROOT / given["config"], given["changes"])
         outs.setdefault(Path(given["config"]).stem, {})[config.seed] = given["out"]
     assert {name: sorted(seeds) for name, seeds in outs.items()} == {name: [0, 1, 2] for name in ROWS}
-    wanted = [
-        [outs[f"{detector}_{method}"][seed] for method in METHODS for seed in range(3)] for detector in DETECTORS
-    ]
+    wanted = [[outs[f"{detector}_{method}"][seed] for method in METHODS for seed in range(3)] for detector in DETECTORS]
     assert [group.commands["compare"].make_context("compare", call[1:]).params["runs"] for call in compared] == wanted
 
 
