@@ -194,6 +194,35 @@ def test_a_frozen_norm_equals_an_unfrozen_one_in_evaluation_and_keeps_bfloat16()
     assert frozen(features.bfloat16()).dtype == torch.bfloat16
 
 
+def test_the_gradient_through_a_frozen_norm_is_that_through_an_unfrozen_one_in_evaluation():
+    norm = with_random_statistics(torch.nn.Sequential(torch.nn.BatchNorm2d(4)))[0].double()
+    frozen = FrozenBatchNorm2d(4).double()
+    frozen.load_state_dict(norm.state_dict())
+    features = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    wanted, found = (torch.autograd.grad(each(features).square().sum(), features)[0] for each in (norm, frozen))
+    torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradcheck(frozen, features)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18"])
+def test_frozen_norms_keep_no_map_for_the_backward_pass_and_no_float32_one_under_autocast(name):
+    backbone = make_backbone(name, weights=None, out_strides=(8, 16))
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor)
+        return tensor
+
+    pictures = images(64, 64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        backbone(pictures)
+    maps = {tensor.data_ptr(): tensor for tensor in kept if tensor.dim() == 4 and tensor.shape[0] == len(pictures)}
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in backbone.modules())
+    # What a convolution reads, and where the largest of a window was; the norms between would be as many again.
+    assert len(maps) <= convolutions + 2
+    assert all(each.dtype in (torch.bfloat16, torch.int64) for each in maps.values())
+
+
 # timm.
 
 

@@ -219,7 +219,12 @@ def _timm(name: str, weights: str | None, strides: tuple[int, ...], drop_path: f
         channels_last=str(getattr(body.output_fmt, "value", "NCHW")) == "NHWC",
         norms=not any(isinstance(module, nn.BatchNorm2d) for module in body.modules()),
     )
-    return _Built(backbone, _parts(body, re.compile(r"(layers?|stages?)_?\d+")), freeze_batch_norm_2d)
+    return _Built(
+        backbone,
+        _parts(body, re.compile(r"(layers?|stages?)_?\d+")),
+        # timm's for norms that do more.
+        lambda module: freeze_batch_norm_2d(frozen_batch_norms(module)),
+    )
 
 
 def _timm_options(name: str, drop_path: float | None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from torch.nn import functional
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm with everything a buffer: `weight`, `bias`, `running_mean`, `running_var`, as in published detectors.
 
-    Unlike torchvision's it keeps the type of a bfloat16 map; under autocast that one returns float32.
+    Unlike torchvision's and timm's it keeps the type of a bfloat16 map; under autocast these return float32. For the
+    backward pass it keeps a number a channel, and not the map.
     """
 
     weight: Tensor
@@ -28,14 +29,30 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Scale and shift each channel."""
-        return functional.batch_norm(
-            features_BCHW, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        normed_BCHW: Tensor = _FixedNorm.apply(
+            features_BCHW, self.running_mean, self.running_var, self.weight, self.bias, self.eps
         )
+        return normed_BCHW
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Weights of an unfrozen norm count their batches.
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _FixedNorm(torch.autograd.Function):
+    # PyTorch's own would keep its input, half of all that a frozen ResNet keeps.
+    @staticmethod
+    def forward(
+        ctx: Any, features_BCHW: Tensor, mean_C: Tensor, var_C: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(weight_C * (var_C + eps).rsqrt())
+        return functional.batch_norm(features_BCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
+        (scale_C,) = ctx.saved_tensors
+        return (gradient_BCHW * scale_C[:, None, None]).to(gradient_BCHW.dtype), None, None, None, None, None
 
 
 def frozen_batch_norms(module: nn.Module) -> nn.Module:
