@@ -1,6 +1,6 @@
 """Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
@@ -62,6 +62,9 @@ DETECTORS = DINO, CENTERNET_CASCADE = "dino", "centernet-cascade"
 
 class ModelConfig(Section):
     """What all detectors have: a backbone, a semantic branch, and how batches are padded."""
+
+    unused_losses: ClassVar[tuple[str, ...]] = ()
+    """Keys of section `loss` that say nothing to it; none may be changed."""
 
     detector: str
     """Which detector."""
@@ -175,6 +178,8 @@ class CenternetCascadeConfig(ModelConfig):
     proposals'.
     """
 
+    unused_losses = ("image_negatives", "matcher")
+
     detector: Literal["centernet-cascade"]
     """Which detector: `dino`, or `centernet-cascade`."""
 
@@ -268,7 +273,7 @@ class LossConfig(Section):
 
     image_negatives: bool = False
     """Whether all boxes of a picture labelled as a whole also learn that they are none of the classes of the draw, its
-    labels aside."""
+    labels aside; with `detector: dino`."""
 
     matcher: MatcherConfig = MatcherConfig()
-    """Costs of the Hungarian matching."""
+    """Costs of the Hungarian matching; with `detector: dino`."""

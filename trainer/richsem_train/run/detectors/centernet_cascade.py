@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_schemas.errors import RichSemError
 from richsem_train.choices import Precision
 from richsem_train.config import CenternetCascadeConfig, LossConfig
 from richsem_train.learners.centernet_cascade import CenternetCascadeLearner, LossWeights
@@ -69,16 +68,7 @@ class CenternetCascadeAssembly(DetectorKind):
         precision: Precision,
         device: torch.device,
     ) -> CenternetCascadeLearner:
-        """The detector with its losses.
-
-        Raises:
-            RichSemError: losses are asked for that it doesn't have.
-        """
-        if loss.image_negatives:
-            raise RichSemError(
-                "loss.image_negatives is true, and model.detector=centernet-cascade learns nothing but the labels of "
-                "whole images from them; set it to false"
-            )
+        """The detector with its losses."""
         federation = None if loss.federated is None else Federation(federated_weights(image_counts_C), loss.federated)
         learner = CenternetCascadeLearner(
             detector,
