@@ -1,6 +1,6 @@
 """Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
@@ -63,6 +63,9 @@ DETECTORS = DINO, CENTERNET_CASCADE = "dino", "centernet-cascade"
 class ModelConfig(Section):
     """What all detectors have: a backbone, a semantic branch, and how batches are padded."""
 
+    unused_losses: ClassVar[tuple[str, ...]] = ()
+    """Keys of section `loss` that say nothing to it; none may be changed."""
+
     detector: str
     """Which detector."""
 
@@ -74,11 +77,6 @@ class ModelConfig(Section):
 
     size_divisor: Annotated[int, Field(gt=0, le=1024)] = 32
     """Batches are padded to multiples of so many pixels, at the right and the bottom, whenever the detector is used."""
-
-    @property
-    def unused_losses(self) -> tuple[str, ...]:
-        """Keys of section `loss` that such a detector has no use for."""
-        return ()
 
     @property
     def most_boxes(self) -> int | None:
@@ -181,6 +179,9 @@ class CenternetCascadeConfig(ModelConfig):
     `federated` counts the background as a class. It has no use for `matcher` and `image_negatives`.
     """
 
+    # Nothing is matched one to one, and whole images teach their labels alone.
+    unused_losses = ("image_negatives", "matcher")
+
     detector: Literal["centernet-cascade"]
     """Which detector: `dino`, or `centernet-cascade`."""
 
@@ -199,11 +200,6 @@ class CenternetCascadeConfig(ModelConfig):
     extra_boxes: bool = False
     """Whether boxes of extra data teach where objects are and where none is, as those of detection data do. If not,
     only what is in them is learnt: they may be rough, or some of many."""
-
-    @property
-    def unused_losses(self) -> tuple[str, ...]:
-        """Nothing is matched one to one, and whole images teach their labels alone."""
-        return "matcher", "image_negatives"
 
     @model_validator(mode="after")
     def _the_pyramid_has_its_maps(self) -> Self:
@@ -279,7 +275,7 @@ class LossConfig(Section):
 
     image_negatives: bool = False
     """Whether all boxes of a picture labelled as a whole also learn that they are none of the classes of the draw, its
-    labels aside."""
+    labels aside; with `detector: dino`."""
 
     matcher: MatcherConfig = MatcherConfig()
-    """Costs of the Hungarian matching."""
+    """Costs of the Hungarian matching; with `detector: dino`."""

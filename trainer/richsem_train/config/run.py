@@ -224,13 +224,13 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _the_detector_has_these_losses(self) -> Self:
-        ours, usual = (loss.model_dump(mode="json") for loss in (self.loss, LossConfig()))
+    def _losses_are_of_the_detector(self) -> Self:
+        found, defaults = self.loss.model_dump(mode="json"), LossConfig().model_dump(mode="json")
         for key in self.model.unused_losses:
-            if ours[key] != usual[key]:
+            if found[key] != defaults[key]:
                 raise ValueError(
-                    f"loss.{key} is {json.dumps(ours[key])}, and model.detector={self.model.detector} has no use for "
-                    "it; leave it out"
+                    f"loss.{key} is {json.dumps(found[key])}, which model.detector={self.model.detector} has no use "
+                    f"for; leave it at {json.dumps(defaults[key])}"
                 )
         return self
 
