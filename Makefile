@@ -9,12 +9,14 @@ READY := .venv/.ready
 # The demo's data lies here, wherever other data does.
 unexport PYTHONPATH PYTHONHOME UV_TORCH_BACKEND RICHSEM_DATA
 
-.PHONY: help env demo demo-cache demo-compare drop-annotations evidence test lint docs docs-serve requirements clean
+.PHONY: help env demo demo-cache demo-windows demo-compare demo-table4 drop-annotations evidence test lint docs \
+  docs-serve requirements clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo          set up, make the demo's cache, train a detector without and with it: a table and pictures"
 	@echo "make demo-compare  then: five ways to learn from the same pictures, three seeds each; over an hour"
+	@echo "make demo-table4   then: the supplement's table 4 in small, Detic and RichSem in two detectors; some hours"
 	@echo "make drop-annotations  then: the same on fewer and fewer boxes, without and with soft labels; some hours"
 	@echo "make evidence      set up, train by cached labels and by online ones, arm by arm; many hours, goes on where it stopped"
 	@echo "make test          set up, run the tests; ARGS='-m slow' passes options to pytest"
@@ -52,14 +54,30 @@ DEMO_PAGES = caches/demo.html runs/demo_baseline/pictures/sheet.jpg runs/demo/pi
 # labels; cached soft labels.
 ARMS = hard_labels soft_detection extra_pictures hard_semantics soft_labels
 
-demo-compare: demo-cache
+demo-windows: demo-cache
 	$(BIN)/richsem-prep shard --dataset demo-detection --root data/demo --out caches/demo-detection --windows 2
+
+demo-compare: demo-windows
 	for seed in 0 1 2; do for arm in $(ARMS); do \
 	  out=runs/demo-compare/$$arm-$$seed; \
 	  $(TRAIN) --config benchmarks/demo_compare/$$arm.yaml --set seed=$$seed --out $$out \
 	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
 	done; done
 	$(TRAIN) compare $(foreach arm,$(ARMS),$(foreach seed,0 1 2,runs/demo-compare/$(arm)-$(seed))) --out runs/demo-compare
+
+# The supplement's table 4: Detic and RichSem in DINO, and in the two-stage detector that Detic comes from.
+DINO_ROWS = dino_baseline dino_detic dino_richsem
+C2_ROWS = c2_baseline c2_detic c2_richsem
+runs_of_rows = $(foreach row,$(1),$(foreach seed,0 1 2,runs/demo-table4/$(row)-$(seed)))
+
+demo-table4: demo-windows
+	for seed in 0 1 2; do for row in $(DINO_ROWS) $(C2_ROWS); do \
+	  out=runs/demo-table4/$$row-$$seed; \
+	  $(TRAIN) --config benchmarks/table4/$$row.yaml --set seed=$$seed --out $$out \
+	    $$(test ! -e $$out/config.yaml || echo --resume) || exit 1; \
+	done; done
+	$(TRAIN) compare $(call runs_of_rows,$(DINO_ROWS)) --out runs/demo-table4/dino
+	$(TRAIN) compare $(call runs_of_rows,$(C2_ROWS)) --out runs/demo-table4/c2
 
 # The supplement's figure 2 (a). A seed is of the training and of the boxes that are dropped, the same for both arms.
 DROP_ARMS = without_semantics with_semantics
@@ -68,8 +86,7 @@ DROP_SEEDS = 0 1 2
 # More options of the trainings, such as --set schedule.epochs=1.
 DROP_OPTIONS =
 
-drop-annotations: demo-cache
-	$(BIN)/richsem-prep shard --dataset demo-detection --root data/demo --out caches/demo-detection --windows 2
+drop-annotations: demo-windows
 	for seed in $(DROP_SEEDS); do for ratio in $(DROP_RATIOS); do \
 	  partial=drop-annotations/$$ratio-$$seed.json; \
 	  test -e data/$$partial || $(BIN)/richsem-prep drop-annotations $(DEMO_ANNOTATIONS) --ratio $$ratio --seed $$seed \

@@ -408,9 +408,14 @@ def test_windows_of_scale_jitter_make_a_verified_cache(resnet, tmp_path):
         ({"jitters": 1, "noise": "nan"}, "--noise nan: [^;]*$"),
         ({"jitters": 1, "noise": ()}, "--noise names no scale; give at least one"),
         ({"jitters": 40, "noise": "0.1,0.2,0.3"}, "120 copies of each box; at most 100 are made"),
-        ({"scale_jitter": "64"}, "--scale-jitter '64': needs a side and two factors, such as 640,0.1,2"),
-        ({"scale_jitter": "64,2,0.1"}, "the smallest factor, 2, is above the largest, 0.1"),
-        ({"scale_jitter": "64.5,0.1,2"}, r"--scale-jitter 64\.5: .*integer"),
+        *[
+            (
+                {"scale_jitter": given},
+                rf"^--scale-jitter '{given}': needs a side of whole pixels, 1 to 8192, and two factors, 0\.001 to "
+                r"1000, the smaller one first; such as 640,0\.1,2$",
+            )
+            for given in ("64", "64,2,0.1", "64.5,0.1,2", "0,1,2", "64,nan,2", "64,0.1,nan", "inf,1,2", "64,0.1,1001")
+        ],
         ({"scale_jitter": "64,0.1,2", "windows": 0, "whole": True}, "there are none; ask for --windows of detection"),
     ],
 )

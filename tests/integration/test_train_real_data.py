@@ -28,9 +28,9 @@ BACKBONE = {
 }  # fmt: skip
 DINO = DinoConfig.model_validate(
     {
-        "backbone": BACKBONE, "hidden_dim": 64, "feature_levels": 3, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "ffn_dim": 128,
-        "queries": 40, "denoising": {"queries": 20}, "classifier": "linear", "encoder_classifier": "linear",
-        "semantic_branch": False,
+        "backbone": BACKBONE, "hidden_dim": 64, "feature_levels": 3, "encoder_layers": 1, "decoder_layers": 2,
+        "heads": 4, "ffn_dim": 128, "queries": 40, "denoising": {"queries": 20},
+        "classifier": "linear", "encoder_classifier": "linear", "semantic_branch": False,
     }
 )  # fmt: skip
 TWO_STAGE = CenternetCascadeConfig.model_validate(

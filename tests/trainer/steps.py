@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from richsem_schemas.cache.text_bank import TextBank
-from richsem_train.choices import Supervision
+from richsem_train.choices import Precision, Supervision
 from richsem_train.config import DinoConfig, LossConfig, ModelConfig, ScheduleConfig
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
@@ -42,6 +42,7 @@ def make_trainer(
     model: ModelConfig | None = None,
     loss: LossConfig | None = None,
     classes: int = CLASSES,
+    precision: Precision = "fp32",
     **changes: Any,
 ) -> Trainer:
     """Of a detector in float64, DINO unless `model` says another; `changes` are of the schedule."""
@@ -66,7 +67,7 @@ def make_trainer(
         text=text,
         image_counts_C=torch.ones(classes, dtype=torch.int64),
         learns_images=True,
-        precision="fp32",
+        precision=precision,
         device=ranks.device,
     ).double()
     values: dict[str, Any] = {

@@ -306,7 +306,8 @@ def test_a_written_config_keeps_its_kind_of_augmentation():
     [
         (
             "detection.augmentation.kind=scale-jitter",
-            "unknown key detection.augmentation.short_sides; it is of another detection.augmentation.kind",
+            "unknown key detection.augmentation.short_sides; it is of another detection.augmentation.kind than "
+            "scale-jitter",
         ),
         ("detection.augmentation.side=64", "detection.augmentation.side; it is of another detection.augmentation.kind"),
         ("detection.augmentation.kind=lsj", "detection.augmentation.kind: 'lsj' is none of detr, scale-jitter"),
@@ -329,3 +330,22 @@ def test_augmentation_of_another_kind_takes_the_place_of_the_bases(tmp_path):
     mine.write_text("base: demo\nname: mine\ndetection: {augmentation: {kind: detr, flip: false}}\n")
     augmentation = load_config(mine).detection.augmentation
     assert (augmentation.short_sides, augmentation.flip) == ((128,), False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            ["loss.matcher.class_cost=3"],
+            'loss.matcher is {"class_cost": 3.0, "bbox_cost": 5.0, "giou_cost": 2.0}, which ',
+        ),
+        (
+            ["loss.image_negatives=true"],
+            "loss.image_negatives is true, which model.detector=centernet-cascade has no use",
+        ),
+        (["model.queries=9"], "unknown key model.queries; it is of another model.detector than centernet-cascade"),
+    ],
+)
+def test_what_the_chosen_detector_does_not_use_is_refused(changes, said):
+    assert said in refusal(*changes, name="c2_demo")
+    load_config("demo", changes)

@@ -1,4 +1,4 @@
-"""`richsem-train`: a DINO detector that streams the cache and learns its semantics."""
+"""`richsem-train`: a detector that streams the cache and learns its semantics."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

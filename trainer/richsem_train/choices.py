@@ -33,7 +33,7 @@ of what it sampled for the backward pass and samples again, `triton` is a kernel
 materialises the samples."""
 
 Precision = Literal["fp32", "bf16"]
-"""Of backbone and transformer; boxes, cosines and losses are always fp32."""
+"""Of the network; boxes, cosines and losses are always fp32."""
 
 LearningRates = Literal["steps", "cosine"]
 """How learning rates fall: to a tenth at some epochs, or by half a cosine to 0 at the end of the run."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import typer
-from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from richsem_schemas.cache.field_types import (
     MAX_SAMPLES_PER_SHARD,
@@ -56,11 +56,12 @@ def _noise_scales(value: Any) -> Any:
 def _side_and_factors(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    form = "a side and two factors, such as 640,0.1,2"
+    form = "a side of whole pixels, 1 to 8192, and two factors, 0.001 to 1000, the smaller one first; such as 640,0.1,2"
     side, *factors = _numbers(value, form)
-    if len(factors) != 2:
-        raise ValueError(f"needs {form}")
-    return {"side": side, "factors": factors}
+    try:
+        return ScaleJitter.model_validate({"side": side, "factors": factors})
+    except ValidationError:
+        raise ValueError(f"needs {form}") from None
 
 
 def _first_and_last(value: Any) -> Any:

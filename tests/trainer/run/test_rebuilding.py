@@ -4,15 +4,20 @@ import json
 import resource
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from richsem_train.run.checkpoint import load_checkpoint
+from richsem_schemas.errors import RichSemError
+from richsem_train.config import parse_config
+from richsem_train.run.build import described_detector
+from richsem_train.run.checkpoint import Checkpoint, ModelInfo, load_checkpoint
 from richsem_train.run.rebuilding import rebuilt_detector
 from tests.trainer.bounds import BOUNDS
+from tests.trainer.tiny import TWO_STAGE, VALUES
 
 SUFFIXES = (".pt", ".safetensors")
 
@@ -182,3 +187,29 @@ def test_an_honest_file_is_rebuilt_as_it_was(checkpoints, suffix, tmp_path):
     for name, tensor in detector.state_dict().items():
         assert tensor.device.type == "cpu"
         assert torch.equal(tensor, saved.inference_weights[name])
+
+
+def two_stage_info(*, text_dim=12, **model):
+    values = VALUES | {"text": {"cache": "somewhere"}, "extra": None, "model": TWO_STAGE["model"] | model}
+    config = parse_config(values, source="two-stage")
+    names = ("", "cat", "dog")
+    return ModelInfo(config, names, ("",) * 3, text_dim, 50.0 if text_dim else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"roi_dim": 2**30}, "model.roi_dim is 1,073,741,824, the weights have 24"),
+        ({"hidden_dim": 2**30}, "model.hidden_dim is 1,073,741,824, the weights have 16"),
+        ({"text_dim": 2**30}, "text_features should be (3, 1073741824), it is (3, 12)"),
+        ({"text_dim": 0}, "it can't be built (a text classifier needs text features"),
+    ],
+)
+def test_another_two_stage_detector_than_the_weights_are_of_is_refused_unbuilt(changes, said):
+    cpu, info = torch.device("cpu"), two_stage_info()
+    weights = described_detector(info, device=cpu).state_dict()
+    saved = Checkpoint(info, weights, None, {}, 0, 0.0, {})
+    assert rebuilt_detector(saved, "file", cpu).state_dict().keys() == weights.keys()
+    with pytest.raises(RichSemError, match="its weights don't fit its own config") as refused:
+        rebuilt_detector(replace(saved, info=two_stage_info(**changes)), "file", cpu)
+    assert said in str(refused.value)

@@ -9,7 +9,9 @@ from richsem_schemas.io.places import local_path
 
 Checkpoint = Annotated[
     Path,
-    typer.Argument(metavar="CHECKPOINT", help="Of a run, or exported, or published DINO's.", parser=local_path),
+    typer.Argument(
+        metavar="CHECKPOINT", help="Of a run, or exported, or published, by DINO, RichSem or Detic.", parser=local_path
+    ),
 ]
 PublishedConfig = Annotated[
     str | None, typer.Option("--config", help="For checkpoints of other programs: the config to build the model from.")

@@ -40,7 +40,7 @@ def train(
     as_json: AsJson = False,
     _version: Version = False,
 ) -> None:
-    """Train a DINO detector that learns CLIP's semantics from a cache.
+    """Train a detector that learns CLIP's semantics from a cache.
 
     [bold]Examples[/bold]
 

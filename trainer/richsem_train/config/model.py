@@ -1,6 +1,6 @@
 """Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
@@ -62,6 +62,9 @@ DETECTORS = DINO, CENTERNET_CASCADE = "dino", "centernet-cascade"
 
 class ModelConfig(Section):
     """What all detectors have: a backbone, a semantic branch, and how batches are padded."""
+
+    unused_losses: ClassVar[tuple[str, ...]] = ()
+    """Keys of section `loss` that say nothing to it; none may be changed."""
 
     detector: str
     """Which detector."""
@@ -171,9 +174,13 @@ class DinoConfig(ModelConfig):
 class CenternetCascadeConfig(ModelConfig):
     """CenterNet2's proposals (arXiv 2103.07461) and a cascade of three stages (arXiv 1712.00726), as in Detic.
 
-    Its classifier is always `text`. Of section `loss`, `bbox_weight` is of the cascade's boxes and `giou_weight` of the
-    proposals'.
+    Its classifier is always `text`. Of section `loss`, `class_weight` is of the cross-entropy of each stage's regions,
+    `bbox_weight` of the L1 distance of their deltas, and `giou_weight` of the proposals' boxes, all 1 in Detic;
+    `federated` counts the background as a class. It has no use for `matcher` and `image_negatives`.
     """
+
+    # Nothing is matched one to one, and whole images teach their labels alone.
+    unused_losses = ("image_negatives", "matcher")
 
     detector: Literal["centernet-cascade"]
     """Which detector: `dino`, or `centernet-cascade`."""
@@ -184,7 +191,7 @@ class CenternetCascadeConfig(ModelConfig):
     roi_dim: PositiveInt = 1024
     """Width of the cascade's layers."""
 
-    rois: PositiveInt = 512
+    rois: Annotated[int, Field(ge=4, lt=2**31)] = 512
     """Regions of a picture that the cascade learns from, a quarter of them positive at most."""
 
     cosine_scale: PositiveFloat = 50.0
@@ -233,10 +240,10 @@ class LossConfig(Section):
     """Weights and settings of the losses."""
 
     class_weight: NonNegativeFloat = 1.0
-    """Weight of the focal loss of classes."""
+    """Weight of the loss of classes: focal in DINO."""
 
     bbox_weight: NonNegativeFloat = 5.0
-    """Weight of the L1 distance of boxes, in fractions of the picture."""
+    """Weight of the L1 distance of boxes, in DINO in fractions of the picture."""
 
     giou_weight: NonNegativeFloat = 2.0
     """Weight of the generalised IoU."""
@@ -268,7 +275,7 @@ class LossConfig(Section):
 
     image_negatives: bool = False
     """Whether all boxes of a picture labelled as a whole also learn that they are none of the classes of the draw, its
-    labels aside."""
+    labels aside; with `detector: dino`."""
 
     matcher: MatcherConfig = MatcherConfig()
-    """Costs of the Hungarian matching."""
+    """Costs of the Hungarian matching; with `detector: dino`."""

@@ -228,7 +228,7 @@ def _described_problems(error: ValidationError) -> str:
 def _described(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"] if part not in _FORMS)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}{_other_key(where)}"
+        return f"unknown key {where}{_other_key(where, problem['loc'])}"
     if problem["type"] == "union_tag_invalid":
         key, forms = _TOLD_BY[where]
         return f"{where}.{key}: {problem['ctx']['tag'][:SHOWN]!r} is none of {', '.join(forms)}"
@@ -239,15 +239,22 @@ def _described(problem: Any) -> str:
     return f"{where}: {message} (got {got if len(got) <= SHOWN else got[:SHOWN] + '…'})"
 
 
-def _other_key(where: str) -> str:
-    """The key that was meant by one that isn't there, as the end of a message."""
+def _other_key(where: str, place: Sequence[int | str]) -> str:
+    """The key that was meant by one that isn't there, as the end of a message.
+
+    Args:
+        where: the key.
+        place: the same as pydantic has it, with the forms of sections among the keys.
+    """
     if where in _RENAMED:
         return f"; it is {_RENAMED[where]} now"
     known = known_keys()
     if where not in known:
         return _did_you_mean(where, known)
     section = next(section for section in _TOLD_BY if where.startswith(f"{section}."))
-    return f"; it is of another {section}.{_TOLD_BY[section][0]}"
+    key, _ = _TOLD_BY[section]
+    form = next(part for part in place if part in _FORMS)
+    return f"; it is of another {section}.{key} than {form}"
 
 
 def _shown_value(value: Any) -> str:

@@ -1,5 +1,6 @@
 """A whole config, and its sections `schedule`, `evaluation` and `log`: how long, how fast, and what is kept."""
 
+import json
 from typing import Annotated, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
@@ -59,7 +60,7 @@ class ScheduleConfig(Section):
     """Decay of the averaged weights that are scored and exported; null keeps none."""
 
     precision: Precision = "fp32"
-    """Precision of backbone and transformer; boxes, cosines and losses are always fp32."""
+    """Precision of the network; boxes, cosines and losses are always fp32."""
 
     compile: bool = False
     """Compile the backbone by `torch.compile`."""
@@ -220,6 +221,17 @@ class TrainConfig(Section):
             )
         if model.semantic_branch and not model.classifies_by_text:
             raise ValueError("model.semantic_branch learns cosines with names; it needs model.classifier=text")
+        return self
+
+    @model_validator(mode="after")
+    def _losses_are_of_the_detector(self) -> Self:
+        found, defaults = self.loss.model_dump(mode="json"), LossConfig().model_dump(mode="json")
+        for key in self.model.unused_losses:
+            if found[key] != defaults[key]:
+                raise ValueError(
+                    f"loss.{key} is {json.dumps(found[key])}, which model.detector={self.model.detector} has no use "
+                    f"for; leave it at {json.dumps(defaults[key])}"
+                )
         return self
 
     @model_validator(mode="after")

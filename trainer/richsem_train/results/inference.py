@@ -25,7 +25,7 @@ class BatchDetector:
     Attributes:
         model: in evaluation mode, on its device.
         normalise: on the same device.
-        precision: of backbone and transformer.
+        precision: of the network.
         class_names: by row; what is detected has rows as its category ids.
         short_side: at which pictures are shown, pixels.
     """

@@ -238,12 +238,12 @@ def _load_saved(path: Path) -> Checkpoint:
     except Exception as error:
         raise RichSemError(
             f"{path}: not a readable checkpoint of richsem-train ({type(error).__name__}); is it cut short, or another "
-            "program's? Published DINO weights are read by `eval FILE --config NAME` and by "
+            "program's? Published weights are read by `eval FILE --config NAME` and by "
             "start_from=FILE"
         ) from None
     if not isinstance(value, dict) or not {"info", "model", "step"} <= value.keys():
         raise RichSemError(
-            f"{path}: no checkpoint of richsem-train; published DINO weights are read by `eval FILE --config NAME` "
+            f"{path}: no checkpoint of richsem-train; published weights are read by `eval FILE --config NAME` "
             "and by start_from=FILE"
         )
     try:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,3 +92,21 @@ def test_an_untrained_detector_with_a_large_vocabulary_is_cut_short():
     scores, boxes = torch.full((2, REGIONS, 1000), 0.5), scene()[1]
     found = find(scores, boxes, vocabulary=torch.arange(1000) > 0, keep=7)
     assert [len(each.scores) for each in found] == [7, 7]
+
+
+def test_pictures_of_an_untrained_detector_cost_little_more_together_than_alone():
+    """Not the square of their number, which is 64 here."""
+    rng = torch.Generator().manual_seed(0)
+    corner = 90 * torch.rand(8, 256, 2, generator=rng)
+    boxes = torch.cat([corner, corner + 20 + 18 * torch.rand(8, 256, 2, generator=rng)], dim=-1)
+    scores = torch.rand(8, 256, 97, generator=rng)
+
+    def seconds(count):
+        start = time.process_time()
+        hw = [(128, 128)] * count
+        vocabulary = torch.arange(97) > 0
+        best_pairs(scores[:count], boxes[:count], image_hw=hw, original_hw=hw, vocabulary_C=vocabulary, keep=300)
+        return time.process_time() - start
+
+    alone, together = (min(seconds(count) for _ in range(2)) for count in (1, 8))
+    assert together < 45 * alone

@@ -100,7 +100,8 @@ def decode(predictions: CellPredictions, image_hw_B2: Tensor, *, pre_top_k: int,
         that misses the picture.
 
     Source:
-        CenterNet2's decoding. Differs: padding proposes there, too; equal scores at the end of the list are all kept.
+        CenterNet2's decoding. Differs: there padding proposes, too, and boxes beside the picture are kept until the
+        cascade clips them; equal scores at the end of the list are all kept.
     """
     boxes_BN4 = _boxes(predictions)
     scores_BN = _scores(predictions, boxes_BN4, image_hw_B2)

@@ -98,10 +98,10 @@ class CenternetCascade(DetectionModel):
         vocabulary_C: Tensor,
         keep: int,
     ) -> list[BestPairs]:
-        """The best pairs of a region and a class in each picture."""
+        """The best pairs of a region and a class in each picture; scores are no number where the weights give none."""
         image_hw_B2 = torch.tensor(image_hw).to(images_B3HW)
         maps = self.maps(images_B3HW)
-        _, proposals = self.propose(maps, image_hw_B2)
+        predictions, proposals = self.propose(maps, image_hw_B2)
         found = self.cascade.find(
             maps,
             proposals.boxes_xyxy_px,
@@ -110,8 +110,10 @@ class CenternetCascade(DetectionModel):
             text=self.text_bank(),
             image_hw_B2=image_hw_B2,
         )
+        # A map that is no number proposes nothing, which would look like a picture with nothing in it.
+        is_broken_B = ~predictions.heatmap_logits.isfinite().all(1)
         return best_pairs(
-            found.scores,
+            found.scores.masked_fill(is_broken_B[:, None, None], torch.nan),
             found.boxes_xyxy_px,
             image_hw=image_hw,
             original_hw=original_hw,

@@ -42,8 +42,13 @@ class CenternetCascadeAssembly(DetectorKind):
         semantic_branch: bool,
         semantic_dim: int | None = None,
     ) -> CenternetCascade:
-        """The detector on its device."""
-        assert text_features_CD is not None, "the config asks for a text bank"
+        """The detector on its device.
+
+        Raises:
+            RichSemError: there is no text bank.
+        """
+        if text_features_CD is None:
+            raise RichSemError("a text classifier needs text features; give a label set of a cache")
         detector = CenternetCascade(
             backbone_of(config, weights),
             num_classes=num_classes,
@@ -69,16 +74,7 @@ class CenternetCascadeAssembly(DetectorKind):
         precision: Precision,
         device: torch.device,
     ) -> CenternetCascadeLearner:
-        """The detector with its losses.
-
-        Raises:
-            RichSemError: losses are asked for that it doesn't have.
-        """
-        if loss.image_negatives:
-            raise RichSemError(
-                "loss.image_negatives is true, and model.detector=centernet-cascade learns nothing but the labels of "
-                "whole images from them; set it to false"
-            )
+        """The detector with its losses."""
         federation = None if loss.federated is None else Federation(federated_weights(image_counts_C), loss.federated)
         learner = CenternetCascadeLearner(
             detector,
