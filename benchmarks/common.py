@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,14 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def when() -> dict[str, Any]:
+    """The hour, the commit of the code, and the machine."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit, "machine": machine()}
 
 
 def report(name: str, figures: dict[str, Any], out: Path | None) -> None:

@@ -11,12 +11,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class _Counter(TorchDispatchMode):
-    """PyTorch's own formulas; `FlopCounterMode` follows modules besides, and stumbles over views of fake tensors."""
+class FlopCounter(TorchDispatchMode):
+    """What runs in the block, by PyTorch's own formulas.
+
+    `FlopCounterMode` follows modules besides, and stumbles over views of fake tensors.
+
+    Attributes:
+        flops: until now.
+    """
 
     flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled() and func.overloadpacket not in flop_registry:
+            # Operators come undivided there.
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
@@ -33,7 +45,7 @@ def forward_flops(module: nn.Module, network: Callable[..., Tensor], *shapes: tu
         shapes: of these tensors.
     """
     device = next(module.parameters()).device
-    with _fake(), torch.no_grad(), _Counter() as counter:
+    with _fake(), torch.no_grad(), FlopCounter() as counter:
         network(*(torch.zeros(shape, device=device) for shape in shapes))
     return counter.flops
 
@@ -46,7 +58,7 @@ def training_flops(module: nn.Module, loss: Callable[[nn.Module], Tensor]) -> in
         loss: of the module and of tensors that it makes itself, a scalar.
     """
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    with _fake(), _Counter() as counter:
+    with _fake(), FlopCounter() as counter:
         torch.autograd.grad(loss(module), wanted, allow_unused=True)
     return counter.flops
 

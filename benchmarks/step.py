@@ -58,21 +58,24 @@ TOP_K = 64
 LOGIT_SCALE = 100.0
 PAPER_SIDE = 1280
 RN50 = "RN50-quickgelu"
+# More than any arm takes; a cosine wants to know.
+_TOTAL_STEPS = 10**6
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and at which size."""
+    """Where, at which size, and of which config."""
 
     device: torch.device
     side: int
     batch_size: int
     precision: Precision
+    name: str = "richsem_r50_inet_lvis"
 
     @property
     def config(self) -> TrainConfig:
         changes = ["model.backbone.weights=null", f"schedule.precision={self.precision}"]
-        return load_config("richsem_r50_inet_lvis", changes)
+        return load_config(self.name, changes)
 
 
 def main(
@@ -163,19 +166,27 @@ def random_text(width: int) -> TextBank:
     return TextBank(names, names, ("{}",), LOGIT_SCALE, features)
 
 
-def make_trainer(setting: Setting, text: TextBank, *, semantic_branch: bool) -> Trainer:
-    """The engine's, with the same first weights for every arm."""
+def make_trainer(
+    setting: Setting,
+    text: TextBank,
+    *,
+    semantic_branch: bool,
+    classifier: TextBank | None = None,
+    learns_images: bool = False,
+) -> Trainer:
+    """The engine's, with the same first weights for every arm; `text` is the classifier's as well if that is None."""
     config = setting.config
     model: ModelConfig = config.model.model_copy(update={"semantic_branch": semantic_branch})
     torch.manual_seed(0)
     detector = build_detector(
         model,
         num_classes=CLASSES,
-        text_features_CD=text_tensor(text),
+        text_features_CD=text_tensor(classifier or text),
         logit_scale=text.logit_scale,
         weights=None,
         device=setting.device,
         semantic_branch=semantic_branch,
+        semantic_dim=text.features.shape[1] if classifier else None,
     )
     learner = build_learner(
         detector,
@@ -183,6 +194,7 @@ def make_trainer(setting: Setting, text: TextBank, *, semantic_branch: bool) -> 
         config.loss,
         text=text,
         image_counts_C=torch.arange(CLASSES),
+        learns_images=learns_images,
         precision=setting.precision,
         device=setting.device,
     )
@@ -197,6 +209,7 @@ def make_trainer(setting: Setting, text: TextBank, *, semantic_branch: bool) -> 
         pseudo_threshold=config.loss.pseudo_threshold,
         ranks=Ranks(0, 1, setting.device),
         seed=0,
+        total_steps=_TOTAL_STEPS,
     )
 
 
@@ -309,15 +322,18 @@ def seconds_of(steps: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def ratio(
-    above: Sequence[tuple[float, float]], below: Sequence[tuple[float, float]], part: Sequence[tuple[float, float]]
+    above: Sequence[tuple[float, float]],
+    below: Sequence[tuple[float, float]],
+    part: Sequence[tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Of two arms: median and quartiles over rounds; and by the part that only the first has."""
+    """Of two arms: median and quartiles over rounds; and by the part that only the first has, if it has one."""
     figures: dict[str, Any] = {}
     for place, name in enumerate(("seconds", "processor_seconds")):
         ratios = [one[place] / other[place] for one, other in zip(above, below, strict=True)]
         first, _, third = statistics.quantiles(ratios, n=4)
-        by_parts = 1 + seconds_of(part)[name] / seconds_of(below)[name]
-        figures[name] = {"ratio": statistics.median(ratios), "quartiles": [first, third], "by_parts": by_parts}
+        figures[name] = {"ratio": statistics.median(ratios), "quartiles": [first, third]}
+        if part is not None:
+            figures[name]["by_parts"] = 1 + seconds_of(part)[name] / seconds_of(below)[name]
     return figures
 
 

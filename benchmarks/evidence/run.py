@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common import machine, save
+from benchmarks.common import save, when
 from benchmarks.evidence import world
 from benchmarks.evidence.arms import ARMS, EPOCHS, RATIOS, Arm
 from benchmarks.evidence.label_sets import DATA, LABEL_SETS, TEACHER_SIZE, LabelSet, command_of
@@ -328,7 +327,7 @@ def keep_figures(run: Planned, out: Path, parts: Sequence[_Part], seconds_a_step
         "step_processor_s": seconds_a_step,
         "recipe": recipe(),
         "arm_recipe": arm_recipe(run.arm),
-        **_when(),
+        **when(),
     }
     save("evidence-run", figures, run.result)
 
@@ -359,7 +358,7 @@ def _keep_label_set(name: str, made: Mapping[str, Any], took: Took) -> None:
         "views": made.get("views", 0),
         "regions": made["regions"],
         "teacher_forwards": 0 if is_rescored else made["views"],
-        **_when(),
+        **when(),
     }
     save("evidence-cache", figures, RESULTS / "caches" / f"{name}.json")
 
@@ -381,13 +380,6 @@ def keep_world() -> None:
         "instances": counts,
         "ratios": RATIOS,
         "margin": MARGINS,
-        **_when(),
+        **when(),
     }
     save("evidence-world", figures, kept)
-
-
-def _when() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit, "machine": machine()}

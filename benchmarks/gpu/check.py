@@ -50,6 +50,7 @@ PARTS = (
     Part("kernel", 100, ("kernel.py",)),
     Part("tests", 60, ("kernel_tests.py",)),
     Part("steps", 110, ("train_steps.py", "steps")),
+    Part("two-stage", 75, ("two_stage_steps.py",)),
     Part("steps-rn50", 45, ("train_steps.py", "steps-rn50")),
     Part("preparation-rn50", 90, ("preparation.py", "preparation-rn50")),
     # Reads the cache that the part before it made.

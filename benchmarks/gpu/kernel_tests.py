@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from figures import WORK, Figures
 
-TESTS = "tests/trainer/models/dino/test_triton_deformable_attention.py"
+TESTS = ("tests/trainer/models/dino/test_triton_deformable_attention.py", "tests/trainer/run/test_waits.py")
 
 
 def gpu_tests() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def gpu_tests() -> dict[str, Any]:
             "-p",
             "no:cacheprovider",
             f"--junit-xml={report}",
-            TESTS,
+            *TESTS,
         ]
     )
     cases = ElementTree.parse(report).findall(".//testcase")

@@ -111,9 +111,8 @@ def where_time_goes(batch: int = 2) -> dict[str, Any]:
     }
 
 
-def waits() -> dict[str, int]:
+def waits(step: Steps) -> dict[str, int]:
     """Lines at which the host waits for the device in a step, as torch itself warns of them."""
-    _, step = plain_steps(setting())
     for number in range(2):
         step(number)
     torch.cuda.set_sync_debug_mode("warn")
@@ -160,7 +159,7 @@ def main(part: str) -> None:
     figures.measure("where time goes, bf16, batch 2", where_time_goes)
     if SMOKE:
         return None
-    figures.measure("waits for the device", waits)
+    figures.measure("waits for the device", lambda: waits(plain_steps(setting())[1]))
     figures.measure("bf16 with TF32, batch 2", lambda: plain(tf32=True))
     figures.measure("bf16 with TF32, batch 16", lambda: plain(batch=16, tf32=True))
     figures.measure("where time goes, bf16, batch 16", lambda: where_time_goes(16))

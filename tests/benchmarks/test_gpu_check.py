@@ -31,6 +31,13 @@ FIGURES = {
         "fp32 with TF32, batch 2",
         "where time goes, bf16, batch 2",
     },
+    "two-stage": {
+        "plain, bf16, batch 8",
+        "cached, bf16, batch 8",
+        "image, bf16, batch 32 of half the side",
+        "inference, bf16, batch 8",
+        "inference of DINO, bf16, batch 8",
+    },
     "steps-rn50": {
         f"{arm}, RN50-quickgelu, bf16, batch 2"
         for arm in ("cached embeddings", "cached top-k labels", "online teacher", "teacher alone")

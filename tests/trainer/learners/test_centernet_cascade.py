@@ -1,5 +1,6 @@
 """The two-stage detector learns: of every kind of picture, and the same in parts and on ranks."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from richsem_train.losses.centernet_cascade.truth import teaching_of
+from richsem_train.run.distributed import Ranks
 from richsem_train.run.engine import NonFiniteLossError
 from richsem_train.targets import Batch, converted
 from tests.trainer.learners.cascade_steps import (
@@ -18,9 +20,9 @@ from tests.trainer.learners.cascade_steps import (
     take_cascade_steps_as_rank,
     two_stage,
 )
+from tests.trainer.pretended_device import DEVICE, pretended_device
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import make_batch, make_trainer
-from tests.trainer.waiting import DependsOnData
+from tests.trainer.steps import make_batch
 
 STAGES = ("_0", "_1", "")
 
@@ -165,27 +167,16 @@ def test_a_step_depends_on_seed_and_step_alone():
     assert make_cascade_trainer().step(8, 0, of_all_kinds(range(4))).losses != first.losses
 
 
-@pytest.mark.parametrize("pictures", [2, 4])
-def test_a_step_waits_for_one_nms_and_what_any_step_waits_for(pictures):
-    def waits(trainer):
-        with DependsOnData() as noted:
-            trainer.step(0, 0, make_batch(range(pictures)))
-        return sorted(noted.names)
-
-    # The gradient's norm is read.
-    ours, dinos = (
-        waits(make_cascade_trainer(global_batch_size=pictures)),
-        waits(make_trainer(global_batch_size=pictures)),
-    )
-    assert ours == ["_local_scalar_dense", "nms"]
-    assert "_local_scalar_dense" in dinos
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_other_kinds_of_pictures_wait_for_no_more(kind):
-    with DependsOnData() as noted:
-        make_cascade_trainer().step(0, 0, batch_of(*KINDS[kind]))
-    assert sorted(noted.names) == ["_local_scalar_dense", "nms"]
+def test_whatever_pictures_teach_a_step_waits_for_one_suppression_and_for_what_the_host_reads(kind):
+    with pretended_device() as device:
+        trainer = make_cascade_trainer(Ranks(0, 1, DEVICE))
+        device.waits.clear()
+        trainer.step(0, 0, batch_of(*KINDS[kind]))
+    reasons = Counter(reason.split(" at ")[0] for reason in device.waits.elements())
+    # Counts, losses and the gradient's norm.
+    read = {"values read by a copy": 2, "value read by _local_scalar_dense": 1}
+    assert reasons == {"shape of nms": 1, **read}
 
 
 def part(batch: Batch, picture: int) -> Batch:

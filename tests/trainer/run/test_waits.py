@@ -106,3 +106,16 @@ def test_what_is_counted_is_a_step_as_the_cpu_takes_it(detector):
     wanted = trainer_of(detector).step(0, 0, batch)
     assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
     assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("detector", MODELS)
+def test_a_step_on_a_gpu_is_as_the_cpu_takes_it(detector, kind):
+    batch = batch_of(kind, 4)
+    found = trainer_of(detector, ranks=Ranks(0, 1, torch.device("cuda", 0))).step(0, 0, batch)
+    wanted = trainer_of(detector).step(0, 0, batch)
+    # In float64; some of what leads there is float32 in both.
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert found.grad_norm == pytest.approx(wanted.grad_norm, rel=1e-4)

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 from richsem_train.models.centernet_cascade.centernet import CenterNetHead, Proposals, decode
 from richsem_train.models.centernet_cascade.fpn import FeaturePyramid
 from richsem_train.outputs.centernet_cascade import PYRAMID_STRIDES, CellPredictions, Grid
-from tests.trainer.waiting import DependsOnData
+from tests.trainer.pretended_device import DEVICE, pretended_device
 
 CPU = torch.device("cpu")
 WIDTH = 64
@@ -299,8 +299,9 @@ def test_proposals_carry_no_gradient():
 
 @pytest.mark.parametrize("pictures", [1, 5])
 def test_one_nms_is_all_that_the_host_waits_for(pictures):
-    model, maps = random_head(), pyramid_maps(pictures)
-    hw = sizes(*[(128, 160)] * pictures)
-    with DependsOnData() as noted:
+    with pretended_device() as device:
+        model = random_head().to(DEVICE)
+        maps, hw = [each.to(DEVICE) for each in pyramid_maps(pictures)], sizes(*[(128, 160)] * pictures).to(DEVICE)
+        device.waits.clear()
         decode(model(maps), hw, pre_top_k=100, post_top_k=100)
-    assert noted.names == ["nms"]
+    assert [reason.split(" at ")[0] for reason in device.waits.elements()] == ["shape of nms"]
