@@ -349,3 +349,11 @@ def test_augmentation_of_another_kind_takes_the_place_of_the_bases(tmp_path):
 def test_what_the_chosen_detector_does_not_use_is_refused(changes, said):
     assert said in refusal(*changes, name="c2_demo")
     load_config("demo", changes)
+
+
+def test_keys_of_another_detector_are_told_in_one_line():
+    said = refusal("model.detector=dino", "schedule.epoch=1", name="c2_demo")
+    assert said == (
+        "c2_demo: unknown key model.roi_dim; it is of another model.detector than dino, like model.rois; "
+        "leave such keys out; unknown key schedule.epoch; did you mean schedule.epochs?"
+    )

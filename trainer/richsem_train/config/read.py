@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -222,13 +223,34 @@ def _with_value(section: Any, path: Sequence[str], value: Any, change: str) -> A
 
 
 def _described_problems(error: ValidationError) -> str:
-    return "; ".join(_described(problem) for problem in error.errors())
+    described: list[str] = []
+    for form, problems in groupby(error.errors(), key=_form_without_such_a_key):
+        if form is None:
+            described.extend(_described(problem) for problem in problems)
+            continue
+        first, *others = [_where(problem) for problem in problems]
+        like = f", like {', '.join(others)}" if others else ""
+        described.append(f"unknown key {first}; it is of another {form}{like}; leave such keys out")
+    return "; ".join(described)
+
+
+def _form_without_such_a_key(problem: Any) -> str | None:
+    """What tells the form that a section has, where only another form of it has this key; None of other problems."""
+    where = _where(problem)
+    if problem["type"] != "extra_forbidden" or where not in known_keys():
+        return None
+    section = next(section for section in _TOLD_BY if where.startswith(f"{section}."))
+    return f"{section}.{_TOLD_BY[section][0]} than {next(part for part in problem['loc'] if part in _FORMS)}"
+
+
+def _where(problem: Any) -> str:
+    return ".".join(str(part) for part in problem["loc"] if part not in _FORMS)
 
 
 def _described(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part not in _FORMS)
+    where = _where(problem)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {where}{_other_key(where, problem['loc'])}"
+        return f"unknown key {where}{_other_key(where)}"
     if problem["type"] == "union_tag_invalid":
         key, forms = _TOLD_BY[where]
         return f"{where}.{key}: {problem['ctx']['tag'][:SHOWN]!r} is none of {', '.join(forms)}"
@@ -239,22 +261,11 @@ def _described(problem: Any) -> str:
     return f"{where}: {message} (got {got if len(got) <= SHOWN else got[:SHOWN] + '…'})"
 
 
-def _other_key(where: str, place: Sequence[int | str]) -> str:
-    """The key that was meant by one that isn't there, as the end of a message.
-
-    Args:
-        where: the key.
-        place: the same as pydantic has it, with the forms of sections among the keys.
-    """
+def _other_key(where: str) -> str:
+    """The key that was meant by one that isn't there, as the end of a message."""
     if where in _RENAMED:
         return f"; it is {_RENAMED[where]} now"
-    known = known_keys()
-    if where not in known:
-        return _did_you_mean(where, known)
-    section = next(section for section in _TOLD_BY if where.startswith(f"{section}."))
-    key, _ = _TOLD_BY[section]
-    form = next(part for part in place if part in _FORMS)
-    return f"; it is of another {section}.{key} than {form}"
+    return _did_you_mean(where, known_keys())
 
 
 def _shown_value(value: Any) -> str:

@@ -35,8 +35,8 @@ def check_architecture(unknown: Iterable[str], lacking: Iterable[str], path: Pat
         problems.append(f"the detector has no place for {first_few(unknown)}")
     if problems:
         raise RichSemError(
-            f"{path}: of another architecture: {'; '.join(problems)}; choose the config with its backbone, levels "
-            "and numbers of layers"
+            f"{path}: of another architecture: {'; '.join(problems)}; choose a config of its model.detector, with its "
+            "backbone, levels and numbers of layers"
         )
 
 
