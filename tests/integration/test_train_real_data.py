@@ -134,5 +134,5 @@ def test_eight_pictures_are_learned_by_heart(annotations):
 
 @pytest.mark.slow
 def test_eight_pictures_are_learned_by_heart_in_two_stages(annotations):
-    losses, metrics = memorise(annotations, TWO_STAGE, side=192, steps=300, **TWO_STAGE_LOSS)
+    losses, metrics = memorise(annotations, TWO_STAGE, side=192, steps=500, **TWO_STAGE_LOSS)
     assert metrics["AP"] > 0.5, (metrics, losses[::20])
