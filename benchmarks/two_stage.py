@@ -11,8 +11,8 @@ least one, and suppression sees as many pairs as it ever may.
 
 On a GPU at the recipe's size, 640x640, a batch of 8 and bf16; on a CPU smaller. The regions of a picture, 512, don't
 shrink with it, so the share of all that is about them is larger there. `gigaflops` are those of convolutions and matrix
-products for a picture at the measured size, forward and backward: no noise touches them. What the forward pass keeps
-for the backward one is always of 640x640: what a second picture adds to a first, without what both share.
+products for a picture, forward and backward: no noise touches them. The forward pass's, and what it keeps for the
+backward one, are always those of 640x640; kept is what a second picture adds to a first, without what both share.
 """
 
 import gc
@@ -32,6 +32,7 @@ from torch.nn.functional import normalize
 
 from richsem_schemas.cache.field_types import Precision
 from richsem_train.learners.centernet_cascade import CenternetCascadeLearner
+from richsem_train.learners.learner import Learner
 from richsem_train.losses.centernet_cascade.rois import region_soft_loss
 from richsem_train.losses.centernet_cascade.truth import Truth
 from richsem_train.outputs.centernet_cascade import Regions
@@ -118,7 +119,7 @@ def main(
     side: Annotated[int | None, typer.Option(help="Of the pictures, pixels. [default: 640, on a CPU 256]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step. [default: 8, on a CPU 1]")] = None,
     precision: Annotated[Precision | None, typer.Option(help="fp32 or bf16. [default: bf16, on a CPU fp32]")] = None,
-    rounds: Annotated[int, typer.Option(help="In which each arm takes a step.")] = 7,
+    rounds: Annotated[int, typer.Option(help="In which each arm takes a step.")] = 5,
     threads: Annotated[int, typer.Option(help="Of PyTorch, on a CPU.")] = 1,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
@@ -151,7 +152,7 @@ def main(
 
 def measure(setting: Setting, rounds: int) -> dict[str, Any]:
     """Memory first, while nothing else needs any."""
-    figures: dict[str, Any] = {"kept_for_backward": kept_for_backward(setting)}
+    figures: dict[str, Any] = {"forward_at_640": forward_at_640(setting)}
     if setting.device.type == "cuda":
         figures["peak_GiB"] = peaks(setting)
     trainers = {kind.config: kind.trainer(setting) for kind in (PLAIN, CACHED, IMAGE)}
@@ -237,22 +238,24 @@ def random_regions(truth: Truth) -> Regions:
     return Regions(boxes_BR4, place_BR >= 0, place_BR % objects, place_BR < REGIONS // 4)
 
 
-def kept_for_backward(setting: Setting) -> dict[str, float]:
-    """MiB a picture of 640x640, by config."""
+def forward_at_640(setting: Setting) -> dict[str, dict[str, float]]:
+    """By config: operations of a picture, and what it keeps."""
     full = replace(setting, side=SIDE)
-    return {kind.config: kept_mib(kind, full) for kind in (PLAIN, CACHED)}
+    return {kind.config: forward_of(kind, full) for kind in (PLAIN, CACHED)}
 
 
-def kept_mib(kind: Kind, setting: Setting) -> float:
+def forward_of(kind: Kind, setting: Setting) -> dict[str, float]:
     learner = kind.trainer(setting).learner.train()
-    one, two = (kept_bytes(learner, kind.pictures(replace(setting, batch_size=count))) for count in (1, 2))
-    return (two - one) / 2**20
+    batches = [kind.pictures(replace(setting, batch_size=count)) for count in (1, 2)]
+    (gigaflops, one), (_, two) = (forward_pass(learner, batch) for batch in batches)
+    return {"gigaflops": gigaflops, "kept_MiB": two - one}
 
 
-def kept_bytes(learner: Any, batch: Batch) -> int:
-    """Of all tensors that a forward pass saves, those that share memory once."""
+def forward_pass(learner: Learner, batch: Batch) -> tuple[float, float]:
+    """Operations in units of 1e9; MiB of all tensors that are saved, those that share memory once."""
     ready = batch.to(learner.normalise.mean.device)
     totals = [1.0] * len(learner.counts(ready.targets))
+    generators = [torch.Generator().manual_seed(0) for _ in ready.targets]
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -261,9 +264,9 @@ def kept_bytes(learner: Any, batch: Batch) -> int:
         kept[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        learner(ready, totals, [torch.Generator().manual_seed(0) for _ in ready.targets])
-    return sum(storage.nbytes() for storage in kept.values())
+    with FlopCounter() as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        learner(ready, totals, generators)
+    return counter.flops / 1e9, sum(storage.nbytes() for storage in kept.values()) / 2**20
 
 
 def peaks(setting: Setting) -> Mapping[str, float]:
