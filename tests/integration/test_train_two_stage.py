@@ -104,8 +104,11 @@ def test_a_run_starts_from_another(world, whole, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"loss__image_negatives": True}, "loss.image_negatives is true, and model.detector=centernet-cascade has no"),
-        ({"loss__matcher": {"giou_cost": 3.0}}, '"giou_cost": 3.0}, and model.detector=centernet-cascade has no use'),
+        (
+            {"loss__image_negatives": True},
+            "loss.image_negatives is true, which model.detector=centernet-cascade has no",
+        ),
+        ({"loss__matcher": {"giou_cost": 3.0}}, '"giou_cost": 3.0}, which model.detector=centernet-cascade has no use'),
         ({"model__rois": 3}, "model.rois: Input should be greater than or equal to 4"),
         ({"model__backbone__out_strides": [8, 16]}, "model.backbone.out_strides is [8, 16]; the pyramid"),
         ({"model__queries": 30}, "it is of another model.detector"),

@@ -130,7 +130,7 @@ def test_a_checkpoint_of_the_other_detector_is_refused(load):
     message = refusal(load, detector(), {"transformer.level_embed": torch.ones(4, 8)})
     assert "of another architecture: it lacks backbone.0.body.bn1.bias" in message
     assert "no place for transformer.level_embed" in message
-    assert "choose the config" in message
+    assert "choose a config of its model.detector" in message
 
 
 def test_projections_to_text_of_another_width_are_refused_or_left_out(load):
