@@ -33,7 +33,7 @@ def build_detector(
     those of the backbone, as `make_backbone` takes them. Detectors that are only used have no semantic branch; its
     `semantic_dim` is the width of the teacher's text features, None where they are these.
     """
-    return kind_of(config).detector(
+    detector = kind_of(config).detector(
         config,
         num_classes=num_classes,
         text_features_CD=text_features_CD,
@@ -43,6 +43,8 @@ def build_detector(
         semantic_branch=semantic_branch,
         semantic_dim=semantic_dim,
     )
+    detector.backbone.to(memory_format=torch.channels_last)
+    return detector.to(device)
 
 
 def build_learner(

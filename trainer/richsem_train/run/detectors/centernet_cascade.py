@@ -16,7 +16,7 @@ from richsem_train.losses.federated import federated_weights
 from richsem_train.models.centernet_cascade.published_detic import load_published_detic
 from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.load_report import LoadReport
-from richsem_train.run.detectors.kind import DetectorKind, backbone_of, normalise_of, soft_loss_of
+from richsem_train.run.detectors.kind import DetectorKind, backbone_of, misfits, normalise_of, sizes_in, soft_loss_of
 
 _OF_SIZES = {
     "hidden_dim": ("centernet.heatmap.weight", 1),
@@ -38,18 +38,18 @@ class CenternetCascadeAssembly(DetectorKind):
         text_features_CD: Tensor | None,
         logit_scale: float | None,  # noqa: ARG002 -- the classifier has a scale of its own
         weights: str | None,
-        device: torch.device,
+        device: torch.device,  # noqa: ARG002 -- nothing of it depends on the device
         semantic_branch: bool,
         semantic_dim: int | None = None,
     ) -> CenternetCascade:
-        """The detector on its device.
+        """The detector.
 
         Raises:
             RichSemError: there is no text bank.
         """
         if text_features_CD is None:
             raise RichSemError("a text classifier needs text features; give a label set of a cache")
-        detector = CenternetCascade(
+        return CenternetCascade(
             backbone_of(config, weights),
             num_classes=num_classes,
             text_features_CD=text_features_CD,
@@ -59,8 +59,6 @@ class CenternetCascadeAssembly(DetectorKind):
             semantic_dim=(semantic_dim or text_features_CD.shape[1]) if semantic_branch else None,
             size_divisor=config.size_divisor,
         )
-        detector.backbone.to(memory_format=torch.channels_last)
-        return detector.to(device)
 
     def learner(
         self,
@@ -110,13 +108,4 @@ class CenternetCascadeAssembly(DetectorKind):
 
     def counted_misfits(self, config: CenternetCascadeConfig, weights: Mapping[str, Tensor]) -> list[str]:
         """Widths."""
-        found = {field: _side(weights.get(name), axis) for field, (name, axis) in _OF_SIZES.items()}
-        return [
-            f"model.{field} is {getattr(config, field):,}, the weights have {there:,}"
-            for field, there in found.items()
-            if getattr(config, field) != there
-        ]
-
-
-def _side(tensor: Tensor | None, axis: int) -> int:
-    return 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
+        return misfits(config, sizes_in(weights, _OF_SIZES))

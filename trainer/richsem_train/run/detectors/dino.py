@@ -18,7 +18,7 @@ from richsem_train.models.dino.deformable_attention import LayerSizes, choose_ba
 from richsem_train.models.dino.dino import Dino
 from richsem_train.models.dino.published import load_published
 from richsem_train.models.load_report import LoadReport
-from richsem_train.run.detectors.kind import DetectorKind, backbone_of, normalise_of, soft_loss_of
+from richsem_train.run.detectors.kind import DetectorKind, backbone_of, misfits, normalise_of, sizes_in, soft_loss_of
 
 _OF_LAYERS = {
     "encoder_layers": r"transformer\.encoder\.layers\.(\d+)\.",
@@ -54,8 +54,8 @@ class DinoAssembly(DetectorKind):
         semantic_branch: bool,
         semantic_dim: int | None = None,
     ) -> Dino:
-        """DINO on its device."""
-        detector = Dino(
+        """DINO."""
+        return Dino(
             backbone_of(config, weights),
             hidden_dim=config.hidden_dim,
             feature_levels=config.feature_levels,
@@ -78,8 +78,6 @@ class DinoAssembly(DetectorKind):
             size_divisor=config.size_divisor,
             padded_query_positions=config.query_positions == "padded",
         )
-        detector.backbone.to(memory_format=torch.channels_last)
-        return detector.to(device)
 
     def learner(
         self,
@@ -114,12 +112,8 @@ class DinoAssembly(DetectorKind):
     def counted_misfits(self, config: DinoConfig, weights: Mapping[str, Tensor]) -> list[str]:
         """Layers, levels, queries and widths."""
         found = {field: _count(pattern, weights) for field, pattern in _OF_LAYERS.items()}
-        found |= {field: _side(weights.get(name), axis) for field, (name, axis) in _OF_SIZES.items()}
-        return [
-            f"model.{field} is {getattr(config, field):,}, the weights have {there:,}"
-            for field, there in found.items()
-            if getattr(config, field) != there
-        ]
+        found |= sizes_in(weights, _OF_SIZES)
+        return misfits(config, found)
 
     def built_without_memory(self, config: ModelConfig) -> ModelConfig:
         """How it samples makes no difference to its weights, and kernels don't run on the meta device."""
@@ -172,7 +166,3 @@ def build_criterion(
 
 def _count(pattern: str, weights: Mapping[str, Tensor]) -> int:
     return len({match[1] for name in weights if (match := re.match(pattern, name))})
-
-
-def _side(tensor: Tensor | None, axis: int) -> int:
-    return 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]

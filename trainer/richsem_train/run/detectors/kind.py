@@ -44,7 +44,7 @@ class DetectorKind(ABC):
         semantic_branch: bool,
         semantic_dim: int | None = None,
     ) -> DetectionModel:
-        """A detector on its device; arguments as `build_detector` has them."""
+        """A detector for a device, not yet on it; arguments as `build_detector` has them."""
 
     @abstractmethod
     def learner(
@@ -95,6 +95,24 @@ class DetectorKind(ABC):
     def note(self, config: Any, device: torch.device) -> str | None:  # noqa: ARG002
         """A line for the user where it runs otherwise than it might."""
         return None
+
+
+def sizes_in(weights: Mapping[str, Tensor], sides: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Fields that are a side of a weight: the name of the weight and the axis make its size, 0 where it isn't there."""
+    found = {field: (weights.get(name), axis) for field, (name, axis) in sides.items()}
+    return {
+        field: 0 if tensor is None or tensor.ndim <= axis else tensor.shape[axis]
+        for field, (tensor, axis) in found.items()
+    }
+
+
+def misfits(config: ModelConfig, found: Mapping[str, int]) -> list[str]:
+    """Where a section `model` has other numbers than were found in weights, in words."""
+    return [
+        f"model.{field} is {getattr(config, field):,}, the weights have {there:,}"
+        for field, there in found.items()
+        if getattr(config, field) != there
+    ]
 
 
 def backbone_of(config: ModelConfig, weights: str | None) -> Backbone:
