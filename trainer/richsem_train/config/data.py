@@ -1,13 +1,13 @@
 """Sections `detection`, `text` and `extra`: what is learnt from."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side
+from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side, form_told_by
 
 
 class SplitConfig(Section):
@@ -70,14 +70,9 @@ AUGMENTATIONS = DETR, SCALE_JITTER = "detr", "scale-jitter"
 """Values of `detection.augmentation.kind`; pydantic's words for the forms of the section, too, which are no keys."""
 
 
-def _kind_of(value: Any) -> str:
-    """By which keys a section `detection.augmentation` is read: those of DETR's where it doesn't say."""
-    return str(value.get("kind", DETR) if isinstance(value, dict) else getattr(value, "kind", DETR))
-
-
 AnyAugmentation = Annotated[
     Annotated[AugmentationConfig, Tag(DETR)] | Annotated[ScaleJitterConfig, Tag(SCALE_JITTER)],
-    Discriminator(_kind_of),
+    Discriminator(form_told_by("kind", DETR)),
 ]
 """How pictures are drawn, one class of keys for each way."""
 

@@ -1,5 +1,6 @@
 """Parts of sections of a config: bounded numbers, local paths, and a base that refuses what it doesn't know."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,11 @@ def _to_local(value: Any) -> Any:
 
 
 LocalPath = Annotated[Path, BeforeValidator(_to_local)]
+
+
+def form_told_by(key: str, usual: str) -> Callable[[Any], str]:
+    """By which keys a section of several forms is read: as its `key` says, else those of the usual one."""
+    return lambda value: str(value.get(key, usual) if isinstance(value, dict) else getattr(value, key, usual))
 
 
 class Section(BaseModel):

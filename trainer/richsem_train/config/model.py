@@ -1,11 +1,11 @@
 """Sections `model` and `loss`: what the detector is made of, and what it is taught by."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
 from richsem_train.choices import Backend, ClassifierKind, LabelEmbedding, Tail
-from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section
+from richsem_train.config.fields import Fraction, Layers, Levels, PositiveInt, Rgb, Section, form_told_by
 
 
 class BackboneConfig(Section):
@@ -211,14 +211,9 @@ class CenternetCascadeConfig(ModelConfig):
         return self
 
 
-def _detector_of(value: Any) -> str:
-    """By which keys a section `model` is read: those of DINO where it doesn't say."""
-    return str(value.get("detector", DINO) if isinstance(value, dict) else getattr(value, "detector", DINO))
-
-
 AnyModelConfig = Annotated[
     Annotated[DinoConfig, Tag(DINO)] | Annotated[CenternetCascadeConfig, Tag(CENTERNET_CASCADE)],
-    Discriminator(_detector_of),
+    Discriminator(form_told_by("detector", DINO)),
 ]
 """The detector, one class of keys for each."""
 
