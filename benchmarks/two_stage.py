@@ -38,7 +38,7 @@ from richsem_train.losses.centernet_cascade.truth import Truth
 from richsem_train.outputs.centernet_cascade import Regions
 from richsem_train.results.inference import BatchDetector
 from richsem_train.run.engine import Trainer
-from richsem_train.targets import Batch, SoftLabels, Target
+from richsem_train.targets import Batch, SoftLabels, Target, whole_image
 
 SIDE = 640
 CLASSIFIER_WIDTH, TEACHER_WIDTH = 512, 1024
@@ -87,14 +87,7 @@ def labelled_as_a_whole(batch: Batch) -> Batch:
     """One label each."""
 
     def of_the_whole(target: Target) -> Target:
-        return replace(
-            target,
-            boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
-            labels=target.labels[:0],
-            supervision="image",
-            image_labels=target.labels[:1],
-            is_extra=True,
-        )
+        return replace(whole_image(target, target.labels[:1]), is_extra=True)
 
     return replace(batch, targets=tuple(map(of_the_whole, batch.targets)))
 

@@ -1,6 +1,6 @@
 """A trainer and batches for it, in this process or as one of several ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from richsem_train.data.order import RankShare
 from richsem_train.run.build import build_detector, build_learner, text_tensor
 from richsem_train.run.distributed import Ranks, join_ranks
 from richsem_train.run.engine import Trainer
-from richsem_train.targets import Batch, SoftLabels, Target
+from richsem_train.targets import Batch, SoftLabels, Target, whole_image
 from tests.trainer.tiny import VALUES
 
 CLASSES, DIM, SIDE, OBJECTS = 7, 16, 64, 2
@@ -137,14 +137,7 @@ def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:
 def as_whole_image(target: Target, rng: np.random.Generator) -> Target:
     """The same picture with one label or two in the place of boxes."""
     shown = rng.permutation(np.arange(1, CLASSES))[: rng.integers(1, 3)]
-    return replace(
-        target,
-        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
-        labels=target.labels[:0],
-        soft_labels=None,
-        supervision="image",
-        image_labels=torch.from_numpy(shown),
-    )
+    return whole_image(target, torch.from_numpy(shown))
 
 
 def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: int = 2) -> dict[str, Any]:
@@ -153,7 +146,12 @@ def take_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_draw: in
         ranks, global_batch_size=MIXED, accumulate=accumulate, federated=3, pictures_a_draw=pictures_a_draw
     )
     share = RankShare(MIXED, ranks.rank, ranks.world_size, pictures_a_draw=pictures_a_draw, accumulate=accumulate)
-    losses = [trainer.step(step, 0, mixed_batch(share.counters(0), step)).losses for step in range(3)]
+    return three_steps(trainer, share, mixed_batch)
+
+
+def three_steps(trainer: Trainer, share: RankShare, make: Callable[[Sequence[int], int], Batch]) -> dict[str, Any]:
+    """What comes of three steps on a rank's share of the pictures of `make(pictures, step)`."""
+    losses = [trainer.step(step, 0, make(share.counters(0), step)).losses for step in range(3)]
     detector = trainer.learner.detector
     return {
         "losses": losses,
@@ -166,3 +164,11 @@ def take_steps_as_rank(folder: Path, accumulate: int) -> None:
     """The same as one of several ranks; writes what came of it."""
     with join_ranks("cpu") as ranks:
         torch.save(take_steps(ranks, accumulate=accumulate), folder / f"{ranks.rank}.pt")
+
+
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Gradients or weights of the same steps taken in other ways."""
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        # Weights and sums are float64, boxes, cosines and losses float32 whatever the rest is.
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

@@ -60,6 +60,18 @@ class Target:
     is_extra: bool = False
 
 
+def whole_image(target: Target, image_labels: Tensor) -> Target:
+    """The same picture with labels of the whole, int64 [M], distinct rows above 0, in the place of its boxes."""
+    return replace(
+        target,
+        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
+        labels=target.labels[:0],
+        soft_labels=None,
+        supervision="image",
+        image_labels=image_labels,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Pictures side by side, padded at the right and the bottom.

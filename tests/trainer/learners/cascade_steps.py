@@ -12,8 +12,8 @@ from richsem_train.data.collate import Sample, collate
 from richsem_train.data.order import RankShare
 from richsem_train.run.distributed import Ranks, join_ranks
 from richsem_train.run.engine import Trainer
-from richsem_train.targets import Batch, Target
-from tests.trainer.steps import ALONE, MIXED, make_trainer, mixed_batch
+from richsem_train.targets import Batch, Target, whole_image
+from tests.trainer.steps import ALONE, MIXED, make_trainer, mixed_batch, three_steps
 from tests.trainer.tiny import TWO_STAGE
 
 
@@ -29,15 +29,7 @@ def make_cascade_trainer(ranks: Ranks = ALONE, *, loss: dict[str, Any] | None = 
 
 def image_target(target: Target, *labels: int) -> Target:
     """A picture that is labelled as a whole."""
-    return replace(
-        target,
-        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
-        labels=target.labels[:0],
-        soft_labels=None,
-        supervision="image",
-        image_labels=torch.tensor(labels, dtype=torch.long),
-        is_extra=True,
-    )
+    return replace(whole_image(target, torch.tensor(labels, dtype=torch.long)), is_extra=True)
 
 
 def of_all_kinds(pictures: Sequence[int], step: int = 0) -> Batch:
@@ -59,13 +51,7 @@ def take_cascade_steps(ranks: Ranks = ALONE, *, accumulate: int = 1, pictures_a_
         ranks, global_batch_size=MIXED, accumulate=accumulate, pictures_a_draw=pictures_a_draw
     )
     share = RankShare(MIXED, ranks.rank, ranks.world_size, pictures_a_draw=pictures_a_draw, accumulate=accumulate)
-    losses = [trainer.step(step, 0, of_all_kinds(share.counters(0), step)).losses for step in range(3)]
-    detector = trainer.learner.detector
-    return {
-        "losses": losses,
-        "gradients": {name: p.grad for name, p in detector.named_parameters() if p.requires_grad},
-        "weights": detector.state_dict(),
-    }
+    return three_steps(trainer, share, of_all_kinds)
 
 
 def take_cascade_steps_as_rank(folder: Path, accumulate: int) -> None:

@@ -22,7 +22,7 @@ from tests.trainer.learners.cascade_steps import (
 )
 from tests.trainer.pretended_device import DEVICE, pretended_device
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import make_batch
+from tests.trainer.steps import assert_close, make_batch
 
 STAGES = ("_0", "_1", "")
 
@@ -124,12 +124,6 @@ def one_rank():
 def test_the_steps_below_learn_of_everything(one_rank):
     for name in one_rank["losses"][0]:
         assert sum(losses[name] for losses in one_rank["losses"]) > 0, name
-
-
-def assert_close(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])

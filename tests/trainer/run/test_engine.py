@@ -10,18 +10,19 @@ from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
 from richsem_train.run.engine import NonFiniteLossError, split_batch
 from tests.trainer.processes import start_ranks
-from tests.trainer.steps import as_whole_image, make_batch, make_trainer, mixed_batch, take_steps, take_steps_as_rank
+from tests.trainer.steps import (
+    as_whole_image,
+    assert_close,
+    make_batch,
+    make_trainer,
+    mixed_batch,
+    take_steps,
+    take_steps_as_rank,
+)
 
 
 def weights(trainer):
     return {name: value.clone() for name, value in trainer.learner.detector.state_dict().items()}
-
-
-def assert_close(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        # Weights and sums are float64, boxes, cosines and losses float32 whatever the rest is.
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.fixture(scope="module")

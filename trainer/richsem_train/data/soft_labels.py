@@ -12,7 +12,7 @@ from richsem_schemas.cache.view import View, without_rest
 from richsem_schemas.pictures.boxes import xyxy_px_to_cxcywh_norm
 from richsem_train.choices import SoftForm
 from richsem_train.data.cache.source import TrainingCache
-from richsem_train.targets import SoftLabels, Target
+from richsem_train.targets import SoftLabels, Target, whole_image
 
 
 def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None = None) -> Target:
@@ -41,7 +41,8 @@ def cached_target(
     form, supervision = cache.expected.labels, cache.expected.supervision
     labels_R = cache.rows[labelled.view.regions["category_id"]]
     if supervision == "image":
-        return _whole_image(target_of(labelled.view, image_id=image_id, original_hw=original_hw), labels_R)
+        target = target_of(labelled.view, image_id=image_id, original_hw=original_hw)
+        return whole_image(target, torch.from_numpy(np.unique(labels_R[labels_R > 0])))
     is_labelled = bool((labels_R > 0).all())
     if supervision != "labelled" or not is_labelled:
         labels_R = np.zeros_like(labels_R)
@@ -51,16 +52,6 @@ def cached_target(
         supervision="unlabelled" if supervision == "labelled" and not is_labelled else supervision,
         soft_labels=None if form == "hard" else soft_labels(labelled.labels, labelled.embeddings, form),
         is_hard=form == "hard" and is_labelled,
-    )
-
-
-def _whole_image(target: Target, labels_R: NDArray[np.int64]) -> Target:
-    return replace(
-        target,
-        boxes_cxcywh_norm=target.boxes_cxcywh_norm[:0],
-        labels=target.labels[:0],
-        supervision="image",
-        image_labels=torch.from_numpy(np.unique(labels_R[labels_R > 0])),
     )
 
 
