@@ -5,6 +5,7 @@ The driver of `richsem-prep shard` runs on it as it is. What Ray itself costs is
 
 import heapq
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class SimulatedRay:
         busy_seconds: simulated, of all workers in shards.
         hired: actors in all.
         waits: calls of `wait`; `awaited`: references that were handed to them.
+        asked: calls for counters.
+        spent: processor seconds that the simulation itself takes.
     """
 
     exceptions = SimpleNamespace(RayError=RayError, RayActorError=RayActorError)
@@ -86,7 +89,8 @@ class SimulatedRay:
         self.begun: Counter[int] = Counter()
         self.losses: Counter[int] = Counter()
         self.lost_at_start = self.hired = self.waits = self.awaited = 0
-        self.busy_seconds = 0.0
+        self.asked = 0
+        self.busy_seconds = self.spent = 0.0
         self.living: set[SimulatedActor] = set()
         self._workers = workers
 
@@ -121,14 +125,16 @@ class SimulatedRay:
     def wait(
         self, references: Sequence[Reference], *, num_returns: int = 1, timeout: float | None = None
     ) -> tuple[list[Reference], list[Reference]]:
-        """Let time pass until so many calls have ended, or the time is over."""
+        """Let time pass until so many calls have ended, or the time is over; which haven't isn't told."""
+        begun = time.process_time()
         self.waits += 1
         self.awaited += len(references)
         last = heapq.nsmallest(num_returns, (reference.at for reference in references))[-1]
         end = self.now + (math.inf if timeout is None else timeout)
         self.now = max(self.now, min(last, end))
         ended = sorted((each for each in references if each.at <= self.now), key=lambda each: each.at)[:num_returns]
-        return ended, [each for each in references if each not in ended] if num_returns > 1 else []
+        self.spent += time.process_time() - begun
+        return ended, []
 
 
 class SimulatedActor:
@@ -159,7 +165,7 @@ class SimulatedActor:
         return Reference(max(self._ray.now, self._free_at), self._ray.work.text_bank(*arguments))
 
     def _run(self, shard: int) -> Reference:
-        ray = self._ray
+        ray, begun = self._ray, time.process_time()
         assert not self._lost, "a lost worker was given a shard"
         assert self._free_at <= ray.now, "a worker that isn't ready was given a shard"
         ray.begun[shard] += 1
@@ -169,12 +175,14 @@ class SimulatedActor:
         seconds *= ray.rng.random() if is_lost else 1.0
         ray.busy_seconds += seconds
         self._free_at = ray.now + seconds
+        ray.spent += time.process_time() - begun
         if is_lost:
             ray.losses[shard] += 1
             return self._dies()
         return Reference(self._free_at, lambda: ray.work.make(shard))
 
     def _progress(self) -> Reference:
+        self._ray.asked += 1
         return Reference(self._ray.now, error=RayActorError("lost") if self._lost else None)
 
     def _dies(self) -> Reference:

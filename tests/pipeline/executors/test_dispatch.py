@@ -167,7 +167,7 @@ def test_what_keeps_a_worker_from_opening_the_cache_is_told():
     with pytest.raises(RichSemError, match=r"workers can't start: .*stale file handle"):
         list(simulation.run(range(5)))
     fatal = Simulation(Fate(), workers=2, opened=lambda ray: Reference(ray.now, Failure("other weights", fatal=True)))
-    with pytest.raises(RichSemError, match="^other weights$"):
+    with pytest.raises(RichSemError, match=r"^other weights$"):
         list(fatal.run(range(5)))
 
 
