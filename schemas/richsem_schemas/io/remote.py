@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-
 from richsem_schemas.io.words import one_line
 
 READ_AHEAD_BYTES = 4 * 2**20
