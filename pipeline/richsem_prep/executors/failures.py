@@ -26,3 +26,9 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, OSError):
         return Failure(os_error_text(error), fatal=False)
     return Failure(f"{type(error).__name__}: {error}", fatal=False)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

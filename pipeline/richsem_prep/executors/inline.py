@@ -27,6 +27,9 @@ class InlineExecutor:
         self._settings = settings
         self._worker: Worker | None = None
 
+    def start(self, shards: int) -> None:
+        """One worker makes any number of shards."""
+
     def describe(self) -> WorkerDescription:
         """Load the teacher; what it is."""
         from richsem_prep.executors.worker import Worker  # noqa: PLC0415 - torch is loaded when it is needed

@@ -7,11 +7,11 @@ from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.io.ordered_map import default_threads
 
 
-def make_executor(config: ShardConfig, shards: int) -> Executor:
-    """The executor of a run that makes so many shards.
+def make_executor(config: ShardConfig) -> Executor:
+    """The executor of a run; it may begin to start in the background.
 
     Raises:
-        RichSemError: its cluster can't be reached or started.
+        RichSemError: its cluster can't be reached.
     """
     settings = WorkerSettings(
         teacher=config.teacher,
@@ -25,4 +25,4 @@ def make_executor(config: ShardConfig, shards: int) -> Executor:
         return InlineExecutor(settings)
     from richsem_prep.executors.ray import RayExecutor  # noqa: PLC0415 - Ray is loaded when it is needed
 
-    return RayExecutor(settings, workers=config.workers, address=config.ray_address, max_workers=max(shards, 1))
+    return RayExecutor(settings, workers=config.workers, address=config.ray_address)

@@ -7,15 +7,16 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from richsem_prep.executors.failures import ATTEMPTS, POLL_SECONDS, failure_of
-from richsem_prep.shard.progress import Failure, OnProgress, Progress, ShardOutcome, ShardResult
+from richsem_prep.executors.counters import COUNTERS, Counters
+from richsem_prep.executors.dispatch import START_SECONDS, Crew, Dispatch
+from richsem_prep.executors.failures import POLL_SECONDS, first_line
+from richsem_prep.executors.ray_worker import RayWorker
+from richsem_prep.shard.progress import Failure, OnProgress, ShardOutcome
 from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.text_bank import TextBank
@@ -24,26 +25,16 @@ from richsem_schemas.io.ordered_map import MAX_THREADS
 from richsem_schemas.io.places import Place
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from richsem_prep.executors.worker import Worker
-
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Receipts are all that travels, so Ray's shared memory stays at about its minimum."""
-
-_START_SECONDS = 600.0
-"""How long a worker may wait for a place in the cluster."""
 
 _CONNECT_SECONDS = 10.0
 
 _INIT_SECONDS = 90.0
 """How long Ray may take to start here, or to be joined; its own waits end after a minute, where they end."""
 
-_COUNTERS = "counters"
-
 _LOCAL_TOKEN = secrets.token_hex(32)
 """Fresh for each process; Ray reads it once, so a second local run in the same process has the same."""
-
-_LOST = Failure("its worker was lost (killed, or out of memory)", fatal=False)
 
 
 def _before_ray_starts(address: str | None) -> None:
@@ -78,112 +69,76 @@ def _require_answer(address: str) -> None:
         raise RichSemError(f"--ray-address {address}: nothing answers there ({error}); is the cluster up?") from error
 
 
-def _within(seconds: float, call: Callable[[], object], until: threading.Event) -> Exception | None:
-    """Make a call that may never return; what it raised, or a `TimeoutError` where it took longer.
+class _Begun:
+    """A call under way that may never return.
 
     Ray doesn't always notice that one of its processes was killed while it started, and a wait in its C++ can't be
-    interrupted. So the call has a thread of its own, which lives on until the event: Ray's processes die with it.
+    interrupted. So the call has a thread of its own, which lives on until `release`: Ray's processes die with it.
     """
-    raised: list[Exception] = []
-    returned = threading.Event()
 
-    def guarded() -> None:
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._raised: list[Exception] = []
+        self._returned, self._released = threading.Event(), threading.Event()
+        threading.Thread(target=self._guarded, name="ray-init", daemon=True).start()
+
+    def _guarded(self) -> None:
         try:
-            call()
+            self._call()
         except Exception as error:
-            raised.append(error)
-        returned.set()
-        until.wait()
+            self._raised.append(error)
+        self._returned.set()
+        self._released.wait()
 
-    # Ray would say that it can set no handler from a thread, so its handler is set here.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
-    threading.Thread(target=guarded, name="ray-init", daemon=True).start()
-    if not returned.wait(seconds):
-        return TimeoutError(f"nothing for {seconds:.0f} s; one of its processes was killed, or the machine is busy")
-    return raised[0] if raised else None
+    def error_within(self, seconds: float) -> Exception | None:
+        """Wait for the call; what it raised, or a `TimeoutError` where it takes longer."""
+        if not self._returned.wait(seconds):
+            return TimeoutError(f"nothing for {seconds:.0f} s; one of its processes was killed, or the machine is busy")
+        return self._raised[0] if self._raised else None
 
+    @property
+    def is_released(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._released.is_set()
 
-class RayWorker:
-    """The object of an actor: a `Worker` whose mistakes come back as values."""
-
-    def __init__(self) -> None:
-        self._worker: Worker | None = None
-        self._not_started = Failure("the worker was asked to work before it was started", fatal=False)
-
-    def start(self, settings: WorkerSettings) -> WorkerDescription | Failure:
-        """Load the teacher."""
-        from richsem_prep.executors.worker import Worker  # noqa: PLC0415 - the driver needs no torch
-
-        def load() -> WorkerDescription:
-            self._worker = Worker(settings)
-            return self._worker.describe()
-
-        described = _as_value(load)
-        if isinstance(described, Failure):
-            self._not_started = described
-        return described
-
-    def text_bank(self, vocabulary: Vocabulary, names: str) -> TextBank | Failure:
-        """Make the text bank."""
-        assert self._worker is not None
-        return _as_value(lambda: self._worker.text_bank(vocabulary, names))  # type: ignore[union-attr, arg-type]
-
-    def open(self, layout: CacheLayout, label_set: str, root: Place | None) -> Failure | None:
-        """Get ready for a label set."""
-        if self._worker is None:
-            return self._not_started
-        return _as_value(lambda: self._worker.open(layout, label_set, root))  # type: ignore[union-attr]
-
-    def run(self, shard: int) -> ShardResult | Failure:
-        """Make one shard."""
-        return _as_value(lambda: self._worker.run(shard))  # type: ignore[union-attr]
-
-    def progress(self) -> Progress | None:
-        """Counters, answered while a shard is being made."""
-        return replace(self._worker.progress) if self._worker else None
-
-
-def _as_value(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except Exception as error:
-        return failure_of(error)
+    def release(self) -> None:
+        """Let the thread end."""
+        self._released.set()
 
 
 class RayExecutor:
-    """Workers as Ray actors, on this machine or a cluster.
+    """Workers as Ray actors, on this machine or a cluster; Ray and the first worker start at once, in the background.
 
     Args:
         settings: of each worker.
         workers: how many; None is one a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
-        max_workers: never more than this, such as the shards to be made.
 
     Raises:
-        RichSemError: the cluster can't be reached or started.
+        RichSemError: there is no such cluster, or no token for it.
     """
 
-    def __init__(self, settings: WorkerSettings, *, workers: int | None, address: str | None, max_workers: int) -> None:
+    def __init__(self, settings: WorkerSettings, *, workers: int | None, address: str | None) -> None:
         _before_ray_starts(address)
+        if address is not None:
+            _require_answer(address)
         import ray  # noqa: PLC0415 - after its environment is set
 
         self._ray = ray
-        self._closed = threading.Event()
-        self._connect(address)
-        resources = ray.cluster_resources()
-        self._cpus, self._gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
-        if settings.device == "cpu":
-            self._gpus = 0.0
-        self.workers = max(1, min(workers or int(self._gpus or self._cpus), max_workers))
-        threads = max(1, min(int(self._cpus // self.workers), MAX_THREADS))
-        self._settings = replace(settings, decode_threads=threads)
-        self._actors: list[Any] = []
+        self._settings, self._asked, self._address = settings, workers, address
+        self.workers = 1
+        self._share = 1
+        self._cpus, self._gpus = 1.0, 0.0
+        self._descriptions: dict[Any, Any] = {}
+        # Ray would say that it can set no handler from a thread, so its handler is set here.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        self._begun = _Begun(self._begin)
 
-    def _connect(self, address: str | None) -> None:
+    def _begin(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-        if address is None:
+        if self._address is None:
             options |= {
                 "address": "local",
                 "include_dashboard": False,
@@ -191,162 +146,98 @@ class RayExecutor:
                 "_node_ip_address": "127.0.0.1",
             }
         else:
-            _require_answer(address)
-            options["address"] = address
-        if error := _within(_INIT_SECONDS, lambda: self._ray.init(**options), self._closed):
-            self._closed.set()
+            options["address"] = self._address
+        self._ray.init(**options)
+        resources = self._ray.cluster_resources()
+        self._cpus = resources.get("CPU", 1.0)
+        self._gpus = 0.0 if self._settings.device == "cpu" else resources.get("GPU", 0.0)
+        self._share = max(1, self._asked or int(self._gpus or self._cpus))
+        threads = max(1, min(int(self._cpus // self._share), MAX_THREADS))
+        self._settings = replace(self._settings, decode_threads=threads)
+        self.hire()
+
+    def start(self, shards: int) -> None:
+        """Wait for Ray, and start as many workers as so many shards can use.
+
+        Raises:
+            RichSemError: the cluster can't be reached or started.
+        """
+        if error := self._begun.error_within(_INIT_SECONDS):
+            self._begun.release()
+            address = self._address
             where = f"--ray-address {address}: the cluster can't be joined" if address else "Ray can't start here"
             raise RichSemError(
-                f"{where}: {_first_line(error)}; run the same command again, or with --executor inline, which works "
+                f"{where}: {first_line(error)}; run the same command again, or with --executor inline, which works "
                 "without Ray"
             ) from error
+        self.workers = max(1, min(self._share, shards))
+        for _ in range(self.workers - len(self._descriptions)):
+            self.hire()
 
-    def _new_actor(self) -> Any:
+    def hire(self) -> Any:
+        """A new actor, which begins to start."""
         # Half a core at most is reserved, so that two workers on two cores leave Ray room to breathe.
         options: dict[str, Any] = {
-            "num_cpus": min(0.5, self._cpus / (2 * self.workers)),
+            "num_cpus": min(0.5, self._cpus / (2 * self._share)),
             "scheduling_strategy": "SPREAD",
             # Counters are answered beside the work, which itself stays one call after the other.
-            "concurrency_groups": {_COUNTERS: 1},
+            "concurrency_groups": {COUNTERS: 1},
         }
         if self._gpus:
-            options["num_gpus"] = min(1.0, int(10_000 * self._gpus / self.workers) / 10_000)
-        return self._ray.remote(**options)(RayWorker).remote()
+            options["num_gpus"] = min(1.0, int(10_000 * self._gpus / self._share) / 10_000)
+        actor = self._ray.remote(**options)(RayWorker).remote()
+        self._descriptions[actor] = actor.start.remote(self._settings)
+        return actor
+
+    def dismiss(self, actor: Any) -> None:
+        """End an actor, whether it still lives or not, so that what it holds is free."""
+        self._descriptions.pop(actor, None)
+        self._ray.kill(actor)
 
     def describe(self) -> WorkerDescription:
-        """Start the workers; what the first of them is."""
-        self._actors = [self._new_actor() for _ in range(self.workers)]
-        started = [actor.start.remote(self._settings) for actor in self._actors]
-        ready, _ = self._ray.wait(started, timeout=_START_SECONDS)
+        """What the first worker that has started is.
+
+        Raises:
+            RichSemError: none could start.
+        """
+        ready, _ = self._ray.wait(list(self._descriptions.values()), timeout=START_SECONDS)
         if not ready:
-            raise RichSemError(f"no worker could start within {_START_SECONDS:.0f} s; is there room in the cluster?")
-        self._actors.insert(0, self._actors.pop(started.index(ready[0])))
+            raise RichSemError(f"no worker could start within {START_SECONDS:.0f} s; is there room in the cluster?")
         return self._value(ready[0])
 
     def _value(self, reference: Any) -> Any:
         try:
             value = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            raise RichSemError(f"a worker was lost: {_first_line(error)}") from error
+            raise RichSemError(f"a worker was lost: {first_line(error)}") from error
         if isinstance(value, Failure):
             raise RichSemError(value.message)
         return value
 
     def text_bank(self, vocabulary: Vocabulary, names: str, on_progress: OnProgress) -> TextBank:
-        """Have the first worker make the text bank."""
-        bank = self._actors[0].text_bank.remote(vocabulary, names)
-        counters = _Counters(self._ray, on_progress)
+        """Have the first worker that has started make the text bank."""
+        started, _ = self._ray.wait(list(self._descriptions.values()))
+        first = next(actor for actor, described in self._descriptions.items() if described == started[0])
+        bank = first.text_bank.remote(vocabulary, names)
+        counters = Counters(self._ray, on_progress)
         while not self._ray.wait([bank], timeout=POLL_SECONDS)[0]:
-            counters.poll(self._actors[:1])
+            counters.poll([first])
+        counters.last()
         return self._value(bank)
 
     def run(
         self, shards: Sequence[int], layout: CacheLayout, label_set: str, root: Place | None, on_progress: OnProgress
     ) -> Iterator[ShardOutcome]:
         """Make shards, one a worker at a time; a lost worker is replaced and its shard tried again."""
-        waiting = deque(shards)
-        attempts: Counter[int] = Counter()
-        idle = deque(self._actors)
-        busy: dict[Any, tuple[Any, int]] = {}
-        opened = {actor: actor.open.remote(layout, label_set, root) for actor in idle}
-        counters = _Counters(self._ray, on_progress)
-        while waiting or busy:
-            while waiting and idle:
-                actor, shard = idle.popleft(), waiting.popleft()
-                attempts[shard] += 1
-                busy[actor.run.remote(shard)] = (actor, shard)
-            done, _ = self._ray.wait(list(busy), timeout=POLL_SECONDS)
-            counters.poll([actor for actor, _ in busy.values()])
-            for reference in done:
-                actor, shard = busy.pop(reference)
-                outcome = self._outcome(reference, opened.get(actor), shard)
-                if outcome is None:
-                    counters.forget(actor)
-                    actor = self._replacement(actor)
-                    opened[actor] = actor.open.remote(layout, label_set, root)
-                    outcome = ShardOutcome(shard, None, _LOST)
-                idle.append(actor)
-                if outcome.failure and outcome.failure.fatal:
-                    raise RichSemError(outcome.failure.message)
-                if outcome.failure and not outcome.failure.lasting and attempts[shard] < ATTEMPTS:
-                    waiting.append(shard)
-                else:
-                    yield outcome
-        counters.poll(list(self._actors))
-
-    def _replacement(self, lost: Any) -> Any:
-        actor = self._new_actor()
-        actor.start.remote(self._settings)
-        self._actors[self._actors.index(lost)] = actor
-        return actor
-
-    def _outcome(self, reference: Any, opened: Any, shard: int) -> ShardOutcome | None:
-        """The outcome of a finished call; None where its worker was lost."""
-        try:
-            if opened is not None and isinstance(failure := self._ray.get(opened), Failure):
-                return ShardOutcome(shard, None, failure)
-            value = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError:
-            return None
-        except self._ray.exceptions.RayError as error:
-            return ShardOutcome(shard, None, Failure(_first_line(error), fatal=False))
-        if isinstance(value, Failure):
-            return ShardOutcome(shard, None, value)
-        return ShardOutcome(shard, value, None)
+        counters = Counters(self._ray, on_progress)
+        crew = Crew(self.hire, lambda actor: actor.open.remote(layout, label_set, root), self.dismiss)
+        yield from Dispatch(self._ray, list(self._descriptions), crew, counters).run(shards)
+        counters.last()
 
     def close(self) -> None:
         """Stop the workers, and Ray where this run started it."""
-        for actor in self._actors:
-            self._ray.kill(actor)
-        self._ray.shutdown()
-        self._closed.set()
-
-
-class _Counters:
-    """The sum of all workers' counters, those of lost ones left out."""
-
-    def __init__(self, ray: Any, on_progress: OnProgress) -> None:
-        self._ray = ray
-        self._on_progress = on_progress
-        self._latest: dict[Any, Progress] = {}
-        self._asked: dict[Any, Any] = {}
-        self._next = 0.0
-
-    def poll(self, actors: Sequence[Any]) -> None:
-        """Take in answers that have come, ask again, report."""
-        for actor, reference in list(self._asked.items()):
-            if self._ray.wait([reference], timeout=0)[0]:
-                del self._asked[actor]
-                try:
-                    answer = self._ray.get(reference)
-                except self._ray.exceptions.RayError:
-                    continue
-                if answer is not None:
-                    self._latest[actor] = answer
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + POLL_SECONDS
-        for actor in actors:
-            if actor not in self._asked:
-                self._asked[actor] = actor.progress.options(concurrency_group=_COUNTERS).remote()
-        if self._latest:
-            self._on_progress(_sum(list(self._latest.values())))
-
-    def forget(self, actor: Any) -> None:
-        """A lost worker's unfinished work doesn't count."""
-        self._latest.pop(actor, None)
-        self._asked.pop(actor, None)
-
-
-def _sum(counters: Sequence[Progress]) -> Progress:
-    total = replace(counters[0])
-    for other in counters[1:]:
-        total.samples += other.samples
-        total.views += other.views
-        total.quarantined += other.quarantined
-    return total
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        if not self._begun.is_released and self._begun.error_within(_INIT_SECONDS) is None:
+            for actor in list(self._descriptions):
+                self.dismiss(actor)
+            self._ray.shutdown()
+        self._begun.release()

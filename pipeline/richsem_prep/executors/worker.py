@@ -29,6 +29,10 @@ TORCH_THREADS = 1
 """Pinned, since the number of threads changes the last digits: the bytes must not depend on how many workers share a
 machine. On a CPU two workers of one thread each beat one of two; on a GPU it doesn't matter."""
 
+LEAST_DIM_FOR_THREADS = 256
+"""Width of the smallest teacher whose text all cores encode. One like the demo's takes less time for an operation than
+threads take to meet, and much more where something else runs on the machine."""
+
 
 class Worker:
     """Loads the teacher once, then makes shards.
@@ -66,7 +70,8 @@ class Worker:
             self.progress.text_classes = done
 
         # No shard is being made yet, so all cores are free for it.
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        if self._teacher.identity.embed_dim >= LEAST_DIM_FOR_THREADS:
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
         try:
             return text_bank(self._teacher, vocabulary, policy, on_progress=count)
         finally:

@@ -16,9 +16,17 @@ class Executor(Protocol):
     """Runs workers somewhere."""
 
     workers: int
+    """How many there are, once they have been started."""
+
+    def start(self, shards: int) -> None:
+        """Start as many workers as so many shards can use.
+
+        Raises:
+            RichSemError: there is no place for them.
+        """
 
     def describe(self) -> WorkerDescription:
-        """Start the workers; what they are."""
+        """Wait for the first worker; what they are."""
 
     def text_bank(self, vocabulary: Vocabulary, names: str, on_progress: OnProgress) -> TextBank:
         """Have one worker make the text bank."""
@@ -36,5 +44,5 @@ class Executor(Protocol):
         """Stop the workers."""
 
 
-MakeExecutor = Callable[[ShardConfig, int], Executor]
-"""Makes the executor of a config for so many shards."""
+MakeExecutor = Callable[[ShardConfig], Executor]
+"""Makes the executor of a config, which may begin to start while shards are still planned."""

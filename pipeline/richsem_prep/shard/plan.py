@@ -1,7 +1,7 @@
 """The plan: the source's listing, frozen on disk, and the seeded order in which shards are cut from it."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -134,11 +134,20 @@ def _row(entry: SourceEntry) -> dict[str, Any]:
     }
 
 
-def planned_entries(layout: CacheLayout, plan: Plan, shard: int) -> list[SourceEntry]:
-    """The pictures of one shard, in their order; memory and time are those of the shard, not of the listing."""
-    first = shard * plan.samples_per_shard
-    positions = np.arange(first, first + plan.shard_samples(shard))
-    rows = permuted(positions, size=plan.listed, seed=plan.seed)
+def planned_entries(
+    layout: CacheLayout, plan: Plan, shard: int, samples: Sequence[int] | None = None
+) -> list[SourceEntry]:
+    """The pictures of one shard, or some of its samples, in their order.
+
+    Memory and time are those of the shard, or of the samples, and not of the listing.
+
+    Raises:
+        IndexError: the shard has no such sample.
+    """
+    wanted = np.arange(plan.shard_samples(shard))
+    if samples is not None:
+        wanted = wanted[list(samples)]
+    rows = permuted(shard * plan.samples_per_shard + wanted, size=plan.listed, seed=plan.seed)
     entries: dict[int, SourceEntry] = {}
     with _open_listing(layout, plan) as reader:
         for number in np.unique(rows // LISTING_BATCH).tolist():

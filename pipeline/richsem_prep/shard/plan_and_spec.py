@@ -82,7 +82,7 @@ def _root_of_pictures(config: ShardConfig, layout: CacheLayout, plan: Plan) -> P
         done = map_small_files(layout.out, lambda shard: pictures_are_done(layout, shard, plan), range(plan.shards))
         if all(done):
             return config.root
-    names = [entry.name for entry in planned_entries(layout, plan, 0)[:_PROBES]]
+    names = [entry.name for entry in planned_entries(layout, plan, 0, range(min(_PROBES, plan.shard_samples(0))))]
     return find_pictures(config.dataset, config.root, plan, names, images=config.images)
 
 

@@ -40,10 +40,10 @@ def drop_mended_shards(layout: CacheLayout, plan: Plan, root: Place, *, say: Cal
 def _has_mended_sample(shard: PictureShard, plan: Plan, root: Place) -> bool:
     if not shard.quarantine.is_file():
         return False
-    entries = planned_entries(shard.layout, plan, shard.number)
     try:
-        bad = [entries[record["sample"]] for record in read_quarantine(shard.quarantine)]
-    except (CorruptCacheError, LookupError, TypeError):
+        samples = [record["sample"] for record in read_quarantine(shard.quarantine)]
+        bad = planned_entries(shard.layout, plan, shard.number, samples)
+    except (CorruptCacheError, LookupError, TypeError, ValueError):
         return True  # Not what was written; making the shard anew mends it.
     return any(_is_readable(root, entry) for entry in bad)
 

@@ -72,13 +72,15 @@ def shard(config: ShardConfig, reporter: Reporter, make_executor: MakeExecutor) 
     if isinstance(config.out, RemotePath):
         reporter.say(f"{config.out}: nothing keeps jobs apart there; see that no two make the same shards")
     with hold_job(config.out, range(*config.shard_range) if config.shard_range else None):
-        with one_at_a_time(config.out):
-            plan, root = prepare_plan(config, layout, reporter)
-        shards = _wanted_shards(config, plan)
-        sweep_shards(layout, label_set, shards)
-        if config.retry_failed:
-            drop_mended_shards(layout, plan, root, say=reporter.say)
-        with closing(make_executor(config, len(shards))) as executor:
+        # It starts while the plan is made.
+        with closing(make_executor(config)) as executor:
+            with one_at_a_time(config.out):
+                plan, root = prepare_plan(config, layout, reporter)
+            shards = _wanted_shards(config, plan)
+            sweep_shards(layout, label_set, shards)
+            if config.retry_failed:
+                drop_mended_shards(layout, plan, root, say=reporter.say)
+            executor.start(len(shards))
             reporter.say(f"starting {executor.workers} worker{'s' * (executor.workers > 1)}, teacher {config.teacher}")
             description = executor.describe()
             with one_at_a_time(config.out):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-import fsspec
 from pydantic import BeforeValidator, PlainSerializer
 
 from richsem_schemas.errors import RichSemError, SourceError
@@ -79,6 +78,8 @@ def _without_nul(text: str) -> str:
 
 
 def _require_protocol(place: RemotePath) -> None:
+    import fsspec  # noqa: PLC0415 - with asyncio and ssl it takes a while, and most places are local
+
     protocols = [part.partition("://")[0] for part in place.url.split("::")]
     for protocol in protocols:
         try:

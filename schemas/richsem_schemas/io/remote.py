@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import fsspec
-
 from richsem_schemas.io.words import one_line
 
 READ_AHEAD_BYTES = 4 * 2**20
@@ -207,6 +205,8 @@ class RemotePath:
     def _file_system(self) -> Iterator[tuple[Any, str]]:
         """The file system and the path in it; what goes wrong there becomes an `OSError` that names the file."""
         with _os_errors_of(self.url):
+            import fsspec  # noqa: PLC0415 - with asyncio and ssl it takes a while, and most places are local
+
             # fsspec keeps its file systems, apart for each process, and for threads where they can't be shared.
             files, top = fsspec.core.url_to_fs(self.url[: self.typed_length], use_listings_cache=False)
             names = self.url[self.typed_length :]

@@ -147,6 +147,18 @@ def test_entries_are_found_across_batches_of_the_listing(layout, monkeypatch):
     assert everything(layout, plan) == [entries[row] for row in order]
 
 
+def test_some_samples_of_a_shard_are_read_alone_in_the_order_asked_for(layout, monkeypatch):
+    monkeypatch.setattr(plan_module, "LISTING_BATCH", 8)
+    plan = freeze(layout, iter(plain(61)), samples_per_shard=16)
+    for shard in range(plan.shards):
+        whole_shard = planned_entries(layout, plan, shard)
+        for samples in ([], [3], [9, 0, 5, 5]):
+            assert planned_entries(layout, plan, shard, samples) == [whole_shard[sample] for sample in samples]
+    for wrong in ([13], [2.5], ["x"]):
+        with pytest.raises(LookupError):
+            planned_entries(layout, plan, 3, wrong)
+
+
 def test_a_limit_takes_the_first_of_the_same_permutation(layout, tmp_path):
     entries = plain(100)
     plan = freeze(layout, entries)
