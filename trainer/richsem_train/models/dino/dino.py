@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ class Dino(DetectionModel):
         )
         hidden_LBQE = outputs.hidden
         if self.training:
-            hidden_LBQE = hidden_LBQE + self._nothing_of_unused_heads()
+            hidden_LBQE = _WithNothingOf.apply(hidden_LBQE, *self._sometimes_unused())
         logits_LBQC = self._classifier.logits(hidden_LBQE, text)
         boxes_LBQ4 = self._box_head.refine(hidden_LBQE, outputs.references)
         return _split(logits_LBQC, boxes_LBQ4, hidden_LBQE[-1], outputs.anchors, denoising)
@@ -220,8 +219,8 @@ class Dino(DetectionModel):
         )
         return contents_BNE.masked_fill(denoising.padding[..., None], 0)
 
-    def _nothing_of_unused_heads(self) -> Tensor:
-        """Zero, with a gradient to the heads that only some batches use.
+    def _sometimes_unused(self) -> list[nn.Parameter]:
+        """Of heads that only some batches use.
 
         Distributed training waits for a gradient of every parameter: of the label embedding in a batch without
         objects, of the semantic branch in one without soft labels.
@@ -229,11 +228,20 @@ class Dino(DetectionModel):
         heads: list[nn.Module | None] = [self.label_enc]
         if isinstance(self.class_embed, TextClassifier):
             heads += [self.class_embed.label_proj, self.class_embed.clip_visual_proj]
-        weights = [parameter for head in heads if head is not None for parameter in head.parameters()]
-        nothing = self.transformer.level_embed.new_zeros(())
-        for weight in weights:
-            nothing = nothing + 0 * weight.sum()
-        return nothing
+        return [parameter for head in heads if head is not None for parameter in head.parameters()]
+
+
+class _WithNothingOf(torch.autograd.Function):
+    """The first tensor as it is, with gradients of zero for the others."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, *unused: Tensor) -> Tensor:
+        ctx.unused = [(each.shape, each.dtype) for each in unused]
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(gradient.new_zeros(shape, dtype=dtype) for shape, dtype in ctx.unused)
 
 
 def _make_classifier(
@@ -285,19 +293,13 @@ def _split(
     denoising: DenoisingQueries | None,
 ) -> DinoOutputs:
     """Denoising queries, which come first, apart from the matching ones."""
-    count = 0 if denoising is None else denoising.count
-    matching = DinoOutputs(
-        pred_logits=logits_LBXC[:, :, count:],
-        pred_boxes=boxes_LBX4[:, :, count:],
-        hidden=hidden_BXE[:, count:],
-        encoder_logits=anchors.logits,
-        encoder_boxes=anchors.boxes,
-    )
     if denoising is None:
-        return matching
-    return replace(
-        matching,
-        dn_logits=logits_LBXC[:, :, :count],
-        dn_boxes=boxes_LBX4[:, :, :count],
-        dn_hidden=hidden_BXE[:, :count],
+        return DinoOutputs(logits_LBXC, boxes_LBX4, hidden_BXE, anchors.logits, anchors.boxes)
+    # Split rather than sliced, whose gradients would be padded and added.
+    sizes = [denoising.count, logits_LBXC.shape[2] - denoising.count]
+    dn_logits, pred_logits = logits_LBXC.split(sizes, dim=2)
+    dn_boxes, pred_boxes = boxes_LBX4.split(sizes, dim=2)
+    dn_hidden, hidden = hidden_BXE.split(sizes, dim=1)
+    return DinoOutputs(
+        pred_logits, pred_boxes, hidden, anchors.logits, anchors.boxes, dn_logits, dn_boxes, dn_hidden
     )

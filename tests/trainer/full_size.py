@@ -1,0 +1,208 @@
+"""Steps of detectors at full size on a GPU that isn't there: tensors of the device have shapes and no values.
+
+What the host has is real; what it reads of the device is made up. So nothing can be said of numbers here, and all of
+which operators a step asks the device for, in which order, and which tensors it keeps.
+"""
+
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torchvision.ops  # noqa: F401  (its operators)
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.autograd.function import BackwardCFunction
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CUDA, HOST = torch.device("cuda", 0), torch.device("cpu")
+
+_ATEN = torch.ops.aten
+_NO_KERNEL = {
+    _ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided, _ATEN.detach,
+    _ATEN._unsafe_view, _ATEN._reshape_alias, _ATEN.lift_fresh, _ATEN.is_same_size, _ATEN.set_, _ATEN.resize_,
+}  # fmt: skip
+"""Operators that only make tensors or look at them otherwise; views are told by their schema."""
+
+
+class FullSize(TorchDispatchMode):
+    """Runs what is asked of the device without values, and everything else as it is.
+
+    Attributes:
+        operators: how often an operator that launches a kernel at least was asked for, by name and place; a view, new
+            memory without values, and copies from the host launch none.
+    """
+
+    def __init__(self, fake: FakeTensorMode, place: Callable[[], str] = lambda: "") -> None:
+        super().__init__()
+        self._fake = fake
+        self._place = place
+        self.operators: Counter[tuple[str, str]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        asked = kwargs.get("device")
+        is_device_asked = any(isinstance(each, FakeTensor) for each in given)
+        if not is_device_asked and (asked is None or asked.type != CUDA.type):
+            with unset_fake_temporarily():
+                return func(*args, **kwargs)
+        if is_device_asked and _comes_to_the_host(func, args, asked):
+            return _made_up(func, args)
+        if _launches(func, is_device_asked=is_device_asked):
+            self.operators[func.overloadpacket.__name__, self._place()] += 1
+        if asked is not None:
+            kwargs["device"] = CUDA
+        with self._fake:
+            return func(*args, **kwargs)
+
+
+def _comes_to_the_host(func: Any, args: Any, asked: Any) -> bool:
+    packet = func.overloadpacket
+    if packet is _ATEN.copy_:
+        return not isinstance(args[0], FakeTensor)
+    return packet is _ATEN._local_scalar_dense or (asked is not None and asked.type == HOST.type)
+
+
+def _made_up(func: Any, args: Any) -> Any:
+    if func.overloadpacket is _ATEN._local_scalar_dense:
+        return 1.0
+    with unset_fake_temporarily():
+        if func.overloadpacket is _ATEN.copy_:
+            return args[0].fill_(1)
+        values = torch.arange(args[0].numel(), dtype=torch.float64) % 997 / 997
+        return values.view(args[0].shape).to(args[0].dtype)
+
+
+def _launches(func: Any, *, is_device_asked: bool) -> bool:
+    packet = func.overloadpacket
+    if packet in _NO_KERNEL or func.namespace == "prim":
+        return False
+    if packet in (_ATEN._to_copy, _ATEN.copy_) and not is_device_asked:
+        return False
+    returned = func._schema.returns
+    is_view = bool(returned) and all(each.alias_info and not each.alias_info.is_write for each in returned)
+    return not is_view
+
+
+class _WithoutPinning(TorchFunctionMode):
+    """Memory can't be page-locked without a GPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        kwargs.pop("pin_memory", None)
+        return func(*args, **kwargs)
+
+
+def backward(root: Tensor) -> None:
+    """What PyTorch's engine does from a scalar on, which asks the driver of a device for streams."""
+    assert root.grad_fn is not None
+    waiting = _dependencies(root.grad_fn)
+    arrived: dict[Any, list[Tensor | None]] = {root.grad_fn: [torch.ones_like(root)]}
+    ready = [root.grad_fn]
+    with torch.no_grad():
+        while ready:
+            # The engine takes what was made last.
+            node = ready.pop(max(range(len(ready)), key=lambda place: ready[place]._sequence_nr()))
+            gradients = _gradients_of(node, arrived.pop(node, []))
+            for (following, place), gradient in zip(node.next_functions, gradients, strict=True):
+                if following is None:
+                    continue
+                _arrive(arrived.setdefault(following, []), place, _reduced(gradient, following, place))
+                waiting[following] -= 1
+                if not waiting[following]:
+                    ready.append(following)
+
+
+def _dependencies(root: Any) -> Counter[Any]:
+    """How many gradients each node of the graph waits for."""
+    counts: Counter[Any] = Counter()
+    seen, left = {root}, [root]
+    while left:
+        for following, _ in left.pop().next_functions:
+            if following is None:
+                continue
+            counts[following] += 1
+            if following not in seen:
+                seen.add(following)
+                left.append(following)
+    return counts
+
+
+def _gradients_of(node: Any, arrived: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    given = arrived + [None] * (len(node._input_metadata) - len(arrived))
+    if all(gradient is None for gradient in given):
+        return (None,) * len(node.next_functions)
+    if hasattr(node, "variable"):
+        _accumulate(node.variable, given[0])
+        return ()
+    _CURRENT.append(node)
+    try:
+        gradients = node.apply(*given) if isinstance(node, BackwardCFunction) else node(*given)
+    finally:
+        _CURRENT.pop()
+    gradients = gradients if isinstance(gradients, tuple | list) else (gradients,)
+    # Functions in Python also answer for arguments that are no tensors, which ours have behind those that are.
+    assert all(gradient is None for gradient in gradients[len(node.next_functions) :])
+    return tuple(gradients[: len(node.next_functions)])
+
+
+def _accumulate(leaf: Tensor, gradient: Tensor) -> None:
+    if leaf.grad is None:
+        # A gradient that lies as its weight does is taken as it is.
+        leaf.grad = gradient if gradient.stride() == leaf.stride() else gradient.clone()
+    else:
+        leaf.grad += gradient
+
+
+def _arrive(arrived: list[Tensor | None], place: int, gradient: Tensor | None) -> None:
+    arrived.extend([None] * (place + 1 - len(arrived)))
+    if gradient is not None:
+        before = arrived[place]
+        arrived[place] = gradient if before is None else before + gradient
+
+
+def _reduced(gradient: Tensor | None, node: Any, place: int) -> Tensor | None:
+    """As the node wants it: without what was broadcast, in its type."""
+    if gradient is None:
+        return None
+    wanted = node._input_metadata[place]
+    if gradient.shape != wanted.shape:
+        gradient = gradient.sum_to_size(wanted.shape)
+    return gradient.to(wanted.dtype)
+
+
+_CURRENT: list[Any] = []
+
+
+def current_node() -> Any:
+    """The node of the graph whose gradients are being computed; None in a forward pass."""
+    return _CURRENT[-1] if _CURRENT else None
+
+
+@contextmanager
+def full_size(place: Callable[[], str] = lambda: "") -> Iterator[FullSize]:
+    """Within the block the device "cuda" has tensors without values; `place` says of what an operator is counted."""
+    keeps_parameters = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with ExitStack() as stack:
+            for target, value in {
+                "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
+                "torch.cuda.is_bf16_supported": lambda *_, **__: True,
+                "torch.Tensor.backward": backward,
+            }.items():
+                stack.enter_context(patch(target, value))
+            stack.enter_context(fake)
+            stack.enter_context(_WithoutPinning())
+            yield stack.enter_context(FullSize(fake, place))
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(keeps_parameters)
