@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from richsem_train.models.dino.token_grid import token_grid
+
 CUDA, HOST = torch.device("cuda", 0), torch.device("cpu")
 
 _ATEN = torch.ops.aten
@@ -57,7 +59,7 @@ class FullSize(TorchDispatchMode):
         if is_device_asked and _comes_to_the_host(func, args, asked):
             return _made_up(func, args)
         if _launches(func, is_device_asked=is_device_asked):
-            self.operators[func.overloadpacket.__name__, self._place()] += 1
+            self.operators[func.overloadpacket.__name__, self._place()] += _launches_of(func, args)
         if asked is not None:
             kwargs["device"] = CUDA
         with self._fake:
@@ -92,13 +94,78 @@ def _launches(func: Any, *, is_device_asked: bool) -> bool:
     return not is_view
 
 
+def _launches_of(func: Any, args: Any) -> int:
+    """One, but for our own backward kernel, which is between zeros and a conversion."""
+    if func.overloadpacket.__name__ != "deformable_attention_backward":
+        return 1
+    gradient = args[0]
+    return 2 if gradient.dtype in (torch.float32, torch.float64) else 3
+
+
 class _WithoutPinning(TorchFunctionMode):
     """Memory can't be page-locked without a GPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is Tensor.pin_memory:
+            return args[0]
         kwargs.pop("pin_memory", None)
         return func(*args, **kwargs)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """`scaled_dot_product_attention` as a GPU has it: a launch each way, which keep what comes in, goes out, and a sum.
+
+    Here it would be taken apart.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        out, sums = torch.ops.full_size.attention(query, key, value)
+        ctx.save_for_backward(query, key, value, mask, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, *_ = ctx.saved_tensors
+        return *torch.ops.full_size.attention_backward(gradient, query, key, value), None
+
+
+@torch.library.custom_op("full_size::attention", mutates_args=())
+def _attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    raise NotImplementedError
+
+
+@_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    # Heads lie beside each other, as in the query.
+    out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
+    return out, query.new_empty(query.shape[:-1], dtype=torch.float32)
+
+
+@torch.library.custom_op("full_size::attention_backward", mutates_args=())
+def _attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    raise NotImplementedError
+
+
+@_attention_backward.register_fake
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+) -> Tensor:
+    """In the place of `scaled_dot_product_attention`."""
+    assert dropout_p == 0.0
+    if torch.is_autocast_enabled(CUDA.type):
+        dtype = torch.get_autocast_dtype(CUDA.type)
+        query, key, value = (each.to(dtype) for each in (query, key, value))
+        attn_mask = None if attn_mask is None else attn_mask.to(dtype)
+    attended: Tensor = _FusedAttention.apply(query, key, value, attn_mask)
+    return attended
 
 
 def backward(root: Tensor) -> None:
@@ -192,6 +259,7 @@ def full_size(place: Callable[[], str] = lambda: "") -> Iterator[FullSize]:
     """Within the block the device "cuda" has tensors without values; `place` says of what an operator is counted."""
     keeps_parameters = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    _forget_grids()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with ExitStack() as stack:
@@ -199,10 +267,19 @@ def full_size(place: Callable[[], str] = lambda: "") -> Iterator[FullSize]:
                 "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,
                 "torch.cuda.is_bf16_supported": lambda *_, **__: True,
                 "torch.Tensor.backward": backward,
+                "torch.nn.functional.scaled_dot_product_attention": fused_attention,
+                # Lists of tensors without values go one by one otherwise.
+                "torch.nn.utils.clip_grad._has_foreach_support": lambda *_: True,
             }.items():
                 stack.enter_context(patch(target, value))
             stack.enter_context(fake)
             stack.enter_context(_WithoutPinning())
             yield stack.enter_context(FullSize(fake, place))
     finally:
+        _forget_grids()
         torch.__future__.set_overwrite_module_params_on_conversion(keeps_parameters)
+
+
+def _forget_grids() -> None:
+    """Those of one device aren't those of the other."""
+    token_grid.cache_clear()

@@ -26,6 +26,15 @@ from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 
 _SEMANTIC_KEY = "class_embed.clip_visual_proj."
 
+_EXACT = {
+    "class_embed", "bbox_embed", "enc_out_class_embed", "enc_out_bbox_embed", "sampling_offsets", "attention_weights",
+    "label_enc",
+}  # fmt: skip
+"""Modules that compute in float32 under autocast, or whose inputs come before it."""
+
+_PART_DEPTH = 4
+"""Names of a stage of the backbone and of a layer of the transformer have so many parts."""
+
 
 class Dino(DetectionModel):
     """DINO-DETR, two-stage, with contrastive denoising and RichSem's classifier and semantic branch.
@@ -77,6 +86,7 @@ class Dino(DetectionModel):
         deformable_backend: Backend = "torch",
         size_divisor: int = 1,
         padded_query_positions: bool = False,
+        checkpoint_encoder: bool = False,
     ) -> None:
         super().__init__()
         _check_vocabulary(text_features_CD, logit_scale, num_classes, needed="text" in (classifier, encoder_classifier))
@@ -99,7 +109,7 @@ class Dino(DetectionModel):
         self.size_divisor = math.lcm(size_divisor, getattr(backbone, "size_divisor", 1))
         self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
         self.transformer = Transformer(
-            Encoder(EncoderLayer(hidden_dim, **layer) for _ in range(encoder_layers)),
+            Encoder((EncoderLayer(hidden_dim, **layer) for _ in range(encoder_layers)), checkpoints=checkpoint_encoder),
             Decoder(
                 (DecoderLayer(hidden_dim, **layer) for _ in range(decoder_layers)),
                 hidden_dim=hidden_dim,
@@ -198,6 +208,15 @@ class Dino(DetectionModel):
     def inference_state_dict(self) -> dict[str, Tensor]:
         """The state without the semantic branch: that of the same detector built with `semantic_branch=False`."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith(_SEMANTIC_KEY)}
+
+    def half_weights(self) -> list[list[str]]:
+        """Names of the weights that are used in the precision of autocast, part by part."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention) and not _EXACT & set(name.split(".")):
+                for parameter, _ in module.named_parameters(recurse=False):
+                    groups.setdefault(tuple(name.split(".")[:_PART_DEPTH]), []).append(f"{name}.{parameter}")
+        return list(groups.values())
 
     @property
     def _classifier(self) -> LinearClassifier | TextClassifier:

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from richsem_train.choices import Backend
 from richsem_train.models.dino.deformable_attention import DeformableAttention
+from richsem_train.models.dino.feed_forward import feed_forward
 from richsem_train.models.dino.token_grid import Shapes, token_grid
 
 
@@ -38,17 +40,24 @@ class EncoderLayer(nn.Module):
             tokens_BSE + position_BSE, reference_points_BSL2, tokens_BSE, spatial_shapes, padding_mask_BS
         )
         tokens_BSE = self.norm1(tokens_BSE + self.dropout(attended_BSE))
-        inner = self.dropout(functional.relu(self.linear1(tokens_BSE)))
-        output_BSE: Tensor = self.norm2(tokens_BSE + self.dropout(self.linear2(inner)))
+        output_BSE: Tensor = self.norm2(tokens_BSE + self.dropout(self._feed_forward(tokens_BSE)))
         return output_BSE
+
+    def _feed_forward(self, tokens_BSE: Tensor) -> Tensor:
+        if self.training and self.dropout.p:
+            # What was dropped would have to be kept.
+            inner: Tensor = self.linear2(self.dropout(functional.relu(self.linear1(tokens_BSE))))
+            return inner
+        return feed_forward(tokens_BSE, self.linear1, self.linear2)
 
 
 class Encoder(nn.Module):
-    """A stack of layers."""
+    """A stack of layers; with `checkpoints` each is computed again in the backward pass, which keeps its input alone."""
 
-    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
+    def __init__(self, layers: Iterable[EncoderLayer], *, checkpoints: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.checkpoints = checkpoints
 
     def forward(
         self,
@@ -64,7 +73,11 @@ class Encoder(nn.Module):
         """
         reference_points = token_centres(spatial_shapes, valid_ratios_BL2)
         for layer in self.layers:
-            tokens_BSE = layer(tokens_BSE, position_BSE, reference_points, spatial_shapes, padding_mask_BS)
+            inputs = (tokens_BSE, position_BSE, reference_points, spatial_shapes, padding_mask_BS)
+            if self.checkpoints and torch.is_grad_enabled():
+                tokens_BSE = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                tokens_BSE = layer(*inputs)
         return tokens_BSE
 
 
