@@ -223,8 +223,8 @@ def _gradients_of(node: Any, arrived: list[Tensor | None]) -> tuple[Tensor | Non
 
 def _accumulate(leaf: Tensor, gradient: Tensor) -> None:
     if leaf.grad is None:
-        # A gradient that lies as its weight does is taken as it is.
-        leaf.grad = gradient if gradient.stride() == leaf.stride() else gradient.clone()
+        # It lies as its weight does, here and there, and is taken as it is.
+        leaf.grad = gradient
     else:
         leaf.grad += gradient
 
