@@ -4,12 +4,9 @@ What the host has is real; what it reads of the device is made up. So nothing ca
 which operators a step asks the device for, in which order, and which tensors it keeps.
 """
 
-import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -144,9 +141,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("full_size::attention_backward", mutates_args=())
-def _attention_backward(
-    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _attention_backward(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     raise NotImplementedError
 
 
@@ -212,13 +207,19 @@ def _gradients_of(node: Any, arrived: list[Tensor | None]) -> tuple[Tensor | Non
         return ()
     _CURRENT.append(node)
     try:
-        gradients = node.apply(*given) if isinstance(node, BackwardCFunction) else node(*given)
+        if isinstance(node, BackwardCFunction):
+            return _of_tensors(node, node.apply(*given))
+        gradients = node(*given)
     finally:
         _CURRENT.pop()
-    gradients = gradients if isinstance(gradients, tuple | list) else (gradients,)
-    # Functions in Python also answer for arguments that are no tensors, which ours have behind those that are.
-    assert all(gradient is None for gradient in gradients[len(node.next_functions) :])
-    return tuple(gradients[: len(node.next_functions)])
+    return tuple(gradients) if isinstance(gradients, tuple | list) else (gradients,)
+
+
+def _of_tensors(node: Any, gradients: Any) -> tuple[Tensor | None, ...]:
+    """Functions in Python also answer for arguments that are no tensors, of which the graph knows nothing."""
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    wanted = iter([each for each, is_needed in zip(gradients, node.needs_input_grad, strict=True) if is_needed])
+    return tuple(None if following is None else next(wanted) for following, _ in node.next_functions)
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor) -> None:

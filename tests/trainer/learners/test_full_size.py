@@ -21,7 +21,7 @@ CLASSES, TEXT_DIM = 1204, 1024
 GIB = 2**30
 
 ONE_BY_ONE = {"plain": 3720, "cached": 3741, "image": 3383}
-"""Operators of a bfloat16 step of two pictures while losses were computed layer by layer and weights cast one by one."""
+"""Operators of a bfloat16 step of two pictures with losses computed layer by layer and weights cast one by one."""
 
 KEPT_GIB = {"bf16": 2.3, "fp32": 3.6}
 """The most that a picture of 1,280 x 1,280 may keep for the backward pass: 16 fit a GPU of 80 GB."""

@@ -29,8 +29,8 @@ class HungarianMatcher:
     without the class term for unlabelled pictures.
 
     Source:
-        Deformable DETR and the reference. Differs: all layers are matched at once, by one transfer from the device; only
-        the logits of classes that are there are looked at; what isn't finite raises.
+        Deformable DETR and the reference. Differs: all layers are matched at once, by one transfer from the device;
+        only the logits of classes that are there are looked at; what isn't finite raises.
     """
 
     class_cost: float = 2.0

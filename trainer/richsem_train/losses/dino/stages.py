@@ -139,7 +139,9 @@ def stage_losses(stages: Sequence[Stage], truth: Truth) -> list[dict[str, Tensor
     All stages are computed at once, their queries laid end to end: a launch costs the host more than the device.
     """
     rows, objects = zip(*(stage.answers(truth.counts) for stage in stages), strict=True)
-    firsts = [sum(stage.weight.numel() * len(stage.boxes) for stage in stages[:number]) for number in range(len(stages))]
+    firsts = [
+        sum(stage.weight.numel() * len(stage.boxes) for stage in stages[:number]) for number in range(len(stages))
+    ]
     rows_P = torch.cat([own + first for own, first in zip(rows, firsts, strict=True)])
     # One transfer.
     rows_P, objects_P = torch.stack([rows_P, torch.cat(objects)]).to(truth.device, non_blocking=True)

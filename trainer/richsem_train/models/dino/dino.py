@@ -319,6 +319,4 @@ def _split(
     dn_logits, pred_logits = logits_LBXC.split(sizes, dim=2)
     dn_boxes, pred_boxes = boxes_LBX4.split(sizes, dim=2)
     dn_hidden, hidden = hidden_BXE.split(sizes, dim=1)
-    return DinoOutputs(
-        pred_logits, pred_boxes, hidden, anchors.logits, anchors.boxes, dn_logits, dn_boxes, dn_hidden
-    )
+    return DinoOutputs(pred_logits, pred_boxes, hidden, anchors.logits, anchors.boxes, dn_logits, dn_boxes, dn_hidden)

@@ -52,7 +52,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of layers; with `checkpoints` each is computed again in the backward pass, which keeps its input alone."""
+    """A stack of layers; with `checkpoints` the backward pass computes them again, and keeps their inputs alone."""
 
     def __init__(self, layers: Iterable[EncoderLayer], *, checkpoints: bool = False) -> None:
         super().__init__()
@@ -86,7 +86,9 @@ def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
 
     The masks are True where padded; pictures lie at the top left.
     """
-    padded = [mask_Bx.mean(1, dtype=dtype) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])]
+    padded = [
+        mask_Bx.mean(1, dtype=dtype) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])
+    ]
     return 1 - torch.stack(padded, dim=1).unflatten(1, (-1, 2))
 
 

@@ -34,12 +34,7 @@ def token_grid(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Toke
         cells = [_cells(height, width) for height, width in shapes]
         level_S = torch.arange(len(shapes)).repeat_interleave(torch.tensor([len(each) for each in cells]))
         sizes_L2 = torch.tensor([(width, height) for height, width in shapes])
-        return TokenGrid(
-            *(
-                _on(device, each)
-                for each in (torch.cat(cells).to(dtype), level_S, sizes_L2.to(dtype))
-            )
-        )
+        return TokenGrid(*(_on(device, each) for each in (torch.cat(cells).to(dtype), level_S, sizes_L2.to(dtype))))
 
 
 def _cells(height: int, width: int) -> Tensor:

@@ -38,7 +38,9 @@ def sample(value_BSHD: Tensor, shapes: Shapes, locations_BQHLP2: Tensor, weights
         [B, Q, H*D] in the type of the value.
     """
     sides = [side for shape in shapes for side in shape]
-    sampled: Tensor = _forward(value_BSHD.contiguous(), locations_BQHLP2.contiguous(), weights_BQHLP.contiguous(), sides)
+    sampled: Tensor = _forward(
+        value_BSHD.contiguous(), locations_BQHLP2.contiguous(), weights_BQHLP.contiguous(), sides
+    )
     return sampled
 
 
