@@ -78,7 +78,7 @@ def main(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     results = []
     for case in GPU_CASES if chosen == "cuda" else CPU_CASES:
-        figures = {backend: _alone(case, backend, chosen, repeats, threads) for backend in _backends(chosen)}
+        figures = {backend: _alone(case, backend, chosen, repeats, threads) for backend in backends_on(chosen)}
         oracle = figures["torch"]
         for measured in figures.values():
             measured["seconds_over_torch"] = measured["seconds"] / oracle["seconds"]
@@ -89,7 +89,8 @@ def main(
     report("deformable-attention", {**settings, "cases": results}, json)
 
 
-def _backends(device: str) -> list[str]:
+def backends_on(device: str) -> list[str]:
+    """What can sample there."""
     backends = ["torch", "torch-checkpoint"]
     if device == "cuda":
         backends += [name for name in ("triton", LIBRARY) if importlib.util.find_spec(name)]
@@ -107,7 +108,7 @@ def _alone(case: Case, backend: str, device: str, repeats: int, threads: int) ->
 
 def _measure(case: Case, backend: str, device: str, repeats: int, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
-    sample = _sample(backend, device)
+    sample = sampler(backend, device)
     # Imports and compilations are none of the layer's seconds and bytes.
     _step(sample, Case("warm-up", 1, (64, 64), case.strides, value_type=case.value_type), device)()
     step = _step(sample, case, device)
@@ -168,13 +169,14 @@ def _step(sample: Sample, case: Case, device: str) -> Callable[[], None]:
     return step
 
 
-def _sample(backend: str, device: str) -> Sample:
+def sampler(backend: str, device: str | torch.device) -> Sample:
+    """A backend of ours, or the library, as one function."""
     if backend != LIBRARY:
         return lambda *tensors: deformable_attention(*tensors, backend=backend)
     return _library_sample(device)
 
 
-def _library_sample(device: str) -> Any:
+def _library_sample(device: str | torch.device) -> Any:
     from deformops.registry import msda
 
     sizes: dict[tuple[tuple[int, int], ...], tuple[Tensor, Tensor]] = {}

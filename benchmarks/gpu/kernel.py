@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from deformable_attention import PAPER, Case, random_layer
+from deformable_attention import LIBRARY, PAPER, Case, Sample, backends_on, random_layer, sampler
 from figures import DEVICE, SMOKE, Figures, host_microseconds, milliseconds
 from torch import Tensor
 
@@ -48,9 +48,9 @@ def centres_of(height: int, width: int) -> Tensor:
     return torch.stack((x_HW, y_HW), -1).flatten(0, 1)
 
 
-def both_passes(backend: Backend, inputs: Layer) -> tuple[Tensor, ...]:
+def both_passes(sample: Sample, inputs: Layer) -> tuple[Tensor, ...]:
     shapes, value, locations, weights, grad_out = inputs
-    out = deformable_attention(value, shapes, locations, weights, backend=backend)
+    out = sample(value, shapes, locations, weights)
     return (out, *torch.autograd.grad(out, (value, locations, weights), grad_out))
 
 
@@ -60,9 +60,9 @@ def errors(case: Case) -> dict[str, float]:
     A location on the line between two cells may fall to either side in float32, and its gradient with it.
     """
     shapes, value, locations, weights, grad_out = layer(case)
-    ours = both_passes(KERNEL, (shapes, value, locations, weights, grad_out))
+    ours = both_passes(sampler(KERNEL, DEVICE), (shapes, value, locations, weights, grad_out))
     wide = [tensor.detach().double().requires_grad_() for tensor in (value, locations, weights)]
-    truth = both_passes("torch", (shapes, *wide, grad_out.double()))
+    truth = both_passes(sampler("torch", DEVICE), (shapes, *wide, grad_out.double()))
     names = ("out", "grad_value", "grad_locations", "grad_weights")
     return {
         name: float((our.double() - true).norm() / true.norm())
@@ -70,15 +70,16 @@ def errors(case: Case) -> dict[str, float]:
     }
 
 
-def times(backend: Backend, case: Case) -> dict[str, float]:
+def times(backend: str, case: Case) -> dict[str, float]:
     """Milliseconds of the forward pass without and of both passes with gradients."""
     shapes, value, locations, weights, _ = inputs = layer(case)
+    sample = sampler(backend, DEVICE)
 
     @torch.no_grad()
     def forward() -> None:
-        deformable_attention(value, shapes, locations, weights, backend=backend)
+        sample(value, shapes, locations, weights)
 
-    return {"forward_ms": milliseconds(forward), "both_ms": milliseconds(lambda: both_passes(backend, inputs))}
+    return {"forward_ms": milliseconds(forward), "both_ms": milliseconds(lambda: both_passes(sample, inputs))}
 
 
 def launch_overhead() -> float:
@@ -131,7 +132,12 @@ def main() -> None:
     for case in timed[:4]:
         figures.measure(f"times of grid_sample, {named(case)}", lambda case=case: times("torch", case))
     figures.measure("launch, host microseconds", launch_overhead)
-    figures.measure(f"tiles and warps, {named(timed[0])}", lambda: variants(timed[0]))
+    if LIBRARY in backends_on(DEVICE.type):
+        for case in timed[:4]:
+            figures.measure(f"times of {LIBRARY}, {named(case)}", lambda case=case: times(LIBRARY, case))
+    # Both layers in both types: they may want different tiles.
+    for case in timed[:4]:
+        figures.measure(f"tiles and warps, {named(case)}", lambda case=case: variants(case))
 
 
 if __name__ == "__main__":

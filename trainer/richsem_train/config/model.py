@@ -145,6 +145,9 @@ class DinoConfig(ModelConfig):
     deformable_attention: Literal["auto", Backend] = "auto"
     """Who samples: `torch`, `torch-checkpoint` (for less memory), the `triton` kernel, or `auto`: the best there is."""
 
+    checkpoint_encoder: bool = False
+    """Compute the encoder's layers again in the backward pass: for pictures or batches that don't fit otherwise."""
+
     @property
     def most_boxes(self) -> int:
         """Boxes of a picture that can be learnt at once."""

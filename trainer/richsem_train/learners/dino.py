@@ -11,6 +11,7 @@ from richsem_train.losses.image_labels import labelled_pictures
 from richsem_train.models.dino.denoising import draw_denoising
 from richsem_train.models.dino.dino import Dino
 from richsem_train.models.inputs import Normalise, autocast
+from richsem_train.models.weight_casts import cast_weights
 from richsem_train.targets import Batch, Target
 
 
@@ -69,7 +70,8 @@ class DinoLearner(Learner):
             generators=generators,
         )
         images = self.normalise(batch)
-        with autocast(images.device, self._precision):
+        groups = [] if self._precision == "fp32" else self.detector.half_weights()
+        with autocast(images.device, self._precision), cast_weights(self.detector, groups, torch.bfloat16):
             outputs = self.detector(images, batch.padding_mask, denoising)
         return self.criterion(
             outputs,

@@ -11,13 +11,14 @@ class FrozenBatchNorm2d(nn.Module):
     """Batch norm with everything a buffer: `weight`, `bias`, `running_mean`, `running_var`, as in published detectors.
 
     Unlike torchvision's and timm's it keeps the type of a bfloat16 map; under autocast these return float32. For the
-    backward pass it keeps a number a channel, and not the map.
+    backward pass it keeps nothing but its own buffers, and not the map.
     """
 
     weight: Tensor
     bias: Tensor
     running_mean: Tensor
     running_var: Tensor
+    no_mean: Tensor
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -26,11 +27,12 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("no_mean", torch.zeros(channels), persistent=False)
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Scale and shift each channel."""
         normed_BCHW: Tensor = _FixedNorm.apply(
-            features_BCHW, self.running_mean, self.running_var, self.weight, self.bias, self.eps
+            features_BCHW, self.running_mean, self.running_var, self.weight, self.bias, self.no_mean, self.eps
         )
         return normed_BCHW
 
@@ -44,15 +46,25 @@ class _FixedNorm(torch.autograd.Function):
     # PyTorch's own would keep its input, half of all that a frozen ResNet keeps.
     @staticmethod
     def forward(
-        ctx: Any, features_BCHW: Tensor, mean_C: Tensor, var_C: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float
+        ctx: Any,
+        features_BCHW: Tensor,
+        mean_C: Tensor,
+        var_C: Tensor,
+        weight_C: Tensor,
+        bias_C: Tensor,
+        no_mean_C: Tensor,
+        eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(weight_C * (var_C + eps).rsqrt())
+        ctx.save_for_backward(no_mean_C, var_C, weight_C)
+        ctx.eps = eps
         return functional.batch_norm(features_BCHW, mean_C, var_C, weight_C, bias_C, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        (scale_C,) = ctx.saved_tensors
-        return (gradient_BCHW * scale_C[:, None, None]).to(gradient_BCHW.dtype), None, None, None, None, None
+        no_mean_C, var_C, weight_C = ctx.saved_tensors
+        # The gradient is scaled as the map was: by the same norm without its shifts, one launch.
+        scaled_BCHW = functional.batch_norm(gradient_BCHW, no_mean_C, var_C, weight_C, training=False, eps=ctx.eps)
+        return scaled_BCHW, None, None, None, None, None, None
 
 
 def frozen_batch_norms(module: nn.Module) -> nn.Module:

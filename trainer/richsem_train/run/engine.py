@@ -155,8 +155,9 @@ class Trainer:
             losses = self._parallel(part.batch, totals, generators)
         except NonFiniteError as error:
             raise _non_finite(step, part.batch, str(error)) from None
-        weights = self.learner.weights
-        return list(losses), torch.stack([loss * weights[name] for name, loss in losses.items()])
+        unweighted = torch.stack(list(losses.values()))
+        weights = torch.tensor([self.learner.weights[name] for name in losses], dtype=unweighted.dtype)
+        return list(losses), unweighted * weights.to(unweighted.device, non_blocking=True)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()

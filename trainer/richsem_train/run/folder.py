@@ -34,6 +34,7 @@ _MAY_DIFFER = (
     "extra.on_damage",
     "model.backbone.weights",
     "model.deformable_attention",
+    "model.checkpoint_encoder",
     "schedule.accumulate",
     "schedule.compile",
     "schedule.epochs",

@@ -67,5 +67,4 @@ def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float, step
     ours: list[Tensor] = list(averaged.parameters())
     theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + step) / (10 + step)))
-    for buffer, other in zip(averaged.buffers(), model.buffers(), strict=True):
-        buffer.copy_(other)
+    torch._foreach_copy_(list(averaged.buffers()), list(model.buffers()))

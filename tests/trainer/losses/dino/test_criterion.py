@@ -9,6 +9,7 @@ from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatche
 
 from richsem_train.losses.dino.criterion import Criterion, ImageLoss, LossWeights
 from richsem_train.losses.dino.matcher import NonFiniteError
+from richsem_train.losses.dino.stages import focal_loss
 from richsem_train.losses.federated import draw_federated
 from richsem_train.losses.soft_labels import SoftLoss, kl_full, kl_top_k
 from richsem_train.targets import Target
@@ -68,6 +69,16 @@ def assert_equal(losses: dict[str, Tensor], suffix: str, expected: dict[str, flo
 
 def suffix_of(layer: int) -> str:
     return "" if layer == LAYERS - 1 else f"_{layer}"
+
+
+def test_the_focal_loss_and_its_gradient_are_torchvisions():
+    logits = torch.linspace(-40, 40, 401, dtype=torch.float64).repeat(2).requires_grad_()
+    wanted = torch.arange(2, dtype=torch.float64).repeat_interleave(401)
+    ours, theirs = focal_loss(logits, wanted), sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2)
+    # `softplus` is the identity from 20 on.
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
+    gradients = [torch.autograd.grad(each.sum(), logits)[0] for each in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (0, 6), (2, 2)])

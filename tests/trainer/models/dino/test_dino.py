@@ -8,6 +8,7 @@ from richsem_train.models.backbone import make_backbone
 from richsem_train.models.dino.dino import Dino
 from richsem_train.models.dino.heads import detections
 from richsem_train.models.dino.neck import FeatureLevel, sine_position
+from richsem_train.models.weight_casts import cast_weights
 from richsem_train.outputs.dino import DinoOutputs
 from richsem_train.run.build import build_detector
 from tests.trainer.models.dino.published_checkpoints import CHANGES
@@ -349,3 +350,28 @@ def test_a_config_says_how_batches_are_padded_and_queries_placed(positions, is_p
     # The backbone needs multiples of 16.
     assert detector.size_divisor == 48
     assert detector.transformer.decoder.padded_query_positions is is_padded
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_keeps_less_and_changes_nothing(precision):
+    found = []
+    for checkpoint_encoder in (False, True):
+        model = shaken(tiny_dino(encoder_layers=2, checkpoint_encoder=checkpoint_encoder)).train()
+        groups = model.half_weights() if precision == "bf16" else []
+        kept = {}
+
+        def pack(tensor, kept=kept):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            cast_weights(model, groups, torch.bfloat16),
+        ):
+            outputs = model(*pictures(2), denoising(3, 1))
+        sum(value.float().square().mean() for value in tensors(outputs).values()).backward()
+        found.append((sum(kept.values()), [parameter.grad for parameter in model.parameters()]))
+    (whole, gradients), (less, again) = found
+    assert less < whole
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))

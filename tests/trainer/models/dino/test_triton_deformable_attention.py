@@ -31,6 +31,25 @@ results = {name: outputs_and_gradients(sample, make()) for name, make in CASES.i
 torch.save(results, sys.argv[1])
 """
 
+COMPILED = """
+import sys, torch
+from richsem_train.models.dino.deformable_attention import deformable_attention, triton_backend
+from tests.trainer.models.dino.sampling_cases import make_case, outputs_and_gradients
+
+case = make_case(((2, 3), (1, 2)), queries=3, batch=1)
+sides = [side for shape in case.shapes for side in shape]
+value, locations, weights = case.leaves()
+torch.library.opcheck(triton_backend._forward, (value, locations, weights, sides))
+inputs = [each.detach() for each in (value, locations, weights)]
+torch.library.opcheck(triton_backend._backward, (torch.ones(1, 3, 8, dtype=torch.float64), *inputs, sides))
+
+def sample(*tensors):
+    return deformable_attention(*tensors, backend="triton")
+
+compiled = torch.compile(sample, fullgraph=True, backend="aot_eager")
+torch.save([outputs_and_gradients(each, case) for each in (compiled, sample)], sys.argv[1])
+"""
+
 
 def oracle(*tensors):
     return deformable_attention(*tensors, backend="torch")
@@ -43,9 +62,12 @@ def kernel(*tensors):
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory):
     """Outputs and gradients of all cases; Triton must be told to interpret before it is imported."""
-    path = tmp_path_factory.mktemp("triton") / "results.pt"
+    return run_interpreted(INTERPRETED, tmp_path_factory.mktemp("triton") / "results.pt")
+
+
+def run_interpreted(code, path):
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([sys.executable, "-c", INTERPRETED, str(path)], cwd=ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, env=environment, check=True)
     return torch.load(path, weights_only=True)
 
 
@@ -59,6 +81,13 @@ def assert_equals_oracle(results, case):
 @pytest.mark.parametrize("name", CASES)
 def test_interpreted_kernels_equal_the_oracle(name, interpreted):
     assert_equals_oracle(interpreted[name], CASES[name]())
+
+
+def test_torch_compile_passes_through_the_kernels_without_a_break(tmp_path):
+    """PyTorch's own checks of operators pass as well."""
+    compiled, eager = run_interpreted(COMPILED, tmp_path / "compiled.pt")
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 @pytest.fixture(autouse=True)

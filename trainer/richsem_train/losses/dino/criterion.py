@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from richsem_train.losses.dino.matcher import HungarianMatcher, Match
-from richsem_train.losses.dino.stages import ALPHA, GAMMA, Pairs, Stage, TaughtClasses, Truth
+from richsem_train.losses.dino.stages import Stage, TaughtClasses, Truth, answers, focal_loss, stage_losses
 from richsem_train.losses.federated import draw_federated
 from richsem_train.losses.image_labels import image_label_losses, label_shares
 from richsem_train.losses.soft_labels import SoftLoss, teaches
@@ -134,9 +133,11 @@ class Criterion(nn.Module):
         truth = Truth.of(targets)
         weights = _QueryWeights.of(outputs, denoising)
         classes = self._draw_classes(truth, generators)
-        stages = self._stages(outputs, truth, matches, denoising, weights.over(num_boxes), classes)
+        stages = self._stages(outputs, matches, denoising, weights.over(num_boxes), classes)
         losses = {
-            name: loss for suffix, stage in stages.items() for name, loss in _by_layer(stage.losses(truth), suffix)
+            name: loss
+            for suffix, of_stage in zip(stages, stage_losses(list(stages.values()), truth), strict=True)
+            for name, loss in _by_layer(of_stage, suffix)
         }
         if self.soft_loss is not None:
             assert semantic_logits is not None, "a soft loss without a semantic branch"
@@ -157,7 +158,6 @@ class Criterion(nn.Module):
     def _stages(
         self,
         outputs: DinoOutputs,
-        truth: Truth,
         matches: dict[str, list[list[Match]]],
         denoising: DenoisingQueries | None,
         weights: "_QueryWeights",
@@ -165,20 +165,17 @@ class Criterion(nn.Module):
     ) -> dict[str, Stage]:
         """All queries that learn of classes and boxes, by the suffix of their losses' names."""
         layers = self.decoder_layers
-        decoder = Pairs.of(matches["decoder"], truth.counts, truth.device)
-        encoder = Pairs.of(matches["encoder"], truth.counts, truth.device)
         logits_1BQC, boxes_1BQ4 = outputs.encoder_logits[None], outputs.encoder_boxes[None]
         stages = {
-            "": Stage(outputs.pred_logits, outputs.pred_boxes, decoder, weights.matching, classes[:layers]),
-            "_enc": Stage(logits_1BQC, boxes_1BQ4, encoder, weights.matching, classes[layers : layers + 1]),
+            "": Stage(outputs.pred_logits, outputs.pred_boxes, matches["decoder"], weights.matching, classes[:layers]),
+            "_enc": Stage(logits_1BQC, boxes_1BQ4, matches["encoder"], weights.matching, classes[layers : layers + 1]),
         }
         if denoising is not None:
             assert outputs.dn_logits is not None
             assert outputs.dn_boxes is not None
             assert weights.denoising is not None
-            restored = Pairs.of([denoising.positives], truth.counts, truth.device)
             stages["_dn"] = Stage(
-                outputs.dn_logits, outputs.dn_boxes, restored, weights.denoising, classes[layers + 1 :]
+                outputs.dn_logits, outputs.dn_boxes, [denoising.positives], weights.denoising, classes[layers + 1 :]
             )
         return stages
 
@@ -267,9 +264,7 @@ def _image_negatives(outputs: DinoOutputs, images: Sequence[Tensor | None], clas
     shown_LBK = shares_BC.expand(layers, -1, -1).gather(-1, ids[:, :, 0].expand(layers, batch, columns))
     is_labelled_B = shares_BC.sum(-1) > 0
     said_LBK = counts[:, :, 0] & (shown_LBK == 0) & is_labelled_B[:, None]
-    focal_LBQK = sigmoid_focal_loss(
-        logits_LBQK.float(), torch.zeros_like(logits_LBQK, dtype=torch.float32), alpha=ALPHA, gamma=GAMMA
-    )
+    focal_LBQK = focal_loss(logits_LBQK.float(), torch.zeros_like(logits_LBQK, dtype=torch.float32))
     return (focal_LBQK * said_LBK[:, :, None]).sum((1, 2, 3))
 
 
@@ -283,30 +278,31 @@ def _soft_losses(
     semantic_logits: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """Run the semantic branch once, on matched queries and denoising positives of the pictures that teach."""
-    names, weighted = ["loss_soft"], [weights.matching]
-    taught = [_taught_queries(outputs.hidden, final_matches, targets)]
+    stages = {"loss_soft": (outputs.hidden, final_matches, weights.matching)}
     if denoising is not None:
         assert outputs.dn_hidden is not None
         assert weights.denoising is not None
-        names.append("loss_soft_dn")
-        weighted.append(weights.denoising)
-        taught.append(_taught_queries(outputs.dn_hidden, denoising.positives, targets))
-    logits_NC = semantic_logits(torch.cat([hidden_NE for hidden_NE, _ in taught]))
+        stages["loss_soft_dn"] = (outputs.dn_hidden, denoising.positives, weights.denoising)
+    rows, objects, first = [], [], 0
+    for hidden_BQE, matches, _ in stages.values():
+        own_rows, own_objects = _taught_rows(matches, hidden_BQE.shape[1], targets)
+        rows.append(own_rows + first)
+        objects.append(own_objects)
+        first += hidden_BQE.shape[0] * hidden_BQE.shape[1]
+    packed = torch.stack([torch.cat(rows), torch.cat(objects)]).to(outputs.hidden.device, non_blocking=True)
+    hidden_NE = torch.cat([hidden_BQE.flatten(0, 1) for hidden_BQE, _, _ in stages.values()])
+    weight_N = torch.cat([weight_BQ.flatten() for _, _, weight_BQ in stages.values()])
     teachers = [target for target in targets if teaches(target)]
-    divergences_N = soft_loss(logits_NC, teachers, torch.cat([pairs.truth[0] for _, pairs in taught]))
-    parts = divergences_N.split([len(hidden_NE) for hidden_NE, _ in taught])
-    return {
-        name: (part_N * weight_BQ[pairs.image, pairs.query[0]]).sum()
-        for name, part_N, (_, pairs), weight_BQ in zip(names, parts, taught, weighted, strict=True)
-    }
+    divergences_P = soft_loss(semantic_logits(hidden_NE.index_select(0, packed[0])), teachers, packed[1])
+    parts = (divergences_P * weight_N[packed[0]]).split([len(own) for own in rows])
+    return {name: part_P.sum() for name, part_P in zip(stages, parts, strict=True)}
 
 
-def _taught_queries(hidden_BQE: Tensor, matches: Sequence[Match], targets: Sequence[Target]) -> tuple[Tensor, Pairs]:
-    """Hidden states [P, E] of the pairs in pictures that teach, and the pairs, their objects counted through those."""
-    images = [b for b, target in enumerate(targets) if teaches(target)]
-    if not images:
-        nothing_1P = torch.zeros(1, 0, dtype=torch.long, device=hidden_BQE.device)
-        return hidden_BQE[:0, 0], Pairs(nothing_1P[0], nothing_1P, nothing_1P)
-    counts = [len(targets[b].labels) for b in images]
-    pairs = Pairs.of([[matches[b] for b in images]], counts, hidden_BQE.device, images=images)
-    return hidden_BQE[pairs.image, pairs.query[0]], pairs
+def _taught_rows(matches: Sequence[Match], queries: int, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    """The pairs in pictures that teach, as `answers` has them; their objects are counted through those pictures."""
+    pictures = [b for b, target in enumerate(targets) if teaches(target)]
+    if not pictures:
+        nothing_P = torch.zeros(0, dtype=torch.long)
+        return nothing_P, nothing_P
+    counts = [len(targets[b].labels) for b in pictures]
+    return answers([matches[b] for b in pictures], queries, counts, pictures)

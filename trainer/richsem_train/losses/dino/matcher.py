@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from richsem_train.numerics import NonFiniteError, cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
@@ -30,8 +29,8 @@ class HungarianMatcher:
     without the class term for unlabelled pictures.
 
     Source:
-        Deformable DETR and the reference. Differs: all layers are matched by one transfer from the device; only the
-        logits of classes that are there are looked at; what isn't finite raises.
+        Deformable DETR and the reference. Differs: all layers are matched at once, by one transfer from the device;
+        only the logits of classes that are there are looked at; what isn't finite raises.
     """
 
     class_cost: float = 2.0
@@ -55,16 +54,14 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: a cost isn't finite.
         """
-        costs = {name: self.costs(logits, boxes, targets) for name, (logits, boxes) in stages.items()}
-        on_host = (
-            torch.cat([cost.flatten() for cost in costs.values()]).cpu().split([c.numel() for c in costs.values()])
-        )
+        cost_BXG = self._costs(list(stages.values()), targets)
+        rows = [logits.shape[0] * logits.shape[2] for logits, _ in stages.values()]
         counts = [len(target.labels) for target in targets]
         matches: dict[str, list[list[Match]]] = {}
-        for (name, cost), flat in zip(costs.items(), on_host, strict=True):
-            cost_SBQG = flat.view(cost.shape).numpy()
+        for (name, (logits, boxes)), part_BXG in zip(stages.items(), cost_BXG.cpu().split(rows, dim=1), strict=True):
+            cost_SBQG = part_BXG.unflatten(1, (len(logits), -1)).transpose(0, 1).numpy()
             if not _finite(cost_SBQG, counts):
-                raise _non_finite(name, cost_SBQG, *stages[name], targets)
+                raise _non_finite(name, cost_SBQG, logits, boxes, targets)
             matches[name] = [
                 [_assign(cost_QG[:, :count]) for cost_QG, count in zip(cost_BQG, counts, strict=True)]
                 for cost_BQG in cost_SBQG
@@ -77,22 +74,44 @@ class HungarianMatcher:
 
         Columns beyond a picture's own objects hold nothing of meaning.
         """
-        labels_BG = pad_sequence([target.labels for target in targets], batch_first=True)
-        truth_BG4 = pad_sequence([target.boxes_cxcywh_norm for target in targets], batch_first=True).float()
+        cost_BXG = self._costs([(logits_SBQC, boxes_SBQ4)], targets)
+        return cost_BXG.unflatten(1, (len(logits_SBQC), -1)).transpose(0, 1)
+
+    def _costs(self, stages: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Target]) -> Tensor:
+        """Of all layers' queries side by side, float32 [B, X, G]; layer by layer of each stage."""
+        labels_BG, truth_BG4 = _side_by_side(targets)
         is_taught_B = torch.tensor([target.supervision != "unlabelled" for target in targets])
-        class_cost_B = (self.class_cost * is_taught_B).to(logits_SBQC.device, non_blocking=True)
-        boxes_SBQ14, truth_B1G4 = boxes_SBQ4.float()[:, :, :, None], truth_BG4[:, None]
-        distance = (boxes_SBQ14 - truth_B1G4).abs().sum(-1)
-        overlap = giou(cxcywh_to_xyxy(boxes_SBQ14), cxcywh_to_xyxy(truth_B1G4))
-        classes = _class_costs(logits_SBQC, labels_BG) * class_cost_B[:, None, None]
+        class_cost_B = (self.class_cost * is_taught_B).to(labels_BG.device, non_blocking=True)
+        logits_BXG = torch.cat([_logits_of(labels_BG, logits) for logits, _ in stages], dim=1)
+        boxes_BX14 = torch.cat([boxes.transpose(0, 1).flatten(1, 2) for _, boxes in stages], dim=1).float()[:, :, None]
+        truth_B1G4 = truth_BG4[:, None]
+        distance = (boxes_BX14 - truth_B1G4).abs().sum(-1)
+        overlap = giou(cxcywh_to_xyxy(boxes_BX14), cxcywh_to_xyxy(truth_B1G4))
+        classes = _class_costs(logits_BXG) * class_cost_B[:, None, None]
         return classes + self.bbox_cost * distance - self.giou_cost * overlap
 
 
-def _class_costs(logits_SBQC: Tensor, labels_BG: Tensor) -> Tensor:
-    """Focal loss of a query if it had to be the class, less that if it hadn't: float32 [S, B, Q, G]."""
+def _side_by_side(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    """Labels [B, G] and boxes float32 [B, G, 4] of all pictures, rubbish where one has fewer than the most objects."""
+    counts_B = torch.tensor([len(target.labels) for target in targets])
+    most = int(counts_B.max())
+    labels_N = torch.cat([target.labels for target in targets])
+    boxes_N4 = torch.cat([target.boxes_cxcywh_norm for target in targets]).float()
+    rows_BG = (counts_B.cumsum(0) - counts_B)[:, None] + torch.arange(most)
+    rows_BG = rows_BG.clamp(max=max(len(labels_N) - 1, 0)).to(labels_N.device, non_blocking=True)
+    return labels_N[rows_BG], boxes_N4[rows_BG]
+
+
+def _logits_of(labels_BG: Tensor, logits_SBQC: Tensor) -> Tensor:
+    """Those of each picture's labels alone, [B, S * Q, G]."""
     layers, _, queries, _ = logits_SBQC.shape
-    columns = labels_BG[None, :, None].expand(layers, -1, queries, -1)
-    chance = logits_SBQC.gather(-1, columns).float().sigmoid()
+    columns_BSQG = labels_BG[:, None, None].expand(-1, layers, queries, -1)
+    return logits_SBQC.transpose(0, 1).gather(-1, columns_BSQG).flatten(1, 2)
+
+
+def _class_costs(logits: Tensor) -> Tensor:
+    """Focal loss of a query if it had to be the class, less that if it hadn't: float32, of the same shape."""
+    chance = logits.float().sigmoid()
     as_object = _ALPHA * (1 - chance) ** _GAMMA * -(chance + _LOG_FLOOR).log()
     as_background = (1 - _ALPHA) * chance**_GAMMA * -(1 - chance + _LOG_FLOOR).log()
     return as_object - as_background

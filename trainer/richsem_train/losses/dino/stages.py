@@ -1,18 +1,18 @@
-"""The losses of one stage: its queries, layer by layer, against the objects that they answer for."""
+"""The losses of stages: their queries, layer by layer, against the objects that they answer for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
+from torch.nn import functional
 
 from richsem_train.losses.dino.matcher import Match
 from richsem_train.losses.federated import FederatedClasses
 from richsem_train.numerics import cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
 
-ALPHA, GAMMA = 0.25, 2.0
+ALPHA, GAMMA = 0.25, 2
 """Of the focal losses."""
 
 _NO_OBJECT = -1
@@ -58,60 +58,25 @@ class Truth:
         return self.labels.device
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Queries and the objects they answer for: P pairs in each of S layers, or the same P in all of them (S = 1).
+def answers(
+    matches: Sequence[Match], queries: int, counts: Sequence[int], pictures: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The pairs of pictures side by side, on the CPU.
 
-    Attributes:
-        image: int64 [P], places in the batch.
-        query: int64 [S, P].
-        truth: int64 [S, P], rows of all pictures' objects.
+    Args:
+        matches: of the pictures.
+        queries: of a picture, Q.
+        counts: objects of each picture.
+        pictures: their places in the batch; by default they are the batch.
+
+    Returns:
+        int64 [P] each: rows of the batch's queries laid end to end, [B * Q], and of the pictures' objects.
     """
-
-    image: Tensor
-    query: Tensor
-    truth: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        matches: Sequence[Sequence[Match]],
-        counts: Sequence[int],
-        device: torch.device,
-        *,
-        images: Sequence[int] | None = None,
-    ) -> "Pairs":
-        """Put the pairs of pictures side by side.
-
-        Args:
-            matches: by layer and picture.
-            counts: objects of each picture.
-            device: of the result; one transfer.
-            images: the pictures' places in the batch; by default they are the batch.
-        """
-        places = images or range(len(counts))
-        firsts = [sum(counts[:b]) for b in range(len(counts))]
-        rows = [torch.cat([torch.full_like(queries, b) for b, (queries, _) in zip(places, matches[0], strict=True)])]
-        rows += [torch.cat([queries for queries, _ in layer]) for layer in matches]
-        rows += [
-            torch.cat([objects + first for (_, objects), first in zip(layer, firsts, strict=True)]) for layer in matches
-        ]
-        packed = torch.stack(rows).to(device, non_blocking=True)
-        return cls(packed[0], *packed[1:].chunk(2))
-
-    def predicted(self, values_SBQX: Tensor) -> Tensor:
-        """The queries' own: [S, B, Q, X] to [S, P, X]."""
-        return values_SBQX[_each_layer(values_SBQX), self.image, self.query]
-
-    def classes(self, labels_G: Tensor, like_SBQX: Tensor) -> Tensor:
-        """The class that each query is to say, int64 [S, B, Q]; -1 for none."""
-        classes_SBQ = torch.full(like_SBQX.shape[:3], _NO_OBJECT, dtype=labels_G.dtype, device=labels_G.device)
-        classes_SBQ[_each_layer(like_SBQX), self.image, self.query] = labels_G[self.truth]
-        return classes_SBQ
-
-
-def _each_layer(values_SBQX: Tensor) -> Tensor:
-    return torch.arange(len(values_SBQX), device=values_SBQX.device)[:, None]
+    places = range(len(counts)) if pictures is None else pictures
+    firsts = [sum(counts[:picture]) for picture in range(len(counts))]
+    rows = [own + place * queries for place, (own, _) in zip(places, matches, strict=True)]
+    objects = [own + first for first, (_, own) in zip(firsts, matches, strict=True)]
+    return torch.cat(rows), torch.cat(objects)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,32 +114,84 @@ class Stage:
     Attributes:
         logits: [S, B, Q, C].
         boxes: [S, B, Q, 4] cxcywh, normalised.
-        pairs: the objects that they answer for.
-        weight: float32 [B, Q], how much each of them counts.
+        matches: the objects that they answer for, by layer and picture; of one layer where they are the same in all.
+        weight: float32 [B, Q], how much each query counts.
         classes: those that take part in its S class losses.
     """
 
     logits: Tensor
     boxes: Tensor
-    pairs: Pairs
+    matches: Sequence[Sequence[Match]]
     weight: Tensor
     classes: TaughtClasses
 
-    def losses(self, truth: Truth) -> dict[str, Tensor]:
-        """Sums over queries, weighted, of each layer: `loss_class`, `loss_bbox` and `loss_giou`, [S] each."""
-        predicted_SP4 = self.pairs.predicted(self.boxes).float()
-        true_SP4 = truth.boxes[self.pairs.truth]
-        overlap_SP = giou(cxcywh_to_xyxy(predicted_SP4), cxcywh_to_xyxy(true_SP4))
-        weight_SP = self.weight[self.pairs.image, self.pairs.query]
-        return {
-            "loss_class": self._class_losses(truth),
-            "loss_bbox": ((predicted_SP4 - true_SP4).abs().sum(-1) * weight_SP).sum(1),
-            "loss_giou": ((1 - overlap_SP) * weight_SP).sum(1),
-        }
+    def answers(self, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows of its queries, [S * B * Q], and of all pictures' objects, int64 [S * P] each, on the CPU."""
+        layers, pictures, queries = self.boxes.shape[:3]
+        rows, objects = zip(*(answers(of_layer, queries, counts) for of_layer in self.matches), strict=True)
+        rows_SP = torch.stack(rows) + pictures * queries * torch.arange(layers)[:, None]
+        return rows_SP.flatten(), torch.stack(objects).expand_as(rows_SP).flatten()
 
-    def _class_losses(self, truth: Truth) -> Tensor:
-        classes_SBQ = self.pairs.classes(truth.labels, self.logits)
-        logits_SBQK, ids, counts = self.classes.select(self.logits)
-        wanted_SBQK = (classes_SBQ[..., None] == ids).float()
-        focal_SBQK = sigmoid_focal_loss(logits_SBQK.float(), wanted_SBQK, alpha=ALPHA, gamma=GAMMA)
-        return ((focal_SBQK * counts).sum(-1) * (self.weight * truth.is_taught[:, None])).sum((1, 2))
+
+def stage_losses(stages: Sequence[Stage], truth: Truth) -> list[dict[str, Tensor]]:
+    """Sums over queries, weighted, of each stage's layers: `loss_class`, `loss_bbox` and `loss_giou`, [S] each.
+
+    All stages are computed at once, their queries laid end to end: a launch costs the host more than the device.
+    """
+    rows, objects = zip(*(stage.answers(truth.counts) for stage in stages), strict=True)
+    firsts = [
+        sum(stage.weight.numel() * len(stage.boxes) for stage in stages[:number]) for number in range(len(stages))
+    ]
+    rows_P = torch.cat([own + first for own, first in zip(rows, firsts, strict=True)])
+    # One transfer.
+    rows_P, objects_P = torch.stack([rows_P, torch.cat(objects)]).to(truth.device, non_blocking=True)
+    weight_N = torch.cat([stage.weight.expand(stage.boxes.shape[:3]).flatten() for stage in stages])
+    terms_2P = _box_terms(stages, truth, rows_P, objects_P) * weight_N[rows_P]
+    of_boxes = terms_2P.split([len(own) for own in rows], dim=1)
+    of_classes = _class_losses(stages, truth, rows_P, objects_P, weight_N)
+    found = []
+    for stage, boxes_2P, classes_S in zip(stages, of_boxes, of_classes, strict=True):
+        layers = len(stage.boxes)
+        loss_bbox, loss_giou = boxes_2P.unflatten(1, (layers, boxes_2P.shape[1] // layers)).sum(-1)
+        found.append({"loss_class": classes_S, "loss_bbox": loss_bbox, "loss_giou": loss_giou})
+    return found
+
+
+def _box_terms(stages: Sequence[Stage], truth: Truth, rows_P: Tensor, objects_P: Tensor) -> Tensor:
+    """L1 distances and one less the GIoUs, [2, P]."""
+    boxes_N4 = torch.cat([stage.boxes.flatten(0, 2) for stage in stages])
+    predicted_P4 = boxes_N4.index_select(0, rows_P).float()
+    true_P4 = truth.boxes.index_select(0, objects_P)
+    overlap_P = giou(cxcywh_to_xyxy(predicted_P4), cxcywh_to_xyxy(true_P4))
+    return torch.stack([(predicted_P4 - true_P4).abs().sum(-1), 1 - overlap_P])
+
+
+def _class_losses(
+    stages: Sequence[Stage], truth: Truth, rows_P: Tensor, objects_P: Tensor, weight_N: Tensor
+) -> list[Tensor]:
+    """Focal losses by stage, [S] each."""
+    classes_N = torch.full(weight_N.shape, _NO_OBJECT, dtype=truth.labels.dtype, device=truth.device)
+    classes_N[rows_P] = truth.labels[objects_P]
+    sizes = [stage.weight.numel() * len(stage.logits) for stage in stages]
+    logits, wanted, counts = [], [], []
+    for stage, stage_classes_N in zip(stages, classes_N.split(sizes), strict=True):
+        logits_SBQK, ids, is_counted = stage.classes.select(stage.logits)
+        wanted_SBQK = stage_classes_N.view(*logits_SBQK.shape[:3], 1) == ids
+        logits.append(logits_SBQK.flatten(0, 2))
+        wanted.append(wanted_SBQK.flatten(0, 2))
+        counts.append((is_counted & truth.is_taught[:, None, None]).expand_as(wanted_SBQK).flatten(0, 2))
+    focal_NK = focal_loss(torch.cat(logits).float(), torch.cat(wanted).float()) * torch.cat(counts)
+    losses = (focal_NK.sum(-1) * weight_N).split(sizes)
+    return [loss_N.view(len(stage.logits), -1).sum(1) for stage, loss_N in zip(stages, losses, strict=True)]
+
+
+def focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Focal loss of each logit against what is wanted, 0 or 1, all of one shape.
+
+    Source:
+        Lin et al. 2017 (arXiv 1708.02002), alpha 0.25 and gamma 2. The chance of being wrong and its entropy are both
+        of one signed logit, which torchvision's `sigmoid_focal_loss` computes in twice the operators.
+    """
+    against = logits * torch.rsub(wanted, 1, alpha=2)
+    share = torch.rsub(wanted, 1 - ALPHA, alpha=1 - 2 * ALPHA)
+    return functional.softplus(against) * against.sigmoid().square() * share

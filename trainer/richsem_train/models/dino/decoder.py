@@ -25,13 +25,24 @@ def sine_embedding_of_boxes(boxes_cxcywh: Tensor, width: int) -> Tensor:
         [..., 4 * width], in the order y, x, w, h; even features are sines, odd ones cosines.
 
     Source:
-        Liu et al. 2022, DAB-DETR (arXiv 2201.12329); the order is the published weights'.
+        Liu et al. 2022, DAB-DETR (arXiv 2201.12329); the order is the published weights'. Cosines are taken as sines a
+        quarter turn on, equal to 1e-6.
     """
-    frequency = torch.arange(width // 2, device=boxes_cxcywh.device, dtype=boxes_cxcywh.dtype) * 2 / width
-    # A list as an index would be copied to the device first.
-    boxes_cycxwh = torch.cat([boxes_cxcywh[..., :2].flip(-1), boxes_cxcywh[..., 2:]], dim=-1)
-    angles = 2 * math.pi * boxes_cycxwh[..., None] / _QUERY_TEMPERATURE**frequency
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
+    return _waves_of_boxes(boxes_cxcywh, *_waves(width, boxes_cxcywh))
+
+
+def _waves(width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Radians a unit and the phase of each feature of a number, [W] each."""
+    exponents_F = torch.arange(width // 2, device=like.device, dtype=like.dtype) * 2 / width
+    frequency_F = 2 * math.pi / _QUERY_TEMPERATURE**exponents_F
+    phase_W = torch.arange(width, device=like.device, dtype=like.dtype) % 2 * (math.pi / 2)
+    return torch.stack([frequency_F, frequency_F], dim=-1).flatten(), phase_W
+
+
+def _waves_of_boxes(boxes_cxcywh: Tensor, frequency_W: Tensor, phase_W: Tensor) -> Tensor:
+    x, y, w, h = boxes_cxcywh.unbind(-1)
+    boxes_yxwh = torch.stack([y, x, w, h], dim=-1)
+    return torch.addcmul(phase_W, boxes_yxwh[..., None], frequency_W).sin_().flatten(-2)
 
 
 class DecoderLayer(nn.Module):
@@ -148,20 +159,24 @@ class Decoder(nn.Module):
             # Once for all layers, each of which would keep its own for the backward pass.
             attention_mask_BQQ = queries_BQE.new_zeros(()).where(~attention_mask_BQQ, -torch.inf)
         boxes = anchors_BQ4
-        hidden, references = [], [anchors_BQ4]
+        waves = _waves(self._features_a_number, boxes)
+        outputs, sampled = [], []
         for layer in self.layers:
             boxes_BQL4 = boxes[:, :, None] * ratios_BL4[:, None]
-            position = self._query_position(boxes_BQL4[:, :, 0] if self.padded_query_positions else boxes)
+            placed = boxes_BQL4[:, :, 0] if self.padded_query_positions else boxes
+            position = self.ref_point_head(_waves_of_boxes(placed, *waves))
             queries_BQE = layer(
                 queries_BQE, position, boxes_BQL4, memory_BSE, spatial_shapes, padding_mask_BS, attention_mask_BQQ
             )
-            hidden.append(self.norm(queries_BQE))
-            if len(hidden) < len(self.layers):
-                refined = box_head.refine(queries_BQE, boxes)
-                references.append(refined)
-                boxes = refined.detach()
-        return torch.stack(hidden), torch.stack(references)
-
-    def _query_position(self, boxes_BQ4: Tensor) -> Tensor:
-        position: Tensor = self.ref_point_head(sine_embedding_of_boxes(boxes_BQ4, self._features_a_number))
-        return position
+            outputs.append(queries_BQE)
+            sampled.append(boxes)
+            if len(outputs) < len(self.layers):
+                with torch.no_grad():
+                    boxes = box_head.refine(queries_BQE, boxes)
+        outputs_LBQE = torch.stack(outputs)
+        references = anchors_BQ4[None]
+        if len(outputs) > 1:
+            # The same boxes again with gradients, all layers' at once.
+            refined = box_head.refine(outputs_LBQE[:-1], torch.stack(sampled[:-1]))
+            references = torch.cat([references, refined])
+        return self.norm(outputs_LBQE), references

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +25,15 @@ from richsem_train.models.text_features import TextFeatures
 from richsem_train.outputs.dino import DenoisingQueries, DinoOutputs
 
 _SEMANTIC_KEY = "class_embed.clip_visual_proj."
+
+_EXACT = {
+    "class_embed", "bbox_embed", "enc_out_class_embed", "enc_out_bbox_embed", "sampling_offsets", "attention_weights",
+    "label_enc",
+}  # fmt: skip
+"""Modules that compute in float32 under autocast, or whose inputs come before it."""
+
+_PART_DEPTH = 4
+"""Names of a stage of the backbone and of a layer of the transformer have so many parts."""
 
 
 class Dino(DetectionModel):
@@ -78,6 +86,7 @@ class Dino(DetectionModel):
         deformable_backend: Backend = "torch",
         size_divisor: int = 1,
         padded_query_positions: bool = False,
+        checkpoint_encoder: bool = False,
     ) -> None:
         super().__init__()
         _check_vocabulary(text_features_CD, logit_scale, num_classes, needed="text" in (classifier, encoder_classifier))
@@ -100,7 +109,7 @@ class Dino(DetectionModel):
         self.size_divisor = math.lcm(size_divisor, getattr(backbone, "size_divisor", 1))
         self.input_proj = Neck(backbone.channels, hidden_dim=hidden_dim, levels=feature_levels)  # type: ignore[arg-type]
         self.transformer = Transformer(
-            Encoder(EncoderLayer(hidden_dim, **layer) for _ in range(encoder_layers)),
+            Encoder((EncoderLayer(hidden_dim, **layer) for _ in range(encoder_layers)), checkpoints=checkpoint_encoder),
             Decoder(
                 (DecoderLayer(hidden_dim, **layer) for _ in range(decoder_layers)),
                 hidden_dim=hidden_dim,
@@ -149,7 +158,7 @@ class Dino(DetectionModel):
         )
         hidden_LBQE = outputs.hidden
         if self.training:
-            hidden_LBQE = hidden_LBQE + self._nothing_of_unused_heads()
+            hidden_LBQE = _WithNothingOf.apply(hidden_LBQE, *self._sometimes_unused())
         logits_LBQC = self._classifier.logits(hidden_LBQE, text)
         boxes_LBQ4 = self._box_head.refine(hidden_LBQE, outputs.references)
         return _split(logits_LBQC, boxes_LBQ4, hidden_LBQE[-1], outputs.anchors, denoising)
@@ -200,6 +209,15 @@ class Dino(DetectionModel):
         """The state without the semantic branch: that of the same detector built with `semantic_branch=False`."""
         return {key: value for key, value in self.state_dict().items() if not key.startswith(_SEMANTIC_KEY)}
 
+    def half_weights(self) -> list[list[str]]:
+        """Names of the weights that are used in the precision of autocast, part by part."""
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention) and not _EXACT & set(name.split(".")):
+                for parameter, _ in module.named_parameters(recurse=False):
+                    groups.setdefault(tuple(name.split(".")[:_PART_DEPTH]), []).append(f"{name}.{parameter}")
+        return list(groups.values())
+
     @property
     def _classifier(self) -> LinearClassifier | TextClassifier:
         head = self.class_embed if isinstance(self.class_embed, TextClassifier) else self.class_embed[0]
@@ -220,8 +238,8 @@ class Dino(DetectionModel):
         )
         return contents_BNE.masked_fill(denoising.padding[..., None], 0)
 
-    def _nothing_of_unused_heads(self) -> Tensor:
-        """Zero, with a gradient to the heads that only some batches use.
+    def _sometimes_unused(self) -> list[nn.Parameter]:
+        """Of heads that only some batches use.
 
         Distributed training waits for a gradient of every parameter: of the label embedding in a batch without
         objects, of the semantic branch in one without soft labels.
@@ -229,11 +247,20 @@ class Dino(DetectionModel):
         heads: list[nn.Module | None] = [self.label_enc]
         if isinstance(self.class_embed, TextClassifier):
             heads += [self.class_embed.label_proj, self.class_embed.clip_visual_proj]
-        weights = [parameter for head in heads if head is not None for parameter in head.parameters()]
-        nothing = self.transformer.level_embed.new_zeros(())
-        for weight in weights:
-            nothing = nothing + 0 * weight.sum()
-        return nothing
+        return [parameter for head in heads if head is not None for parameter in head.parameters()]
+
+
+class _WithNothingOf(torch.autograd.Function):
+    """The first tensor as it is, with gradients of zero for the others."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, *unused: Tensor) -> Tensor:
+        ctx.unused = [(each.shape, each.dtype) for each in unused]
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(gradient.new_zeros(shape, dtype=dtype) for shape, dtype in ctx.unused)
 
 
 def _make_classifier(
@@ -285,19 +312,11 @@ def _split(
     denoising: DenoisingQueries | None,
 ) -> DinoOutputs:
     """Denoising queries, which come first, apart from the matching ones."""
-    count = 0 if denoising is None else denoising.count
-    matching = DinoOutputs(
-        pred_logits=logits_LBXC[:, :, count:],
-        pred_boxes=boxes_LBX4[:, :, count:],
-        hidden=hidden_BXE[:, count:],
-        encoder_logits=anchors.logits,
-        encoder_boxes=anchors.boxes,
-    )
     if denoising is None:
-        return matching
-    return replace(
-        matching,
-        dn_logits=logits_LBXC[:, :, :count],
-        dn_boxes=boxes_LBX4[:, :, :count],
-        dn_hidden=hidden_BXE[:, :count],
-    )
+        return DinoOutputs(logits_LBXC, boxes_LBX4, hidden_BXE, anchors.logits, anchors.boxes)
+    # Split rather than sliced, whose gradients would be padded and added.
+    sizes = [denoising.count, logits_LBXC.shape[2] - denoising.count]
+    dn_logits, pred_logits = logits_LBXC.split(sizes, dim=2)
+    dn_boxes, pred_boxes = boxes_LBX4.split(sizes, dim=2)
+    dn_hidden, hidden = hidden_BXE.split(sizes, dim=1)
+    return DinoOutputs(pred_logits, pred_boxes, hidden, anchors.logits, anchors.boxes, dn_logits, dn_boxes, dn_hidden)

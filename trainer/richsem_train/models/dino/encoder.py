@@ -5,9 +5,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from richsem_train.choices import Backend
 from richsem_train.models.dino.deformable_attention import DeformableAttention
+from richsem_train.models.dino.feed_forward import feed_forward
+from richsem_train.models.dino.token_grid import Shapes, token_grid
 
 
 class EncoderLayer(nn.Module):
@@ -37,17 +40,24 @@ class EncoderLayer(nn.Module):
             tokens_BSE + position_BSE, reference_points_BSL2, tokens_BSE, spatial_shapes, padding_mask_BS
         )
         tokens_BSE = self.norm1(tokens_BSE + self.dropout(attended_BSE))
-        inner = self.dropout(functional.relu(self.linear1(tokens_BSE)))
-        output_BSE: Tensor = self.norm2(tokens_BSE + self.dropout(self.linear2(inner)))
+        output_BSE: Tensor = self.norm2(tokens_BSE + self.dropout(self._feed_forward(tokens_BSE)))
         return output_BSE
+
+    def _feed_forward(self, tokens_BSE: Tensor) -> Tensor:
+        if self.training and self.dropout.p:
+            # What was dropped would have to be kept.
+            inner: Tensor = self.linear2(self.dropout(functional.relu(self.linear1(tokens_BSE))))
+            return inner
+        return feed_forward(tokens_BSE, self.linear1, self.linear2)
 
 
 class Encoder(nn.Module):
-    """A stack of layers."""
+    """A stack of layers; with `checkpoints` the backward pass computes them again, and keeps their inputs alone."""
 
-    def __init__(self, layers: Iterable[EncoderLayer]) -> None:
+    def __init__(self, layers: Iterable[EncoderLayer], *, checkpoints: bool = False) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.checkpoints = checkpoints
 
     def forward(
         self,
@@ -63,7 +73,11 @@ class Encoder(nn.Module):
         """
         reference_points = token_centres(spatial_shapes, valid_ratios_BL2)
         for layer in self.layers:
-            tokens_BSE = layer(tokens_BSE, position_BSE, reference_points, spatial_shapes, padding_mask_BS)
+            inputs = (tokens_BSE, position_BSE, reference_points, spatial_shapes, padding_mask_BS)
+            if self.checkpoints and torch.is_grad_enabled():
+                tokens_BSE = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                tokens_BSE = layer(*inputs)
         return tokens_BSE
 
 
@@ -72,30 +86,19 @@ def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
 
     The masks are True where padded; pictures lie at the top left.
     """
-    widths = [1 - mask_Bhw[:, 0, :].to(dtype).mean(dim=1) for mask_Bhw in padding_masks]
-    heights = [1 - mask_Bhw[:, :, 0].to(dtype).mean(dim=1) for mask_Bhw in padding_masks]
-    return torch.stack([torch.stack(widths, dim=1), torch.stack(heights, dim=1)], dim=-1)
+    padded = [
+        mask_Bx.mean(1, dtype=dtype) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])
+    ]
+    return 1 - torch.stack(padded, dim=1).unflatten(1, (-1, 2))
 
 
-def cell_centres(height: int, width: int, like: Tensor) -> Tensor:
-    """Centres (x, y) of a map's cells in units of cells, [height * width, 2], with the type and device of `like`."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=like.device, dtype=like.dtype) + 0.5,
-        torch.arange(width, device=like.device, dtype=like.dtype) + 0.5,
-        indexing="ij",
-    )
-    return torch.stack([x.flatten(), y.flatten()], dim=-1)
-
-
-def token_centres(spatial_shapes: tuple[tuple[int, int], ...], valid_ratios_BL2: Tensor) -> Tensor:
+def token_centres(spatial_shapes: Shapes, valid_ratios_BL2: Tensor) -> Tensor:
     """Where each token looks from, on every level.
 
     Returns:
         [B, S, L, 2], (x, y) relative to each level's padded map.
     """
-    centres_BS2 = [
-        cell_centres(height, width, valid_ratios_BL2)
-        / torch.stack([ratios_B2[:, :1] * width, ratios_B2[:, 1:] * height], dim=-1)
-        for (height, width), ratios_B2 in zip(spatial_shapes, valid_ratios_BL2.unbind(1), strict=True)
-    ]
-    return torch.cat(centres_BS2, dim=1)[:, :, None] * valid_ratios_BL2[:, None]
+    grid = token_grid(spatial_shapes, valid_ratios_BL2.dtype, valid_ratios_BL2.device)
+    valid_BL2 = valid_ratios_BL2 * grid.sizes
+    centres_BS2 = grid.cells / valid_BL2.index_select(1, grid.level)
+    return centres_BS2[:, :, None] * valid_ratios_BL2[:, None]

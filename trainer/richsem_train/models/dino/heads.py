@@ -24,8 +24,8 @@ def inverse_sigmoid(x: Tensor) -> Tensor:
     Source:
         DINO clips numerator and denominator at 1e-3, each on its own; the published weights learnt with that.
     """
-    inside = x.clamp(0, 1)
-    return inside.clamp(min=_INVERSE_SIGMOID_EPS).log() - (1 - inside).clamp(min=_INVERSE_SIGMOID_EPS).log()
+    share, rest = torch.stack([x, 1 - x]).clamp(_INVERSE_SIGMOID_EPS, 1).log()
+    return share - rest
 
 
 class MLP(nn.Module):

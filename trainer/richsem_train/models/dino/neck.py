@@ -72,12 +72,13 @@ class Neck(nn.ModuleList):
         for projection in projections[len(maps) :]:
             coarse = projection(coarse)
             projected.append(coarse)
-        return [self._level(map_BEhw, padding_mask_BHW) for map_BEhw in projected]
-
-    def _level(self, map_BEhw: Tensor, padding_mask_BHW: Tensor) -> FeatureLevel:
-        mask_B1hw = functional.interpolate(padding_mask_BHW[:, None].float(), size=map_BEhw.shape[-2:], mode="nearest")
-        mask_Bhw = mask_B1hw[:, 0].bool()
-        return FeatureLevel(map_BEhw, mask_Bhw, sine_position(mask_Bhw, map_BEhw.shape[1]))
+        mask_B1HW = padding_mask_BHW[:, None].float()
+        masks = [
+            functional.interpolate(mask_B1HW, size=map_BEhw.shape[-2:], mode="nearest")[:, 0].bool()
+            for map_BEhw in projected
+        ]
+        positions = sine_positions(masks, projected[0].shape[1])
+        return [FeatureLevel(*level) for level in zip(projected, masks, positions, strict=True)]
 
 
 def _projection(convolution: nn.Conv2d) -> nn.Sequential:
@@ -89,15 +90,20 @@ def _projection(convolution: nn.Conv2d) -> nn.Sequential:
 
 
 def sine_position(padding_mask_BHW: Tensor, channels: int) -> Tensor:
+    """`sine_positions` of one map."""
+    return sine_positions([padding_mask_BHW], channels)[0]
+
+
+def sine_positions(padding_masks: Sequence[Tensor], channels: int) -> list[Tensor]:
     """Sines and cosines of row and column, both normalised by the picture's share of the padded map.
 
     Args:
-        padding_mask_BHW: True where padded; padding is at the right and the bottom.
+        padding_masks: of maps, bool [B, h, w], True where padded; padding is at the right and the bottom.
         channels: of the embedding, E; divisible by 4. The first half tells the row, the second the column; sines and
             cosines of one frequency stand side by side, quick ones first.
 
     Returns:
-        float32 [B, E, H, W].
+        Of each map, float32 [B, E, h, w]; views of one tensor of all.
 
     Raises:
         ValueError: `channels` is not divisible by 4.
@@ -107,20 +113,24 @@ def sine_position(padding_mask_BHW: Tensor, channels: int) -> Tensor:
     """
     if channels % 4:
         raise ValueError(f"{channels} channels can't be shared by sines and cosines of two axes; use a multiple of 4")
-    valid_BHW = ~padding_mask_BHW
-    rows_BHW = _normalised(valid_BHW.cumsum(1, dtype=torch.float32), dim=1)
-    columns_BHW = _normalised(valid_BHW.cumsum(2, dtype=torch.float32), dim=2)
-    halves = [_waves(angles_BHW, channels // 2) for angles_BHW in (rows_BHW, columns_BHW)]
-    return torch.cat(halves, -1).permute(0, 3, 1, 2)
-
-
-def _normalised(counts_BHW: Tensor, *, dim: int) -> Tensor:
-    whole_BHW = counts_BHW.narrow(dim, counts_BHW.shape[dim] - 1, 1)
+    counts_BS2, wholes_BS2 = (
+        torch.cat(each, dim=1) for each in zip(*(_counts(~mask_Bhw) for mask_Bhw in padding_masks), strict=True)
+    )
     # An entirely padded row or column has a count of zero.
-    return counts_BHW * (2 * math.pi) / (whole_BHW + 1e-6)
+    angles_BS2 = counts_BS2 * (2 * math.pi) / (wholes_BS2 + 1e-6)
+    exponents_F = torch.arange(0, channels // 2, 2, device=angles_BS2.device) / (channels // 2)
+    angles_BS2F = angles_BS2[..., None] / _TEMPERATURE**exponents_F
+    position_BSE = torch.stack((angles_BS2F.sin(), angles_BS2F.cos()), -1).flatten(2)
+    parts = position_BSE.split([mask_Bhw[0].numel() for mask_Bhw in padding_masks], dim=1)
+    return [
+        part_BXE.unflatten(1, mask_Bhw.shape[1:]).permute(0, 3, 1, 2)
+        for part_BXE, mask_Bhw in zip(parts, padding_masks, strict=True)
+    ]
 
 
-def _waves(angles_BHW: Tensor, channels: int) -> Tensor:
-    exponents_F = torch.arange(0, channels, 2, device=angles_BHW.device) / channels
-    angles_BHWF = angles_BHW[..., None] / _TEMPERATURE**exponents_F
-    return torch.stack((angles_BHWF.sin(), angles_BHWF.cos()), -1).flatten(-2)
+def _counts(valid_Bhw: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the picture up to each cell, and in all, [B, h * w, 2] each."""
+    counts = [valid_Bhw.cumsum(dim, dtype=torch.float32) for dim in (1, 2)]
+    wholes = [each.narrow(dim, -1, 1).expand_as(each) for dim, each in enumerate(counts, start=1)]
+    counts_Bhw2, wholes_Bhw2 = (torch.stack(each, dim=-1) for each in (counts, wholes))
+    return counts_Bhw2.flatten(1, 2), wholes_Bhw2.flatten(1, 2)

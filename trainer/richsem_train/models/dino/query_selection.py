@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richsem_train.models.dino.encoder import cell_centres
+from richsem_train.models.dino.token_grid import token_grid
 
 _PROPOSAL_SIDE = 0.05
 _MARGIN = 0.01
@@ -27,19 +27,16 @@ def encoder_proposals(padding_masks: list[Tensor], dtype: torch.dtype) -> tuple[
     Source:
         Zhu et al. 2021, Deformable DETR (arXiv 2010.04159), two-stage.
     """
-    boxes_BS4 = torch.cat([_level_boxes(mask, level, dtype) for level, mask in enumerate(padding_masks)], dim=1)
+    shapes = tuple((mask_Bhw.shape[1], mask_Bhw.shape[2]) for mask_Bhw in padding_masks)
+    grid = token_grid(shapes, dtype, padding_masks[0].device)
+    padded = [mask_Bx.sum(1) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])]
+    valid_BL2 = grid.sizes - torch.stack(padded, dim=1).unflatten(1, (-1, 2))
+    centres_BS2 = grid.cells / valid_BL2.index_select(1, grid.level)
+    sides_S1 = _PROPOSAL_SIDE * torch.exp2(grid.level.to(dtype))[:, None]
+    boxes_BS4 = torch.cat([centres_BS2, sides_S1.expand_as(centres_BS2)], dim=-1)
     padding_BS = torch.cat([mask.flatten(1) for mask in padding_masks], dim=1)
     valid_BS = ((boxes_BS4 > _MARGIN) & (boxes_BS4 < 1 - _MARGIN)).all(dim=-1) & ~padding_BS
     return boxes_BS4.logit().masked_fill(~valid_BS[..., None], torch.inf), valid_BS
-
-
-def _level_boxes(padding_mask_Bhw: Tensor, level: int, dtype: torch.dtype) -> Tensor:
-    valid_w = (~padding_mask_Bhw[:, 0, :]).sum(dim=1)
-    valid_h = (~padding_mask_Bhw[:, :, 0]).sum(dim=1)
-    valid_B12 = torch.stack([valid_w, valid_h], dim=-1).to(dtype)[:, None]
-    _, height, width = padding_mask_Bhw.shape
-    centres_BS2 = cell_centres(height, width, like=valid_B12) / valid_B12
-    return torch.cat([centres_BS2, torch.full_like(centres_BS2, _PROPOSAL_SIDE * 2.0**level)], dim=-1)
 
 
 def at_least_tokens(

@@ -167,8 +167,8 @@ class Transformer(nn.Module):
     def _objectness(self, memory_BSE: Tensor, text: TextFeatures | None) -> Tensor:
         """The best logit of each token [B, S]; only ranks, so the chosen ones are computed again with gradient."""
         scores = [
-            self.enc_out_class_embed.logits(self._encoder_features(chunk), text).amax(dim=-1)
-            for chunk in memory_BSE.split(TOKENS_AT_ONCE, dim=1)
+            self.enc_out_class_embed.logits(chunk, text).amax(dim=-1)
+            for chunk in self._encoder_features(memory_BSE).split(TOKENS_AT_ONCE, dim=1)
         ]
         return torch.cat(scores, dim=1)
 

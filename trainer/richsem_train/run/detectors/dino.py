@@ -77,6 +77,7 @@ class DinoAssembly(DetectorKind):
             deformable_backend=attention_backend(config, device),
             size_divisor=config.size_divisor,
             padded_query_positions=config.query_positions == "padded",
+            checkpoint_encoder=config.checkpoint_encoder,
         )
 
     def learner(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from richsem_train.choices import Backend
 from richsem_train.models.dino.deformable_attention.backends import deformable_attention
+from richsem_train.models.dino.token_grid import token_grid
 
 
 class DeformableAttention(nn.Module):
@@ -113,19 +114,11 @@ def _locations(
 ) -> Tensor:
     reference_BQ1L1X = reference_points_BQLX[:, :, None, :, None]
     if reference_points_BQLX.shape[-1] == 2:
-        return reference_BQ1L1X + offsets_BQHLP2 / _sizes(spatial_shapes, offsets_BQHLP2.device)[:, None]
+        sizes_L2 = token_grid(spatial_shapes, torch.float32, offsets_BQHLP2.device).sizes
+        return reference_BQ1L1X + offsets_BQHLP2 / sizes_L2[:, None]
     if reference_points_BQLX.shape[-1] == 4:
         points = offsets_BQHLP2.shape[-2]
         return reference_BQ1L1X[..., :2] + offsets_BQHLP2 * reference_BQ1L1X[..., 2:] * (0.5 / points)
     raise ValueError(
         f"reference points have {reference_points_BQLX.shape[-1]} coordinates; points have 2 and boxes have 4"
     )
-
-
-def _sizes(spatial_shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """(width, height) of the maps, float32 [L, 2]."""
-    # Pinned, since a copy from pageable memory waits for the device.
-    sizes_L2 = torch.tensor(
-        [(width, height) for height, width in spatial_shapes], dtype=torch.float32, pin_memory=device.type == "cuda"
-    )
-    return sizes_L2.to(device, non_blocking=True)
