@@ -13,7 +13,7 @@ def feed_forward(tokens: Tensor, inner: nn.Linear, outer: nn.Linear) -> Tensor:
     The backward pass computes the inner layer again: a twelfth of a step's arithmetic for a quarter of what a layer of
     the encoder would keep.
     """
-    inputs = (tokens, inner.weight, inner.bias, outer.weight, outer.bias)
+    inputs: tuple[Tensor, ...] = (tokens, inner.weight, inner.bias, outer.weight, outer.bias)
     device = tokens.device.type
     if torch.is_autocast_enabled(device):
         inputs = tuple(each.to(torch.get_autocast_dtype(device)) for each in inputs)
