@@ -1,7 +1,8 @@
 """Samples side by side."""
 
-import functools
+import math
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,77 +37,101 @@ class Sample(NamedTuple):
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Pad pictures at the right and the bottom to the largest height and width among them."""
-    pictures = Canvas(len(samples))
+    canvas = Canvas(len(samples), largest_hw=_largest([_hw(sample.picture) for sample in samples]))
     for sample in samples:
-        pictures.add(sample.picture)
-    pixels_BHW3 = pictures.padded()
+        canvas.add(sample.picture)
+    pixels_BHW3 = canvas.padded()
     return Batch(
         pixels=channels_last(pixels_BHW3),
-        padding_mask=padding_mask(pictures.hws, pixels_BHW3.shape[1:3]),
+        padding_mask=padding_mask(canvas.hws, pixels_BHW3.shape[1:3]),
         targets=tuple(sample.target for sample in samples),
         names=tuple(sample.name for sample in samples),
     )
 
 
 class Canvas:
-    """Pictures side by side, drawn one after the other where they belong.
-
-    Pictures of the size of the first one are drawn in their final place, as long as no other turns out to be larger.
+    """Pictures side by side, padded, and drawn one after the other where they belong.
 
     Args:
-        count: pictures, at most.
+        count: pictures.
         room: memory for all of them, uint8 [N]; where it is too small, or None, there is new memory.
+        largest_hw: what their sides are expected to be at most; None expects them to be as the first picture's. Where
+            it is another, pictures are moved in the end.
 
     Attributes:
         hws: height and width of the pictures so far.
     """
 
-    def __init__(self, count: int, room: NDArray[np.uint8] | None = None) -> None:
+    def __init__(
+        self, count: int, room: NDArray[np.uint8] | None = None, largest_hw: tuple[int, int] | None = None
+    ) -> None:
         self.hws: list[tuple[int, int]] = []
         self._count = count
         self._room = room
-        self._in_place: NDArray[np.uint8] | None = None
-        self._others: dict[int, NDArray[np.uint8]] = {}
+        self._pages = None if largest_hw is None else self._new_pages(largest_hw)
+        self._too_large: dict[int, NDArray[np.uint8]] = {}
 
     def add(self, picture: Rendering | Tensor) -> None:
         """Draw the next picture."""
         rendering = _copied(picture) if isinstance(picture, Tensor) else picture
-        number, hw = len(self.hws), rendering.hw
-        if self._in_place is None:
-            self._in_place = self._pages(hw)
-        if hw == self._in_place.shape[1:3]:
-            rendering.draw(self._in_place[number])
+        number, (rows, columns) = len(self.hws), rendering.hw
+        if self._pages is None:
+            self._pages = self._new_pages(rendering.hw)
+        height, width = self._pages.shape[1:3]
+        if rows <= height and columns <= width:
+            rendering.draw(self._pages[number, :rows, :columns])
+            _pad(self._pages[number], rendering.hw)
         else:
-            self._others[number] = np.empty((*hw, 3), np.uint8)
-            rendering.draw(self._others[number])
-        self.hws.append(hw)
+            self._too_large[number] = np.empty((rows, columns, 3), np.uint8)
+            rendering.draw(self._too_large[number])
+        self.hws.append(rendering.hw)
 
     def padded(self) -> NDArray[np.uint8]:
-        """All of them, uint8 [B, H, W, 3], 0 where padded; no other may follow."""
-        assert self._in_place is not None, "batches have pictures"
-        height, width = (max(sides) for sides in zip(*self.hws, strict=True))
-        pages, rest = self._in_place, self._others
-        if (height, width) != pages.shape[1:3]:
-            rest |= {number: pages[number].copy() for number in range(len(self.hws)) if number not in rest}
-            pages = self._pages((height, width))
-        for number, pixels_HW3 in rest.items():
-            rows, columns = pixels_HW3.shape[:2]
-            pages[number, :rows, :columns] = pixels_HW3
-            pages[number, :rows, columns:] = 0
-            pages[number, rows:] = 0
-        return pages[: len(self.hws)]
+        """All of them, uint8 [B, H, W, 3], 0 where padded."""
+        assert self._pages is not None, "a batch has pictures"
+        largest_hw = _largest(self.hws)
+        return self._pages if largest_hw == self._pages.shape[1:3] else self._moved(self._pages, largest_hw)
 
-    def _pages(self, hw: tuple[int, int]) -> NDArray[np.uint8]:
+    def _moved(self, pages: NDArray[np.uint8], largest_hw: tuple[int, int]) -> NDArray[np.uint8]:
+        # Both may lie in the same room.
+        pictures = self._too_large | {
+            number: pages[number, :rows, :columns].copy()
+            for number, (rows, columns) in enumerate(self.hws)
+            if number not in self._too_large
+        }
+        moved = self._new_pages(largest_hw)
+        for number, (rows, columns) in enumerate(self.hws):
+            moved[number, :rows, :columns] = pictures[number]
+            _pad(moved[number], (rows, columns))
+        return moved
+
+    def _new_pages(self, hw: tuple[int, int]) -> NDArray[np.uint8]:
         shape = (self._count, *hw, 3)
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if self._room is None or size > len(self._room):
             return np.empty(shape, np.uint8)
         return self._room[:size].reshape(shape)
 
 
+def _pad(page_HW3: NDArray[np.uint8], hw: tuple[int, int]) -> None:
+    rows, columns = hw
+    page_HW3[:rows, columns:] = 0
+    page_HW3[rows:] = 0
+
+
+def _largest(hws: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return max(height for height, _ in hws), max(width for _, width in hws)
+
+
+def _hw(picture: Rendering | Tensor) -> tuple[int, int]:
+    if isinstance(picture, Rendering):
+        return picture.hw
+    _, height, width = picture.shape
+    return height, width
+
+
 def _copied(pixels_3HW: Tensor) -> Rendering:
-    pixels_HW3 = pixels_3HW.permute(1, 2, 0).numpy()
-    return Rendering(pixels_HW3.shape[:2], lambda onto_HW3: np.copyto(onto_HW3, pixels_HW3))
+    return Rendering(_hw(pixels_3HW), partial(np.copyto, src=pixels_3HW.permute(1, 2, 0).numpy()))
 
 
 def channels_last(pixels_BHW3: NDArray[np.uint8]) -> Tensor:
@@ -120,7 +145,7 @@ def padding_mask(hws: Sequence[tuple[int, int]], padded_hw: tuple[int, int], *, 
 
 
 # Batches of mosaics are all alike; those of detection come between them.
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def _padding_mask(hws: tuple[tuple[int, int], ...], padded_hw: tuple[int, int], pinned: bool) -> Tensor:
     mask_BHW = torch.zeros(len(hws), *padded_hw, dtype=torch.bool, pin_memory=pinned)
     for mask_HW, (rows, columns) in zip(mask_BHW, hws, strict=True):

@@ -47,6 +47,9 @@ class Feed(Protocol):
     def batch_keys(self, number: int, share: RankShare) -> Sequence[Any]:
         """Keys of a rank's samples of a batch, by the batch's number over the whole run."""
 
+    def largest_hw(self, keys: Sequence[Any]) -> tuple[int, int] | None:
+        """What the sides of a batch's pictures will be at most, unless one is damaged; None where that isn't known."""
+
     def __getitem__(self, key: Any) -> Sample:
         """The sample of a key."""
 
@@ -72,6 +75,10 @@ class DetectionFeed:
             self._listed = epoch, self._epoch_indices(epoch)
         pictures = self._listed[1]
         return [(epoch, position, int(pictures[position])) for position in share.counters(batch)]
+
+    def largest_hw(self, _: Sequence[DetectionKey]) -> None:
+        """Known once the pictures are read."""
+        return
 
     def __getitem__(self, key: DetectionKey) -> Sample:
         return self.dataset[key]
@@ -269,7 +276,7 @@ class _Batches(Dataset["_LoadedBatch | _Failure"]):
 
     def _loaded(self, order: _Order) -> _LoadedBatch:
         room = self._buffers.room(order.buffer) if self._buffers and order.buffer is not None else None
-        canvas, rest = Canvas(len(order.keys), room), []
+        canvas, rest = Canvas(len(order.keys), room, self._feed.largest_hw(order.keys)), []
         for key in order.keys:
             picture, *of_sample = self._feed[key]
             canvas.add(picture)
