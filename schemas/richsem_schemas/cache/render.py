@@ -18,7 +18,7 @@ def render_view(
     Args:
         view: the recipe.
         pictures: decoded RGB pictures by sample, at least those that the tiles name.
-        onto_HW3: where it goes, uint8 [H, W, 3] of `view.canvas_hw`; each row's pixels lie side by side.
+        onto_HW3: where it goes, uint8 [H, W, 3] of `view.canvas_hw`.
 
     Returns:
         RGB, uint8 [H, W, 3] of `view.canvas_hw`; may be read-only. It is `onto_HW3` where that is given.

@@ -41,7 +41,7 @@ def resize_picture(
         out_hw: height and width wanted, pixels.
         box_xyxy_px: the rectangle, inside the picture; need not lie on its grid. None for all of it.
         flip: whether the result is mirrored left to right.
-        onto_HW3: where it goes, such as a part of a larger canvas; each row's pixels lie side by side.
+        onto_HW3: where it goes, uint8 [H, W, 3], such as a part of a larger canvas.
 
     Returns:
         uint8 [H, W, 3]; may be read-only. It is `onto_HW3` where that is given.
@@ -57,10 +57,11 @@ def resize_picture(
 
 
 def place_pixels(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8], *, flip: bool) -> None:
-    """Copy pixels, mirrored left to right where asked for; each row's lie side by side in both."""
+    """Copy RGB pixels, mirrored left to right where asked for."""
     if flip:
-        # A pixel as one value of three bytes: NumPy moves those in half the time of the bytes one by one.
-        onto_HW3.view("V3")[...] = pixels_HW3.view("V3")[:, ::-1]
+        # Channel by channel: NumPy moves single bytes in a third of the time of pixels of three.
+        for channel in range(3):
+            onto_HW3[..., channel] = pixels_HW3[:, ::-1, channel]
     else:
         onto_HW3[...] = pixels_HW3
 

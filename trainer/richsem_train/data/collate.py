@@ -42,7 +42,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         canvas.add(sample.picture)
     pixels_BHW3 = canvas.padded()
     return Batch(
-        pixels=channels_last(pixels_BHW3),
+        # Convolutions like their channels last in memory, and rendering has them there.
+        pixels=torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2),
         padding_mask=padding_mask(canvas.hws, pixels_BHW3.shape[1:3]),
         targets=tuple(sample.target for sample in samples),
         names=tuple(sample.name for sample in samples),
@@ -106,11 +107,13 @@ class Canvas:
         return moved
 
     def _new_pages(self, hw: tuple[int, int]) -> NDArray[np.uint8]:
-        shape = (self._count, *hw, 3)
-        size = math.prod(shape)
-        if self._room is None or size > len(self._room):
-            return np.empty(shape, np.uint8)
-        return self._room[:size].reshape(shape)
+        return _within(self._room, (self._count, *hw, 3))
+
+
+def _within(room: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The beginning of a room, or new memory where that has not enough."""
+    size = math.prod(shape)
+    return np.empty(shape, np.uint8) if room is None or size > len(room) else room[:size].reshape(shape)
 
 
 def _pad(page_HW3: NDArray[np.uint8], hw: tuple[int, int]) -> None:
@@ -134,21 +137,36 @@ def _copied(pixels_3HW: Tensor) -> Rendering:
     return Rendering(_hw(pixels_3HW), partial(np.copyto, src=pixels_3HW.permute(1, 2, 0).numpy()))
 
 
-def channels_last(pixels_BHW3: NDArray[np.uint8]) -> Tensor:
-    """Uint8 [B, 3, H, W] that looks at the same memory: convolutions like their channels last there."""
-    return torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2)
+def padding_mask(
+    hws: Sequence[tuple[int, int]],
+    padded_hw: tuple[int, int],
+    *,
+    room: NDArray[np.uint8] | None = None,
+    pinned: bool = False,
+) -> Tensor:
+    """True beyond the height and width of each picture.
 
+    Args:
+        hws: of B pictures.
+        padded_hw: of all of them, H and W.
+        room: memory for it, uint8 [N]; where it is too small, or None, there is new memory.
+        pinned: whether a mask that all batches without padding share is page-locked.
 
-def padding_mask(hws: Sequence[tuple[int, int]], padded_hw: tuple[int, int], *, pinned: bool = False) -> Tensor:
-    """Bool [B, H, W], True beyond the height and width of each picture; not to be written to, others may have it."""
-    return _padding_mask(tuple(hws), padded_hw, pinned)
-
-
-# Batches of mosaics are all alike; those of detection come between them.
-@lru_cache(maxsize=2)
-def _padding_mask(hws: tuple[tuple[int, int], ...], padded_hw: tuple[int, int], pinned: bool) -> Tensor:
-    mask_BHW = torch.zeros(len(hws), *padded_hw, dtype=torch.bool, pin_memory=pinned)
+    Returns:
+        Bool [B, H, W]; not to be written to.
+    """
+    if all(hw == padded_hw for hw in hws):
+        return _no_padding((len(hws), *padded_hw), pinned)
+    shape = (len(hws), *padded_hw)
+    mask_BHW = _within(room, shape).view(np.bool_)
     for mask_HW, (rows, columns) in zip(mask_BHW, hws, strict=True):
+        mask_HW[:rows, :columns] = False
         mask_HW[:rows, columns:] = True
         mask_HW[rows:] = True
-    return mask_BHW
+    return torch.from_numpy(mask_BHW)
+
+
+# Mosaics of two sizes, with detection's batches between them.
+@lru_cache(maxsize=2)
+def _no_padding(shape: tuple[int, int, int], pinned: bool) -> Tensor:
+    return torch.zeros(shape, dtype=torch.bool, pin_memory=pinned)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.buffers import BatchBuffers
-from richsem_train.data.collate import Canvas, Sample, channels_last, padding_mask
+from richsem_train.data.collate import Canvas, Sample, padding_mask
 from richsem_train.data.detection import DetectionKey
 from richsem_train.data.extra import ExtraDataset, ExtraMix
 from richsem_train.data.order import DataKind, RankShare, first_batch_from, kind_of_step
@@ -37,8 +37,8 @@ _CAN_FORK = sys.platform == "linux"
 _PREFETCHED = 2
 """Batches that each worker is ahead."""
 
-_BUFFER_BYTES = 3 * 1344**2
-"""Of a picture, so large as published configs show one; larger batches get memory of their own."""
+_BUFFER_BYTES = 4 * 1344**2
+"""Of a picture and its padding mask, so large as published configs show one; larger batches get memory of their own."""
 
 
 class Feed(Protocol):
@@ -197,7 +197,8 @@ class BatchKeys(Sampler[_Order]):
 
     def __iter__(self) -> Iterator[_Order]:
         for number in self._numbers:
-            yield _Order(list(self._feed.batch_keys(number, self._share)), self._buffers and self._buffers.take())
+            buffer = self._buffers.take() if self._buffers else None
+            yield _Order(list(self._feed.batch_keys(number, self._share)), buffer)
 
 
 @dataclass(frozen=True)
@@ -239,18 +240,19 @@ class _LoadedBatch:
 
     def pin_memory(self) -> "_LoadedBatch":
         """Page-locked, for copies that don't block; called by the DataLoader. The buffer is free again then."""
-        batch = self._batch(pinned=True)
-        return replace(self, pinned=replace(batch, pixels=batch.pixels.pin_memory()))
+        return replace(self, pinned=self._batch(pinned=True).pin_memory())
 
     def _batch(self, *, pinned: bool) -> Batch:
         lent = self.buffers.lend(self.buffer) if self.buffers and self.buffer is not None else None
         if isinstance(self.pixels, Tensor):
-            pixels = self.pixels.permute(0, 3, 1, 2)
+            pixels, rest = self.pixels, None
         else:
             assert lent is not None, "pixels that have no memory of their own lie in a buffer"
-            pixels = channels_last(lent[: math.prod(self.pixels)].reshape(self.pixels))
-        height, width = pixels.shape[2:]
-        return Batch(pixels, padding_mask(self.hws, (height, width), pinned=pinned), self.targets, self.names)
+            size = math.prod(self.pixels)
+            pixels, rest = torch.from_numpy(lent[:size].reshape(self.pixels)), lent[size:]
+        height, width = pixels.shape[1:3]
+        mask = padding_mask(self.hws, (height, width), room=rest, pinned=pinned)
+        return Batch(pixels.permute(0, 3, 1, 2), mask, self.targets, self.names)
 
     def __getstate__(self) -> dict[str, Any]:
         targets = tuple(converted(target, Tensor.numpy) for target in self.targets)
@@ -292,8 +294,8 @@ class _Batches(Dataset["_LoadedBatch | _Failure"]):
         )  # fmt: skip
 
 
-def _unchanged(loaded: "_LoadedBatch | _Failure") -> "_LoadedBatch | _Failure":
-    """What the DataLoader would convert otherwise."""
+def _unchanged(loaded: Any) -> Any:
+    """A batch as it is, which the DataLoader would convert otherwise."""
     return loaded
 
 

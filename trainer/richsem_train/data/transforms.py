@@ -21,7 +21,7 @@ class Rendering(NamedTuple):
 
     Attributes:
         hw: its height and width.
-        draw: draws it onto uint8 [H, W, 3] RGB, over all that stands there; each row's pixels lie side by side.
+        draw: draws it onto uint8 [H, W, 3] RGB, over all that stands there.
     """
 
     hw: tuple[int, int]
