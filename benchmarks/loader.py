@@ -4,7 +4,7 @@
 
 The floor is one process with one thread that reads, decodes and renders the very views of a round, in their order, with
 the functions of the cache's schema. The loader is `TrainingLoaders` with one worker and with none. `plain_mosaics` says
-what webdataset and litdata do, with one worker each. All take turns, and are timed from their first batch to their last,
+what webdataset and litdata do, with one worker each. All take turns, and are timed from the first batch to the last,
 since starting a process is no throughput: wall time, and processor time of this process and its children. Quartiles
 over repeats; ratios are those of one turn.
 """

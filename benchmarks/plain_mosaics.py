@@ -1,4 +1,4 @@
-"""The views of a cache by `webdataset` and `litdata` with torchvision's transforms, to compare the trainer's loader with.
+"""The views of a cache by `webdataset` and `litdata` with torchvision's transforms, for comparison with the loader.
 
 Both read samples that were made for them: a view's recipe and labels beside the bytes of its pictures, one after the
 other, so that they need not look for anything. They decode, crop, resize, mirror and paste the same tiles; source
