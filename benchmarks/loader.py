@@ -1,35 +1,35 @@
-"""Pictures/s of the extra data's loader over the floor, and beside plain webdataset and litdata.
+"""Time a picture of the extra data's loader, beside the floor and beside webdataset and litdata.
 
     python benchmarks/loader.py --cache CACHE --json benchmarks/results/loader.json
 
 The floor is one process with one thread that reads, decodes and renders the very views of a round, in their order, with
-the functions of the cache's schema. The loader is `TrainingLoaders` with one worker (and, for its own cost, with none).
-webdataset and litdata read the same pictures with one worker, decode them, and resize them to a mosaic's tile. All are
-timed from their second batch on, since starting a process is no throughput; they take turns, medians over repeats.
+the functions of the cache's schema. The loader is `TrainingLoaders` with one worker and with none. `plain_mosaics` says
+what webdataset and litdata do, with one worker each. All take turns, and are timed from the first batch to the last,
+since starting a process is no throughput: wall time, and processor time of this process and its children. Quartiles
+over repeats; ratios are those of one turn.
 """
 
-import functools
-import io
+import multiprocessing
 import os
-import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 import typer
 from common import report
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from plain_mosaics import by_litdata, by_webdataset, stored_samples, write_chunks, write_tar
+from torch.utils.data import Dataset
 
 from richsem_schemas.cache.index import Rows, view_names
-from richsem_schemas.cache.reader import find_layout, open_cache
+from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.render import render_view
-from richsem_schemas.cache.shard import PictureShard
+from richsem_schemas.cache.view import ViewKind
 from richsem_schemas.io.files import hash_bytes
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_train.data.cache.source import ExpectedCache, open_training_cache
@@ -39,9 +39,9 @@ from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.targets import Target
 
-IN_PROCESS = ("floor", "loader, no worker")
+KINDS: dict[str, ViewKind] = {"mosaics": "mosaic", "crops": "crop"}
 
-TILES = {"mosaics": 4, "crops": 1, "free-mosaics": 4}
+TILES = {"mosaics": 4, "crops": 1}
 
 
 def main(
@@ -57,59 +57,83 @@ def main(
     figures: dict[str, Any] = {"views_a_batch": batch, "rounds": rounds, "repeats": repeats}
     with tempfile.TemporaryDirectory() as scratch:
         figures["views"] = {
-            views: compared(
-                {
-                    "floor": floor(cache, label_set, views, rounds),
-                    "loader, 1 worker": loader(cache, label_set, views, batch, rounds, workers=1),
-                    "loader, no worker": loader(cache, label_set, views, batch, rounds, workers=0),
-                },
-                repeats,
-            )
-            for views in ("mosaics", "crops")
+            views: compared(arms(cache, label_set, views, batch, rounds, Path(scratch) / views), repeats)
+            for views in KINDS
         }
-        figures["plain_pictures"] = compared(
-            {
-                "webdataset": from_webdataset(cache, 4 * batch, rounds),
-                "litdata": from_litdata(cache, Path(scratch) / "litdata", 4 * batch, rounds),
-            },
-            repeats,
-        )
-    figures["hashing_share_of_the_floor"] = hashing_share(cache, figures["views"]["mosaics"]["floor"])
+    floor_ms = figures["views"]["mosaics"]["floor"]["processor_ms_a_picture"][1]
+    figures["hashing_share_of_the_floor"] = hashing_ms(cache) / floor_ms
     figures["load_average"] = os.getloadavg()
     report("loader", figures, json)
 
 
-Measurement = Callable[[], tuple[float, int]]
-"""Gives pictures/s, and how many pictures were read in all."""
+class Seconds(NamedTuple):
+    """Of one picture."""
+
+    wall: float
+    processor: float
 
 
-def compared(measurements: dict[str, Measurement], repeats: int) -> dict[str, Any]:
-    """Pictures/s of each in turn, and the median of their ratios to the floor's.
+Arm = Callable[[], Seconds]
 
-    Processor seconds, where all is done in this process, stand beside them: on a machine with other work they are the
-    steadier figure.
-    """
-    rates: dict[str, list[float]] = defaultdict(list)
-    processor: dict[str, list[float]] = defaultdict(list)
-    for _ in range(repeats):
-        for name, measure in measurements.items():
-            begun = sum(os.times()[:4])
-            rate, pictures = measure()
-            rates[name].append(rate)
-            processor[name].append((sum(os.times()[:4]) - begun) / pictures)
-    result: dict[str, Any] = {
-        name: {"pictures_per_second": rates[name], "median": statistics.median(rates[name])} for name in measurements
+
+def arms(cache: Path, label_set: str | None, views: str, batch: int, rounds: int, scratch: Path) -> dict[str, Arm]:
+    """All that is compared, by name."""
+    scratch.mkdir()
+    tar, chunks, pictures = scratch / "samples.tar", scratch / "litdata", batch * TILES[views]
+    write_tar(stored_samples(cache, label_set, KINDS[views]), tar)
+    write_chunks(cache, label_set, KINDS[views], chunks)
+    batches = rounds * dataset_of(cache, label_set, views).order.samples_per_round // batch
+    return {
+        "floor": floor(cache, label_set, views, rounds),
+        "loader, 1 worker": lambda: timed(loader(cache, label_set, views, batch, batches, workers=1), pictures),
+        "loader, no worker": lambda: timed(loader(cache, label_set, views, batch, batches, workers=0), pictures),
+        "webdataset, 1 worker": lambda: timed(by_webdataset(tar, batch, batches), pictures),
+        "litdata, 1 worker": lambda: timed(by_litdata(chunks, batch, batches), pictures),
     }
-    for name in measurements if "floor" in rates else ():
-        result[name]["over_floor"] = median_ratio(rates[name], rates["floor"])
-        if name in IN_PROCESS:
-            result[name]["processor_ms_a_picture"] = statistics.median(processor[name]) * 1e3
-            result[name]["over_floor_by_processor_time"] = median_ratio(processor["floor"], processor[name])
+
+
+def compared(measured: dict[str, Arm], repeats: int) -> dict[str, Any]:
+    """Quartiles of each arm's times, and of the ratios of the floor's to them."""
+    seconds: dict[str, list[Seconds]] = defaultdict(list)
+    for _ in range(repeats):
+        for name, arm in measured.items():
+            seconds[name].append(arm())
+    result = {}
+    for name, found in seconds.items():
+        turns = list(zip(seconds["floor"], found, strict=True))
+        result[name] = {
+            "processor_ms_a_picture": quartiles([each.processor * 1e3 for each in found]),
+            "wall_ms_a_picture": quartiles([each.wall * 1e3 for each in found]),
+            "over_floor_by_processor_time": quartiles([least.processor / each.processor for least, each in turns]),
+            "over_floor_by_wall_time": quartiles([least.wall / each.wall for least, each in turns]),
+        }
     return result
 
 
-def median_ratio(ones: list[float], others: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+def quartiles(values: list[float]) -> list[float]:
+    return [round(float(value), 3) for value in np.quantile(values, [0.25, 0.5, 0.75])]
+
+
+def processor_seconds() -> float:
+    """Of this process and its running children, all their threads."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        # The clock that Linux keeps of another process; one that has just ended has none.
+        with suppress(OSError):
+            total += time.clock_gettime(~child.pid << 3 | 2)
+    return total
+
+
+def timed(batches: Iterator[Any], pictures: int) -> Seconds:
+    """Time a picture from the first batch to the last, of so many pictures each."""
+    next(batches)
+    begun, begun_processor, count = time.perf_counter(), processor_seconds(), 0
+    ended = ended_processor = 0.0
+    for _ in batches:
+        # Before the workers end.
+        count, ended, ended_processor = count + 1, time.perf_counter(), processor_seconds()
+    shown = count * pictures
+    return Seconds((ended - begun) / shown, (ended_processor - begun_processor) / shown)
 
 
 def dataset_of(cache: Path, label_set: str | None, views: str) -> ExtraDataset:
@@ -117,7 +141,7 @@ def dataset_of(cache: Path, label_set: str | None, views: str) -> ExtraDataset:
     return ExtraDataset(open_training_cache(cache, label_set=label_set, expected=expected), seed=0)
 
 
-def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measurement:
+def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Arm:
     """Read, decode and render; nothing else."""
     dataset = dataset_of(cache, label_set, views)
     source, order = dataset.cache.source, dataset.order
@@ -135,8 +159,8 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
         views_of_shard = shard.rows()
         rows |= {name: views_of_shard[[row]] for row, name in enumerate(view_names(views_of_shard))}
 
-    def measure() -> tuple[float, int]:
-        shown, begun = 0, time.perf_counter()
+    def measure() -> Seconds:
+        shown, begun, begun_processor = 0, time.perf_counter(), time.process_time()
         for name in names:
             number = int(name[:6])
             picture_shard, label_shard = shards[number]
@@ -147,7 +171,7 @@ def floor(cache: Path, label_set: str | None, views: str, rounds: int) -> Measur
             decoded = {int(item.row["sample"]): decode_picture(item.data) for item in stored}
             render_view(labelled.view, decoded)
             shown += len(labelled.view.tiles)
-        return shown / (time.perf_counter() - begun), shown
+        return Seconds((time.perf_counter() - begun) / shown, (time.process_time() - begun_processor) / shown)
 
     return measure
 
@@ -160,116 +184,23 @@ class Nothing(Dataset):
         return Sample(torch.zeros(3, 1, 1, dtype=torch.uint8), target, "nothing")
 
 
-def loader(cache: Path, label_set: str | None, views: str, batch: int, rounds: int, *, workers: int) -> Measurement:
-    """The trainer's own way."""
-    feed = DetectionFeed(Nothing(), lambda _: np.zeros(10**6, np.int64), 10**6 // batch)
-
-    def measure() -> tuple[float, int]:
-        dataset = dataset_of(cache, label_set, views)
-        batches = rounds * dataset.order.samples_per_round // batch
-        loaders = TrainingLoaders(feed, dataset, share=RankShare(batch), workers=workers)
-        extra = (loaded for loaded in loaders.batches(0, 2 * (batches + 1)) if loaded.kind == "extra")
-        return timed(extra, batch * TILES[views])
-
-    return measure
+def loader(cache: Path, label_set: str | None, views: str, batch: int, batches: int, *, workers: int) -> Iterator[Any]:
+    """The extra batches of the trainer's own loader."""
+    feed = DetectionFeed(Nothing(), lambda _: np.zeros(10**6, np.int64), 10**6)
+    dataset = dataset_of(cache, label_set, views)
+    loaders = TrainingLoaders(feed, dataset, share=RankShare(1), extra_share=RankShare(batch), workers=workers)
+    return (loaded.batch for loaded in loaders.batches(0, 2 * batches) if loaded.kind == "extra")
 
 
-def timed(batches: Iterator[Any], pictures: int) -> tuple[float, int]:
-    """Pictures/s from the first batch to the last, and how many they and the first one hold."""
-    next(batches)
-    begun = time.perf_counter()
-    count = sum(1 for _ in batches)
-    return count * pictures / (time.perf_counter() - begun), (count + 1) * pictures
-
-
-def tile_of(picture: Image.Image, side: int) -> torch.Tensor:
-    resized = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-def tile_side(cache: Path) -> int:
-    return next(iter(open_cache(cache).label_sets.values())).spec.views.geometry.mosaic_tile
-
-
-def from_webdataset(cache: Path, batch: int, rounds: int) -> Measurement:
-    """A plain pipeline: decode, resize, batch."""
-    import webdataset
-
-    opened = open_cache(cache)
-    shards = [str(opened.layout.pictures_tar(shard)) for shard in range(opened.manifest.plan.shards)]
-    batches = rounds * opened.manifest.samples // batch
-    side = tile_side(cache)
-
-    def measure() -> tuple[float, int]:
-        dataset = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).repeat()
-        dataset = dataset.decode("pil").to_tuple("jpg;png;gif;webp;bmp;tif")
-        dataset = dataset.map_tuple(functools.partial(tile_of, side=side)).batched(batch).with_epoch(batches + 1)
-        return timed(iter(DataLoader(dataset, batch_size=None, num_workers=1)), batch)
-
-    return measure
-
-
-class DecodedTiles:
-    """What litdata's dataset gives, decoded and resized."""
-
-    def __init__(self, side: int) -> None:
-        self.side = side
-
-    def __call__(self, items: list[bytes]) -> torch.Tensor:
-        return torch.stack([tile_of(Image.open(io.BytesIO(data)), self.side) for data in items])
-
-
-def from_litdata(cache: Path, out: Path, batch: int, rounds: int) -> Measurement:
-    """The same from litdata's own format, made of the same bytes."""
-    import litdata
-
-    opened = open_cache(cache)
-    shards = range(opened.manifest.plan.shards)
-    samples = [(shard, row) for shard in shards for row in range(len(opened.picture_shard(shard).rows()))]
-    litdata.optimize(
-        functools.partial(picture_bytes, cache),
-        samples,
-        str(out), num_workers=1, chunk_bytes="16MB", verbose=False,
-    )  # fmt: skip
-    side = tile_side(cache)
-
-    def measure() -> tuple[float, int]:
-        def batches() -> Iterator[Any]:
-            for _ in range(rounds):
-                yield from loader
-
-        dataset = litdata.StreamingDataset(str(out), shuffle=False)
-        loader = litdata.StreamingDataLoader(
-            dataset, batch_size=batch, num_workers=1, collate_fn=DecodedTiles(side), drop_last=True,
-            persistent_workers=True,
-        )  # fmt: skip
-        return timed(batches(), batch)
-
-    return measure
-
-
-def picture_bytes(cache: Path, place: tuple[int, int]) -> bytes:
-    number, row = place
-    shard, rows = shard_and_rows(cache, number)
-    (stored,) = shard.pictures(rows[[row]], root=None)
-    return stored.data
-
-
-@functools.lru_cache(maxsize=64)
-def shard_and_rows(cache: Path, number: int) -> tuple[PictureShard, Rows]:
-    shard = PictureShard(find_layout(cache), number)
-    return shard, shard.rows()
-
-
-def hashing_share(cache: Path, floor: dict[str, Any]) -> float:
-    """Processor time of hashing a picture over that of the floor for it."""
+def hashing_ms(cache: Path) -> float:
+    """Processor time of hashing a picture."""
     opened = open_cache(cache)
     shards = [opened.picture_shard(number) for number in range(opened.manifest.plan.shards)]
     stored = [item.data for shard in shards for item in shard.pictures(shard.rows(), root=None)]
     begun = time.process_time()
     for data in stored:
         hash_bytes(data)
-    return (time.process_time() - begun) / len(stored) / floor["processor_ms_a_picture"] * 1e3
+    return (time.process_time() - begun) / len(stored) * 1e3
 
 
 if __name__ == "__main__":

@@ -10,15 +10,18 @@ from richsem_schemas.cache.view import PAD_VALUE, View
 from richsem_schemas.pictures.resize import resize_picture
 
 
-def render_view(view: View, pictures: Mapping[int, Image.Image]) -> NDArray[np.uint8]:
+def render_view(
+    view: View, pictures: Mapping[int, Image.Image], onto_HW3: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """Make the picture that a view describes.
 
     Args:
         view: the recipe.
         pictures: decoded RGB pictures by sample, at least those that the tiles name.
+        onto_HW3: where it goes, uint8 [H, W, 3] of `view.canvas_hw`.
 
     Returns:
-        RGB, uint8 [H, W, 3] of `view.canvas_hw`; may be read-only.
+        RGB, uint8 [H, W, 3] of `view.canvas_hw`; may be read-only. It is `onto_HW3` where that is given.
 
     Source:
         The reference resizes, crops and resizes again, tile by tile; here each tile is one resampling from the
@@ -27,20 +30,22 @@ def render_view(view: View, pictures: Mapping[int, Image.Image]) -> NDArray[np.u
     height, width = view.canvas_hw
     whole = (0, 0, width, height)
     if len(view.tiles) == 1 and tuple(view.tiles[0]["paste_xyxy_px"]) == whole:
-        return _render_tile(view, 0, pictures)
-    canvas = np.full((height, width, 3), PAD_VALUE, np.uint8)
-    for index in range(len(view.tiles)):
-        left, top, right, bottom = view.tiles[index]["paste_xyxy_px"].tolist()
-        canvas[top:bottom, left:right] = _render_tile(view, index, pictures)
+        return _render_tile(view.tiles[0], pictures, onto_HW3)
+    canvas = np.empty((height, width, 3), np.uint8) if onto_HW3 is None else onto_HW3
+    canvas[...] = PAD_VALUE
+    for tile in view.tiles:
+        left, top, right, bottom = tile["paste_xyxy_px"].tolist()
+        _render_tile(tile, pictures, canvas[top:bottom, left:right])
     return canvas
 
 
-def _render_tile(view: View, index: int, pictures: Mapping[int, Image.Image]) -> NDArray[np.uint8]:
-    tile = view.tiles[index]
+def _render_tile(
+    tile: np.void, pictures: Mapping[int, Image.Image], onto_HW3: NDArray[np.uint8] | None
+) -> NDArray[np.uint8]:
     left, top, right, bottom = tile["paste_xyxy_px"].tolist()
     picture = pictures[int(tile["sample"])]
     box = _inside(tile["source_xyxy_px"].tolist(), picture.size)
-    return resize_picture(picture, (bottom - top, right - left), box, flip=bool(tile["flip"]))
+    return resize_picture(picture, (bottom - top, right - left), box, flip=bool(tile["flip"]), onto_HW3=onto_HW3)
 
 
 def _inside(box: list[float], size: tuple[int, int]) -> tuple[float, float, float, float]:

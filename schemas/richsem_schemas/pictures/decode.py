@@ -161,7 +161,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         # PIL would saturate at 255 instead of scaling.
         image = Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
-    return image.convert("RGB")
+    # PIL would copy one that is RGB.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -37,9 +37,14 @@ def one_tile(out_hw, source, flip=False):
 
 
 def render(recipe, *arrays):
-    pixels = render_view(recipe, {index: Image.fromarray(array) for index, array in enumerate(arrays)})
+    """Alone and onto a part of something larger, which are the same."""
+    pictures = {index: Image.fromarray(array) for index, array in enumerate(arrays)}
+    pixels = render_view(recipe, pictures)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (*recipe.canvas_hw, 3)
+    larger = np.full((recipe.canvas_hw[0] + 2, recipe.canvas_hw[1] + 3, 3), 201, np.uint8)
+    render_view(recipe, pictures, larger[1:-1, 1:-2])
+    assert np.array_equal(larger, np.pad(pixels, ((1, 1), (1, 2), (0, 0)), constant_values=201))
     return pixels
 
 

@@ -1,6 +1,10 @@
+import itertools
+
+import numpy as np
+import pytest
 import torch
 
-from richsem_train.data.collate import Sample, collate
+from richsem_train.data.collate import Canvas, Sample, collate, padding_mask
 from richsem_train.targets import Target
 
 
@@ -31,3 +35,38 @@ def test_pictures_of_one_size_are_not_padded():
     batch = collate([sample(5, 6), sample(5, 6)])
     assert batch.pixels.shape == (2, 3, 5, 6)
     assert not batch.padding_mask.any()
+
+
+HWS = [(4, 9), (7, 3), (5, 5)]
+
+
+@pytest.mark.parametrize("order", itertools.permutations(HWS))
+@pytest.mark.parametrize("largest_hw", [None, (7, 9), (8, 10), (5, 5)])
+@pytest.mark.parametrize("room_bytes", [None, 40, 3 * 7 * 9 * 3, 4096])
+def test_a_canvas_pads_whatever_size_was_expected_and_whatever_stood_there(order, largest_hw, room_bytes):
+    room = None if room_bytes is None else np.full(room_bytes, 255, np.uint8)
+    samples = [sample(*hw) for hw in order]
+    canvas = Canvas(3, room, largest_hw)
+    for each in samples:
+        canvas.add(each.picture)
+    expected = np.zeros((3, 7, 9, 3), np.uint8)
+    for page, each in zip(expected, samples, strict=True):
+        _, height, width = each.pixels.shape
+        page[:height, :width] = each.pixels.permute(1, 2, 0)
+    found = canvas.padded()
+    np.testing.assert_array_equal(found, expected)
+    assert canvas.hws == list(order)
+    if room is not None and room_bytes == 4096:
+        assert np.shares_memory(found, room)
+
+
+@pytest.mark.parametrize("hws", [HWS, [(7, 9)] * 3])
+@pytest.mark.parametrize("room_bytes", [None, 40, 4096])
+def test_padding_is_masked_whatever_stood_there(hws, room_bytes):
+    room = None if room_bytes is None else np.full(room_bytes, 7, np.uint8)
+    expected = torch.ones(3, 7, 9, dtype=torch.bool)
+    for mask, (height, width) in zip(expected, hws, strict=True):
+        mask[:height, :width] = False
+    found = padding_mask(hws, (7, 9), room=room)
+    assert torch.equal(found, expected)
+    assert found.view(torch.uint8).max() <= 1

@@ -20,7 +20,7 @@ from richsem_schemas.cache.soft_labels import class_log_probs
 from richsem_schemas.errors import CorruptCacheError, ManifestMismatchError, RichSemError
 from richsem_schemas.io.files import FileHash
 from richsem_train.data.damage import DamagedViewError
-from richsem_train.data.extra import sharing_notes
+from richsem_train.data.extra import ExtraMix, sharing_notes
 from tests.caches import SyntheticCache
 from tests.damage import cut, flip
 from tests.trainer.data.datasets import (
@@ -416,3 +416,26 @@ def many_shards(small, out, *, shards):
         update={"spec": spec, "fingerprint": spec.fingerprint, "shards": summaries(1024 + 2 * 256)}
     ).write(layout.label_set(small.labels).manifest)
     return out
+
+
+def test_the_largest_sides_of_crops_are_known_before_they_are_decoded(finished_cache):
+    dataset = extra_of(finished_cache, views="crops", labels="topk")
+    mix = ExtraMix([extra_of(finished_cache, views="mosaics"), dataset], [1, 1])
+    for counters in (range(7), range(3, 5)):
+        sizes = [dataset[counter].pixels.shape[1:] for counter in counters]
+        expected = tuple(max(sides) for sides in zip(*sizes, strict=True))
+        assert dataset.largest_hw(list(counters)) == expected
+        assert mix.largest_hw([(1, counter) for counter in counters]) == expected
+
+
+def test_the_largest_sides_of_damaged_crops_are_not_known(cache):
+    cache.layout.pictures_index(1).unlink()
+    dataset = extra_of(cache, views="crops", labels="topk", on_damage="skip")
+    assert dataset.largest_hw(list(range(dataset.order.samples_per_round))) is None
+
+
+@pytest.mark.parametrize("views", ["mosaics", "free-mosaics"])
+def test_mosaics_are_all_of_one_size(finished_cache, views):
+    dataset = extra_of(finished_cache, views=views)
+    assert len({sample.pixels.shape for sample in one_round(dataset)}) == 1
+    assert dataset.largest_hw([0, 1]) is None

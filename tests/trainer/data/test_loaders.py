@@ -150,6 +150,49 @@ def test_targets_come_whole_out_of_workers(finished_cache):
                 assert torch.equal(left.soft_labels.embeddings, right.soft_labels.embeddings)
 
 
+def padded_as_before(samples):
+    """Pictures in fresh zeros, and what of them is padding: the obvious way."""
+    height, width = (max(sample.pixels.shape[axis] for sample in samples) for axis in (1, 2))
+    pixels = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    mask = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for index, sample in enumerate(samples):
+        _, rows, columns = sample.pixels.shape
+        pixels[index, :, :rows, :columns] = sample.pixels
+        mask[index, :rows, :columns] = False
+    return pixels, mask
+
+
+@pytest.mark.parametrize("views", ["mosaics", "crops", "free-mosaics"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_that_are_kept_stay_as_they_came(finished_cache, views, workers):
+    """More of them than there are buffers, so that some lie in memory of their own."""
+    extra = extra_of(finished_cache, views=views)
+    feed = DetectionFeed(FakeDetection(), epoch_indices, PICTURES // GLOBAL_BATCH)
+    share = RankShare(GLOBAL_BATCH)
+    kept = list(TrainingLoaders(feed, extra, share=share, workers=workers).batches(0, 16))
+    dataset = extra_of(finished_cache, views=views)
+    for number, loaded in enumerate(step for step in kept if step.kind == "extra"):
+        pixels, mask = padded_as_before([dataset[counter] for counter in share.counters(number)])
+        assert torch.equal(loaded.batch.pixels, pixels)
+        assert torch.equal(loaded.batch.padding_mask, mask)
+
+
+@pytest.mark.parametrize("views", ["mosaics", "crops"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_memory_of_batches_is_used_again(finished_cache, views, workers):
+    extra = extra_of(finished_cache, views=views)
+    feed = DetectionFeed(FakeDetection(), epoch_indices, PICTURES // GLOBAL_BATCH)
+    steps = TrainingLoaders(feed, extra, share=RankShare(GLOBAL_BATCH), workers=workers).batches(0, 40)
+    places = {step.batch.pixels.data_ptr() for step in steps if step.kind == "extra"}
+    assert len(places) <= 2 * workers + 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_larger_than_a_buffer_come_whole(finished_cache, sequence, workers, monkeypatch):
+    monkeypatch.setattr("richsem_train.data.loaders._BUFFER_BYTES", 100)
+    assert read(loaders(finished_cache, workers=workers).batches(0, STEPS)) == sequence
+
+
 def test_waiting_is_measured(finished_cache):
     class Slow(FakeDetection):
         def __getitem__(self, key):

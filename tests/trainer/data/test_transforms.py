@@ -9,7 +9,7 @@ from richsem_schemas.cache.geometry import MIN_VISIBLE_PX, Crop, draw_crop, uncu
 from richsem_schemas.cache.manifest import ViewGeometry
 from richsem_schemas.pictures import resize as resizer
 from richsem_train.config import AugmentationConfig
-from richsem_train.data.transforms import apply_crop
+from richsem_train.data.transforms import apply_crop, drawn
 
 HW = (47, 83)
 BOXES = np.array([[0, 0, 83, 47], [10.5, 3.25, 40, 30], [70, 40, 80, 45], [1, 1, 2, 2]], np.float32)
@@ -22,7 +22,7 @@ def picture():
 
 def applied(picture, crop):
     """As [H, W, 3]."""
-    return apply_crop(picture, crop).permute(1, 2, 0).numpy()
+    return drawn(apply_crop(picture, crop)).permute(1, 2, 0).numpy()
 
 
 def tv(boxes, hw):
@@ -136,4 +136,4 @@ def test_visible_boxes_are_those_that_remain_step_by_step(hw):
         # A box that only touches the crop has no area to speak of: one may see it where the other doesn't.
         assert set(np.flatnonzero(sides > 2 * MIN_VISIBLE_PX)) <= set(kept.tolist()) <= set(np.flatnonzero(sides > 0))
         np.testing.assert_allclose(found, expected[kept], atol=2e-3)
-        assert tuple(apply_crop(Image.new("RGB", hw[::-1]), crop).shape[1:]) == crop.out_hw
+        assert tuple(drawn(apply_crop(Image.new("RGB", hw[::-1]), crop)).shape[1:]) == crop.out_hw

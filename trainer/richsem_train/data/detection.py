@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from richsem_schemas.annotations import DetectionData
@@ -20,7 +19,7 @@ from richsem_train.choices import OnDamage
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import MAX_DAMAGED_IN_A_ROW, first_whole
 from richsem_train.data.soft_labels import target_of
-from richsem_train.data.transforms import Augmentation, apply_crop, draw_augmented, render
+from richsem_train.data.transforms import Augmentation, Rendering, apply_crop, draw_augmented, render
 from richsem_train.targets import Target
 
 AUGMENTATION_STREAM = 102
@@ -52,12 +51,12 @@ class TrainingPictures(Dataset[Sample], ABC):
             PictureError, DamagedViewError: it can't be read, and nor can those that may take its place.
         """
         candidates = ((key[2] + step) % len(self.data) for step in range(MAX_DAMAGED_IN_A_ROW))
-        index, (pixels, target), damage = first_whole(candidates, partial(self._show, key), on_damage=self.on_damage)
-        return Sample(pixels, target, self.data.files[index], damage)
+        index, (picture, target), damage = first_whole(candidates, partial(self._show, key), on_damage=self.on_damage)
+        return Sample(picture, target, self.data.files[index], damage)
 
     @abstractmethod
-    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
-        """Pixels and truth of the picture at an index, as they are drawn for a key."""
+    def _show(self, key: DetectionKey, index: int) -> tuple[Rendering, Target]:
+        """Picture and truth of the picture at an index, as they are drawn for a key."""
 
 
 class DetectionDataset(TrainingPictures):
@@ -77,13 +76,13 @@ class DetectionDataset(TrainingPictures):
         self.seed = seed
         self.is_hard = is_hard
 
-    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
+    def _show(self, key: DetectionKey, index: int) -> tuple[Rendering, Target]:
         image = read_annotated_picture(self.data, index)
         crop, window = draw_window(self.data, index, _hw(image), self.augmentation, key=key, seed=self.seed)
         target = target_of(window, image_id=int(self.data.image_ids[index]), original_hw=_hw(image))
         # DETR resizes twice where it cuts; jitter once, as windows are made.
-        pixels = apply_crop(image, crop) if self.augmentation.kind == "detr" else render(window, {0: image})
-        return pixels, replace(target, is_hard=self.is_hard)
+        picture = apply_crop(image, crop) if self.augmentation.kind == "detr" else render(window, {0: image})
+        return picture, replace(target, is_hard=self.is_hard)
 
 
 class EvaluationDataset(Dataset[Sample]):

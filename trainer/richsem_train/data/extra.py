@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.recipes import PICTURES_PER_MOSAIC
+from richsem_schemas.cache.view import without_rest
 from richsem_train.choices import OnDamage
 from richsem_train.data.cache.blocks import BlockReader
 from richsem_train.data.cache.free_mosaics import (
@@ -22,7 +23,7 @@ from richsem_train.data.cache.lanes import LaneOrder, ViewAddress
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.collate import Sample
-from richsem_train.data.damage import first_whole
+from richsem_train.data.damage import DamagedViewError, first_whole
 from richsem_train.data.order import RankShare
 from richsem_train.data.soft_labels import cached_target
 from richsem_train.data.transforms import render
@@ -71,6 +72,20 @@ class ExtraDataset(Dataset[Sample]):
         """Counters of a rank's samples of an extra batch, by the batch's number over the whole run."""
         return share.counters(number)
 
+    def largest_hw(self, counters: Sequence[int]) -> tuple[int, int] | None:
+        """What the sides of samples will be at most, unless one is damaged; None where that isn't known.
+
+        Mosaics are all of one size.
+        """
+        if self.cache.expected.views != "crops":
+            return None
+        try:
+            views = [self.reader.view(address) for counter in counters for address in self.order.addresses(counter)]
+        except DamagedViewError:
+            return None
+        heights, widths = zip(*(without_rest(labelled.view).canvas_hw for labelled in views), strict=True)
+        return max(heights), max(widths)
+
     def __getitem__(self, counter: int) -> Sample:
         """Render one view.
 
@@ -115,6 +130,11 @@ class ExtraMix(Dataset[Sample]):
         """Source and counter of a rank's samples of an extra batch."""
         source, batch = batch_of_mix(number, self.weights)
         return [(source, counter) for counter in self.sources[source].batch_keys(batch, share)]
+
+    def largest_hw(self, keys: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+        """What the sides of a batch's samples will be at most, unless one is damaged; None where that isn't known."""
+        (source,) = {source for source, _ in keys}
+        return self.sources[source].largest_hw([counter for _, counter in keys])
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """Render one view.

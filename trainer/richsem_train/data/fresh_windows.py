@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.cache.view import View
@@ -20,7 +19,7 @@ from richsem_train.data.cache.nearest import borrowed_labels, joined_sights, nea
 from richsem_train.data.cache.views import ReadView
 from richsem_train.data.detection import DetectionKey, draw_window
 from richsem_train.data.soft_labels import soft_labels, target_of
-from richsem_train.data.transforms import Augmentation, render
+from richsem_train.data.transforms import Augmentation, Rendering, render
 from richsem_train.data.windows import CachedPictures
 from richsem_train.targets import SoftLabels, Target
 
@@ -45,7 +44,7 @@ class FreshWindowDataset(CachedPictures):
         self.augmentation = augmentation
         self.seed = seed
 
-    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
+    def _show(self, key: DetectionKey, index: int) -> tuple[Rendering, Target]:
         stored = self._read(index, range(self.reader.source.passes))
         picture = stored[0].only_picture
         hw = (picture.height, picture.width)

@@ -2,13 +2,15 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.data.collate import Sample, collate
+from richsem_train.data.buffers import BatchBuffers
+from richsem_train.data.collate import Canvas, Sample, padding_mask
 from richsem_train.data.detection import DetectionKey
 from richsem_train.data.extra import ExtraDataset, ExtraMix
 from richsem_train.data.order import DataKind, RankShare, first_batch_from, kind_of_step
@@ -29,12 +32,23 @@ _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 30
 """How long a worker goes on after SIGTERM."""
 
+_CAN_FORK = sys.platform == "linux"
+
+_PREFETCHED = 2
+"""Batches that each worker is ahead."""
+
+_BUFFER_BYTES = 4 * 1344**2
+"""Of a picture and its padding mask, so large as published configs show one; larger batches get memory of their own."""
+
 
 class Feed(Protocol):
     """Data of one kind, and its order."""
 
     def batch_keys(self, number: int, share: RankShare) -> Sequence[Any]:
         """Keys of a rank's samples of a batch, by the batch's number over the whole run."""
+
+    def largest_hw(self, keys: Sequence[Any]) -> tuple[int, int] | None:
+        """What the sides of a batch's pictures will be at most, unless one is damaged; None where that isn't known."""
 
     def __getitem__(self, key: Any) -> Sample:
         """The sample of a key."""
@@ -61,6 +75,10 @@ class DetectionFeed:
             self._listed = epoch, self._epoch_indices(epoch)
         pictures = self._listed[1]
         return [(epoch, position, int(pictures[position])) for position in share.counters(batch)]
+
+    def largest_hw(self, _: Sequence[DetectionKey]) -> None:
+        """Known once the pictures are read."""
+        return
 
     def __getitem__(self, key: DetectionKey) -> Sample:
         return self.dataset[key]
@@ -110,7 +128,7 @@ class TrainingLoaders:
         if workers:
             # Forked where that is safe: a new interpreter would import torch for seconds. Nothing of the cache is open
             # yet, and no GPU is touched there.
-            context = "fork" if sys.platform == "linux" else "spawn"
+            context = "fork" if _CAN_FORK else "spawn"
             self._in_processes = {
                 "num_workers": workers,
                 "multiprocessing_context": context,
@@ -130,40 +148,57 @@ class TrainingLoaders:
             for step in range(start_step, end_step):
                 kind = kind_of_step(step, has_extra=has_extra)
                 begun = time.perf_counter()
-                packed = next(streams[kind])
-                if isinstance(packed, _Failure):
-                    raise packed.error
-                yield LoadedStep(step, kind, packed.batch(), packed.damage, time.perf_counter() - begun)
+                loaded = next(streams[kind])
+                if isinstance(loaded, _Failure):
+                    raise loaded.error
+                yield LoadedStep(step, kind, loaded.batch(), loaded.damage, time.perf_counter() - begun)
         finally:
             # Iterators end their worker processes when nobody holds them any more.
             streams.clear()
 
     def _loader(self, kind: DataKind, start_step: int, end_step: int) -> DataLoader[Any]:
         first, end = (first_batch_from(step, kind, has_extra="extra" in self._feeds) for step in (start_step, end_step))
+        share = self._shares[kind]
+        workers = self._in_processes.get("num_workers", 0)
+        buffers = None
+        if _CAN_FORK or not workers:
+            # Those ahead, the one that is read, and the one before it, which goes when the next has come.
+            pictures = len(share.counters(0))
+            buffers = BatchBuffers(_PREFETCHED * workers + 2, pictures * _BUFFER_BYTES)
         return DataLoader(
-            _Guarded(self._feeds[kind]),
-            batch_sampler=BatchKeys(self._feeds[kind], self._shares[kind], range(first, end)),
-            collate_fn=_packed,
+            _Batches(self._feeds[kind], buffers),
+            sampler=BatchKeys(self._feeds[kind], share, range(first, end), buffers),
+            batch_size=None,
+            collate_fn=_unchanged,
             pin_memory=self._pin_memory,
             **self._in_processes,
         )
 
 
-class BatchKeys(Sampler[list[Any]]):
-    """Keys of the rank's samples of consecutive batches."""
+class _Order(NamedTuple):
+    """What a worker is asked for: the samples of a batch, and the buffer that they go to, if any."""
 
-    def __init__(self, feed: Feed, share: RankShare, numbers: range) -> None:
+    keys: list[Any]
+    buffer: int | None
+
+
+class BatchKeys(Sampler[_Order]):
+    """The rank's samples of consecutive batches, each with a buffer where there is a free one."""
+
+    def __init__(self, feed: Feed, share: RankShare, numbers: range, buffers: BatchBuffers | None) -> None:
         self._feed = feed
         self._share = share
         self._numbers = numbers
+        self._buffers = buffers
 
     def __len__(self) -> int:
         """How many batches."""
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[_Order]:
         for number in self._numbers:
-            yield list(self._feed.batch_keys(number, self._share))
+            buffer = self._buffers.take() if self._buffers else None
+            yield _Order(list(self._feed.batch_keys(number, self._share)), buffer)
 
 
 @dataclass(frozen=True)
@@ -176,48 +211,92 @@ class _Failure:
     error: RichSemError
 
 
-class _Guarded(Dataset["Sample | _Failure"]):
-    """Samples whose failures are values."""
+@dataclass(frozen=True, eq=False)
+class _LoadedBatch:
+    """A batch on its way between processes.
 
-    def __init__(self, feed: Feed) -> None:
+    Pixels stay in a buffer; those that found no room there go through torch's shared memory. The many small tensors of
+    the targets would take a file descriptor each, so they travel as arrays. Padding follows from the sizes.
+
+    Attributes:
+        pixels: uint8 [B, H, W, 3]; of those in the buffer, this shape.
+        hws: height and width of each picture.
+        buffers, buffer: which buffer is this batch's, whether its pixels are there or not.
+        pinned: the batch in page-locked memory.
+    """
+
+    pixels: Tensor | tuple[int, ...]
+    hws: tuple[tuple[int, int], ...]
+    targets: tuple[Target, ...]
+    names: tuple[str, ...]
+    damage: tuple[str, ...]
+    buffers: BatchBuffers | None
+    buffer: int | None
+    pinned: Batch | None = None
+
+    def batch(self) -> Batch:
+        """The batch itself, for whoever asked for it; its buffer is lent here, once."""
+        return self.pinned or self._batch(pinned=False)
+
+    def pin_memory(self) -> "_LoadedBatch":
+        """Page-locked, for copies that don't block; called by the DataLoader. The buffer is free again then."""
+        return replace(self, pinned=self._batch(pinned=True).pin_memory())
+
+    def _batch(self, *, pinned: bool) -> Batch:
+        lent = self.buffers.lend(self.buffer) if self.buffers and self.buffer is not None else None
+        if isinstance(self.pixels, Tensor):
+            pixels, rest = self.pixels, None
+        else:
+            assert lent is not None, "pixels that have no memory of their own lie in a buffer"
+            size = math.prod(self.pixels)
+            pixels, rest = torch.from_numpy(lent[:size].reshape(self.pixels)), lent[size:]
+        height, width = pixels.shape[1:3]
+        mask = padding_mask(self.hws, (height, width), room=rest, pinned=pinned)
+        return Batch(pixels.permute(0, 3, 1, 2), mask, self.targets, self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        targets = tuple(converted(target, Tensor.numpy) for target in self.targets)
+        return vars(self) | {"targets": targets}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        targets = tuple(converted(target, torch.from_numpy) for target in state["targets"])
+        vars(self).update(state | {"targets": targets})
+
+
+class _Batches(Dataset["_LoadedBatch | _Failure"]):
+    """Batches of a feed by their orders; failures are values."""
+
+    def __init__(self, feed: Feed, buffers: BatchBuffers | None) -> None:
         self._feed = feed
+        self._buffers = buffers
 
-    def __getitem__(self, key: Any) -> "Sample | _Failure":
+    def __getitem__(self, order: _Order) -> "_LoadedBatch | _Failure":
         try:
-            return self._feed[key]
+            return self._loaded(order)
         except RichSemError as error:
             return _Failure(error)
 
-
-@dataclass(frozen=True, eq=False)
-class _PackedBatch:
-    """A batch on its way between processes.
-
-    The pictures go through shared memory. The many small tensors of the targets would take a file descriptor each, so
-    they travel as arrays.
-    """
-
-    pictures: Batch
-    targets: tuple[Target, ...]
-    damage: tuple[str, ...]
-
-    def pin_memory(self) -> "_PackedBatch":
-        return replace(self, pictures=self.pictures.pin_memory())
-
-    def batch(self) -> Batch:
-        return replace(self.pictures, targets=tuple(converted(target, torch.from_numpy) for target in self.targets))
+    def _loaded(self, order: _Order) -> _LoadedBatch:
+        room = self._buffers.room(order.buffer) if self._buffers and order.buffer is not None else None
+        canvas, rest = Canvas(len(order.keys), room, self._feed.largest_hw(order.keys)), []
+        for key in order.keys:
+            picture, *of_sample = self._feed[key]
+            canvas.add(picture)
+            rest.append(of_sample)
+            # What it was drawn from need not stay while the next one is read.
+            del picture
+        pixels_BHW3 = canvas.padded()
+        is_there = room is not None and np.may_share_memory(pixels_BHW3, room)
+        targets, names, damage = zip(*rest, strict=True)
+        return _LoadedBatch(
+            pixels_BHW3.shape if is_there else torch.from_numpy(pixels_BHW3),
+            tuple(canvas.hws), targets, names, tuple(chain(*damage)), self._buffers, order.buffer,
+        )  # fmt: skip
 
 
-def _packed(items: "Sequence[Sample | _Failure]") -> _PackedBatch | _Failure:
-    samples: list[Sample] = []
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-        samples.append(item)
-    batch = collate(samples)
-    damage = tuple(message for sample in samples for message in sample.damage)
-    targets = tuple(converted(target, Tensor.numpy) for target in batch.targets)
-    return _PackedBatch(replace(batch, targets=()), targets, damage)
+def _unchanged(loaded: Any) -> Any:
+    """A batch as it is, which the DataLoader would convert otherwise."""
+    return loaded
 
 
 def _begin_worker(_: int) -> None:

@@ -1,7 +1,8 @@
 """Pixels of pictures as the model sees them: augmented, or rendered as views; boxes follow by `cache.geometry`."""
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,19 @@ from torch import Tensor
 from richsem_schemas.cache.geometry import Crop, CropSizes, JitterSizes, draw_crop, draw_scaled
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import View, without_rest
-from richsem_schemas.pictures.resize import resize_picture
+from richsem_schemas.pictures.resize import place_pixels, resize_picture
+
+
+class Rendering(NamedTuple):
+    """A picture that is drawn once its place is known, so that it need not be copied there.
+
+    Attributes:
+        hw: its height and width.
+        draw: draws it onto uint8 [H, W, 3] RGB, over all that stands there.
+    """
+
+    hw: tuple[int, int]
+    draw: Callable[[NDArray[np.uint8]], Any]
 
 
 class DetrAugmentation(CropSizes, Protocol):
@@ -58,11 +71,8 @@ def draw_augmented(
     return crop, crop.out_hw
 
 
-def apply_crop(image: Image.Image, crop: Crop) -> Tensor:
+def apply_crop(image: Image.Image, crop: Crop) -> Rendering:
     """Resize, cut, resize and mirror a picture, step by step; what is in it lies where `visible_boxes` has it.
-
-    Returns:
-        uint8 [3, H, W] of `crop.out_hw`.
 
     Source:
         The training augmentation of DETR and DINO, which the reference uses.
@@ -70,8 +80,14 @@ def apply_crop(image: Image.Image, crop: Crop) -> Tensor:
     image = _resized(image, crop.first_hw)
     if crop.cut_xyxy != (0, 0, image.width, image.height):
         image = image.crop(crop.cut_xyxy)
-    pixels_HW3 = np.asarray(_resized(image, crop.out_hw))
-    return channels_first(pixels_HW3[:, ::-1] if crop.flip else pixels_HW3)
+    return Rendering(crop.out_hw, partial(_draw_resized, image, crop))
+
+
+def _draw_resized(image: Image.Image, crop: Crop, onto_HW3: NDArray[np.uint8]) -> None:
+    if crop.out_hw == (image.height, image.width):
+        place_pixels(np.asarray(image), onto_HW3, flip=crop.flip)
+    else:
+        resize_picture(image, crop.out_hw, flip=crop.flip, onto_HW3=onto_HW3)
 
 
 def _resized(image: Image.Image, out_hw: tuple[int, int]) -> Image.Image:
@@ -80,13 +96,17 @@ def _resized(image: Image.Image, out_hw: tuple[int, int]) -> Image.Image:
     return Image.fromarray(resize_picture(image, out_hw))
 
 
-def render(view: View, pictures: Mapping[int, Image.Image]) -> Tensor:
-    """The pixels of a view of checked geometry, without the rest of its canvas, from its pictures by sample.
+def render(view: View, pictures: Mapping[int, Image.Image]) -> Rendering:
+    """A view of checked geometry, without the rest of its canvas, from its pictures by sample."""
+    view = without_rest(view)
+    return Rendering(view.canvas_hw, partial(render_view, view, pictures))
 
-    Returns:
-        uint8 [3, H, W].
-    """
-    return channels_first(render_view(without_rest(view), pictures))
+
+def drawn(picture: Rendering) -> Tensor:
+    """The pixels of a picture, uint8 [3, H, W]."""
+    pixels_HW3 = np.empty((*picture.hw, 3), np.uint8)
+    picture.draw(pixels_HW3)
+    return channels_first(pixels_HW3)
 
 
 def channels_first(pixels_HW3: NDArray[np.uint8]) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from richsem_schemas.annotations import DetectionData
 from richsem_schemas.errors import CorruptCacheError
@@ -21,7 +20,7 @@ from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.detection import DetectionKey, TrainingPictures
 from richsem_train.data.showings import Showings
 from richsem_train.data.soft_labels import cached_target
-from richsem_train.data.transforms import render
+from richsem_train.data.transforms import Rendering, render
 from richsem_train.targets import Target
 
 
@@ -80,7 +79,7 @@ class WindowDataset(CachedPictures):
         super().__init__(data, windows, on_damage=on_damage)
         self.showings = showings
 
-    def _show(self, key: DetectionKey, index: int) -> tuple[Tensor, Target]:
+    def _show(self, key: DetectionKey, index: int) -> tuple[Rendering, Target]:
         (read,) = self._read(index, [self.showings.before(*key) % self.reader.source.passes])
         picture = read.only_picture
         target = cached_target(

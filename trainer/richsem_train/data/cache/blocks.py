@@ -1,5 +1,7 @@
 """Reading views in the order of the lanes: block by block, each once a round."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,24 +80,42 @@ class BlockReader:
         Raises:
             DamagedViewError: it can't be read, or is not what was written.
         """
+        with self._damage_named(address):
+            block, position = self._located(address)
+            labelled = self._of_pass(block, position, address)
+            shown = np.searchsorted(block.pictures["sample"], np.unique(labelled.view.tiles["sample"]))
+            pictures = self.source.decode(address.shard, block.pictures[shown], span=block.span)
+            views = tuple(views[position] for views in block.passes) if self._all_passes else ()
+            return ReadView(block.names[position], labelled, pictures, views)
+
+    def view(self, address: ViewAddress) -> LabelledView:
+        """Read one view, and none of its pictures.
+
+        Raises:
+            DamagedViewError: it can't be read, or is not what was written.
+        """
+        with self._damage_named(address):
+            return self._of_pass(*self._located(address), address)
+
+    @contextmanager
+    def _damage_named(self, address: ViewAddress) -> Iterator[None]:
         try:
-            return self._read(address)
+            yield
         except (RichSemError, OSError) as error:
             raise self.source.damaged(address.shard, error) from error
 
-    def _read(self, address: ViewAddress) -> ReadView:
+    def _located(self, address: ViewAddress) -> tuple[_Block, int]:
+        """The block of a view, and the view's position in it."""
         shard, key = address.shard, (address.round, address.shard)
         index = self._indexes.get(shard, lambda: self.source.read_index(shard, check_labels=True))
         order = self._orders.get(key, lambda: self._block_order(address, index))
         slot = int(np.searchsorted(order.starts, address.position, side="right")) - 1
         number = int(order.blocks[slot])
         block = self._blocks.get((*key, number), lambda: self._read_block(address, index, number))
-        position = address.position - int(order.starts[slot])
-        views = [views[position] for views in block.passes]
-        labelled = views[address.pass_index if self._all_passes else 0]
-        shown = np.searchsorted(block.pictures["sample"], np.unique(labelled.view.tiles["sample"]))
-        pictures = self.source.decode(shard, block.pictures[shown], span=block.span)
-        return ReadView(block.names[position], labelled, pictures, tuple(views) if self._all_passes else ())
+        return block, address.position - int(order.starts[slot])
+
+    def _of_pass(self, block: _Block, position: int, address: ViewAddress) -> LabelledView:
+        return block.passes[address.pass_index if self._all_passes else 0][position]
 
     def _block_order(self, address: ViewAddress, index: ShardIndex) -> _BlockOrder:
         blocks, counts = np.unique(index.views[address.pass_index]["sample"] // BLOCK_SAMPLES, return_counts=True)
