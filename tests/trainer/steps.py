@@ -82,9 +82,12 @@ def make_trainer(
     schedule = ScheduleConfig(**(values | changes))
     # Plain descent: Adam makes whole steps of gradients that are nothing but rounding.
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD([{"params": trained, "base_lr": schedule.lr}], momentum=0.9, fused=True)
+    # PyTorch asks whether the device has such a kernel; one that is pretended has the CPU's.
+    optimiser._need_device_dtype_check_for_fused = ranks.device.type != "meta"
     return Trainer(
         learner,
-        torch.optim.SGD([{"params": trained, "base_lr": schedule.lr}], momentum=0.9),
+        optimiser,
         None if ema is None else deepcopy(detector).eval(),
         schedule=schedule,
         pseudo_threshold=0.05,
