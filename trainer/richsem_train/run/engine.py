@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from richsem_schemas.io.words import one_line
 from richsem_train.config import ScheduleConfig
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
+from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.inputs import float32_products
 from richsem_train.numerics import NonFiniteError
 from richsem_train.run.distributed import Ranks
@@ -74,7 +74,7 @@ class Trainer:
         self._total_steps = total_steps
         self._in_flight: StepInFlight | None = None
         # It makes pseudo labels where they are needed before there is anything for a device to do.
-        self._teacher_on_host = None if learner.soft_loss is None else deepcopy(learner.soft_loss).cpu()
+        self._teacher_on_host = None if learner.soft_loss is None else _on_host(learner.soft_loss)
 
     def step(self, step: int, epoch: int, batch: Batch) -> StepResult:
         """Learn from this rank's share of a batch, and wait for what that did.
@@ -213,8 +213,19 @@ class Trainer:
         return norm
 
 
+def _on_host(teacher: SoftLoss) -> SoftLoss:
+    text_CD = teacher.text_features
+    return SoftLoss(
+        None if text_CD is None else text_CD.cpu(),
+        logit_scale=teacher.logit_scale,
+        temperature=teacher.temperature,
+        tail=teacher.tail,
+    )
+
+
 def _parallel(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    # No `static_graph`: how many passes a step is made of depends on the sizes of its pictures.
     with warnings.catch_warnings():
         # The option has a new name; the old one means the same in all versions.
         warnings.simplefilter("ignore", FutureWarning)

@@ -96,6 +96,12 @@ class TrainingLoop:
         with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
             self._log.did(trainer.launch(loaded.step, epoch, prepared, sums))
         self._log.launched(loaded, epoch)
+        if self._log.has_line(loaded.step + 1):
+            # Few do, and a line that is late would be lost with a run that is killed.
+            self._log.did(trainer.settle())
+            if run.ranks.is_alone:
+                self._log.write(self._log.to_sum())
+        self._log.show(loaded.step + 1)
         return True
 
     def _finish_step(self) -> bool:

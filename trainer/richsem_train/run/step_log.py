@@ -45,7 +45,14 @@ class StepLog:
         self._clock.count(loaded.wait_seconds)
         self._count_labels(loaded)
         self._in_flight = _Launched(loaded.step + 1, epoch, loaded.kind)
-        self._reporter.move(loaded.step + 1, self._note)
+
+    def has_line(self, taken: int) -> bool:
+        """Whether the step with which so many are taken has a line of its own."""
+        return taken % self._every_steps == 0 or taken == self._total_steps
+
+    def show(self, taken: int) -> None:
+        """Move the bar; beside it stands what is known of the last steps."""
+        self._reporter.move(taken, self._note)
 
     def did(self, result: StepResult | None) -> None:
         """What the step that was launched last did; None where none was."""
@@ -54,7 +61,7 @@ class StepLog:
             return
         seconds, wait_share = self._clock.seconds, self._clock.wait_share
         self._note = step_note(result.loss, result.losses, result.lr, seconds, wait_share)
-        if launched.taken % self._every_steps == 0 or launched.taken == self._total_steps:
+        if self.has_line(launched.taken):
             boxes = [self._boxes_without_label, self._boxes]
             self._unwritten.append(_Line(launched, result, boxes, seconds=seconds, data_wait=wait_share))
 
