@@ -40,9 +40,9 @@ from torch import Tensor, nn
 
 from richsem_prep.teacher.region_encoder import make_region_encoder
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
-from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_train.choices import Precision
 from richsem_train.config import ModelConfig, ScheduleConfig, TrainConfig, load_config
 from richsem_train.models.dino.denoising import draw_denoising
 from richsem_train.models.dino.dino import Dino

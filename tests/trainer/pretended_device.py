@@ -2,6 +2,9 @@
 
 Between host and device everything is as with a GPU. What is made on the CPU stays there until it is copied, and the two
 don't mix. PyTorch calls the device "meta"; only the tensors of a `PretendedDevice` have values on it.
+
+Without values it holds shapes alone, so that steps of full size cost nothing, and the host reads ones. (PyTorch's fake
+CUDA tensors do as well, but their backward pass asks a driver for its context, and there is none.)
 """
 
 import sys
@@ -25,6 +28,7 @@ _PACKAGE = "richsem_train"
 _ATEN = torch.ops.aten
 _INDEXING = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._index_put_impl_, _ATEN._unsafe_index}
 _COPIES = {_ATEN._to_copy, _ATEN.copy_}
+_BOOKKEEPING = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 _UNTAGGED = {torch.ops.torchvision.nms}
 """Results of other packages whose shapes depend on values."""
 
@@ -60,18 +64,21 @@ class OnDevice(Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """Runs what the block asks of the device, and counts what the host would have to wait for.
+    """Runs what the block asks of the device, and counts what the host would have to wait for, and what it launches.
 
-    Counted are operators whose results' shapes depend on values, values that the host reads, and copies to the device
+    Waits are operators whose results' shapes depend on values, values that the host reads, and copies to the device
     that block.
 
     Attributes:
         waits: how often, by operator and line.
+        launches: operators that the device has something to do for, by name: neither views nor bare allocations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_values: bool = True) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
+        self.launches: Counter[str] = Counter()
+        self._has_values = has_values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -83,10 +90,15 @@ class PretendedDevice(TorchDispatchMode):
             self.waits[f"{reason} at {_line()}"] += 1
         _refuse_mixtures(func, given)
         comes_to = _where_it_comes_to(func, args, kwargs, is_device_asked=bool(placed))
+        if (placed or comes_to == DEVICE) and not _is_bookkeeping(func):
+            self.launches[str(func)] += 1
         args, kwargs = tree_unflatten([_held(leaf) for leaf in leaves], structure)
-        if kwargs.get("device") is not None:
-            kwargs["device"] = HOST
-        out = func(*args, **kwargs)
+        if not self._has_values and (placed or comes_to == DEVICE):
+            out = _shapes_alone(func, args, kwargs, comes_to)
+        else:
+            if kwargs.get("device") is not None:
+                kwargs["device"] = HOST
+            out = func(*args, **kwargs)
         if comes_to != DEVICE:
             return out
         # What works in place gives back the very tensor that it was given.
@@ -118,8 +130,8 @@ def _as_index(place: Any) -> Any:
 
 
 @contextmanager
-def pretended_device() -> Iterator[PretendedDevice]:
-    """Within the block the device "meta" has values; everything is float32 or more there."""
+def pretended_device(*, has_values: bool = True) -> Iterator[PretendedDevice]:
+    """Within the block the device "meta" has values, or shapes alone; everything is float32 or more there."""
     autocast = torch.autocast
 
     def no_autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
@@ -129,10 +141,35 @@ def pretended_device() -> Iterator[PretendedDevice]:
     # A parameter that only got other data would keep the values it had.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
-        with patch("torch.autocast", no_autocast), _Constructors(), PretendedDevice() as device:
+        with patch("torch.autocast", no_autocast), _Constructors(), PretendedDevice(has_values=has_values) as device:
             yield device
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(keeps_parameters)
+
+
+def _is_bookkeeping(func: Any) -> bool:
+    """Whether it is the host's business alone: views, and memory that is set aside."""
+    is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+    return is_view or func.overloadpacket.__name__ in _BOOKKEEPING
+
+
+def _shapes_alone(func: Any, args: Sequence[Any], kwargs: dict[str, Any], comes_to: Any) -> Any:
+    """What comes of tensors that have no values; what the host reads is 1, and nothing suppresses anything."""
+    packet = func.overloadpacket
+    if packet is _ATEN._local_scalar_dense:
+        return 1
+    if packet in _UNTAGGED:
+        return torch.arange(len(args[0]), device=DEVICE)
+    if packet is _ATEN._to_copy and comes_to == HOST:
+        return torch.ones(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+    if packet is _ATEN.copy_ and comes_to == HOST:
+        return args[0].fill_(1)
+    if packet is _ATEN.copy_:
+        return args[0]
+    args, kwargs = tree_map_only(Tensor, lambda each: each.to(DEVICE), (args, kwargs))
+    if packet is _ATEN._to_copy or kwargs.get("device") is not None:
+        kwargs["device"] = DEVICE
+    return func(*args, **kwargs)
 
 
 def _held(leaf: Any) -> Any:

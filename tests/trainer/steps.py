@@ -43,9 +43,10 @@ def make_trainer(
     loss: LossConfig | None = None,
     classes: int = CLASSES,
     precision: Precision = "fp32",
+    dtype: torch.dtype = torch.float64,
     **changes: Any,
 ) -> Trainer:
-    """Of a detector in float64, DINO unless `model` says another; `changes` are of the schedule."""
+    """Of a detector, DINO unless `model` says another; `changes` are of the schedule."""
     model = model or DinoConfig.model_validate(VALUES["model"])
     names = tuple(f"class {row}" for row in range(classes))
     rng = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def make_trainer(
         learns_images=True,
         precision=precision,
         device=ranks.device,
-    ).double()
+    ).to(dtype)
     values: dict[str, Any] = {
         "global_batch_size": global_batch_size,
         "accumulate": accumulate,
@@ -81,9 +82,12 @@ def make_trainer(
     schedule = ScheduleConfig(**(values | changes))
     # Plain descent: Adam makes whole steps of gradients that are nothing but rounding.
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD([{"params": trained, "base_lr": schedule.lr}], momentum=0.9, fused=True)
+    # PyTorch asks whether the device has such a kernel; one that is pretended has the CPU's.
+    optimiser._need_device_dtype_check_for_fused = ranks.device.type != "meta"
     return Trainer(
         learner,
-        torch.optim.SGD([{"params": trained, "base_lr": schedule.lr}], momentum=0.9),
+        optimiser,
         None if ema is None else deepcopy(detector).eval(),
         schedule=schedule,
         pseudo_threshold=0.05,
@@ -93,12 +97,12 @@ def make_trainer(
     )
 
 
-def make_batch(pictures: range, step: int = 0, *, objects: int = OBJECTS) -> Batch:
+def make_batch(pictures: range, step: int = 0, *, objects: int = OBJECTS, side: int = SIDE) -> Batch:
     """Those pictures of a step, of equal sizes and numbers of objects."""
     pixels, targets = [], []
     for picture in pictures:
         rng = np.random.default_rng([1, step, picture])
-        pixels.append(torch.from_numpy(rng.integers(0, 256, (3, SIDE, SIDE), np.uint8)))
+        pixels.append(torch.from_numpy(rng.integers(0, 256, (3, side, side), np.uint8)))
         centres, sides = rng.uniform(0.3, 0.7, (objects, 2)), rng.uniform(0.1, 0.5, (objects, 2))
         embeddings = rng.standard_normal((objects, DIM))
         targets.append(
@@ -106,13 +110,13 @@ def make_batch(pictures: range, step: int = 0, *, objects: int = OBJECTS) -> Bat
                 boxes_cxcywh_norm=torch.from_numpy(np.concatenate([centres, sides], axis=1)),
                 labels=torch.from_numpy(rng.integers(1, CLASSES, objects)),
                 image_id=picture,
-                image_hw=(SIDE, SIDE),
-                original_hw=(SIDE, SIDE),
+                image_hw=(side, side),
+                original_hw=(side, side),
                 soft_labels=SoftLabels(embeddings=torch.from_numpy(embeddings)),
             )
         )
     names = tuple(f"picture-{picture}" for picture in pictures)
-    return Batch(torch.stack(pixels), torch.zeros(len(pixels), SIDE, SIDE, dtype=torch.bool), tuple(targets), names)
+    return Batch(torch.stack(pixels), torch.zeros(len(pixels), side, side, dtype=torch.bool), tuple(targets), names)
 
 
 def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:

@@ -32,8 +32,9 @@ Backend = Literal["torch", "torch-checkpoint", "triton"]
 of what it sampled for the backward pass and samples again, `triton` is a kernel for CUDA devices that never
 materialises the samples."""
 
-Precision = Literal["fp32", "bf16"]
-"""Of the network; boxes, cosines and losses are always fp32."""
+Precision = Literal["fp32", "tf32", "bf16"]
+"""Of the network. With `bf16` boxes, cosines and losses stay fp32. With `tf32` all numbers are fp32, and CUDA devices
+round what they multiply in convolutions and matrix products to 10 bits of mantissa; a CPU does not."""
 
 LearningRates = Literal["steps", "cosine"]
 """How learning rates fall: to a tenth at some epochs, or by half a cosine to 0 at the end of the run."""

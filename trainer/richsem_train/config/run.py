@@ -60,7 +60,8 @@ class ScheduleConfig(Section):
     """Decay of the averaged weights that are scored and exported; null keeps none."""
 
     precision: Precision = "fp32"
-    """Precision of the network; boxes, cosines and losses are always fp32."""
+    """Precision of the network. With `bf16` boxes, cosines and losses stay fp32. With `tf32` all numbers are fp32, and
+    CUDA devices round the factors of convolutions and matrix products to 10 bits of mantissa; a CPU does not."""
 
     compile: bool = False
     """Compile the backbone by `torch.compile`."""
@@ -87,8 +88,9 @@ class EvaluationConfig(Section):
     every_epochs: Epochs = 1
     """Epochs between two evaluations; there is one after the last epoch in any case."""
 
-    batch_size: Annotated[int, Field(gt=0, le=256)] = 1
-    """Pictures at a time, a rank."""
+    batch_size: Annotated[int, Field(gt=0, le=256)] = 4
+    """Pictures at a time, a rank: at most so many, padded to one size, so that the number makes no difference to what
+    is found in them."""
 
     detections: Annotated[int, Field(gt=0, le=10_000)] = 300
     """Boxes that are kept of a picture, the best ones."""

@@ -1,11 +1,12 @@
 """The two-stage detector and its losses as one module."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
+from richsem_train.choices import Precision
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.centernet_cascade.proposals import cell_targets, count_positives, proposal_losses
 from richsem_train.losses.centernet_cascade.rois import (
@@ -77,7 +78,7 @@ class CenternetCascadeLearner(Learner):
         extra_boxes: whether boxes of extra data teach proposals, boxes and background, as those of detection data do.
         soft_loss: of the branches, with the teacher's text features; None without.
         federation: None teaches all classes everywhere.
-        precision: `fp32` or `bf16`, of backbone, pyramid, proposal head and the cascade's layers.
+        precision: of backbone, pyramid, proposal head and the cascade's layers.
         normalise: makes what the backbone takes.
 
     Source:
@@ -87,6 +88,7 @@ class CenternetCascadeLearner(Learner):
 
     detector: CenternetCascade
     federated_weights: Tensor | None
+    counted = len(fields(_Totals))
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class CenternetCascadeLearner(Learner):
         extra_boxes: bool,
         soft_loss: SoftLoss | None,
         federation: Federation | None,
-        precision: str,
+        precision: Precision,
         normalise: Normalise,
     ) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class CenternetCascadeLearner(Learner):
         self._learns_images = learns_images
         self._image_candidates = image_candidates
         self._extra_boxes = extra_boxes
-        self._precision = precision
+        self.precision = precision
 
     def counts(self, targets: Sequence[Target]) -> Tensor:
         """Heatmap positives, cells with a box, regions, objects, and pictures with labels of the whole."""
@@ -140,7 +142,7 @@ class CenternetCascadeLearner(Learner):
         total = _Totals(*totals)
         truth = Truth.of(batch.targets, extra_boxes=self._extra_boxes)
         images = self.normalise(batch)
-        with autocast(images.device, self._precision):
+        with autocast(images.device, self.precision):
             maps = self.detector.maps(images)
             predictions, proposals = self.detector.propose(maps, truth.image_hw)
         cells = cell_targets(
@@ -154,7 +156,7 @@ class CenternetCascadeLearner(Learner):
         text = self.detector.text_bank()
         regions = self._first_regions(proposals, truth, generators)
         for stage in range(len(_SUFFIXES)):
-            with autocast(images.device, self._precision):
+            with autocast(images.device, self.precision):
                 outputs = self.detector.cascade.outputs(stage, maps, regions.boxes_xyxy_px, regions.is_real, text)
             losses |= self._stage_losses(stage, outputs, regions, truth, total, generators)
             if stage + 1 < len(_SUFFIXES):

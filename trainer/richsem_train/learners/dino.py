@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from richsem_train.choices import Precision
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.dino.criterion import Criterion
 from richsem_train.losses.image_labels import labelled_pictures
@@ -22,11 +23,12 @@ class DinoLearner(Learner):
         detector: in training.
         criterion: its losses.
         dn_queries: denoising queries of a picture in all; this and its noise are `draw_denoising`'s.
-        precision: `fp32` or `bf16`, of backbone and transformer.
+        precision: of backbone and transformer.
         normalise: makes what the backbone takes.
     """
 
     detector: Dino
+    counted = 2
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class DinoLearner(Learner):
         dn_queries: int,
         label_noise: float,
         box_noise: float,
-        precision: str,
+        precision: Precision,
         normalise: Normalise,
     ) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class DinoLearner(Learner):
         self._dn_queries = dn_queries
         self._label_noise = label_noise
         self._box_noise = box_noise
-        self._precision = precision
+        self.precision = precision
 
     def counts(self, targets: Sequence[Target]) -> Tensor:
         """The boxes, and the pictures that have labels as a whole."""
@@ -70,8 +72,8 @@ class DinoLearner(Learner):
             generators=generators,
         )
         images = self.normalise(batch)
-        groups = [] if self._precision == "fp32" else self.detector.half_weights()
-        with autocast(images.device, self._precision), cast_weights(self.detector, groups, torch.bfloat16):
+        groups = self.detector.half_weights() if self.precision == "bf16" else []
+        with autocast(images.device, self.precision), cast_weights(self.detector, groups, torch.bfloat16):
             outputs = self.detector(images, batch.padding_mask, denoising)
         return self.criterion(
             outputs,

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from richsem_train.choices import Precision
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.detector import DetectionModel
 from richsem_train.models.inputs import Normalise
@@ -21,12 +23,17 @@ class Learner(nn.Module, ABC):
         normalise: makes what its backbone takes.
         weights: how much each loss counts, by name; those of all losses, in the order in which they come.
         soft_loss: of the semantic branch; None without one.
+        precision: of the network.
+        counted: how many numbers `counts` gives.
     """
+
+    counted: ClassVar[int]
 
     detector: DetectionModel
     normalise: Normalise
     weights: Mapping[str, float]
     soft_loss: SoftLoss | None
+    precision: Precision
 
     @property
     def teacher_text(self) -> TextFeatures | None:
@@ -41,7 +48,7 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def counts(self, targets: Sequence[Target]) -> Tensor:
-        """What sums of losses are divided by, as counted in some pictures: float32 [N], on any device.
+        """What sums of losses are divided by, as counted in some pictures: float32 or float64 [N], where they are.
 
         Counts of pictures add up to those of all of them, however they are grouped.
         """

@@ -1,10 +1,12 @@
 """Inputs of a detector: normalised pixels, at a precision."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from richsem_train.choices import Precision
 from richsem_train.targets import Batch
 
 
@@ -25,8 +27,24 @@ class Normalise(nn.Module):
         return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Bfloat16 where asked for; whatever needs the digits is float32 inside."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """How CUDA multiplies what is float32 within the block, forward and backward.
+
+    Its inputs are rounded to TF32's 10 bits of mantissa with `tf32`, and not at all otherwise; PyTorch's own default
+    rounds those of convolutions. Makes no difference to a CPU.
+    """
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [each.fp32_precision for each in settings]
+    for each in settings:
+        each.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        for each, value in zip(settings, before, strict=True):
+            each.fp32_precision = value

@@ -1,6 +1,5 @@
 """Detecting: pictures in, boxes with rows of the vocabulary out."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,10 +10,12 @@ from PIL import Image
 from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.pictures.resize import resize_picture
 from richsem_schemas.scoring.detections import PictureDetections
+from richsem_train.choices import Precision
 from richsem_train.data.collate import Sample, collate
 from richsem_train.data.transforms import channels_first
-from richsem_train.models.detector import DetectionModel
-from richsem_train.models.inputs import Normalise, autocast
+from richsem_train.models.detector import BestPairs, DetectionModel
+from richsem_train.models.inputs import Normalise, autocast, float32_products
+from richsem_train.results.like_sizes import batches_of_like_size
 from richsem_train.targets import Batch, Target
 
 
@@ -32,7 +33,7 @@ class BatchDetector:
 
     model: DetectionModel
     normalise: Normalise
-    precision: str
+    precision: Precision
     class_names: tuple[str, ...]
     keep: int
     short_side: int
@@ -46,7 +47,7 @@ class BatchDetector:
         """
         device = self.normalise.mean.device
         on_device = batch.to(device)
-        with autocast(device, self.precision):
+        with float32_products(self.precision), autocast(device, self.precision):
             found = self.model.detect(
                 self.normalise(on_device),
                 on_device.padding_mask,
@@ -56,33 +57,22 @@ class BatchDetector:
                 vocabulary_C=torch.tensor([row > 0 and bool(name) for row, name in enumerate(self.class_names)]),
                 keep=self.keep if keep is None else keep,
             )
-        return [
-            PictureDetections(
-                category_ids=each.labels.cpu().numpy(),
-                boxes_xyxy_px=each.boxes_xyxy_px.float().cpu().numpy(),
-                scores=each.scores.float().cpu().numpy(),
-            )
-            for each in found
-        ]
+        return _on_host(found)
 
     def detect_pictures(
         self, pictures: Sequence[Image.Image], *, batch_size: int, keep: int | None = None
     ) -> list[PictureDetections]:
         """Detect the objects of decoded RGB pictures.
 
-        Only pictures that are shown at one size share a batch: padding would let what is found in one depend on the
-        sizes of the others.
+        Only pictures that are padded to one size share a batch: more padding would let what is found in one depend on
+        the sizes of the others.
         """
         samples = [self._sample(picture) for picture in pictures]
-        of_one_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, sample in enumerate(samples):
-            of_one_size[sample.target.image_hw].append(index)
+        sizes_hw = [sample.target.image_hw for sample in samples]
         found: dict[int, PictureDetections] = {}
-        for indexes in of_one_size.values():
-            for start in range(0, len(indexes), batch_size):
-                together = indexes[start : start + batch_size]
-                batch = collate([samples[index] for index in together])
-                found.update(zip(together, self.detect(batch, keep=keep), strict=True))
+        for together in batches_of_like_size(sizes_hw, batch_size=batch_size, size_divisor=self.model.size_divisor):
+            batch = collate([samples[index] for index in together])
+            found.update(zip(together, self.detect(batch, keep=keep), strict=True))
         return [found[index] for index in range(len(pictures))]
 
     def detect_picture(self, picture: Image.Image) -> PictureDetections:
@@ -100,6 +90,21 @@ class BatchDetector:
             original_hw=original_hw,
         )
         return Sample(channels_first(resize_picture(picture, image_hw)), target, "")
+
+
+def _on_host(found: Sequence[BestPairs]) -> list[PictureDetections]:
+    """What was found in some pictures, brought over at once."""
+    columns = [(each.labels[:, None], each.scores[:, None], each.boxes_xyxy_px) for each in found]
+    # float32 holds rows below 2^24 as they are.
+    found_N6 = torch.cat([torch.cat([each.float() for each in parts], 1) for parts in columns]).cpu()
+    return [
+        PictureDetections(
+            category_ids=each_D6[:, 0].long().numpy(),
+            boxes_xyxy_px=each_D6[:, 2:].contiguous().numpy(),
+            scores=each_D6[:, 1].contiguous().numpy(),
+        )
+        for each_D6 in found_N6.split([len(each.labels) for each in found])
+    ]
 
 
 def detect_all(

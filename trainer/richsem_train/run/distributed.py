@@ -1,15 +1,23 @@
-"""Ranks: one process a device, started by torchrun, or one process alone."""
+"""Ranks: one process a device, started by torchrun, or one process alone.
+
+Gradients alone travel between devices. All else is said on the hosts, so that nobody waits for a device to say it.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+
+_LONGEST_SILENCE = timedelta(days=1)
+"""How long ranks wait for one that says nothing on the hosts: the first may score for hours meanwhile. One that ends is
+missed at once, whatever the limit. Devices are never waited for that long, since ranks meet on the hosts before each
+step: the limit of gradients stays PyTorch's."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,13 @@ class Ranks:
         rank: 0 writes checkpoints, logs and results.
         world_size: how many there are.
         device: this one's.
+        hosts: by which the ranks talk; None alone.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    hosts: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -36,22 +46,24 @@ class Ranks:
         """Whether there is no other process."""
         return self.world_size == 1
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The elementwise sum over all ranks, on each of them."""
-        if not self.is_alone:
-            dist.all_reduce(values)
-        return values
-
-    def sum_of(self, value: float) -> float:
-        """The sum of one number over all ranks, on each of them."""
-        return value if self.is_alone else float(self.sum(torch.tensor(value, device=self.device)))
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The elementwise sums over all ranks, on each of them, in float64: one message."""
+        if self.is_alone:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(summed, group=self.hosts)
+        return summed.tolist()
 
     def messages(self, ours: Sequence[str]) -> list[str]:
         """What all ranks have to say, on each of them; costs next to nothing where it is nothing."""
-        if self.is_alone or not self.sum_of(len(ours)):
+        return self.gather(ours) if any(self.sum([len(ours)])) else []
+
+    def gather(self, ours: Sequence[str]) -> list[str]:
+        """What all ranks have to say, on each of them."""
+        if self.is_alone:
             return list(ours)
         everyones: list[Sequence[str]] = [()] * self.world_size
-        dist.all_gather_object(everyones, tuple(ours))
+        dist.all_gather_object(everyones, tuple(ours), group=self.hosts)
         return [message for one in everyones for message in one]
 
     def stop_all(self, reasons: Sequence[str]) -> None:
@@ -67,7 +79,7 @@ class Ranks:
     def wait(self) -> None:
         """Until all ranks are here."""
         if not self.is_alone:
-            dist.barrier()
+            dist.barrier(group=self.hosts)
 
 
 @contextmanager
@@ -92,7 +104,7 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
         try:
             # Another rank may have been refused and be gone before this one has joined.
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-            yield Ranks(rank, world_size, chosen)
+            yield Ranks(rank, world_size, chosen, dist.new_group(backend="gloo", timeout=_LONGEST_SILENCE))
         except RuntimeError as error:
             if not _is_lost_rank(error):
                 raise

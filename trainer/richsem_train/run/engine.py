@@ -1,8 +1,7 @@
 """One training step: a batch through the detector and its losses, and the weights moved."""
 
-import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -18,35 +17,32 @@ from richsem_schemas.io.words import one_line
 from richsem_train.config import ScheduleConfig
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
+from richsem_train.losses.soft_labels import SoftLoss
+from richsem_train.models.inputs import float32_products
 from richsem_train.numerics import NonFiniteError
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.optimiser import average_weights, set_learning_rate
-from richsem_train.targets import Batch, Target
+from richsem_train.run.optimiser import average_weights, set_learning_rate, step_if_finite
+from richsem_train.run.step_result import NonFiniteLossError, Shown, StepInFlight, StepResult, non_finite
+from richsem_train.targets import Batch
 
-
-class NonFiniteLossError(RichSemError):
-    """The loss is no number any more; the message says what was in the batch."""
+__all__ = ["NonFiniteLossError", "StepResult", "Trainer"]
 
 
 @dataclass(frozen=True, eq=False)
-class StepResult:
-    """What a step did.
+class PreparedBatch:
+    """A rank's share of a batch, ready for a step.
 
     Attributes:
-        loss: the weighted sum.
-        losses: weighted, of this rank, by name.
-        grad_norm: before clipping.
-        lr: of all but the backbone.
+        batch: with pseudo labels in place of what the teacher is sure of.
+        counts: of it, as its learner counts.
     """
 
-    loss: float
-    losses: dict[str, float]
-    grad_norm: float
-    lr: float
+    batch: Batch
+    counts: list[float]
 
 
 class Trainer:
-    """Takes steps.
+    """Takes steps, one of which may be in flight: launched, and its figures not yet read.
 
     What is drawn for pictures is a function of (seed, step, place of their draw in the global batch), so a step is the
     same on any number of ranks and in any number of parts, up to rounding. Only dropout and drop path are a rank's own.
@@ -76,42 +72,89 @@ class Trainer:
         self._ranks = ranks
         self._seed = seed
         self._total_steps = total_steps
+        self._in_flight: StepInFlight | None = None
+        # It makes pseudo labels where they are needed before there is anything for a device to do.
+        self._teacher_on_host = None if learner.soft_loss is None else _on_host(learner.soft_loss)
 
     def step(self, step: int, epoch: int, batch: Batch) -> StepResult:
-        """Learn from this rank's share of a batch.
+        """Learn from this rank's share of a batch, and wait for what that did.
 
         Raises:
             NonFiniteLossError: the loss or its gradient is not finite; no weight was changed.
         """
+        prepared = self.prepare(batch)
+        self.launch(step, epoch, prepared, self._ranks.sum(prepared.counts))
+        result = self.settle()
+        assert result is not None
+        return result
+
+    def prepare(self, batch: Batch) -> PreparedBatch:
+        """Make what the step needs of this rank's share of a batch, on the host, so that no device is waited for."""
+        if any(target.supervision == "pseudo" for target in batch.targets):
+            teacher, threshold = self._teacher_on_host, self._pseudo_threshold
+            assert teacher is not None, "pseudo labels are a teacher's"
+            targets = (with_pseudo_labels(target, teacher, threshold=threshold) for target in batch.targets)
+            batch = replace(batch, targets=tuple(targets))
+        return PreparedBatch(batch, self.learner.counts(batch.targets).tolist())
+
+    def launch(self, step: int, epoch: int, prepared: PreparedBatch, sums: Sequence[float]) -> StepResult | None:
+        """Begin a step, and end the one before: the host never waits for the figures of what it has just begun.
+
+        The device itself leaves out a step that isn't finite, which is known here in the course of the next one, before
+        that moves any weight.
+
+        Args:
+            step: counted over the whole run.
+            epoch: it is in.
+            prepared: this rank's share.
+            sums: of the counts, over the ranks.
+
+        Returns:
+            What the step before did; None if that is known already.
+
+        Raises:
+            NonFiniteLossError: the loss of one of the two steps, or its gradient, is not finite; neither it nor what
+                comes after has changed a weight.
+        """
         lr = self._set_learning_rate(step, epoch)
         # Dropout and drop path know nothing but the global generators.
         torch.manual_seed(self._random_seed(step, 2**32 + self._ranks.rank))
-        ready = self._with_labels(batch.to(self._ranks.device))
-        totals = self._totals(ready)
-        self.learner.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        summed: dict[str, float] = {}
+        batch = prepared.batch.to(self._ranks.device)
         parts = split_batch(
-            ready,
+            batch,
             self._schedule.accumulate,
             pictures_a_draw=self._schedule.pictures_a_draw,
             size_divisor=self.learner.detector.size_divisor,
         )
-        for number, part in enumerate(parts, start=1):
-            with self._unsynchronised() if number < len(parts) else nullcontext():
-                names, losses = self._weighted_losses(part, totals, step)
-                values = losses.tolist()
-                _require_finite(dict(zip(names, values, strict=True)), step, part.batch)
-                losses.sum().backward()
-            for name, value in zip(names, values, strict=True):
-                summed[name] = summed.get(name, 0.0) + value
+        self.learner.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        with float32_products(self.learner.precision):
+            losses = self._gradients(parts, self._totals(sums, len(batch.targets)), step)
         grad_norm = self._clip()
-        _require_finite({"the gradient's norm": grad_norm}, step, ready)
-        self.optimiser.step()
+        before = self.settle()
+        step_if_finite(self.optimiser, grad_norm)
+        shown = [Shown.of(part.batch) for part in parts]
+        self._in_flight = StepInFlight(
+            step, lr, list(self.learner.weights), losses, grad_norm, parts=shown, shown=Shown.of(batch)
+        )
+        return before
+
+    def settle(self) -> StepResult | None:
+        """What the step in flight did, waiting for it if need be; None without one.
+
+        Weights, averaged ones too, are then those after that step.
+
+        Raises:
+            NonFiniteLossError: its loss or its gradient is not finite; it has changed no weight.
+        """
+        taken, self._in_flight = self._in_flight, None
+        if taken is None:
+            return None
+        result = taken.result()
         if self.averaged is not None:
             assert self._schedule.ema is not None
-            average_weights(self.averaged, self.learner.detector, decay=self._schedule.ema, step=step)
-        return StepResult(sum(summed.values()), summed, grad_norm, lr)
+            average_weights(self.averaged, self.learner.detector, decay=self._schedule.ema, step=taken.step)
+        return result
 
     def _set_learning_rate(self, step: int, epoch: int) -> float:
         schedule, is_cosine = self._schedule, self._schedule.lr_schedule == "cosine"
@@ -128,55 +171,70 @@ class Trainer:
     def _random_seed(self, step: int, key: int) -> int:
         return int(np.random.SeedSequence([self._seed, step, key]).generate_state(1, np.uint64)[0]) >> 1
 
-    def _with_labels(self, batch: Batch) -> Batch:
-        """Pseudo labels in place of what the teacher is sure of."""
-        teacher = self.learner.soft_loss
-        if teacher is None:
-            return batch
-        threshold = self._pseudo_threshold
-        return replace(
-            batch,
-            targets=tuple(with_pseudo_labels(target, teacher, threshold=threshold) for target in batch.targets),
-        )
+    def _totals(self, sums: Sequence[float], pictures: int) -> list[float]:
+        """Counts of a rank, in the mean, since gradients are averaged over the ranks; the least is one a draw."""
+        draws = pictures // self._schedule.pictures_a_draw
+        return [max(each / self._ranks.world_size, draws) for each in sums]
 
-    def _totals(self, batch: Batch) -> list[float]:
-        """Counts of the step over the ranks, since gradients are averaged over them; the least is one a draw."""
-        counts = self.learner.counts(batch.targets)
-        draws = len(batch.targets) // self._schedule.pictures_a_draw
-        if not self._ranks.is_alone:
-            counts = self._ranks.sum(counts.to(self._ranks.device)) / self._ranks.world_size
-        return [max(count, draws) for count in counts.tolist()]
+    def _gradients(self, parts: Sequence["StepPart"], totals: Sequence[float], step: int) -> list[Tensor]:
+        """Add up the gradients of all parts; returns their weighted losses, one tensor a part."""
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            with self._unsynchronised() if number < len(parts) else nullcontext():
+                of_part = self._weighted_losses(part, totals, step)
+                total = of_part.sum()
+                # 1; NaN where a loss isn't finite, and so all gradients on all ranks: none of them takes the step.
+                total.backward(total.detach() * 0 + 1)
+            losses.append(of_part.detach())
+        return losses
 
-    def _weighted_losses(self, part: "StepPart", totals: Sequence[float], step: int) -> tuple[list[str], Tensor]:
-        """Names of the losses, and the losses, one tensor so that the host waits for the device once."""
+    def _weighted_losses(self, part: "StepPart", totals: Sequence[float], step: int) -> Tensor:
+        """The losses in the order of `Learner.weights`, one tensor."""
         places = [draw * self._ranks.world_size + self._ranks.rank for draw in part.draws]
         generators = [torch.Generator().manual_seed(self._random_seed(step, place)) for place in places]
         try:
             losses = self._parallel(part.batch, totals, generators)
         except NonFiniteError as error:
-            raise _non_finite(step, part.batch, str(error)) from None
-        unweighted = torch.stack(list(losses.values()))
-        weights = torch.tensor([self.learner.weights[name] for name in losses], dtype=unweighted.dtype)
-        return list(losses), unweighted * weights.to(unweighted.device, non_blocking=True)
+            # The step before comes first, if that is to blame.
+            self.settle()
+            raise non_finite(step, Shown.of(part.batch), str(error)) from None
+        weights = self.learner.weights
+        losses_N = torch.stack([losses[name] for name in weights])
+        weights_N = torch.tensor(list(weights.values()), dtype=losses_N.dtype)
+        return losses_N * weights_N.to(losses_N.device, non_blocking=True)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
 
-    def _clip(self) -> float:
-        """Returns the norm before."""
-        limit = math.inf if self._schedule.clip_norm is None else self._schedule.clip_norm
-        norm = float(nn.utils.clip_grad_norm_(self._trained, limit))
+    def _clip(self) -> Tensor:
+        """Returns the norm before, a scalar on the device."""
+        norm = nn.utils.get_total_norm([each.grad for each in self._trained if each.grad is not None])
+        if self._schedule.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._trained, self._schedule.clip_norm, norm)
         if self._schedule.clip_value is not None:
             nn.utils.clip_grad_value_(self._trained, self._schedule.clip_value)
         return norm
 
 
+def _on_host(teacher: SoftLoss) -> SoftLoss:
+    text_CD = teacher.text_features
+    return SoftLoss(
+        None if text_CD is None else text_CD.cpu(),
+        logit_scale=teacher.logit_scale,
+        temperature=teacher.temperature,
+        tail=teacher.tail,
+    )
+
+
 def _parallel(learner: Learner, ranks: Ranks) -> DistributedDataParallel:
     devices = [ranks.device.index] if ranks.device.type == "cuda" else None
+    # No `static_graph`: how many passes a step is made of depends on the sizes of its pictures.
     with warnings.catch_warnings():
         # The option has a new name; the old one means the same in all versions.
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(learner, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(
+            learner, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 class StepPart(NamedTuple):
@@ -227,28 +285,6 @@ def _cut(batch: Batch, pictures: Sequence[int], hw: Sequence[int]) -> Batch:
     )
 
 
-def _require_finite(values: Mapping[str, float], step: int, batch: Batch) -> None:
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise _non_finite(step, batch, ", ".join(bad))
-
-
-def _non_finite(step: int, batch: Batch, what: str) -> NonFiniteLossError:
-    pictures = "; ".join(
-        f"{name} ({target.image_hw[1]}x{target.image_hw[0]} px, {len(target.labels)} boxes, labels "
-        f"{sorted({*target.labels.tolist(), *_image_labels(target)})[:8]})"
-        for name, target in zip(batch.names, batch.targets, strict=True)
-    )
-    return NonFiniteLossError(
-        f"the loss is not finite at step {step}: {what}. In the batch: {pictures}. No weight was changed; lower "
-        "schedule.lr, clip gradients, or use fp32, and go on from the last checkpoint with --resume"
-    )
-
-
-def _image_labels(target: Target) -> list[int]:
-    return [] if target.image_labels is None else target.image_labels.tolist()
-
-
 @contextmanager
 def memory_limit_explained(what: str, remedy: str) -> Iterator[None]:
     """Say what to do where the block needs more memory than there is.
@@ -264,9 +300,3 @@ def memory_limit_explained(what: str, remedy: str) -> Iterator[None]:
             raise
         reason = one_line(error) or type(error).__name__
         raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None
-
-
-def mean_over_ranks(losses: Mapping[str, float], ranks: Ranks) -> dict[str, float]:
-    """Losses by name, averaged over the ranks."""
-    means = ranks.sum(torch.tensor(list(losses.values()), device=ranks.device)) / ranks.world_size
-    return dict(zip(losses, means.tolist(), strict=True))

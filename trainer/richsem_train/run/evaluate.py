@@ -2,19 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from torch.utils.data import DataLoader, Subset
 
+from richsem_schemas.cache.geometry import resized_hw
 from richsem_schemas.scoring.detections import PictureDetections
 from richsem_schemas.scoring.evaluation import GroundTruth, score
 from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
 from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
-from richsem_train.data.collate import Sample, collate
+from richsem_train.data.collate import Sample
 from richsem_train.data.detection import EvaluationDataset
 from richsem_train.results.inference import BatchDetector, detect_all
+from richsem_train.results.like_sizes import batches_of_like_size, collate_alike, in_order
 from richsem_train.results.official_lvis import official_score
 from richsem_train.results.rank_files import merge_detections, rank_file, write_detections
 from richsem_train.run.distributed import Ranks
@@ -40,19 +44,25 @@ def evaluate_split(
     Returns:
         Figures by name; None on all ranks but the first.
     """
-    share = range(ranks.rank, len(split.data), ranks.world_size)
+    own = slice(ranks.rank, None, ranks.world_size)
+    share = range(len(split.data))[own]
     dataset = EvaluationDataset(split.data, short_side=detector.short_side, longest_side=detector.longest_side)
-    batches = DataLoader(
+    divisor = detector.model.size_divisor
+    sizes_hw = [
+        resized_hw((height, width), detector.short_side, detector.longest_side)
+        for height, width in split.data.hws_px[own].tolist()
+    ]
+    loader = DataLoader(
         Subset[Sample](dataset, share),
-        batch_size=config.batch_size,
+        batch_sampler=batches_of_like_size(sizes_hw, batch_size=config.batch_size, size_divisor=divisor),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(collate_alike, size_divisor=divisor),
         pin_memory=detector.normalise.mean.device.type == "cuda",
     )
 
     def detected() -> Iterator[tuple[int, PictureDetections]]:
-        found_in_all = detect_all(detector, batches, are_relative=split.data.are_relative)
-        for done, (image_id, found) in enumerate(found_in_all, start=1):
+        found_in_all = detect_all(detector, chain.from_iterable(loader), are_relative=split.data.are_relative)
+        for done, (image_id, found) in enumerate(in_order(found_in_all, split.data.image_ids[own].tolist()), start=1):
             yield image_id, _in_ids(found, split)
             reporter.move(done)
 

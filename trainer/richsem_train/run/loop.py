@@ -1,6 +1,6 @@
 """The steps of a run: taken one after the other, saved and scored in between, ended early where that is asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from richsem_schemas.scoring.metrics import is_defined
 from richsem_train.console import Reporter
@@ -53,14 +53,13 @@ class TrainingLoop:
             self._evaluate(first_step)
         taken = first_step
         self._log.begin(taken)
-        for loaded in self._until_stopped(run.batches(first_step, run.total_steps)):
-            epoch = loaded.step // run.steps_per_epoch
-            with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
-                result = run.trainer.step(loaded.step, epoch, loaded.batch)
-            taken = loaded.step + 1
-            self._log.count(loaded, result, epoch)
-            should_stop, is_due = self._all_stop(), self._is_evaluation_due(taken)
+        batches = self._until_stopped(run.batches(first_step, run.total_steps))
+        while taken < run.total_steps:
+            should_stop = not self._launch_next(batches)
+            taken += not should_stop
+            is_due = self._is_evaluation_due(taken)
             if should_stop or is_due or taken % run.config.log.checkpoint_every_steps == 0:
+                should_stop |= self._finish_step()
                 self._save(taken)
             if should_stop:
                 break
@@ -82,12 +81,46 @@ class TrainingLoop:
             if self._stop.signal is None:
                 raise
 
-    def _all_stop(self) -> bool:
-        """Whether any rank was asked to stop: all end after the same step."""
-        if not self._run.ranks.sum_of(float(self._stop.signal is not None)):
+    def _launch_next(self, batches: Iterator[LoadedStep]) -> bool:
+        """Launch a step and end the one before, on all ranks; False, and on none, where any of them is to stop."""
+        run, trainer = self._run, self._run.trainer
+        loaded = None if self._stop.signal else next(batches, None)
+        if loaded is None:
+            self._exchange(None, [0.0] * trainer.learner.counted)
             return False
-        self._stop.signal = self._stop.signal or "SIGTERM"
+        prepared = trainer.prepare(loaded.batch)
+        should_stop, sums = self._exchange(loaded, prepared.counts)
+        if should_stop:
+            return False
+        epoch = loaded.step // run.steps_per_epoch
+        with memory_limit_explained(f"step {loaded.step}", _SMALLER_STEP):
+            self._log.did(trainer.launch(loaded.step, epoch, prepared, sums))
+        self._log.launched(loaded, epoch)
+        if self._log.has_line(loaded.step + 1):
+            # Few do, and a line that is late would be lost with a run that is killed.
+            self._log.did(trainer.settle())
+            if run.ranks.is_alone:
+                self._log.write(self._log.to_sum())
+        self._log.show(loaded.step + 1)
         return True
+
+    def _finish_step(self) -> bool:
+        """Wait for the step in flight, and write what there is to write of it; whether any rank is to stop."""
+        self._log.did(self._run.trainer.settle())
+        return self._exchange(None, [])[0]
+
+    def _exchange(self, loaded: LoadedStep | None, counts: Sequence[float]) -> tuple[bool, list[float]]:
+        """The one message of a step: whether any rank is to stop, and the counts summed; logs what all have to tell."""
+        ranks, damage = self._run.ranks, () if loaded is None else loaded.damage
+        ours = [float(self._stop.signal is not None), float(len(damage)), *counts, *self._log.to_sum()]
+        stops, damaged, *sums = ranks.sum(ours)
+        if stops:
+            self._stop.signal = self._stop.signal or "SIGTERM"
+        self._log.write(sums[len(counts) :])
+        if damaged and not stops:
+            assert loaded is not None, "all ranks are at the same step"
+            self._log.write_damage(loaded.step + 1, ranks.gather(damage))
+        return bool(stops), sums[: len(counts)]
 
     def _is_evaluation_due(self, taken: int) -> bool:
         epochs, rest = divmod(taken, self._run.steps_per_epoch)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 
 def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_decay: float) -> AdamW:
@@ -52,6 +52,16 @@ def set_learning_rate(
     for group in optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     return float(optimiser.param_groups[0]["lr"])
+
+
+def step_if_finite(optimiser: Optimizer, grad_norm: Tensor) -> None:
+    """Take a step, which the device leaves out where the gradient's norm isn't finite; the host doesn't wait for it.
+
+    Weights, moments and steps taken then stay as they are. Only fused optimisers leave it out.
+    """
+    # What a `GradScaler` tells fused optimisers.
+    vars(optimiser)["found_inf"] = grad_norm.isfinite().logical_not().float()
+    optimiser.step()
 
 
 @torch.no_grad()

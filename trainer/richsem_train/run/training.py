@@ -139,7 +139,13 @@ def _train_assembled(
     for note in opening_notes(run, first_step):
         reporter.say(note)
     with _open_log(run, folder) as writer:
-        log = StepLog(writer, reporter, run.ranks, every_steps=run.config.log.every_steps, total_steps=run.total_steps)
+        log = StepLog(
+            writer,
+            reporter,
+            world_size=run.ranks.world_size,
+            every_steps=run.config.log.every_steps,
+            total_steps=run.total_steps,
+        )
         loop = TrainingLoop(run, folder, log, reporter, stop, best_ap=best_ap)
         taken = loop.take_steps(first_step)
     if stop.signal is not None and not loop.is_through(taken):
