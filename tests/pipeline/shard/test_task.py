@@ -62,7 +62,7 @@ def test_views_are_drawn_block_by_block_and_show_pictures_of_their_block(inputs,
         [n for n in numbers if first <= n < first + 64] for first in (0, 64, 128)
     ]
     for block in blocks:
-        assert {int(sample) for view in block.views for sample in view.tiles["sample"]} == set(block.pictures)
+        assert {int(sample) for view in block.shown.views for sample in view.tiles["sample"]} == set(block.pictures)
 
 
 def test_blocks_come_in_order_with_the_features_of_all_their_views_however_late_the_encoder_is(inputs, pool):
@@ -71,8 +71,8 @@ def test_blocks_come_in_order_with_the_features_of_all_their_views_however_late_
     found = list(task.encoded(task.blocks(map(picture, numbers))))
     at_once = task_of(inputs, pool, HashingEncoder())
     for (block, features), expected in zip(found, at_once.blocks(map(picture, numbers)), strict=True):
-        assert sorted(block.pictures) == sorted(expected.pictures)
-        prepared = [at_once.prepare((expected, view)) for view in expected.views]
+        assert sorted(block.names) == sorted(expected.pictures)
+        prepared = [at_once.prepare((expected, view)) for view in expected.shown.views]
         for one, (_, other) in zip(features, HashingEncoder().encode(prepared), strict=True):
             assert one.tobytes() == other.tobytes()
     assert (task.progress.samples, task.progress.views) == (150, sum(len(block.views) for block, _ in found))
@@ -81,9 +81,9 @@ def test_blocks_come_in_order_with_the_features_of_all_their_views_however_late_
 def test_an_embedding_that_is_no_number_names_view_and_pictures(inputs, pool):
     task = task_of(inputs, pool, HashingEncoder())
     (block,) = task.blocks([picture(3)])
-    view = block.views[0]
+    view = block.shown.views[0]
     with pytest.raises(EmbeddingError, match=rf"folder-000000: fp32 .* 000000-00003\.{view.member} \(3\.png\)"):
-        task.require_finite(np.full((1, 4), np.nan, np.float32), view, block)
+        task.require_finite(np.full((1, 4), np.nan, np.float32), view, block.shown)
 
 
 def test_originals_are_loaded_in_the_order_of_the_plan_and_bad_ones_set_aside(cache, inputs, pool):
