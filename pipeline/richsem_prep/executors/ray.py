@@ -38,6 +38,10 @@ _CONNECT_SECONDS = 10.0
 _INIT_SECONDS = 90.0
 """How long Ray may take to start here, or to be joined; its own waits end after a minute, where they end."""
 
+_WORKERS_A_GPU = 2
+"""One keeps the device busy while the other begins or ends a shard, and each has a Python lock of its own. A worker takes
+a few GiB of the device at most, so two fit wherever one does with room to spare."""
+
 _COUNTERS = "counters"
 
 _LOCAL_TOKEN = secrets.token_hex(32)
@@ -157,7 +161,7 @@ class RayExecutor:
 
     Args:
         settings: of each worker.
-        workers: how many; None is one a GPU, or one a core where there are none.
+        workers: how many; None is two a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
         max_workers: never more than this, such as the shards to be made.
 
@@ -176,7 +180,7 @@ class RayExecutor:
         self._cpus, self._gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
         if settings.device == "cpu":
             self._gpus = 0.0
-        self.workers = max(1, min(workers or int(self._gpus or self._cpus), max_workers))
+        self.workers = max(1, min(workers or int(_WORKERS_A_GPU * self._gpus or self._cpus), max_workers))
         threads = max(1, min(int(self._cpus // self.workers), MAX_THREADS))
         self._settings = replace(settings, decode_threads=threads)
         self._actors: list[Any] = []

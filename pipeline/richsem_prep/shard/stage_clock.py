@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
 
-STAGES = ("read", "decode", "render", "encode", "pack", "write", "wait")
-"""Stages whose seconds are counted; read, decode, render and pack run in threads, `wait` is the network's for the first
-three."""
+STAGES = ("read", "decode", "render", "encode", "write", "wait")
+"""Stages whose seconds are counted; read, decode and render run in threads, `wait` is the network's for them. Packing
+belongs to `write`, in threads as well."""
 
 _Item = TypeVar("_Item")
 

@@ -238,7 +238,7 @@ class LabelTask:
     def pack(self, encoded: list[tuple[View, NDArray[np.float32]]]) -> list[bytes]:
         """Views with their embeddings [R, D] and the soft labels that these give, as they stand in the tar."""
         spec = self.inputs.spec
-        with self.clock("pack"):
+        with self.clock("write"):
             stored = stored_embeddings(np.concatenate([features_RD for _, features_RD in encoded]), spec.embeddings)
             labels = self.soft_labels(stored)
             ends = np.cumsum([len(view.regions) for view, _ in encoded]).tolist()
