@@ -39,8 +39,7 @@ _INIT_SECONDS = 90.0
 """How long Ray may take to start here, or to be joined; its own waits end after a minute, where they end."""
 
 _WORKERS_A_GPU = 2
-"""One keeps the device busy while the other begins or ends a shard, and each has a Python lock of its own. A worker takes
-a few GiB of the device at most, so two fit wherever one does with room to spare."""
+"""One keeps the device busy while the other begins or ends a shard, and each has a Python lock of its own."""
 
 _COUNTERS = "counters"
 
