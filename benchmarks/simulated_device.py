@@ -7,7 +7,8 @@ the place of the work there are sleeps: decoding, rendering, packing, writing ta
 measured, on 16 cores, and for the share that holds Python's lock they take a lock, one a worker. The device is a thread
 with a queue that is busy for the seconds of each batch. Two workers share cores and device. All times are stretched
 alike, so that what this machine itself takes for the job's Python, on whatever else it does, weighs little: that Python
-is among the measured stages.
+is among the measured stages. `sleeps_too_long_by` and `own_python_share` must both be small, or the machine was too
+busy and the device would have been busier.
 
 Assumed, not measured: the device's rates, those at which `docs` and earlier simulations bound a large GPU; what
 launching a forward costs the host; bandwidth to pinned memory.
@@ -61,14 +62,22 @@ class Host:
 
     def __init__(self, stretch: float) -> None:
         self.stretch = stretch
+        self.wanted = self.slept = 0.0
         self._cores = threading.BoundedSemaphore(CORES)
 
     def spend(self, lock: threading.Lock, seconds: float, held: float) -> None:
         """Take a core for so long, and the lock for some of it."""
         with self._cores:
             with lock:
-                time.sleep(held * self.stretch)
-            time.sleep(max(seconds - held, 0) * self.stretch)
+                self._sleep(held * self.stretch)
+            self._sleep(max(seconds - held, 0) * self.stretch)
+
+    def _sleep(self, seconds: float) -> None:
+        start = time.perf_counter()
+        time.sleep(seconds)
+        # Good enough without a lock: it only tells whether this machine was too busy for the simulation.
+        self.wanted += seconds
+        self.slept += time.perf_counter() - start
 
 
 class Device:
@@ -242,8 +251,9 @@ def busy(case: Case, costs: dict[str, Any], *, stretch: float, shards: int, samp
             worker.join()
     seconds = (time.perf_counter() - start) / stretch
     return {
-        **vars(case), "device_busy": gpu.useful / seconds, "device_seconds": gpu.useful, "seconds": seconds,
+        **vars(case), "device_busy": float(gpu.useful / seconds), "device_seconds": float(gpu.useful), "seconds": seconds,
         "batches": gpu.batches, "own_python_share": (time.process_time() - processor) / (seconds * stretch),
+        "sleeps_too_long_by": host.slept / host.wanted - 1,
     }  # fmt: skip
 
 
