@@ -3,8 +3,9 @@
     python benchmarks/throughput.py --root PICTURES --json benchmarks/results/throughput.json
 
 The floor is the network's forward over the very views of the run, rendered and in memory, on the same device in the
-same batches with the same threads. Run and floor alternate, medians over repeats; imports, weights and the text bank
-are left out of both. Without `--teacher`, a randomly initialised RN50 stands in.
+same batches with the same threads. Run and floor alternate, and each run is compared with the floor after it: medians
+over repeats, with quartiles. Imports, weights and the text bank are left out of both. Without `--teacher`, a randomly
+initialised RN50 stands in.
 """
 
 import shutil
@@ -35,7 +36,7 @@ def main(
     limit: Annotated[int, typer.Option(help="Pictures.")] = 64,
     crops: Annotated[int, typer.Option()] = 1,
     mosaics: Annotated[int, typer.Option()] = 4,
-    repeats: Annotated[int, typer.Option()] = 3,
+    repeats: Annotated[int, typer.Option(min=2)] = 5,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
     """Measure one setting."""
@@ -54,7 +55,7 @@ def main(
             floors.append(seconds)
             shutil.rmtree(out)
         assert last is not None
-    run, floor = statistics.median(runs), statistics.median(floors)
+    run, floor = spread(runs), spread(floors)
     stages = {stage: sum(result.seconds[stage] for result in last.results.values()) for stage in STAGES}
     setting = {name: value for name, value in options.items() if name != "teacher"}
     report(
@@ -63,16 +64,22 @@ def main(
             "teacher": teacher or "RN50, randomly initialised",
             **setting,
             "regions": regions,
-            "run_seconds": runs,
-            "floor_seconds": floors,
-            "run_regions_per_second": regions / run,
-            "floor_regions_per_second": regions / floor,
-            "ratio": floor / run,
+            "run_seconds": {**run, "all": runs},
+            "floor_seconds": {**floor, "all": floors},
+            "run_regions_per_second": regions / run["median"],
+            "floor_regions_per_second": regions / floor["median"],
+            "ratio": spread([floor / run for run, floor in zip(runs, floors, strict=True)]),
             "stage_seconds_last_run": stages,
             "bound_by": "the teacher" if stages["wait"] < stages["encode"] / 10 else "reading, decoding and rendering",
         },
         json,
     )
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "quartiles": [low, high]}
 
 
 def config(root: Path, out: Path, options: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_prep.sources.folder import folder_classes, list_folder
-from richsem_prep.teacher.region_encoder import PreparedView
+from richsem_prep.teacher.batches import PreparedView
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
     Environment,
@@ -52,6 +52,9 @@ class HashingEncoder:
     def prepare(self, picture, boxes_xyxy_px):
         return PreparedView(np.asarray(picture)[None], boxes_xyxy_px)
 
+    def batches_of(self, view):
+        return 0.25
+
     def encode(self, views):
         for item, view in views:
             digest = hashlib.sha256(view.images.tobytes()).digest()
@@ -87,6 +90,9 @@ class TableEncoder:
 
     def prepare(self, picture, boxes_xyxy_px):
         return PreparedView(np.asarray(picture)[None], boxes_xyxy_px)
+
+    def batches_of(self, view):
+        return 0.25
 
     def encode(self, views):
         for (block, view), _ in views:

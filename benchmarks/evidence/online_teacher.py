@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from richsem_prep.teacher.region_encoder import TRUNK_STRIDE, scaled_hw, trunk, whole_pixels
+from richsem_prep.teacher.clip_trunk import TRUNK_STRIDE, trunk
+from richsem_prep.teacher.region_encoder import scaled_hw, whole_pixels
 from richsem_prep.teacher.teacher import Teacher
 from richsem_schemas.cache.view import PAD_VALUE
 from richsem_train.models.inputs import Normalise, autocast

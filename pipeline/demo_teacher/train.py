@@ -37,7 +37,8 @@ from pipeline.demo_teacher import views
 from pipeline.demo_teacher.losses import FIRST_LOGIT_SCALE, WORDS, captions_loss, trained_names
 from pipeline.demo_teacher.measure import measure
 from richsem_prep.demo import TEACHER_SIZE, world
-from richsem_prep.teacher.region_encoder import TRUNK_STRIDE, scaled_to, size_ratio, trunk, whole_pixels
+from richsem_prep.teacher.clip_trunk import TRUNK_STRIDE, trunk
+from richsem_prep.teacher.region_encoder import scaled_to, size_ratio, whole_pixels
 from richsem_prep.teacher.teacher import load_teacher, parse_teacher
 from richsem_schemas.vocabularies.vocabulary import NONE_NAME
 

@@ -51,13 +51,20 @@ FIGURES = {
         "bare forward of mosaics, RN50",
         "crops, RN50, roi-align",
         "bare forward of crops, RN50",
+        "1 crop and 4 mosaic passes, RN50, roi-align",
+        "INet-LVIS, RN50, roi-align",
     },
     "loader": {"0 workers", "1 workers"},
     "steps-vit": {
         "cached embeddings, ViT-B-32-quickgelu, bf16, batch 2",
         "teacher alone, ViT-B-32-quickgelu, bf16, batch 2",
     },
-    "preparation-vit": {"pictures", "mosaics, ViT-L/14, crops", "bare forward, ViT-L/14"},
+    "preparation-vit": {
+        "pictures",
+        "1 crop and 4 mosaic passes, ViT-L/14, crop",
+        "INet-LVIS, ViT-L/14, crop",
+        "bare forward, ViT-L/14",
+    },
 }
 
 

@@ -33,7 +33,7 @@ from richsem_prep.shard.progress import Progress
 from richsem_prep.shard.task import ShardInputs, run_shard
 from richsem_prep.sources.entry import PictureBoxes, Rejected, SourceEntry
 from richsem_prep.sources.folder import folder_classes, list_folder
-from richsem_prep.teacher.region_encoder import PreparedView
+from richsem_prep.teacher.batches import PreparedView
 from richsem_schemas.cache.index import view_names
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
@@ -52,6 +52,7 @@ from richsem_schemas.cache.manifest import (
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.text_bank import TextBank, write_text_bank
+from richsem_schemas.cache.view import View
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.pictures.decode import decode_picture
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
@@ -161,6 +162,10 @@ class ColourEncoder:
         boxes = [tuple(box) for box in boxes_xyxy_px.tolist()]
         small = [np.asarray(picture.resize((4, 4), Image.Resampling.BOX, box=box)) for box in boxes]
         return PreparedView(np.array(small).reshape(-1, 4, 4, 3), boxes_xyxy_px)
+
+    def batches_of(self, view: View) -> float:
+        """No view is worth waiting for others."""
+        return 1.0
 
     def encode(self, views: Iterable[tuple[Any, PreparedView]]) -> Iterator[tuple[Any, np.ndarray]]:
         """Each item with the [R, D] unit rows of its view."""

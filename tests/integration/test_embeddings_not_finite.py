@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from richsem_prep.executors.worker import Worker
 from richsem_prep.rescore.rescore import rescore
-from richsem_prep.teacher import region_encoder
+from richsem_prep.teacher.device_forward import DeviceForward, UnderWay
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.errors import EmbeddingError, TeacherError
 from tests.integration.processes import run
@@ -45,16 +45,16 @@ def pictures_with_a_white_one(tmp_path):
 def white_is_no_number(monkeypatch):
     """The network has no numbers for white pictures; counts how often it is shown one."""
     shown = []
-    forward = region_encoder._Forward.__call__
+    launch = DeviceForward.launch
 
-    def without_white(self, network, images_BHW3):
-        features = forward(self, network, images_BHW3)
-        if images_BHW3.min() > 250:
-            shown.append(len(features))
-            features[0, 3] = np.nan
-        return features
+    def without_white(self, network, pixels_BHW3, *more):
+        under_way = launch(self, network, pixels_BHW3, *more)
+        if pixels_BHW3.min() > 250:
+            shown.append(len(under_way.wait()))
+            under_way.wait()[0, 3] = np.nan
+        return under_way
 
-    monkeypatch.setattr(region_encoder._Forward, "__call__", without_white)
+    monkeypatch.setattr(DeviceForward, "launch", without_white)
     return shown
 
 
@@ -126,8 +126,8 @@ def test_rescoring_refuses_a_set_that_holds_such_embeddings(resnet, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         # As if the check had not been there.
         patch.setattr("richsem_prep.shard.task.LabelTask.require_finite", lambda *_: None)
-        forward = region_encoder._Forward.__call__
-        patch.setattr(region_encoder._Forward, "__call__", lambda *each: forward(*each) * np.float32(np.nan))
+        wait = UnderWay.wait
+        patch.setattr(UnderWay, "wait", lambda under_way: wait(under_way) * np.float32(np.nan))
         shard(root, out, resnet, label_set="clip", mosaics=0)
     with pytest.raises(EmbeddingError, match=r"shard 0: the embeddings of 000000-00000\.crop-0\.npy are not finite"):
         rescore(out, label_set="sharper", temperature=0.5)

@@ -33,6 +33,9 @@ _CONNECT_SECONDS = 10.0
 _INIT_SECONDS = 90.0
 """How long Ray may take to start here, or to be joined; its own waits end after a minute, where they end."""
 
+_WORKERS_A_GPU = 2
+"""One keeps the device busy while the other begins or ends a shard, and each has a Python lock of its own."""
+
 _LOCAL_TOKEN = secrets.token_hex(32)
 """Fresh for each process; Ray reads it once, so a second local run in the same process has the same."""
 
@@ -111,7 +114,7 @@ class RayExecutor:
 
     Args:
         settings: of each worker.
-        workers: how many; None is one a GPU, or one a core where there are none.
+        workers: how many; None is two a GPU, or one a core where there are none.
         address: of a running cluster; None starts one here, for this run alone.
 
     Raises:
@@ -151,7 +154,7 @@ class RayExecutor:
         resources = self._ray.cluster_resources()
         self._cpus = resources.get("CPU", 1.0)
         self._gpus = 0.0 if self._settings.device == "cpu" else resources.get("GPU", 0.0)
-        self._share = max(1, self._asked or int(self._gpus or self._cpus))
+        self._share = max(1, self._asked or int(_WORKERS_A_GPU * self._gpus or self._cpus))
         threads = max(1, min(int(self._cpus // self._share), MAX_THREADS))
         self._settings = replace(self._settings, decode_threads=threads)
         self.hire()

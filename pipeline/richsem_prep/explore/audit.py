@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from richsem_prep.executors.worker import Worker
 from richsem_prep.explore.audit_request import AuditRequest
 from richsem_prep.explore.page import unreadable
-from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
+from richsem_prep.teacher.batches import PreparedView
+from richsem_prep.teacher.region_encoder import RegionEncoder
 from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.field_types import Embeddings

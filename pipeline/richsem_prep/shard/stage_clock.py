@@ -7,7 +7,8 @@ from threading import Lock
 from typing import TypeVar
 
 STAGES = ("read", "decode", "render", "encode", "write", "wait")
-"""Stages whose seconds are counted; read, decode and render run in threads, `wait` is the network's for them."""
+"""Stages whose seconds are counted; read, decode and render run in threads, `wait` is the network's for them. Packing
+belongs to `write`, in threads as well."""
 
 _Item = TypeVar("_Item")
 

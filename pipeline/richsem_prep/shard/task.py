@@ -1,12 +1,13 @@
 """One shard, from its plan to its receipt: read, decode, draw views, render, encode, pack, write.
 
-The same task runs in this process or in a Ray actor. Decoding and rendering happen in threads ahead of the network;
-everything that decides bytes happens in order.
+The same task runs in this process or in a Ray actor. Decoding and rendering happen in threads ahead of the network,
+packing in threads behind it; everything that decides bytes happens in order.
 """
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -17,7 +18,8 @@ from richsem_prep.shard.plan import planned_entries
 from richsem_prep.shard.progress import Progress, ShardResult
 from richsem_prep.shard.stage_clock import StageClock
 from richsem_prep.sources.entry import PictureBoxes
-from richsem_prep.teacher.region_encoder import PreparedView, RegionEncoder
+from richsem_prep.teacher.batches import PreparedView
+from richsem_prep.teacher.region_encoder import RegionEncoder
 from richsem_schemas.cache.codec import pack_view, stored_embeddings
 from richsem_schemas.cache.index import VIEW_ROW
 from richsem_schemas.cache.layout import BLOCK_SAMPLES, CacheLayout, sample_key
@@ -26,15 +28,21 @@ from richsem_schemas.cache.recipes import AnnotatedPicture, block_views
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.shard import LabelShard, PictureShard
 from richsem_schemas.cache.shard_writer import ShardWriter
-from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
+from richsem_schemas.cache.soft_labels import TopKSoftLabels, top_k_soft_labels, unit_log_probs, unit_rows
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.view import View
 from richsem_schemas.errors import EmbeddingError
-from richsem_schemas.io.ordered_map import ordered_map
+from richsem_schemas.io.ordered_map import MAX_THREADS, ordered_map
 from richsem_schemas.io.places import Place
 
-_LOOKAHEAD = 16
-"""Rendered views that may wait for the network."""
+_LOOKAHEAD_BATCHES = 2
+"""Rendered views that may wait for the network, in its batches."""
+
+_RANKED_AT_ONCE = 64
+"""Regions that are packed together: enough that NumPy's loops outweigh Python's, few enough for many threads."""
+
+_PACKED_AHEAD = 2 * MAX_THREADS
+"""Packed pieces that may wait to be written."""
 
 _FINITE_REMEDIES = {
     "fp16": "the teacher's numbers leave its range: begin the set anew with --overwrite --precision bf16 or fp32",
@@ -64,16 +72,30 @@ class ShardInputs:
     environment: Environment
     pictures: CacheLayout | None = None
 
+    @cached_property
+    def text_units(self) -> NDArray[np.float64]:
+        """The text's features [C, D], each of norm 1."""
+        return unit_rows(self.text.features)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockViews:
+    """The views of a block, and what stays known of its pictures once all are rendered: their names by sample."""
+
+    names: dict[int, str]
+    views: list[View]
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
     """The good ones of 64 planned samples, and the views that show them."""
 
     pictures: dict[int, LoadedPicture]
-    views: list[View]
+    shown: BlockViews
 
 
-BlockView = tuple[Block, View]
+Features = list[NDArray[np.float32]]
+"""Embeddings [R, D] of some views."""
 
 
 def run_shard(number: int, inputs: ShardInputs, encoder: RegionEncoder, progress: Progress) -> ShardResult:
@@ -128,10 +150,10 @@ class LabelTask:
         samples = 0
         rows: list[tuple] = []
         with ShardWriter(self.shard) as writer:
-            for block, features in self.encoded(self.blocks(pictures)):
-                samples += len(block.pictures)
+            for block, packed in self.packed(self.encoded(self.blocks(pictures))):
+                samples += len(block.names)
                 with self.clock("write"):
-                    rows += self.write_block(block, features, writer)
+                    rows += self.write_block(block, packed, writer)
             with self.clock("write"):
                 summary = writer.finish(np.array(rows, VIEW_ROW), samples=samples)
         return LabelsReceipt(
@@ -152,12 +174,19 @@ class LabelTask:
                 shard=self.shard.number,
                 first_sample=number * BLOCK_SAMPLES,
             )
-            yield Block(block, list(views))
+            names = {sample: picture.name for sample, picture in block.items()}
+            yield Block(block, BlockViews(names, list(views)))
 
-    def encoded(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, list[NDArray[np.float32]]]]:
-        """Blocks with the embeddings [R, D] of all their views, in order; one stream, whatever blocks there are."""
-        shown = ((block, view) for block in blocks for view in block.views)
-        prepared = ordered_map(self.pool, self.prepare, shown, ahead=_LOOKAHEAD)
+    def encoded(self, blocks: Iterable[Block]) -> Iterator[tuple[BlockViews, Features]]:
+        """Blocks with the embeddings of all their views, in order; one stream, whatever blocks there are."""
+        shown = ((block, view) for block in blocks for view in block.shown.views)
+        prepared = ordered_map(
+            self.pool,
+            self.prepare,
+            shown,
+            ahead=_LOOKAHEAD_BATCHES,
+            weigh=lambda each: self.encoder.batches_of(each[1]),
+        )
         waited = self.clock.each("wait", prepared, not_in="encode")
         encoded = self.clock.each("encode", self.encoder.encode(waited))
         for block, group in groupby(encoded, key=lambda item: item[0][0]):
@@ -166,17 +195,18 @@ class LabelTask:
                 self.require_finite(features_RD, view, block)
                 features.append(features_RD)
                 self.progress.views += 1
-            self.progress.samples += len(block.pictures)
+            self.progress.samples += len(block.names)
             yield block, features
 
-    def prepare(self, shown: BlockView) -> tuple[BlockView, PreparedView]:
-        """Render a view, and make of it what the network takes."""
+    def prepare(self, shown: tuple[Block, View]) -> tuple[tuple[BlockViews, View], PreparedView]:
+        """Render a view, and make of it what the network takes; its pictures are let go."""
         block, view = shown
         with self.clock("render"):
             pictures = {sample: block.pictures[sample].picture() for sample in view.tiles["sample"].tolist()}
-            return shown, self.encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"])
+            prepared = self.encoder.prepare(render_view(view, pictures), view.regions["box_xyxy_px"])
+            return (block.shown, view), prepared
 
-    def require_finite(self, features_RD: NDArray[np.float32], view: View, block: Block) -> None:
+    def require_finite(self, features_RD: NDArray[np.float32], view: View, block: BlockViews) -> None:
         """Check the embeddings of a view.
 
         Raises:
@@ -186,7 +216,7 @@ class LabelTask:
         if is_finite_R.all():
             return
         shown = view.tiles["sample"][np.unique(view.regions["tile"][~is_finite_R])]
-        names = ", ".join(sorted({block.pictures[int(sample)].name for sample in shown}))
+        names = ", ".join(sorted({block.names[int(sample)] for sample in shown}))
         key = sample_key(self.shard.number, int(view.tiles["sample"][0]))
         precision = self.inputs.spec.precision
         raise EmbeddingError(
@@ -194,30 +224,61 @@ class LabelTask:
             f"({names}) are not finite, so nothing of the shard is written; {_FINITE_REMEDIES[precision]}"
         )
 
-    def write_block(self, block: Block, features: list[NDArray[np.float32]], writer: ShardWriter) -> list[tuple]:
+    def packed(self, encoded: Iterable[tuple[BlockViews, Features]]) -> Iterator[tuple[BlockViews, list[bytes]]]:
+        """Blocks with all their views as they stand in the tar, packed in threads while the network goes on."""
+        pieces = (
+            (block, piece)
+            for block, features in encoded
+            for piece in _pieces(list(zip(block.views, features, strict=True)))
+        )
+        packed = ordered_map(self.pool, lambda piece: (piece[0], self.pack(piece[1])), pieces, ahead=_PACKED_AHEAD)
+        for block, group in groupby(packed, key=lambda piece: piece[0]):
+            yield block, [view for _, views in group for view in views]
+
+    def pack(self, encoded: list[tuple[View, NDArray[np.float32]]]) -> list[bytes]:
+        """Views with their embeddings [R, D] and the soft labels that these give, as they stand in the tar."""
+        spec = self.inputs.spec
+        with self.clock("write"):
+            stored = stored_embeddings(np.concatenate([features_RD for _, features_RD in encoded]), spec.embeddings)
+            labels = self.soft_labels(stored)
+            ends = np.cumsum([len(view.regions) for view, _ in encoded]).tolist()
+            return [
+                pack_view(view, features_RD, labels[end - len(view.regions) : end], spec.record_layout)
+                for (view, features_RD), end in zip(encoded, ends, strict=True)
+            ]
+
+    def soft_labels(self, stored_RD: NDArray[np.float32]) -> TopKSoftLabels:
+        """What embeddings as they are stored give, a bounded number of them at a time."""
+        text_units_CD, logit_scale = self.inputs.text_units, self.inputs.text.logit_scale
+        parts = [stored_RD[start : start + _RANKED_AT_ONCE] for start in range(0, len(stored_RD), _RANKED_AT_ONCE)]
+        ranked = (
+            unit_log_probs(unit_rows(part), text_units_CD, logit_scale=logit_scale) for part in parts or [stored_RD]
+        )
+        return TopKSoftLabels.joined([top_k_soft_labels(each, top_k=self.inputs.spec.top_k) for each in ranked])
+
+    def write_block(self, block: BlockViews, packed: list[bytes], writer: ShardWriter) -> list[tuple]:
         """Append a block's views to the tar, grouped by the sample that anchors them; returns index rows."""
         members: dict[int, list[tuple[View, bytes]]] = {}
-        for view, packed in zip(block.views, self.packed(block.views, features), strict=True):
-            members.setdefault(int(view.tiles["sample"][0]), []).append((view, packed))
+        for view, data in zip(block.views, packed, strict=True):
+            members.setdefault(int(view.tiles["sample"][0]), []).append((view, data))
         rows = []
         for sample in sorted(members):
             key = sample_key(self.shard.number, sample)
-            offsets = writer.add(key, {view.member: packed for view, packed in members[sample]})
+            offsets = writer.add(key, {view.member: data for view, data in members[sample]})
             rows += [
-                (key, sample, v.kind, v.pass_index, len(v.tiles), len(v.regions), offsets[v.member], len(packed))
-                for v, packed in sorted(members[sample], key=lambda item: item[0].member)
+                (key, sample, v.kind, v.pass_index, len(v.tiles), len(v.regions), offsets[v.member], len(data))
+                for v, data in sorted(members[sample], key=lambda item: item[0].member)
             ]
         return rows
 
-    def packed(self, views: list[View], features: list[NDArray[np.float32]]) -> Iterator[bytes]:
-        """Views with their embeddings [R, D] and the soft labels that these give, as they stand in the tar."""
-        spec, text = self.inputs.spec, self.inputs.text
-        stored = stored_embeddings(np.concatenate(features), spec.embeddings)
-        log_probs = class_log_probs(stored, text.features, logit_scale=text.logit_scale)
-        ends = np.cumsum([len(view.regions) for view in views])
-        for view, features_RD, end in zip(views, features, ends.tolist(), strict=True):
-            labels = top_k_soft_labels(log_probs[end - len(view.regions) : end], top_k=spec.top_k)
-            yield pack_view(view, features_RD, labels, spec.record_layout)
+
+def _pieces(
+    encoded: list[tuple[View, NDArray[np.float32]]],
+) -> Iterator[list[tuple[View, NDArray[np.float32]]]]:
+    """Cut the views of a block into pieces of about `_RANKED_AT_ONCE` regions."""
+    starts = np.cumsum([0, *(len(view.regions) for view, _ in encoded[:-1])])
+    for _, group in groupby(range(len(encoded)), key=lambda n: starts[n] // _RANKED_AT_ONCE):
+        yield [encoded[n] for n in group]
 
 
 def _annotated(picture: LoadedPicture) -> AnnotatedPicture:

@@ -5,9 +5,8 @@ over a stream of them, in batches that the stream alone decides, so that a view'
 shard.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -18,17 +17,24 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from richsem_prep.teacher.teacher import DTYPES, Teacher
+from richsem_prep.teacher.batches import Part, PreparedView, consecutive, encoded_in_order, of_like_size
+from richsem_prep.teacher.clip_trunk import TRUNK_STRIDE, map_hw, trunk, trunk_of_corners
+from richsem_prep.teacher.device_forward import DeviceForward, UnderWay
+from richsem_prep.teacher.teacher import Teacher
 from richsem_schemas.cache.field_types import Precision
 from richsem_schemas.cache.manifest import RegionEncoderSpec
-from richsem_schemas.cache.view import PAD_VALUE
+from richsem_schemas.cache.view import PAD_VALUE, View
 from richsem_schemas.errors import TeacherError
 from richsem_schemas.pictures.resize import resize_picture
 
-TRUNK_STRIDE = 32
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-_BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**24}
-"""Most pixels in one batch, by device: enough to keep it busy, little enough for its memory."""
+
+_CANVAS_GRID = {"cpu": 1, "cuda": 64}
+"""Sides of canvases are multiples of this, by device: of a thousand crops six hundred have a size of their own, so on a
+GPU those of like size go together, at 6 % more pixels. A CPU gains nothing from batches."""
+
+_WAITING_BATCHES = 4
+"""Full batches' worth of pixels that may wait for others of like size."""
 
 _REGIONS_AT_ONCE = 1024
 """Regions that go through the attention pool at a time: as many as the largest batch of mosaics has; only windows with
@@ -36,19 +42,6 @@ hundreds of jittered boxes have more."""
 
 _Item = TypeVar("_Item")
 """What a caller knows a view by; handed through."""
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedView:
-    """One view, ready for the device.
-
-    Attributes:
-        images: uint8 [1, H, W, 3] for `roi-align`, [R, H, W, 3] for `crop`.
-        boxes_xyxy_px: [R, 4] float32 on the image, for `roi-align`.
-    """
-
-    images: NDArray[np.uint8]
-    boxes_xyxy_px: NDArray[np.float32]
 
 
 def make_region_encoder(
@@ -77,13 +70,14 @@ class RoiAlignEncoder:
     """
 
     def __init__(self, teacher: Teacher, *, teacher_size: int | None, precision: Precision) -> None:
-        visual = teacher.clip_resnet
+        self._forward = DeviceForward(teacher, precision)
+        visual = self._forward.teacher.clip_resnet
         assert visual is not None
         side = visual.image_size // TRUNK_STRIDE
-        self.spec = RegionEncoderSpec(kind="roi-align", teacher_size=teacher_size, pooled_hw=(side, side))
-        self._visual = visual
+        self._visual, self._pooled_hw = visual, (side, side)
+        self.spec = RegionEncoderSpec(kind="roi-align", teacher_size=teacher_size, pooled_hw=self._pooled_hw)
         self._embed_dim = teacher.identity.embed_dim
-        self._forward = _Forward(teacher, precision)
+        self._grid = _CANVAS_GRID[teacher.device.type]
 
     def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """The view at the teacher's size, and its boxes there."""
@@ -91,49 +85,69 @@ class RoiAlignEncoder:
         boxes = boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3)
         return PreparedView(at_least(seen_HW3, TRUNK_STRIDE)[None], boxes)
 
-    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
-        """Batches of consecutive views of equal size: mosaics go together, crops mostly alone."""
-        items: list[_Item] = []
-        batch: list[PreparedView] = []
-        for item, view in views:
-            if batch and (view.images.shape != batch[0].images.shape or len(batch) == self._batch_size(batch[0])):
-                yield from zip(items, self._encode_batch(batch), strict=True)
-                items, batch = [], []
-            items.append(item)
-            batch.append(view)
-        if batch:
-            yield from zip(items, self._encode_batch(batch), strict=True)
-
-    def _batch_size(self, view: PreparedView) -> int:
-        _, height, width, _ = view.images.shape
-        return self._forward.batch_size(height, width)
-
-    def _encode_batch(self, batch: Sequence[PreparedView]) -> list[NDArray[np.float32]]:
-        images = np.concatenate([view.images for view in batch])
-        boxes = [torch.from_numpy(view.boxes_xyxy_px) for view in batch]
-        if not sum(map(len, boxes)):
-            return [np.empty((0, self._embed_dim), np.float32)] * len(batch)
-        features = self._forward(lambda pixels: self._pool(pixels, boxes), images)
-        return np.split(features, np.cumsum([len(box) for box in boxes])[:-1])
-
-    def _pool(self, images_B3HW: Tensor, boxes: list[Tensor]) -> Tensor:
-        feature_map = trunk(self._visual, images_B3HW)
-        rows = torch.cat([functional.pad(box, (1, 0), value=index) for index, box in enumerate(boxes)])
-        parts = rows.to(feature_map.device, torch.float32).split(_REGIONS_AT_ONCE)
-        return torch.cat([self._pool_part(feature_map, part) for part in parts])
-
-    def _pool_part(self, feature_map: Tensor, rows_R5: Tensor) -> Tensor:
-        assert self.spec.pooled_hw is not None
-        # fp32: RoIAlign has no half-precision kernel on the CPU, and sampling points need the digits.
-        pooled = roi_align(
-            feature_map.float(),
-            rows_R5,
-            self.spec.pooled_hw,
-            spatial_scale=1 / TRUNK_STRIDE,
-            sampling_ratio=0,
-            aligned=True,
+    def batches_of(self, view: View) -> float:
+        """The part of a full batch that a view is."""
+        seen_hw = (
+            view.canvas_hw if self.spec.teacher_size is None else scaled_hw(view.canvas_hw, self.spec.teacher_size)
         )
-        return self._visual.attnpool(pooled)
+        return 1 / self._forward.batch_size(seen_hw)
+
+    def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
+        """Batches of views of equal size on CPUs, of like size on GPUs."""
+        batches = partial(
+            of_like_size,
+            canvas_hw=self._canvas_hw,
+            size=self._forward.batch_size,
+            most_pixels=_WAITING_BATCHES * self._forward.batch_pixels,
+        )
+        return encoded_in_order(views, batches, self._launch, dim=self._embed_dim)
+
+    def _canvas_hw(self, part: Part) -> tuple[int, int]:
+        height, width = part.hw
+        return -(-height // self._grid) * self._grid, -(-width // self._grid) * self._grid
+
+    def _launch(self, batch: Sequence[Part]) -> UnderWay:
+        canvas_hw = self._canvas_hw(batch[0])
+        pixels_BHW3 = self._forward.staged([part.images for part in batch], canvas_hw, count=len(batch))
+        hws, boxes = [part.hw for part in batch], [part.boxes_xyxy_px for part in batch]
+        if all(hw == canvas_hw for hw in hws):
+            return self._forward.launch(self._of_views, pixels_BHW3, _rows(boxes))
+        of_corners = partial(self._of_corners, hws=hws, regions=[len(each) for each in boxes])
+        return self._forward.launch(of_corners, pixels_BHW3, torch.from_numpy(np.concatenate(boxes)), torch.tensor(hws))
+
+    def _of_views(self, images_B3HW: Tensor, rows_R5: Tensor) -> Tensor:
+        """Embeddings of boxes, each row with the number of its image first."""
+        return self._pooled([trunk(self._visual, images_B3HW)], [rows_R5])
+
+    def _of_corners(
+        self, images_B3HW: Tensor, boxes_R4: Tensor, hw_B2: Tensor, *, hws: list[tuple[int, int]], regions: list[int]
+    ) -> Tensor:
+        """Embeddings of boxes of images that lie in the corners of their canvases: of so many of each."""
+        map_BCHW = trunk_of_corners(self._visual, images_B3HW, hw_B2)
+        maps = [map_BCHW[n : n + 1, :, : map_hw(hw)[0], : map_hw(hw)[1]] for n, hw in enumerate(hws)]
+        return self._pooled(maps, [functional.pad(boxes, (1, 0)) for boxes in boxes_R4.split(regions)])
+
+    def _pooled(self, maps: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+        """Embeddings of the rows [R, 5] of each map, through the attention pool about a thousand at a time."""
+        features: list[Tensor] = []
+        waiting: list[Tensor] = []
+        for map_BCHW, rows_R5 in zip(maps, rows, strict=True):
+            for part_R5 in rows_R5.split(_REGIONS_AT_ONCE):
+                # fp32: RoIAlign has no half-precision kernel on the CPU, and sampling points need the digits.
+                waiting.append(
+                    roi_align(
+                        map_BCHW.float(),
+                        part_R5,
+                        self._pooled_hw,
+                        spatial_scale=1 / TRUNK_STRIDE,
+                        sampling_ratio=0,
+                        aligned=True,
+                    )
+                )
+                if sum(map(len, waiting)) >= _REGIONS_AT_ONCE:
+                    features.append(self._visual.attnpool(torch.cat(waiting)))
+                    waiting = []
+        return torch.cat([*features, *([self._visual.attnpool(torch.cat(waiting))] if waiting else [])])
 
 
 class CropEncoder:
@@ -141,78 +155,45 @@ class CropEncoder:
 
     def __init__(self, teacher: Teacher, *, teacher_size: int | None, precision: Precision) -> None:
         self.spec = RegionEncoderSpec(kind="crop", teacher_size=teacher_size, pooled_hw=None)
-        self._teacher = teacher
-        self._forward = _Forward(teacher, precision)
+        self._identity = teacher.identity
+        self._forward = DeviceForward(teacher, precision)
+        self._batch_size = self._forward.batch_size(teacher.identity.input_hw)
 
     def prepare(self, pixels_HW3: NDArray[np.uint8], boxes_xyxy_px: NDArray[np.float32]) -> PreparedView:
         """The regions' pixels at the model's resolution."""
         seen_HW3 = scaled_to(pixels_HW3, self.spec.teacher_size)
         seen = Image.fromarray(seen_HW3)
-        height, width = self._teacher.identity.input_hw
-        filter_ = _RESAMPLING[self._teacher.identity.interpolation]
+        height, width = self._identity.input_hw
+        filter_ = _RESAMPLING[self._identity.interpolation]
         images = np.empty((len(boxes_xyxy_px), height, width, 3), np.uint8)
         for index, box in enumerate(boxes_xyxy_px * size_ratio(seen_HW3, pixels_HW3)):
             images[index] = np.asarray(seen.crop(whole_pixels(box, seen.size)).resize((width, height), filter_))
         return PreparedView(images, boxes_xyxy_px)
 
+    def batches_of(self, view: View) -> float:
+        """The part of a full batch that a view is."""
+        return len(view.regions) / self._batch_size
+
     def encode(self, views: Iterable[tuple[_Item, PreparedView]]) -> Iterator[tuple[_Item, NDArray[np.float32]]]:
         """Batches of consecutive regions, across views; the last one is padded, so that all are of one size."""
-        batch_size = self._forward.batch_size(*self._teacher.identity.input_hw)
-        waiting: list[NDArray[np.uint8]] = []
-        under_way: deque[tuple[_Item, int]] = deque()
-        done = np.empty((0, self._teacher.identity.embed_dim), np.float32)
-        for item, view in views:
-            under_way.append((item, len(view.images)))
-            waiting.append(view.images)
-            while sum(map(len, waiting)) >= batch_size:
-                pixels = np.concatenate(waiting)
-                waiting = [pixels[batch_size:]]
-                done = np.concatenate([done, self._forward(self._teacher.encode_image, pixels[:batch_size])])
-            while under_way and len(done) >= under_way[0][1]:
-                first, count = under_way.popleft()
-                yield first, done[:count]
-                done = done[count:]
-        if under_way:
-            rest = np.concatenate(waiting)
-            if len(rest):
-                last = self._forward(self._teacher.encode_image, padded(rest, batch_size))[: len(rest)]
-                done = np.concatenate([done, last])
-            parts = np.split(done, np.cumsum([count for _, count in under_way])[:-1])
-            yield from zip((item for item, _ in under_way), parts, strict=True)
+        batches = partial(consecutive, size=self._batch_size)
+        return encoded_in_order(views, batches, self._launch, dim=self._identity.embed_dim)
+
+    def _launch(self, batch: Sequence[Part]) -> UnderWay:
+        images = [part.images for part in batch]
+        pixels_BHW3 = self._forward.staged(images, self._identity.input_hw, count=self._batch_size)
+        return self._forward.launch(self._forward.teacher.encode_image, pixels_BHW3)
 
 
 RegionEncoder = RoiAlignEncoder | CropEncoder
-"""`encode` gives each item with the [R, D] unit-norm embeddings of its view, in order, a little after it is taken."""
+"""`encode` gives each item with the [R, D] unit-norm embeddings of its view, in order, a few batches after it is taken;
+`batches_of` says how much of a batch a view is."""
 
 
-class _Forward:
-    """Pixels in, unit-norm embeddings out: the one place that touches the device."""
-
-    def __init__(self, teacher: Teacher, precision: Precision) -> None:
-        self._device = teacher.device
-        self._dtype = DTYPES[precision]
-        self._mean = torch.tensor(teacher.identity.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(teacher.identity.std, device=self._device).view(1, 3, 1, 1)
-
-    def batch_size(self, height: int, width: int) -> int:
-        return max(1, min(256, _BATCH_PIXELS[self._device.type] // (height * width)))
-
-    @torch.inference_mode()
-    def __call__(self, network: Callable[[Tensor], Tensor], images_BHW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(np.ascontiguousarray(images_BHW3)).to(self._device, non_blocking=True)
-        # An NHWC array permuted is channels-last already, which convolutions like.
-        normalised = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            features = network(normalised)
-        return functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-def trunk(visual: "torch.nn.Module", images_B3HW: Tensor) -> Tensor:
-    """A CLIP ResNet up to its attention pool: [B, C, H/32, W/32]."""
-    hidden = visual.stem(images_B3HW)  # type: ignore[operator]
-    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-        hidden = stage(hidden)  # type: ignore[operator]
-    return hidden
+def _rows(boxes_xyxy_px: Sequence[NDArray[np.float32]]) -> Tensor:
+    """Boxes [R, 5] of a batch, the number of its image before each."""
+    numbers = np.repeat(np.arange(len(boxes_xyxy_px), dtype=np.float32), [len(each) for each in boxes_xyxy_px])
+    return torch.from_numpy(np.concatenate([numbers[:, None], np.concatenate(boxes_xyxy_px)], axis=1))
 
 
 def scaled_to(pixels_HW3: NDArray[np.uint8], longer_side: int | None) -> NDArray[np.uint8]:
@@ -249,11 +230,3 @@ def whole_pixels(box_xyxy: NDArray[np.float32], size: tuple[int, int]) -> tuple[
     right = min(max(int(np.ceil(box_xyxy[2] - 1e-3)), left + 1), width)
     bottom = min(max(int(np.ceil(box_xyxy[3] - 1e-3)), top + 1), height)
     return left, top, right, bottom
-
-
-def padded(images: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """The batch filled up with black images to `count`."""
-    if len(images) == count:
-        return images
-    filler = np.zeros((count - len(images), *images.shape[1:]), np.uint8)
-    return np.concatenate([images, filler])

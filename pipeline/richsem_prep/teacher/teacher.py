@@ -27,6 +27,9 @@ from richsem_schemas.io.canonical_json import json_sha256
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
+_AUTOCAST = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+"""Modules whose weights autocast casts, all of them."""
+
 _QUICKGELU = "-quickgelu"
 _GELU = "-gelu"
 
@@ -142,6 +145,27 @@ class Teacher(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    def with_weights_in(self, dtype: torch.dtype) -> "Teacher":
+        """This teacher, convolutions and linear layers of its visual tower in `dtype`, for forwards under autocast.
+
+        Autocast would make the same copies of the weights in each forward, and keeps none that have no gradient; so
+        not a bit is different. The text tower is shared, and this teacher stays as it is.
+        """
+        if dtype == torch.float32:
+            return self
+        shared = {id(child): child for name, child in self.model.named_children() if name != "visual"}
+        model = deepcopy(self.model, shared)
+        left = set()
+        if self.device.type == "cpu" and torch.backends.mha.get_fastpath_enabled():
+            # One fused kernel computes attention there, which autocast doesn't reach.
+            attentions = [module for module in model.visual.modules() if isinstance(module, nn.MultiheadAttention)]
+            left = {part for attention in attentions for part in attention.modules()}
+        for module in model.visual.modules():
+            if isinstance(module, _AUTOCAST) and module not in left:
+                for weight in module.parameters(recurse=False):
+                    weight.data = weight.data.to(dtype)
+        return Teacher(model, self.identity, self.tokenizer)
 
     @property
     def clip_resnet(self) -> ModifiedResNet | None:

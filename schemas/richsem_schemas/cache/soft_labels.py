@@ -24,7 +24,7 @@ class TopKSoftLabels:
     log_probs: NDArray[np.float16]
     log_rest: NDArray[np.float32]
 
-    def __getitem__(self, regions: NDArray[np.integer] | NDArray[np.bool_]) -> "TopKSoftLabels":
+    def __getitem__(self, regions: NDArray[np.integer] | NDArray[np.bool_] | slice) -> "TopKSoftLabels":
         """Those of some regions."""
         return TopKSoftLabels(self.class_ids[regions], self.log_probs[regions], self.log_rest[regions])
 
@@ -71,9 +71,16 @@ def class_log_probs(
     Returns:
         [R, C] log-probabilities.
     """
-    logits_RC = logit_scale * (unit_rows(region_features) @ unit_rows(text_features).T)
-    peak = logits_RC.max(axis=1, keepdims=True, initial=-np.inf)
-    return np.asarray(logits_RC - peak - np.log(np.exp(logits_RC - peak).sum(axis=1, keepdims=True)))
+    return unit_log_probs(unit_rows(region_features), unit_rows(text_features), logit_scale=logit_scale)
+
+
+def unit_log_probs(
+    region_units_RD: NDArray[np.float64], text_units_CD: NDArray[np.float64], *, logit_scale: float
+) -> NDArray[np.float64]:
+    """`class_log_probs` of features that `unit_rows` has normalised, for a text that is compared with many regions."""
+    logits_RC = logit_scale * (region_units_RD @ text_units_CD.T)
+    logits_RC -= logits_RC.max(axis=1, keepdims=True, initial=-np.inf)
+    return np.asarray(logits_RC - np.log(np.exp(logits_RC).sum(axis=1, keepdims=True)))
 
 
 def top_k_soft_labels(log_probs_RC: NDArray[np.float64], *, top_k: int) -> TopKSoftLabels:

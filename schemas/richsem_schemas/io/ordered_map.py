@@ -20,20 +20,31 @@ def default_threads() -> int:
 
 
 def ordered_map(
-    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+    pool: Executor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: float,
+    weigh: Callable[[Item], float] = lambda _: 1,
 ) -> Iterator[Result]:
-    """Apply `function` to `items` in `pool`, at most `ahead` of them before the one that is asked for.
+    """Apply `function` to `items` in `pool`, and go on until those after the one that is asked for weigh `ahead`.
 
-    The first exception, in order, is raised where its result would have come.
+    By default an item weighs 1, so at most `ahead` are taken before they are asked for. Otherwise it is that weight and
+    less than one item more. The first exception, in order, is raised where its result would have come.
     """
-    waiting: deque[Future[Result]] = deque()
+    waiting: deque[tuple[Future[Result], float]] = deque()
+    behind_first = 0.0
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
+            weight = weigh(item)
+            behind_first += weight if waiting else 0
+            waiting.append((pool.submit(function, item), weight))
+            while waiting and behind_first >= ahead:
+                future, _ = waiting.popleft()
+                behind_first -= waiting[0][1] if waiting else 0
+                yield future.result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
-        for future in waiting:
+        for future, _ in waiting:
             future.cancel()

@@ -22,6 +22,33 @@ def nothing(*_):
     pass
 
 
+@pytest.mark.parametrize("config", [RESNET, VIT])
+@pytest.mark.parametrize("has_fast_path", [True, False])
+def test_weights_cast_once_give_the_very_bits_of_autocast(tmp_path, config, has_fast_path):
+    teacher = load_teacher(parse_teacher(save_random_clip(tmp_path / "clip", config)), device=CPU)
+    side = teacher.identity.input_hw[0]
+    images = torch.randn((3, 3, side, side), generator=torch.Generator().manual_seed(0))
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(has_fast_path)
+    try:
+        cast = teacher.with_weights_in(torch.bfloat16)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            found, expected = cast.encode_image(images), teacher.encode_image(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert torch.equal(found, expected)
+    kinds = [module for module in cast.model.visual.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert kinds
+    assert {module.weight.dtype for module in kinds} == {torch.bfloat16}
+    if not has_fast_path:
+        attentions = [module for module in cast.model.visual.modules() if isinstance(module, torch.nn.Linear)]
+        assert {module.weight.dtype for module in attentions} == {torch.bfloat16}
+    # The teacher itself is as it was, and its text tower is not copied.
+    assert {weight.dtype for weight in teacher.model.parameters()} == {torch.float32}
+    assert cast.model.transformer is teacher.model.transformer
+    assert cast.clip_resnet is None or cast.clip_resnet is not teacher.clip_resnet
+
+
 def test_there_are_81_templates_the_bare_name_first():
     assert len(TEMPLATES) == 81
     assert TEMPLATES[0] == "{}."

@@ -39,6 +39,25 @@ def test_no_more_than_the_bound_is_in_flight(pool, ahead):
         assert taken <= done + 1 + ahead
 
 
+@pytest.mark.parametrize("ahead", [0.5, 2, 9])
+def test_what_is_taken_ahead_is_bounded_by_its_weight(pool, ahead):
+    weights = [0.25, 3, 0.5, 0.5, 0.25, 7, 1, 1, 0.25, 0.25, 0.25, 2] * 4
+    taken = []
+
+    def items():
+        for number in range(len(weights)):
+            taken.append(number)
+            yield number
+
+    results = ordered_map(pool, lambda item: item, items(), ahead=ahead, weigh=lambda item: weights[item])
+    for done in results:
+        behind = taken[done + 1 :]
+        # Enough wait, and not one more than it takes; at the end, what is left.
+        assert sum(weights[item] for item in behind) >= ahead or taken[-1] == len(weights) - 1
+        assert sum(weights[item] for item in behind[:-1]) < ahead or taken[-1] == len(weights) - 1
+    assert done == len(weights) - 1
+
+
 def test_nothing_starts_before_the_first_result_is_asked_for(pool):
     started = []
     results = ordered_map(pool, started.append, range(10), ahead=5)
