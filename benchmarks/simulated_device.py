@@ -251,8 +251,9 @@ def busy(case: Case, costs: dict[str, Any], *, stretch: float, shards: int, samp
             worker.join()
     seconds = (time.perf_counter() - start) / stretch
     return {
-        **vars(case), "device_busy": float(gpu.useful / seconds), "device_seconds": float(gpu.useful), "seconds": seconds,
-        "batches": gpu.batches, "own_python_share": (time.process_time() - processor) / (seconds * stretch),
+        **vars(case), "device_busy": float(gpu.useful / seconds),
+        "device_seconds": float(gpu.useful), "seconds": seconds, "batches": gpu.batches,
+        "own_python_share": (time.process_time() - processor) / (seconds * stretch),
         "sleeps_too_long_by": host.slept / host.wanted - 1,
     }  # fmt: skip
 
