@@ -38,9 +38,9 @@ def test_each_corner_of_the_map_is_that_of_the_picture_alone_in_float64(teacher)
         corner = found[number, :, : alone.shape[1], : alone.shape[2]]
         largest = alone.abs().max().item()
         torch.testing.assert_close(corner, alone, atol=1e-12 * largest, rtol=1e-12)
-        # Mere padding is seen.
+        # Mere padding is seen, but for a row and a column that the first convolution pads itself.
         seen = (padded[number, :, : alone.shape[1], : alone.shape[2]] - alone).abs().max().item()
-        assert (seen > 1e-3 * largest) == ((height, width) != (96, 128))
+        assert (seen > 1e-3 * largest) == ((height, width) not in [(96, 128), (95, 127)])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
