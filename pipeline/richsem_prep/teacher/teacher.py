@@ -156,12 +156,13 @@ class Teacher(nn.Module):
             return self
         shared = {id(child): child for name, child in self.model.named_children() if name != "visual"}
         model = deepcopy(self.model, shared)
+        tower = model.get_submodule("visual")
         left = set()
         if self.device.type == "cpu" and torch.backends.mha.get_fastpath_enabled():
             # One fused kernel computes attention there, which autocast doesn't reach.
-            attentions = [module for module in model.visual.modules() if isinstance(module, nn.MultiheadAttention)]
+            attentions = [module for module in tower.modules() if isinstance(module, nn.MultiheadAttention)]
             left = {part for attention in attentions for part in attention.modules()}
-        for module in model.visual.modules():
+        for module in tower.modules():
             if isinstance(module, _AUTOCAST) and module not in left:
                 for weight in module.parameters(recurse=False):
                     weight.data = weight.data.to(dtype)

@@ -163,6 +163,21 @@ def test_bfloat16_is_near_float32(resnet, views, pictures, kind):
         assert ((a * b).sum(axis=1) > 0.99).all()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["roi-align", "crop"])
+def test_a_gpu_gives_the_embeddings_of_the_cpu_and_the_same_bits_twice(resnet, views, pictures, kind):
+    on_cpu = make_region_encoder(resnet, kind=kind, teacher_size=None, precision="fp32")
+    there = load_teacher(parse_teacher(f"local-dir:{_folder(resnet)}"), device=torch.device("cuda"))
+    # Many batches, so that memory is used again while copies are under way.
+    many = views * 40
+    for precision, atol in (("fp32", 1e-3), ("fp16", 2e-2)):
+        on_gpu = make_region_encoder(there, kind=kind, teacher_size=None, precision=precision)
+        first, second = encode(on_gpu, many, pictures), encode(on_gpu, many, pictures)
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+        for expected, found in zip(encode(on_cpu, views, pictures) * 40, first, strict=True):
+            np.testing.assert_allclose(found, expected, atol=atol)
+
+
 def test_an_empty_stream_gives_nothing(resnet):
     for kind in ("roi-align", "crop"):
         encoder = make_region_encoder(resnet, kind=kind, teacher_size=None, precision="fp32")
