@@ -2,11 +2,13 @@
 
 import shutil
 import signal
+from unittest.mock import patch
 
 import pytest
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.run.checkpoint import load_checkpoint
+from richsem_train.run.distributed import Ranks
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.signals import stop_requests
 from tests.trainer.processes import start_command
@@ -181,3 +183,20 @@ def test_signals_to_processes_with_workers_lose_no_step(world, whole, tmp_path):
 
     world.run(out, resume=True, **CHANGES)
     assert_same(out, whole)
+
+
+def test_there_is_one_message_a_step(world, tmp_path):
+    """And one for each checkpoint or evaluation, before which all wait for the step in flight."""
+    said = []
+    exchange = Ranks.sum
+
+    def count(ranks, values):
+        said.append(len(values))
+        return exchange(ranks, values)
+
+    with patch.object(Ranks, "sum", count):
+        world.run(tmp_path / "out", **CHANGES)
+    steps = 2 * EPOCH_STEPS
+    stops = {step for step in range(1, steps + 1) if step % EPOCH_STEPS == 0 or step % 4 == 0}
+    # Refusals are looked for before the first step, by messages of one number.
+    assert len([numbers for numbers in said if numbers > 1]) == steps + len(stops)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from richsem_train.run.optimiser import average_weights, make_optimiser, set_learning_rate
+from richsem_train.run.optimiser import average_weights, make_optimiser, set_learning_rate, step_if_finite
 
 
 class Model(nn.Module):
@@ -87,6 +87,25 @@ def test_steps_are_those_of_plain_adamw(model):
             optimiser.step()
     for one, another in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, another)
+
+
+@pytest.mark.parametrize("norm", [torch.nan, torch.inf])
+def test_a_gradient_whose_norm_is_not_finite_moves_nothing_and_the_next_does_as_if_it_had_not_been(model, norm):
+    other = deepcopy(model)
+    ours, theirs = (make_optimiser(each, lr=1e-3, backbone_lr=1e-4, weight_decay=0.1) for each in (model, other))
+    for seed in range(3):
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(seed))
+        for one, optimiser in ((model, ours), (other, theirs)):
+            optimiser.zero_grad()
+            one(x).backward()
+        before = deepcopy([model.state_dict(), ours.state_dict()["state"]])
+        model.head.weight.grad.fill_(norm)
+        step_if_finite(ours, torch.tensor(norm))
+        torch.testing.assert_close([model.state_dict(), ours.state_dict()["state"]], before, rtol=0, atol=0)
+        model.head.weight.grad.copy_(other.head.weight.grad)
+        step_if_finite(ours, torch.tensor(1.0))
+        theirs.step()
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 def test_averaged_weights_are_torchs_once_there_is_much_to_average(model):

@@ -27,7 +27,7 @@ class Normalise(nn.Module):
         return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Bfloat16 where asked for; whatever needs the digits is float32 inside."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
@@ -39,7 +39,7 @@ def float32_products(precision: Precision) -> Iterator[None]:
     Its inputs are rounded to TF32's 10 bits of mantissa with `tf32`, and not at all otherwise; PyTorch's own default
     rounds those of convolutions. Makes no difference to a CPU.
     """
-    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = [each.fp32_precision for each in settings]
     for each in settings:
         each.fp32_precision = "tf32" if precision == "tf32" else "ieee"

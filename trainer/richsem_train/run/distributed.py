@@ -104,7 +104,9 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
         try:
             # Another rank may have been refused and be gone before this one has joined.
             dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-            yield Ranks(rank, world_size, chosen, dist.new_group(backend="gloo", timeout=_LONGEST_SILENCE))
+            hosts = dist.new_group(backend="gloo", timeout=_LONGEST_SILENCE)
+            assert isinstance(hosts, dist.ProcessGroup), "all ranks are members"
+            yield Ranks(rank, world_size, chosen, hosts)
         except RuntimeError as error:
             if not _is_lost_rank(error):
                 raise
