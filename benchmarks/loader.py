@@ -4,9 +4,9 @@
 
 The floor is one process with one thread that reads, decodes and renders the very views of a round, in their order, with
 the functions of the cache's schema. The loader is `TrainingLoaders` with one worker and with none. `plain_mosaics` says
-what webdataset and litdata do, with one worker each. All take turns, and are timed from the first batch to the last,
-since starting a process is no throughput: wall time, and processor time of this process and its children. Quartiles
-over repeats; ratios are those of one turn.
+what webdataset and litdata do, with one worker each. All take turns, and are timed once they have given some batches,
+since starting a process and touching its memory is no throughput: wall time, and processor time of this process and its
+children. Quartiles over repeats; ratios are those of one turn.
 """
 
 import multiprocessing
@@ -42,6 +42,9 @@ from richsem_train.targets import Target
 KINDS: dict[str, ViewKind] = {"mosaics": "mosaic", "crops": "crop"}
 
 TILES = {"mosaics": 4, "crops": 1}
+
+WARM_UP = 5
+"""Batches that aren't timed: as many as the loader with one worker has buffers, and one."""
 
 
 def main(
@@ -82,7 +85,7 @@ def arms(cache: Path, label_set: str | None, views: str, batch: int, rounds: int
     tar, chunks, pictures = scratch / "samples.tar", scratch / "litdata", batch * TILES[views]
     write_tar(stored_samples(cache, label_set, KINDS[views]), tar)
     write_chunks(cache, label_set, KINDS[views], chunks)
-    batches = rounds * dataset_of(cache, label_set, views).order.samples_per_round // batch
+    batches = WARM_UP + rounds * dataset_of(cache, label_set, views).order.samples_per_round // batch
     return {
         "floor": floor(cache, label_set, views, rounds),
         "loader, 1 worker": lambda: timed(loader(cache, label_set, views, batch, batches, workers=1), pictures),
@@ -125,8 +128,9 @@ def processor_seconds() -> float:
 
 
 def timed(batches: Iterator[Any], pictures: int) -> Seconds:
-    """Time a picture from the first batch to the last, of so many pictures each."""
-    next(batches)
+    """Time a picture of batches of so many pictures each, without those of the warm-up."""
+    for _ in range(WARM_UP):
+        next(batches)
     begun, begun_processor, count = time.perf_counter(), processor_seconds(), 0
     ended = ended_processor = 0.0
     for _ in batches:
