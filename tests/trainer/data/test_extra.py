@@ -84,8 +84,9 @@ def test_free_mosaics_show_each_crop_of_a_round(finished_cache):
     dataset = extra_of(finished_cache, views="free-mosaics")
     shown = [name for item in one_round(dataset) for name in item.name.split("+")]
     assert set(shown) == set(stored_views(finished_cache, "crop", 0))
-    pixels, target, _, _ = dataset[0]
-    assert pixels.shape == (3, 64, 64)
+    sample = dataset[0]
+    target = sample.target
+    assert sample.pixels.shape == (3, 64, 64)
     assert target.boxes_cxcywh_norm.shape == (4, 4)
     assert target.soft_labels.embeddings.shape == (4, 16)
 

@@ -198,10 +198,7 @@ class Trainer:
             # The step before comes first, if that is to blame.
             self.settle()
             raise non_finite(step, Shown.of(part.batch), str(error)) from None
-        weights = self.learner.weights
-        losses_N = torch.stack([losses[name] for name in weights])
-        weights_N = torch.tensor(list(weights.values()), dtype=losses_N.dtype)
-        return losses_N * weights_N.to(losses_N.device, non_blocking=True)
+        return torch.stack([losses[name] * weight for name, weight in self.learner.weights.items()])
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()

@@ -77,4 +77,5 @@ def average_weights(averaged: nn.Module, model: nn.Module, *, decay: float, step
     ours: list[Tensor] = list(averaged.parameters())
     theirs: list[Tensor] = list(model.parameters())
     torch._foreach_lerp_(ours, theirs, 1 - min(decay, (1 + step) / (10 + step)))
-    torch._foreach_copy_(list(averaged.buffers()), list(model.buffers()))
+    if buffers := list(averaged.buffers()):
+        torch._foreach_copy_(buffers, list(model.buffers()))

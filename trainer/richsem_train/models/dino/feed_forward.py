@@ -15,7 +15,7 @@ def feed_forward(tokens: Tensor, inner: nn.Linear, outer: nn.Linear) -> Tensor:
     """
     inputs: tuple[Tensor, ...] = (tokens, inner.weight, inner.bias, outer.weight, outer.bias)
     device = tokens.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         inputs = tuple(each.to(torch.get_autocast_dtype(device)) for each in inputs)
     output: Tensor = _FeedForward.apply(*inputs)
     return output
