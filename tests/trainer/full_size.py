@@ -163,11 +163,11 @@ def fused_attention(
     return attended
 
 
-def backward(root: Tensor, gradient: Tensor | None = None) -> None:
+def backward(root: Tensor, weight: Tensor | None = None) -> None:
     """What PyTorch's engine does from a scalar on, which asks the driver of a device for streams."""
     assert root.grad_fn is not None
     waiting = _dependencies(root.grad_fn)
-    arrived: dict[Any, list[Tensor | None]] = {root.grad_fn: [torch.ones_like(root) if gradient is None else gradient]}
+    arrived: dict[Any, list[Tensor | None]] = {root.grad_fn: [torch.ones_like(root) if weight is None else weight]}
     ready = [root.grad_fn]
     with torch.no_grad():
         while ready:
