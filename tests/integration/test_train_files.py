@@ -163,14 +163,14 @@ def test_a_detector_larger_than_the_memory_is_refused_in_words(command, monkeypa
     ],
 )
 def test_a_step_larger_than_the_memory_ends_the_run_with_what_makes_it_smaller(command, monkeypatch, error):
-    step = Trainer.step
+    launch = Trainer.launch
 
     def too_large(trainer, number, *rest):
         if number == 2:
             raise error
-        return step(trainer, number, *rest)
+        return launch(trainer, number, *rest)
 
-    monkeypatch.setattr(Trainer, "step", too_large)
+    monkeypatch.setattr(Trainer, "launch", too_large)
     assert command.train(**ONE_EPOCH) == 1
     assert "step 2 doesn't fit into the memory (" in command.error
     for remedy in ("schedule.accumulate", "model.deformable_attention=torch-checkpoint", "schedule.precision=bf16"):
@@ -181,7 +181,7 @@ def test_a_step_larger_than_the_memory_ends_the_run_with_what_makes_it_smaller(c
     assert command.train("--resume", *accumulate, **ONE_EPOCH) == 0, command.stderr
 
 
-@pytest.mark.parametrize("where", ["build.build_detector", "engine.Trainer.step"])
+@pytest.mark.parametrize("where", ["build.build_detector", "engine.Trainer.launch"])
 def test_errors_that_only_sound_like_memory_are_not_taken_for_it(world, tmp_path, monkeypatch, where):
     def fails(*_, **__):
         raise RuntimeError("the allocation of labels is inconsistent")

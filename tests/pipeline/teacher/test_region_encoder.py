@@ -164,6 +164,7 @@ def test_bfloat16_is_near_float32(resnet, views, pictures, kind):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", ["roi-align", "crop"])
 def test_a_gpu_gives_the_embeddings_of_the_cpu_and_the_same_bits_twice(resnet, views, pictures, kind):
     on_cpu = make_region_encoder(resnet, kind=kind, teacher_size=None, precision="fp32")

@@ -45,7 +45,8 @@ def the_former_way(trainer, step, batch):
     for part in split_batch(ready, schedule.accumulate, pictures_a_draw=2, size_divisor=1):
         generators = [torch.Generator().manual_seed(trainer._random_seed(step, draw)) for draw in part.draws]
         losses = learner(part.batch, totals, generators)
-        weighted = torch.stack([loss * learner.weights[name] for name, loss in losses.items()])
+        stacked = torch.stack(list(losses.values()))
+        weighted = stacked * torch.tensor([learner.weights[name] for name in losses], dtype=stacked.dtype)
         weighted.sum().backward()
         for name, value in zip(losses, weighted.tolist(), strict=True):
             summed[name] = summed.get(name, 0.0) + value

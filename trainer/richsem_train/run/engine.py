@@ -198,7 +198,11 @@ class Trainer:
             # The step before comes first, if that is to blame.
             self.settle()
             raise non_finite(step, Shown.of(part.batch), str(error)) from None
-        return torch.stack([losses[name] * weight for name, weight in self.learner.weights.items()])
+        losses_N = torch.stack([losses[name] for name in self.learner.weights])
+        weights = list(self.learner.weights.values())
+        # Pinned on the way to a GPU, since a copy from pageable memory waits for it.
+        weights_N = torch.tensor(weights, dtype=losses_N.dtype, pin_memory=losses_N.is_cuda)
+        return losses_N * weights_N.to(losses_N.device, non_blocking=True)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()
