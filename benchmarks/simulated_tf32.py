@@ -44,7 +44,7 @@ def rounded_to_tf32(values: Tensor) -> Tensor:
     """To the nearest number with 10 bits of mantissa, ties away from 0; other types as they are."""
     if values.dtype != torch.float32:
         return values
-    bits = values.contiguous(memory_format=torch.preserve_format).view(torch.int32)
+    bits = values.view(torch.int32)
     half, mask = 1 << (_DROPPED_BITS - 1), -1 << _DROPPED_BITS
     return ((bits + half) & mask).view(torch.float32).where(values.isfinite(), values)
 
