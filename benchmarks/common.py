@@ -3,10 +3,11 @@
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,24 @@ def median_seconds(action: Callable[[], Any], repeats: int) -> float:
         action()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles; of one value the median alone."""
+    if len(values) < 2:
+        return {"median": values[0]}
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "quartiles": [low, high]}
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """The three of them, to three digits."""
+    return [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")]
+
+
+def peak_mib() -> float:
+    """Memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def machine() -> dict[str, Any]:

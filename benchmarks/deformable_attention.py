@@ -12,7 +12,6 @@ the inputs (`ru_maxrss`, or the CUDA allocator's).
 
 import importlib.metadata
 import importlib.util
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from common import median_seconds, report
+from common import median_seconds, peak_mib, report
 from torch import Tensor
 
 from richsem_train.models.dino.deformable_attention import deformable_attention
@@ -136,7 +135,7 @@ def _peak_mib(device: str) -> float:
         peak = torch.cuda.max_memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
         return peak
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
 
 
 def random_layer(case: Case, device: str | torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 import typer
-from common import report
+from common import quartiles, report
 from plain_mosaics import by_litdata, by_webdataset, stored_samples, write_chunks, write_tar
 from torch.utils.data import Dataset
 
@@ -85,7 +85,7 @@ def arms(cache: Path, label_set: str | None, views: str, batch: int, rounds: int
     tar, chunks, pictures = scratch / "samples.tar", scratch / "litdata", batch * TILES[views]
     write_tar(stored_samples(cache, label_set, KINDS[views]), tar)
     write_chunks(cache, label_set, KINDS[views], chunks)
-    batches = WARM_UP + rounds * dataset_of(cache, label_set, views).order.samples_per_round // batch
+    batches = batches_in(cache, label_set, views, batch, rounds)
     return {
         "floor": floor(cache, label_set, views, rounds),
         "loader, 1 worker": lambda: timed(loader(cache, label_set, views, batch, batches, workers=1), pictures),
@@ -93,6 +93,11 @@ def arms(cache: Path, label_set: str | None, views: str, batch: int, rounds: int
         "webdataset, 1 worker": lambda: timed(by_webdataset(tar, batch, batches), pictures),
         "litdata, 1 worker": lambda: timed(by_litdata(chunks, batch, batches), pictures),
     }
+
+
+def batches_in(cache: Path, label_set: str | None, views: str, batch: int, rounds: int) -> int:
+    """How many of so many views so many rounds have, and those of the warm-up."""
+    return WARM_UP + rounds * dataset_of(cache, label_set, views).order.samples_per_round // batch
 
 
 def compared(measured: dict[str, Arm], repeats: int) -> dict[str, Any]:
@@ -111,10 +116,6 @@ def compared(measured: dict[str, Arm], repeats: int) -> dict[str, Any]:
             "over_floor_by_wall_time": quartiles([least.wall / each.wall for least, each in turns]),
         }
     return result
-
-
-def quartiles(values: list[float]) -> list[float]:
-    return [round(float(value), 3) for value in np.quantile(values, [0.25, 0.5, 0.75])]
 
 
 def processor_seconds() -> float:

@@ -2,7 +2,8 @@
 
 Both read samples that were made for them: a view's recipe and labels beside the bytes of its pictures, one after the
 other, so that they need not look for anything. They decode, crop, resize, mirror and paste the same tiles; source
-rectangles are rounded to whole pixels, which is what torchvision takes.
+rectangles are rounded to whole pixels, which is what torchvision takes. litdata is imported where it is asked
+for: a machine that times the loader alone may lack it.
 """
 
 import functools
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import litdata
 import numpy as np
 import torch
 import webdataset
@@ -99,6 +99,8 @@ def by_webdataset(path: Path, batch: int, batches: int) -> Batches:
 
 def write_chunks(cache: Path, label_set: str | None, kind: ViewKind, folder: Path) -> None:
     """The same samples in litdata's format."""
+    import litdata
+
     litdata.optimize(
         functools.partial(_all_samples, label_set=label_set, kind=kind),
         [str(cache)], str(folder), num_workers=1, chunk_bytes="16MB", verbose=False,
@@ -111,6 +113,8 @@ def _all_samples(cache: str, *, label_set: str | None, kind: ViewKind) -> Iterat
 
 def by_litdata(folder: Path, batch: int, batches: int) -> Batches:
     """Batches of litdata's chunks, by one worker that stays."""
+    import litdata
+
     loader = litdata.StreamingDataLoader(
         litdata.StreamingDataset(str(folder), shuffle=False),
         batch_size=batch, num_workers=1, collate_fn=made_batch, drop_last=True, persistent_workers=True,

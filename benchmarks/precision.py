@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,7 +82,7 @@ def of_noise(side: int, steps: int) -> tuple[Learner, list[Batch], int]:
     trainer = make_trainer(setting, random_text(TEXT_WIDTH), semantic_branch=False)
     mosaics = random_mosaics(setting)
     shifted = [mosaics.pixels.roll(number, -1) for number in range(steps)]
-    return trainer.learner, [Batch(pixels, *list(vars(mosaics).values())[1:]) for pixels in shifted], 2
+    return trainer.learner, [replace(mosaics, pixels=pixels) for pixels in shifted], 2
 
 
 def compared(learner: Learner, batches: Sequence[Batch], pictures_a_draw: int) -> dict[str, Any]:

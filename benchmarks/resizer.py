@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from common import report
+from common import quartiles, report
 from numpy.typing import NDArray
 from PIL import Image
 from teachers import random_rn50
@@ -216,10 +216,6 @@ def clocked(action: Callable[..., Any], *args: Any) -> tuple[float, float]:
     processor, wall = time.process_time(), time.perf_counter()
     action(*args)
     return (time.process_time() - processor) * 1e3, (time.perf_counter() - wall) * 1e3
-
-
-def quartiles(values: list[float]) -> list[float]:
-    return [round(value, 3) for value in statistics.quantiles(values, n=4, method="inclusive")]
 
 
 def rendering(views: list[View], pictures: Pictures, repeats: int) -> dict[str, Any]:

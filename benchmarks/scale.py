@@ -9,7 +9,6 @@ its calls isn't in them, and is told as the number of calls. Each arm runs in a 
 
 import json as json_module
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import typer
-from common import report
+from common import peak_mib, report
 from memory import freeze_large_plan
 from simulated_ray import Fate, SimulatedRay
 from trial import Silent, trial_config
@@ -29,6 +28,7 @@ from richsem_prep.executors import counters, dispatch
 from richsem_prep.executors.ray import RayExecutor
 from richsem_prep.shard import run
 from richsem_prep.shard.progress import ShardResult
+from richsem_prep.shard.stage_clock import STAGES
 from richsem_prep.teacher.worker_settings import WorkerDescription, WorkerSettings
 from richsem_schemas.cache.layout import CacheLayout
 from richsem_schemas.cache.manifest import (
@@ -48,7 +48,6 @@ from richsem_schemas.io.sealed_json import write_sealed_json
 ENVIRONMENT = Environment(
     device="NVIDIA H200", torch_threads=1, versions={f"package-{number}": "1.2.3" for number in range(7)}
 )
-STAGES = ("read", "decode", "render", "encode", "write", "wait")
 
 ARMS: dict[str, dict[str, Any]] = {
     "undisturbed": {},
@@ -161,10 +160,6 @@ class Marks(Silent):
 
     def mark(self, name: str) -> None:
         self.at[name], self.peaks[name] = time.process_time(), peak_mib()
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measured(folder: Path, arm: str, workers: int) -> dict[str, Any]:

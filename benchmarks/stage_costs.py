@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from common import report, when
+from photographs import drawn_photograph
 from PIL import Image
 
 from richsem_prep.shard.progress import Progress
@@ -46,18 +47,6 @@ TINY = ViewGeometry(short_sides=(12,), longest_side=16, first_short_sides=(9,), 
 
 Costs = dict[str, dict[str, Any]]
 """By stage: `seconds` of processor time, and `held`, seconds of those with the lock."""
-
-
-def drawn_picture(number: int) -> bytes:
-    """A JPEG of 500 x 375 or upright that compresses about as photographs do."""
-    rng = np.random.default_rng(number)
-    width, height = (500, 375) if number % 3 else (375, 500)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noisy = np.clip(smooth + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 class Held:
@@ -143,7 +132,7 @@ def drawn(annotated: list[AnnotatedPicture], geometry: ViewGeometry) -> list[Vie
 
 def measured(repeats: int) -> Costs:
     """All stages; by view, region, picture or megabyte as their names say."""
-    data = [drawn_picture(number) for number in range(PICTURES)]
+    data = [drawn_photograph(number) for number in range(PICTURES)]
     pictures = {number: decode_picture(each) for number, each in enumerate(data)}
     usual = Shown.of(pictures, ViewGeometry(), (224, 224))
     tiny = Shown.of({n: each.resize((12, 9)) for n, each in pictures.items()}, TINY, (8, 8))

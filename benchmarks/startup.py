@@ -11,7 +11,6 @@ kind of process. The demo is drawn and its text encoded once before; the arm "fr
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from common import report
+from common import report, spread
 
 ROOMS = ("schemas", "pipeline", "trainer")
 POLL_SECONDS = 0.02
@@ -234,16 +233,9 @@ def role_of(command: list[str]) -> str:
 def summed(arms: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Median and quartiles of each figure of each arm."""
     return {
-        name: {key: quartiles([each.get(key, 0.0) for each in rounds]) for key in rounds[-1]}
+        name: {key: spread([each.get(key, 0.0) for each in rounds]) for key in rounds[-1]}
         for name, rounds in arms.items()
     }
-
-
-def quartiles(values: list[float]) -> dict[str, float]:
-    if len(values) < 2:
-        return {"median": values[0]}
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "quartiles": [low, high]}
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ initialised RN50 stands in.
 """
 
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from common import report
+from common import report, spread
 from teachers import random_rn50
 from trial import run_trial, trial_config
 
@@ -74,12 +73,6 @@ def main(
         },
         json,
     )
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": middle, "quartiles": [low, high]}
 
 
 def config(root: Path, out: Path, options: dict[str, Any]) -> Any:

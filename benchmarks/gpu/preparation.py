@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from figures import DEVICE, SMOKE, WORK, Figures
-from loader import TILES, loader
+from loader import TILES, batches_in, loader, timed
+from photographs import drawn_photograph
 from PIL import Image
 from teachers import random_teacher
 from throughput import bare_forward, config
@@ -43,14 +44,9 @@ def draw_pictures() -> dict[str, float]:
 
 
 def draw_picture(number: int) -> None:
-    rng = np.random.default_rng(number)
-    width, height = (500, 375) if number % 3 else (375, 500)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noisy = np.clip(smooth + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
     path = PICTURES / f"class {number % 8}" / f"{number:05d}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noisy).save(path, "JPEG", quality=90)
+    path.write_bytes(drawn_photograph(number))
 
 
 def options_of(model: str, encoder: str, *, crops: int = 0, mosaics: int = 4) -> Options:
@@ -162,8 +158,10 @@ def packing() -> dict[int, dict[str, float]]:
 
 def loaded(cache: Path, workers: int) -> dict[str, float]:
     """The trainer's loader over the cache just made."""
-    tiles_s, tiles = loader(cache, None, "mosaics", BATCH, max(2, workers // 2), workers=workers)()
-    return {"views_s": tiles_s / TILES["mosaics"], "tiles_s": tiles_s, "tiles": tiles}
+    batches = batches_in(cache, None, "mosaics", BATCH, max(2, workers // 2))
+    tiles = BATCH * TILES["mosaics"]
+    seconds = timed(loader(cache, None, "mosaics", BATCH, batches, workers=workers), tiles)
+    return {"views_s": 1 / seconds.wall / TILES["mosaics"], "tiles_s": 1 / seconds.wall, "tiles": batches * tiles}
 
 
 def roi_align(figures: Figures) -> None:

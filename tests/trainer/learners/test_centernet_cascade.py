@@ -9,7 +9,7 @@ from torch import nn
 
 from richsem_train.losses.centernet_cascade.truth import teaching_of
 from richsem_train.run.distributed import Ranks
-from richsem_train.run.engine import NonFiniteLossError
+from richsem_train.run.step_result import NonFiniteLossError
 from richsem_train.targets import Batch, converted
 from tests.trainer.learners.cascade_steps import (
     batch_of,

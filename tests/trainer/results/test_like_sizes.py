@@ -1,5 +1,6 @@
 """Batches of pictures of like size: nothing is lost, nothing padded further, and all comes in its order."""
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -67,4 +68,4 @@ def sample(number, hw):
     rng = np.random.default_rng(number)
     target = make_batch(range(number, number + 1)).targets[0]
     pixels = torch.from_numpy(rng.integers(0, 256, (3, *hw), np.uint8))
-    return Sample(pixels, type(target)(**(vars(target) | {"image_hw": hw, "original_hw": hw})), str(number))
+    return Sample(pixels, replace(target, image_hw=hw, original_hw=hw), str(number))

@@ -8,7 +8,8 @@ import torch
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.collate import Sample, collate
-from richsem_train.run.engine import NonFiniteLossError, split_batch
+from richsem_train.run.engine import split_batch
+from richsem_train.run.step_result import NonFiniteLossError
 from tests.trainer.processes import start_ranks
 from tests.trainer.steps import (
     as_whole_image,

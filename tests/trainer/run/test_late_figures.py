@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from richsem_train.run.engine import NonFiniteLossError, split_batch
+from richsem_train.run.engine import split_batch
 from richsem_train.run.optimiser import average_weights, make_optimiser, set_learning_rate
+from richsem_train.run.step_result import NonFiniteLossError
 from tests.trainer.steps import MIXED, make_trainer, mixed_batch
 
 STEPS = 3

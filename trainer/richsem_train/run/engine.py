@@ -19,13 +19,11 @@ from richsem_train.learners.learner import Learner
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.inputs import float32_products
-from richsem_train.numerics import NonFiniteError
+from richsem_train.numerics import NonFiniteError, on_device
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate, step_if_finite
-from richsem_train.run.step_result import NonFiniteLossError, Shown, StepInFlight, StepResult, non_finite
+from richsem_train.run.step_result import Shown, StepInFlight, StepResult, non_finite
 from richsem_train.targets import Batch
-
-__all__ = ["NonFiniteLossError", "StepResult", "Trainer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,10 +197,8 @@ class Trainer:
             self.settle()
             raise non_finite(step, Shown.of(part.batch), str(error)) from None
         losses_N = torch.stack([losses[name] for name in self.learner.weights])
-        weights = list(self.learner.weights.values())
-        # Pinned on the way to a GPU, since a copy from pageable memory waits for it.
-        weights_N = torch.tensor(weights, dtype=losses_N.dtype, pin_memory=losses_N.is_cuda)
-        return losses_N * weights_N.to(losses_N.device, non_blocking=True)
+        weights_N = torch.tensor(list(self.learner.weights.values()), dtype=losses_N.dtype)
+        return losses_N * on_device(weights_N, losses_N.device)
 
     def _unsynchronised(self) -> AbstractContextManager[object]:
         return self._parallel.no_sync() if isinstance(self._parallel, DistributedDataParallel) else nullcontext()

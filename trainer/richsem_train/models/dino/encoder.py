@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from richsem_train.choices import Backend
 from richsem_train.models.dino.deformable_attention import DeformableAttention
 from richsem_train.models.dino.feed_forward import feed_forward
-from richsem_train.models.dino.token_grid import Shapes, token_grid
+from richsem_train.models.dino.token_grid import Shapes, along_sides, token_grid
 
 
 class EncoderLayer(nn.Module):
@@ -86,10 +86,7 @@ def valid_ratios(padding_masks: list[Tensor], dtype: torch.dtype) -> Tensor:
 
     The masks are True where padded; pictures lie at the top left.
     """
-    padded = [
-        mask_Bx.mean(1, dtype=dtype) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])
-    ]
-    return 1 - torch.stack(padded, dim=1).unflatten(1, (-1, 2))
+    return 1 - along_sides(padding_masks, lambda side_Bx: side_Bx.mean(1, dtype=dtype))
 
 
 def token_centres(spatial_shapes: Shapes, valid_ratios_BL2: Tensor) -> Tensor:
@@ -99,6 +96,4 @@ def token_centres(spatial_shapes: Shapes, valid_ratios_BL2: Tensor) -> Tensor:
         [B, S, L, 2], (x, y) relative to each level's padded map.
     """
     grid = token_grid(spatial_shapes, valid_ratios_BL2.dtype, valid_ratios_BL2.device)
-    valid_BL2 = valid_ratios_BL2 * grid.sizes
-    centres_BS2 = grid.cells / valid_BL2.index_select(1, grid.level)
-    return centres_BS2[:, :, None] * valid_ratios_BL2[:, None]
+    return grid.centres(valid_ratios_BL2 * grid.sizes)[:, :, None] * valid_ratios_BL2[:, None]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from richsem_train.models.dino.token_grid import token_grid
+from richsem_train.models.dino.token_grid import along_sides, token_grid
 
 _PROPOSAL_SIDE = 0.05
 _MARGIN = 0.01
@@ -29,9 +29,7 @@ def encoder_proposals(padding_masks: list[Tensor], dtype: torch.dtype) -> tuple[
     """
     shapes = tuple((mask_Bhw.shape[1], mask_Bhw.shape[2]) for mask_Bhw in padding_masks)
     grid = token_grid(shapes, dtype, padding_masks[0].device)
-    padded = [mask_Bx.sum(1) for mask_Bhw in padding_masks for mask_Bx in (mask_Bhw[:, 0], mask_Bhw[..., 0])]
-    valid_BL2 = grid.sizes - torch.stack(padded, dim=1).unflatten(1, (-1, 2))
-    centres_BS2 = grid.cells / valid_BL2.index_select(1, grid.level)
+    centres_BS2 = grid.centres(grid.sizes - along_sides(padding_masks, lambda side_Bx: side_Bx.sum(1)))
     sides_S1 = _PROPOSAL_SIDE * torch.exp2(grid.level.to(dtype))[:, None]
     boxes_BS4 = torch.cat([centres_BS2, sides_S1.expand_as(centres_BS2)], dim=-1)
     padding_BS = torch.cat([mask.flatten(1) for mask in padding_masks], dim=1)

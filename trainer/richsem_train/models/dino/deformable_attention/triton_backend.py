@@ -17,6 +17,7 @@ from torch import Tensor
 
 from richsem_train.models.dino.deformable_attention.torch_backend import Shapes
 from richsem_train.models.dino.deformable_attention.triton_kernels import backward_kernel, forward_kernel
+from richsem_train.numerics import on_device
 
 TILE_ELEMENTS = 1024
 """Rows times channels of one program: eight elements a thread, so that one load of a bfloat16 map fills 16 bytes."""
@@ -108,10 +109,8 @@ def _maps(sides: tuple[int, ...], device: torch.device) -> Tensor:
     heights_and_widths_L2 = torch.tensor(sides, dtype=torch.int32).view(-1, 2)
     areas_L = heights_and_widths_L2.prod(1, dtype=torch.int32)
     firsts_L = areas_L.cumsum(0, dtype=torch.int32) - areas_L
-    # A tensor, since a kernel with the sizes in it would be compiled anew for each size of pictures. Pinned, since a
-    # copy from pageable memory waits for the device.
-    maps_L3 = torch.cat([heights_and_widths_L2, firsts_L[:, None]], dim=1)
-    return (maps_L3.pin_memory() if device.type == "cuda" else maps_L3).to(device, non_blocking=True)
+    # A tensor, since a kernel with the sizes in it would be compiled anew for each size of pictures.
+    return on_device(torch.cat([heights_and_widths_L2, firsts_L[:, None]], dim=1), device)
 
 
 def _launch(
