@@ -129,6 +129,17 @@ def test_boxes_begin_where_they_are():
     assert_close(cascade.refined(0, outputs.deltas, boxes(), HW), boxes(), atol=0.2, rtol=0)
 
 
+def test_layers_before_a_relu_begin_as_wide_as_detectron2s():
+    """Uniform within the root of 3 over the inputs, fvcore's `c2_xavier_fill`."""
+    torch.manual_seed(0)
+    cascade = Cascade(CHANNELS, hidden_dim=64, text_dim=TEXT, semantic_dim=None)
+    for stage in cascade.stages:
+        for layer in (stage.fc1, stage.fc2, stage.bbox_pred[0]):
+            most = math.sqrt(3 / layer.in_features)
+            assert 0.99 * most < layer.weight.abs().max() <= most
+            assert not layer.bias.any()
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_the_branch_is_a_head_of_each_stage_with_names_of_its_own(number):
     cascade = make_cascade(semantic_dim=5)
