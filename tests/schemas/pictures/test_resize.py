@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import v2
 
 from richsem_schemas.pictures import resize
-from richsem_schemas.pictures.resize import resize_picture
+from richsem_schemas.pictures.resize import resize_picture, resize_pixels
 
 SHAPES = [(480, 640), (37, 53), (300, 200)]
 OUTPUTS = [(640, 640), (80, 107), (800, 1066), (37, 200)]
@@ -22,6 +23,19 @@ needs_cykooz = pytest.mark.skipif(resize.cykooz_resizer is None, reason="this ma
 
 def noise(height, width, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def smooth(height, width):
+    """As photographs are: neighbours are alike."""
+    small = noise(height // 32 + 2, width // 32 + 2)
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def in_float(pixels_HW3, out_hw):
+    """Pillow's bicubic filter without rounding, channel by channel."""
+    channels = [Image.fromarray(pixels_HW3[..., each].astype(np.float32)) for each in range(3)]
+    resized = [each.resize(out_hw[::-1], Image.Resampling.BICUBIC) for each in channels]
+    return np.stack([np.asarray(each) for each in resized], axis=-1)
 
 
 def digest():
@@ -52,6 +66,32 @@ def test_both_kernels_are_within_a_grey_level_of_each_other(shape, out_hw, flip,
         theirs = by_pillow(monkeypatch, noise(height, width), out_hw, box, flip=flip)
         assert ours.shape == (*out_hw, 3)
         assert np.abs(ours - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("out_hw", OUTPUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("filter_", "levels"), [("bilinear", 1), ("bicubic", 2)])
+def test_pixels_of_an_array_are_resized_as_torchvision_does_it(shape, out_hw, filter_, levels, monkeypatch):
+    """Exactly by Pillow's kernel, and nothing beyond the array is seen."""
+    larger = smooth(shape[0] + 9, shape[1] + 9)
+    part = larger[4:-5, 4:-5]
+    ours = resize_pixels(part, out_hw, filter_).astype(int)
+    expected = v2.functional.resize(Image.fromarray(part), list(out_hw), v2.InterpolationMode(filter_))
+    assert np.abs(ours - np.asarray(expected)).max() <= levels
+    monkeypatch.setattr(resize, "cykooz_resizer", None)
+    assert np.array_equal(resize_pixels(part, out_hw, filter_), np.asarray(expected))
+
+
+@needs_cykooz
+@pytest.mark.parametrize("out_hw", OUTPUTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bicubic_pixels_are_as_near_to_exact_arithmetic_as_pillows(shape, out_hw, monkeypatch):
+    """Also of noise, where both overshoot white after one of their two passes, and cut it off: within 0.02 levels."""
+    pixels = np.asarray(noise(*shape))
+    exact = np.clip(in_float(pixels, out_hw), 0, 255)
+    ours = np.abs(resize_pixels(pixels, out_hw, "bicubic") - exact).mean()
+    monkeypatch.setattr(resize, "cykooz_resizer", None)
+    assert ours <= np.abs(resize_pixels(pixels, out_hw, "bicubic") - exact).mean() + 0.02
 
 
 @settings(max_examples=200, deadline=None)
