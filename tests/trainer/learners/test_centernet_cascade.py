@@ -288,19 +288,35 @@ def test_what_is_no_number_is_told_and_ends():
     assert find(trainer, batch_of(one()))[0].boxes_xyxy_px.isnan().any()
 
 
+def in_float32(batch: Batch) -> Batch:
+    return replace(batch, targets=tuple(converted(target, _as_float32) for target in batch.targets))
+
+
+def _as_float32(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.is_floating_point() else values
+
+
 def test_half_precision_gives_about_the_same_losses():
     """Proposals differ by rounding, and with them the regions that are drawn: the objects' own are the same."""
-    batch = batch_of(*KINDS["regions"])
+    batch = in_float32(batch_of(*KINDS["regions"]))
     totals = [1.0] * 5
     found = []
     for precision in ("fp32", "bf16"):
         learner = make_cascade_trainer(precision=precision).learner.float()
-        targets = tuple(converted(target, lambda each: each.float() if each.is_floating_point() else each)
-                        for target in batch.targets)  # fmt: skip
-        losses = learner(replace(batch, targets=targets), totals, [torch.Generator().manual_seed(0)])
+        losses = learner(batch, totals, [torch.Generator().manual_seed(0)])
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         sum(losses.values()).backward()
         assert all(p.grad.isfinite().all() for p in learner.parameters() if p.requires_grad)
         found.append({name: loss.item() for name, loss in losses.items()})
     assert found[0] != found[1]
     assert found[1] == pytest.approx(found[0], rel=0.1)
+
+
+def test_half_precision_is_that_of_the_maps_and_of_all_stages_layers():
+    learner = make_cascade_trainer(precision="bf16").learner.float()
+    seen = []
+    cascade = learner.detector.cascade
+    for layer in [learner.detector.fpn, *(stage.fc2 for stage in cascade.stages)]:
+        layer.register_forward_hook(lambda _, __, out: seen.append((out[0] if isinstance(out, list) else out).dtype))
+    learner(in_float32(batch_of(*KINDS["regions"])), [1.0] * 5, [torch.Generator().manual_seed(0)])
+    assert seen == [torch.bfloat16] * 4
