@@ -116,9 +116,9 @@ def _read_json(path: Path) -> list[Entry]:
     entries: list[Entry] = []
     for name, records in stream_json(path):
         if name == "":
-            entries += [_entry(record, f"[{len(entries)}]", path) for record in records]
+            entries += [_entry(record, f"[{place}]", path) for place, record in enumerate(records, len(entries))]
         elif name == "images":
-            entries += [_id_of(record, f"images[{len(entries)}]", path) for record in records]
+            entries += [_id_of(record, f"images[{place}]", path) for place, record in enumerate(records, len(entries))]
     return entries
 
 

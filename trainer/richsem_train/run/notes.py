@@ -1,5 +1,6 @@
 """What a run says of itself before its first step."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -75,13 +76,14 @@ def _sampling_note(run: AssembledRun) -> str | None:
     if threshold is None:
         return None
     which = f"detection.repeat_threshold {'auto, here ' if run.showings.is_auto else ''}{threshold:.3g}"
-    border = f"{threshold * len(factors):,.0f} of the {len(factors):,} pictures"
     repeated = int((factors > 1).sum())
     if not repeated:
-        return f"no detection picture is repeated: no category is in fewer than {border} ({which})"
+        return f"no detection picture is repeated: none shows a category in a smaller share of them ({which})"
+    # Rounded first: the threshold may be such a number of pictures, divided.
+    border = math.ceil(round(threshold * len(factors), 6))
     return (
-        f"{repeated:,} detection pictures are repeated, those of categories in fewer than {border} ({which}): by a "
-        f"factor of {factors.max():.1f} at most, so that an epoch shows {factors.sum():,.0f}"
+        f"{repeated:,} of {len(factors):,} detection pictures are repeated, those of categories in fewer than "
+        f"{border:,} ({which}): by a factor of {factors.max():.1f} at most, so that an epoch shows {factors.sum():,.0f}"
     )
 
 
