@@ -7,7 +7,15 @@ from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side, form_told_by
+from richsem_train.config.fields import (
+    AutoFraction,
+    EpochPictures,
+    JitterFactor,
+    LocalPath,
+    Section,
+    Side,
+    form_told_by,
+)
 
 
 class SplitConfig(Section):
@@ -90,7 +98,7 @@ class DetectionConfig(Section):
     val: SplitConfig
     """Pictures to be scored on."""
 
-    repeat_threshold: Fraction | Literal["auto"] | None = "auto"
+    repeat_threshold: AutoFraction | None = "auto"
     """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195);
     LVIS's is 0.001. `auto` is LVIS's, or on smaller data the share of pictures from which categories are frequent. Null
     repeats none."""
