@@ -37,6 +37,7 @@ NOT_RUN = {
     "docs/configs.md": "needs LVIS",
     "docs/format.md": "run by test_format.py, and compared with what is shown",
     "docs/places.md": "needs a bucket; tests of places use a server of their own",
+    "docs/protocols.md": "needs LVIS",
     "docs/sharing.md": "needs an account on the hub; tests of the hub use a server of their own",
     "docs/slurm.md": "needs Slurm",
     "docs/table4.md": "needs LVIS and ImageNet, or published weights",

@@ -119,6 +119,8 @@ VALUES: dict[str, Any] = {
     "detection": {
         "train": {"annotations": "train.json", "images": "train"},
         "val": {"annotations": "val.json", "images": "val"},
+        # So that an epoch shows each picture once.
+        "repeat_threshold": None,
         "augmentation": {
             "short_sides": [48, 56, 64],
             "longest_side": 96,

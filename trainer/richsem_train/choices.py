@@ -39,5 +39,9 @@ round what they multiply in convolutions and matrix products to 10 bits of manti
 LearningRates = Literal["steps", "cosine"]
 """How learning rates fall: to a tenth at some epochs, or by half a cosine to 0 at the end of the run."""
 
+Protocol = Literal["lvis", "coco", "fixed"]
+"""How detections are scored: LVIS's protocol, COCO's, or Fixed AP: that of the annotations' format, with a limit a
+class in the place of limits a picture."""
+
 Scorer = Literal["hotcoco", "lvis"]
 """Who computes the figures; `lvis` is LVIS's official evaluator."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from richsem_schemas.annotations.picture_list import chosen_pictures
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import require_folder, require_no_inputs
 from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
-from richsem_train.choices import Scorer
+from richsem_train.choices import Protocol, Scorer
 from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import ScoredSplit, scored_split
@@ -28,8 +29,10 @@ from richsem_train.results.compare_detectors import (
 from richsem_train.results.gallery import Predicted, output_files
 from richsem_train.results.official_lvis import official_cost, require_official
 from richsem_train.results.predict import predict as predict_pictures
+from richsem_train.results.protocols import format_for, limits_of, protocol_words
 from richsem_train.results.rank_files import rank_file
 from richsem_train.run.checkpoint import export_weights, load_checkpoint
+from richsem_train.run.class_frequencies import frequencies_by_id
 from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
 from richsem_train.run.evaluate import evaluate_split
@@ -45,10 +48,16 @@ class Scores:
     Attributes:
         annotations: file of the split, as the config names it.
         metrics: by name, such as `AP` and `APr`, 0 to 1; -1 where a metric is undefined.
+        pictures: that were scored.
+        protocol: how, in words.
+        frequencies: the rule that APr, APc and APf go by, in words.
     """
 
     annotations: Path
     metrics: dict[str, float]
+    pictures: int
+    protocol: str
+    frequencies: str
 
 
 def score_checkpoint(
@@ -60,10 +69,13 @@ def score_checkpoint(
     device: str | None,
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
+    protocol: Protocol | None = None,
+    pictures: Path | None = None,
 ) -> Scores | None:
     """Score a checkpoint on the val split of its config.
 
-    Arguments are those of `richsem-train eval`; without `out` no detections are kept.
+    Arguments are those of `richsem-train eval`; without `out` no detections are kept, without `protocol` it is that of
+    the annotations' format, and without `pictures` all of the split are scored.
 
     Returns:
         None on all ranks but the first.
@@ -75,16 +87,24 @@ def score_checkpoint(
         settings = detector.info.config
         if note := kind_of(settings.model).note(settings.model, ranks.device):
             reporter.say(note)
-        val, truth = _val_split(detector, reporter)
+        val, truth = _val_split(detector, reporter, protocol, pictures)
+        limits = limits_of(protocol, settings.evaluation.detections)
+        words = protocol_words(truth.metric, limits)
         annotations = settings.detection.val.annotations
         if out is not None:
             require_folder(out)
-            inputs = [*_files_of(checkpoint, config), data_folder(settings) / annotations]
+            inputs = [*_files_of(checkpoint, config), data_folder(settings) / annotations, *filter(None, [pictures])]
             require_no_inputs([rank_file(out, ranks.rank)], inputs, remedy="name another --out")
         require_pictures({"val": val.data}, ranks=ranks, reporter=reporter)
+        reporter.say(f"{len(val.data):,} pictures of {annotations} are scored by {words}")
+        if limits.of_picture is None:
+            reporter.say(
+                kind_of(settings.model).most_detections(settings.model, sum(map(bool, detector.info.class_names[1:])))
+            )
+        reporter.say(f"APr, APc and APf are of classes rare, common and frequent {truth.frequencies.rule}")
         if scorer == "lvis":
             require_official(truth)
-            cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
+            cost = official_cost(truth, limits.most(pictures=len(val.data), categories=len(truth.category_ids)))
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
             metrics = evaluate_split(
@@ -97,15 +117,23 @@ def score_checkpoint(
                 ranks=ranks,
                 reporter=reporter,
                 scorer=scorer,
+                limits=limits,
             )
-        return None if metrics is None else Scores(annotations, metrics)
+        return None if metrics is None else Scores(annotations, metrics, len(val.data), words, truth.frequencies.rule)
 
 
-def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:
+def _val_split(
+    detector: Detector, reporter: Reporter, protocol: Protocol | None, pictures: Path | None
+) -> tuple[ScoredSplit, GroundTruth]:
     info, detection = detector.info, detector.info.config.detection
-    data = read_split(info.config, detection.val, class_names=info.class_names, is_scored=True)
+    file_format = format_for(protocol, detection.format)
+    data = read_split(info.config, detection.val, class_names=info.class_names, is_scored=True, file_format=file_format)
+    if pictures is not None:
+        data = data.of_pictures(chosen_pictures(data, pictures))
     val = scored_split(data, info.class_names)
-    truth = truth_of(val.data, detection.format)
+    truth = truth_of(
+        val.data, file_format, trained=frequencies_by_id(info.frequencies, info.frequency_rule, val.category_ids)
+    )
     for line in val.data.problem_lines():
         reporter.say(f"annotations: {line}")
     return val, truth

@@ -4,7 +4,7 @@ Files are untrusted: their types are checked, and the names in them can't lead o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,25 @@ class DetectionData:
         counts = np.zeros(num_classes, np.int64)
         counts[[category.id for category in self.categories]] = [category.image_count for category in self.categories]
         return counts
+
+    def of_pictures(self, pictures: NDArray[np.int64]) -> "DetectionData":
+        """The same of some pictures, by their places, int64 [P], each once; categories keep their counts of pictures.
+
+        What was left out or changed is counted for all of them.
+        """
+        counts = np.diff(self.offsets)[pictures]
+        offsets = np.concatenate([[0], counts.cumsum()])
+        kept = np.repeat(self.offsets[pictures] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return replace(
+            self,
+            files=tuple(self.files[picture] for picture in pictures.tolist()),
+            image_ids=self.image_ids[pictures],
+            hws_px=self.hws_px[pictures],
+            offsets=offsets,
+            boxes_xywh_px=self.boxes_xywh_px[kept],
+            category_ids=self.category_ids[kept],
+            scored=None if self.scored is None else self.scored.of_pictures(pictures),
+        )
 
     def problem_lines(self) -> list[str]:
         """One line of text a kind of problem; empty where there was none."""

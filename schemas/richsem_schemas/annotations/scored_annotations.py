@@ -55,6 +55,27 @@ class ScoredAnnotations:
     negative_ids: list[NDArray[np.int64]] | None = None
     not_exhaustive_ids: list[NDArray[np.int64]] | None = None
 
+    def of_pictures(self, pictures: NDArray[np.int64]) -> "ScoredAnnotations":
+        """The same of some pictures, by their places, and of all categories; these keep their counts of pictures."""
+        place = np.full(len(self.image_ids), -1)
+        place[pictures] = np.arange(len(pictures))
+        kept = place[self.boxes.image_index] >= 0
+        boxes = self.boxes.only(kept)
+        return replace(
+            self,
+            image_ids=self.image_ids[pictures],
+            hws_px=self.hws_px[pictures],
+            boxes=replace(boxes, image_index=place[boxes.image_index]),
+            areas=self.areas[kept],
+            are_ignored=self.are_ignored[kept],
+            negative_ids=_chosen(self.negative_ids, pictures),
+            not_exhaustive_ids=_chosen(self.not_exhaustive_ids, pictures),
+        )
+
+
+def _chosen(lists: list[NDArray[np.int64]] | None, pictures: NDArray[np.int64]) -> list[NDArray[np.int64]] | None:
+    return None if lists is None else [lists[picture] for picture in pictures.tolist()]
+
 
 def scored_as_written(
     found: AnnotationFile, categories: tuple[Category, ...], source: str

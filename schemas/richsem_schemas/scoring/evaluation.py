@@ -5,6 +5,7 @@ import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import hotcoco
@@ -19,10 +20,14 @@ from richsem_schemas.annotations import (
     ScoredAnnotations,
 )
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.scoring.class_frequencies import ClassFrequencies, scored_frequencies
 from richsem_schemas.scoring.detections import Detections, require_finite
-from richsem_schemas.scoring.metrics import METRICS
+from richsem_schemas.scoring.metrics import METRICS, NOT_DEFINED
+from richsem_schemas.vocabularies.frequencies import Frequency
 
-_METRICS_OF: dict[Metric, tuple[str, ...]] = {"lvis": METRICS, "coco": METRICS[:6], "boxes": METRICS[:2]}
+_GROUPS: dict[str, Frequency] = {"APr": "r", "APc": "c", "APf": "f"}
+
+_METRICS_OF: dict[Metric, tuple[str, ...]] = {"lvis": METRICS, "coco": METRICS, "boxes": (*METRICS[:2], *_GROUPS)}
 
 _BEYOND_ALL_AREAS = 2e10
 """An annotation of such an area counts in no range of areas, which is what `lvis` does with those to be ignored."""
@@ -39,10 +44,18 @@ class GroundTruth:
     Attributes:
         annotations: as they were read.
         metric: the protocol to compare by.
+        trained: frequencies of the classes in the training split, by category id; None where it isn't known.
     """
 
     annotations: ScoredAnnotations
     metric: Metric
+    trained: ClassFrequencies | None = None
+
+    @cached_property
+    def frequencies(self) -> ClassFrequencies:
+        """Which classes APr, APc and APf are of."""
+        annotations = self.annotations
+        return scored_frequencies(annotations.categories, Path(annotations.source).name, self.trained)
 
     @cached_property
     def image_ids(self) -> NDArray[np.int64]:
@@ -112,13 +125,24 @@ class GroundTruth:
         ]
 
 
-def truth_of(data: DetectionData, file_format: AnnotationFormat) -> GroundTruth:
-    """The annotations of a split that was read with `is_scored`, by the protocol of their format."""
+def truth_of(
+    data: DetectionData, file_format: AnnotationFormat, *, trained: ClassFrequencies | None = None
+) -> GroundTruth:
+    """The annotations of a split that was read with `is_scored`, by the protocol of their format.
+
+    `trained` are the frequencies of the training split, where it is known.
+    """
     assert data.scored is not None, "read to be scored"
-    return GroundTruth(data.scored, METRIC_OF[file_format])
+    return GroundTruth(data.scored, METRIC_OF[file_format], trained)
 
 
-def score(truth: GroundTruth, detections: Detections, *, max_detections: int | None = 300) -> dict[str, float]:
+def score(
+    truth: GroundTruth,
+    detections: Detections,
+    *,
+    max_detections: int | None = 300,
+    max_of_category: int | None = None,
+) -> dict[str, float]:
     """Average precision over IoU 0.50:0.05:0.95 of all pictures of the annotations.
 
     Args:
@@ -127,10 +151,12 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int | N
             Categories that the annotations don't have use up places of a picture and count no further.
         max_detections: the best of a picture that count. The COCO protocol has no such limit but its own of 100 a
             picture and category, which applies as well. None is no limit at all, of neither protocol.
+        max_of_category: the best of a category, over all pictures, that count; of equal scores those of pictures of
+            lower id. 10,000, without a limit a picture, is Fixed AP. None is no limit.
 
     Returns:
-        AP, AP50, and but for "boxes" AP75, APs, APm, APl, and for "lvis" APr, APc, APf, from 0 to 1; -1 where there is
-        nothing to average.
+        AP, AP50, but for "boxes" AP75, APs, APm, APl, and APr, APc, APf (`GroundTruth.frequencies`), from 0 to 1; -1
+        where there is nothing to average.
 
     Raises:
         RichSemError: detections of unknown pictures, or numbers that are not finite.
@@ -138,9 +164,10 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int | N
     Source:
         Equal to `lvis` 0.5.3 and `pycocotools` 2.0 (computed by `hotcoco`). Differs: annotations given twice under one
         id count once, and boxes that aren't finite not at all, as the reader of annotations says. Without any detection
-        `lvis` fails; here all are 0.
+        `lvis` fails; here all are 0. Groups of frequencies are LVIS's (arXiv 1908.03195), in every protocol; Fixed AP
+        is by Dave et al. 2021 (arXiv 2102.01066).
     """
-    kept = numbered(truth, detections, max_detections=max_detections)
+    kept = numbered(truth, detections, max_detections=max_detections, max_of_category=max_of_category)
     # The columns of `loadRes`: image, x, y, width, height, score, category.
     rows = np.column_stack([kept.image_ids, kept.boxes_xywh_px, kept.scores, kept.category_ids]).astype(np.float64)
     compared = hotcoco.LVISeval if truth.metric == "lvis" else hotcoco.COCOeval
@@ -153,10 +180,27 @@ def score(truth: GroundTruth, detections: Detections, *, max_detections: int | N
         warnings.filterwarnings("ignore", "hotcoco: max_dets differ")
         evaluator.run()
     results = evaluator.get_results()
+    if truth.metric != "lvis":
+        results |= _of_frequencies(evaluator, truth)
     return {name: results[name] for name in _METRICS_OF[truth.metric]}
 
 
-def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int | None) -> Detections:
+def _of_frequencies(evaluator: Any, truth: GroundTruth) -> dict[str, float]:
+    """Means over the categories of each frequency: what `lvis` does, which takes the letters from its annotations."""
+    # Of IoU thresholds, recalls, categories, areas (all of them first) and limits (the largest last).
+    precision_TRK = evaluator.eval["precision"][:, :, :, 0, -1]
+    letters = np.array([truth.frequencies.letters[number] for number in truth.category_ids.tolist()])
+    means = {}
+    for name, letter in _GROUPS.items():
+        known = precision_TRK[:, :, letters == letter]
+        known = known[known > NOT_DEFINED]
+        means[name] = float(known.mean()) if known.size else NOT_DEFINED
+    return means
+
+
+def numbered(
+    truth: GroundTruth, detections: Detections, *, max_detections: int | None, max_of_category: int | None = None
+) -> Detections:
     """The detections that count, with our numbers of pictures and categories in the place of ids.
 
     Raises:
@@ -164,6 +208,8 @@ def numbered(truth: GroundTruth, detections: Detections, *, max_detections: int 
     """
     _check_detections(detections, truth)
     best = detections if max_detections is None else best_of_each_picture(detections, max_detections)
+    if max_of_category is not None:
+        best = best[best_of_each_category(best.image_ids, best.category_ids, best.scores, max_of_category)]
     kept = best[_counting(best, truth)]
     return replace(
         kept,
@@ -186,6 +232,23 @@ def best_of_each_picture(detections: Detections, limit: int) -> Detections:
     image_ids = detections.image_ids[order]
     starts = np.searchsorted(image_ids, image_ids, side="left")
     return detections[order[np.arange(len(order)) - starts < limit]]
+
+
+def best_of_each_category(
+    image_ids: NDArray[np.int64],
+    category_ids: NDArray[np.int64],
+    scores: NDArray[np.floating[Any]],
+    limit: int,
+) -> NDArray[np.bool_]:
+    """Which D detections are among the best `limit` of their category, over all pictures; bool [D].
+
+    Of equal scores those of pictures of lower id are better, and within a picture the earlier ones.
+    """
+    order = np.lexsort((image_ids, -scores.astype(np.float64), category_ids))
+    ordered = category_ids[order]
+    kept = np.zeros(len(order), np.bool_)
+    kept[order[np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left") < limit]] = True
+    return kept
 
 
 def _check_detections(detections: Detections, truth: GroundTruth) -> None:

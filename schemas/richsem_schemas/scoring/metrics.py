@@ -7,7 +7,7 @@ NOT_DEFINED = -1.0
 """Value of a metric over no category at all (APr where no category is rare), as `lvis` and `pycocotools` have it."""
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
-"""By LVIS's protocol; the others have the first of them."""
+"""By LVIS's and COCO's protocol; those of boxes without sizes have the first two and the last three."""
 
 Metrics = Mapping[str, float]
 """Values by name, such as of `evaluation.score`, and others (seconds a step)."""

@@ -13,10 +13,11 @@ import numpy as np
 
 from richsem_schemas.scoring import evaluation
 from richsem_schemas.scoring.detections import Detections
+from richsem_schemas.vocabularies.frequencies import derived_frequencies
 from tests.schemas.scoring.truth import truth_in
 
 LVIS_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]
-COCO_METRICS = LVIS_METRICS[:6]
+COCO_METRICS = LVIS_METRICS
 METRICS = ["lvis", "coco"]
 
 
@@ -118,8 +119,41 @@ def lvis_oracle(data: dict, detections: Detections, max_detections: int = 300) -
     return {name: float(evaluation.results[name]) for name in LVIS_METRICS}
 
 
+def fixed_oracle(data: dict, detections: Detections, of_category: int) -> dict[str, float]:
+    """Fixed AP as the program of its authors has it: the best of each category from the results, then `lvis`."""
+    by_category: dict[int, list[dict]] = {}
+    for result in detections.as_results():
+        by_category.setdefault(result["category_id"], []).append(result)
+    best = [
+        result
+        for results in by_category.values()
+        for result in sorted(results, key=lambda each: each["score"], reverse=True)[:of_category]
+    ]
+    columns = [np.array([each[key] for each in best]) for key in ("image_id", "category_id", "bbox", "score")]
+    return lvis_oracle(data, Detections(*columns), -1)
+
+
 def coco_oracle(data: dict, detections: Detections, max_detections: int = 100) -> dict[str, float]:
-    """`pycocotools`; the limit is one of a picture and category."""
+    """`pycocotools`, of all categories and of those of each frequency; the limit is one of a picture and category."""
+    stats = _coco_stats(data, detections, max_detections, [each["id"] for each in data["categories"]])
+    letters = letters_of(data)
+    for letter in "rcf":
+        ids = [category for category, each in letters.items() if each == letter]
+        stats.append(_coco_stats(data, detections, max_detections, ids)[0] if ids else -1.0)
+    return dict(zip(COCO_METRICS, stats, strict=True))
+
+
+def letters_of(data: dict) -> dict[int, str]:
+    """What the file says, or what the pictures of each category make of it."""
+    if all("frequency" in each for each in data["categories"]):
+        return {each["id"]: each["frequency"] for each in data["categories"]}
+    shown = {(each["image_id"], each["category_id"]) for each in data["annotations"]}
+    ids = [each["id"] for each in data["categories"]]
+    counts = [sum(category == number for _, category in shown) for number in ids]
+    return dict(zip(ids, derived_frequencies(counts)[0], strict=True))
+
+
+def _coco_stats(data: dict, detections: Detections, max_detections: int, category_ids: list[int]) -> list[float]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -129,14 +163,14 @@ def coco_oracle(data: dict, detections: Detections, max_detections: int = 100) -
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(detections.as_results()), "bbox")
         evaluation.params.maxDets = [1, 10, max_detections]
+        evaluation.params.catIds = category_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     # Its summary of AP is that of 100 whatever the limit; the other figures are of the limit.
     precisions = evaluation.eval["precision"][:, :, :, 0, 2]
     known = precisions[precisions > -1]
-    stats = [known.mean() if known.size else -1.0, *evaluation.stats[1:6].tolist()]
-    return dict(zip(COCO_METRICS, map(float, stats), strict=True))
+    return [float(known.mean()) if known.size else -1.0, *map(float, evaluation.stats[1:6])]
 
 
 ORACLES = {"lvis": lvis_oracle, "coco": coco_oracle}

@@ -9,7 +9,7 @@ import pytest
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.scoring import evaluation
 from richsem_schemas.scoring.detections import Detections
-from richsem_schemas.scoring.evaluation import best_of_each_picture
+from richsem_schemas.scoring.evaluation import best_of_each_category, best_of_each_picture
 from richsem_train.run.distributed import join_ranks
 from tests.schemas.scoring.scoring_cases import (
     COCO_METRICS,
@@ -17,6 +17,7 @@ from tests.schemas.scoring.scoring_cases import (
     METRICS,
     assert_equal_scores,
     coco_oracle,
+    fixed_oracle,
     lvis_oracle,
     no_detections,
     noisy_detections,
@@ -99,6 +100,39 @@ def test_without_a_limit_the_score_is_that_of_lvis_and_pycocotools_without(kind)
     assert_equal_scores(score(data, detections, max_detections=None), lvis_oracle(data, detections, -1))
     coco = score(data, detections, "coco", max_detections=None)
     assert_equal_scores(coco, coco_oracle(data, detections, 10**6))
+
+
+@pytest.mark.parametrize("of_category", [3, 17, 40, 10_000])
+@pytest.mark.parametrize("kind", [{"levels": 1000, "strays": 60}, {"levels": 3, "strays": 60}], ids=["few", "tied"])
+def test_fixed_ap_is_that_of_its_authors_program(kind, of_category):
+    data = small_lvis()
+    detections = noisy_detections(data, **kind)
+    detections = detections[np.argsort(detections.image_ids, kind="stable")]
+    ours = score(data, detections, max_detections=None, max_of_category=of_category)
+    assert_equal_scores(ours, fixed_oracle(data, detections, of_category))
+
+
+def test_limits_of_a_category_change_the_score_and_not_those_of_a_picture():
+    data = small_lvis()
+    detections = noisy_detections(data, levels=1000, strays=400)
+    limits = {limit: score(data, detections, max_detections=None, max_of_category=limit) for limit in (5, 50, 10_000)}
+    assert limits[5] != limits[50] != limits[10_000] == score(data, detections, max_detections=None)
+    assert limits[10_000] != score(data, detections)
+
+
+def test_best_of_each_category_is_the_same_in_any_order_of_pictures():
+    detections = noisy_detections(small_lvis(), levels=3, strays=40)
+    by_picture = detections[np.argsort(-detections.image_ids, kind="stable")]
+    for found in (detections, by_picture):
+        kept = found[best_of_each_category(found.image_ids, found.category_ids, found.scores, 9)]
+        assert np.unique(kept.category_ids, return_counts=True)[1].tolist() == [9] * 7
+        assert score(small_lvis(), kept) == score(small_lvis(), detections, max_of_category=9)
+
+
+def test_best_of_each_category_keeps_those_of_lower_picture_ids_among_equals():
+    columns = np.array([[9, 1, 0.5], [2, 1, 0.5], [5, 1, 0.9], [5, 1, 0.5], [1, 2, 0.1]]).T
+    kept = best_of_each_category(columns[0].astype(int), columns[1].astype(int), columns[2], 2)
+    assert kept.tolist() == [False, True, True, False, True]
 
 
 def test_a_run_that_flushes_denormals_scores_the_same():

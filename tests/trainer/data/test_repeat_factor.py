@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from richsem_schemas.errors import RichSemError
-from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
+from richsem_train.data.repeat_factor import auto_threshold, class_aware_factors, epoch_indices, repeat_factors
 
 
 def factors_of(pictures, threshold):
@@ -72,6 +72,64 @@ def test_an_epoch_depends_on_seed_and_epoch_only():
 def test_the_order_is_shuffled():
     indices = epoch_indices(np.ones(1000), 0, 0)
     assert abs(np.corrcoef(indices, np.arange(1000))[0, 1]) < 0.15
+
+
+# A threshold for any data.
+
+
+def auto_factors(pictures):
+    """Of each category the largest factor of its pictures that show nothing else."""
+    ids = np.array([category for picture in pictures for category in picture], np.int64)
+    offsets = np.cumsum([0] + [len(picture) for picture in pictures])
+    threshold = auto_threshold(ids, offsets)
+    factors = repeat_factors(ids, offsets, threshold=threshold)
+    alone = {
+        picture[0]: factor for picture, factor in zip(pictures, factors.tolist(), strict=True) if len(picture) == 1
+    }
+    return threshold, alone
+
+
+def counted(*counts, empty=0):
+    return [[category] for category, count in enumerate(counts, 1) for _ in range(count)] + [[]] * empty
+
+
+def test_on_data_of_lviss_size_the_threshold_is_lviss():
+    assert auto_factors(counted(1, 10, 100, 101, 5_000, empty=100_170 - 5_212))[0] == 0.001
+    assert auto_factors(counted(2, 3, empty=200_000))[0] == 0.001
+
+
+def test_factors_of_a_category_are_those_of_as_many_pictures_in_lvis_however_few_pictures_there_are():
+    threshold, factors = auto_factors(counted(1, 4, 25, 100, 101, 3_000))
+    assert threshold == 100 / 3_231
+    assert factors == pytest.approx({1: 10, 2: 5, 3: 2, 4: 1, 5: 1, 6: 1})
+
+
+def test_of_few_pictures_those_of_the_rarer_classes_are_repeated_up_to_a_frequent_one():
+    # Thirds, since LVIS's rule calls them all common: frequent is from 48 on.
+    _, factors = auto_factors(counted(12, 12, 27, 48, 75))
+    assert factors == pytest.approx({1: 2, 2: 2, 3: 4 / 3, 4: 1, 5: 1})
+
+
+@pytest.mark.parametrize("counts", [(120, 300, 5_000), (9, 9, 9), (40,), (101, 101)])
+def test_where_no_category_is_rare_none_is_repeated(counts):
+    assert set(auto_factors(counted(*counts))[1].values()) == {1.0}
+
+
+def test_where_most_have_one_count_only_those_below_are_repeated():
+    assert auto_factors(counted(8, 8, 8, 8, 2))[1] == pytest.approx({1: 1, 2: 1, 3: 1, 4: 1, 5: 2})
+
+
+def test_without_boxes_nothing_is_repeated():
+    assert auto_factors([[], []]) == (0.001, {})
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9))
+def test_no_factor_is_above_ten_nor_below_one_and_rarer_categories_have_the_larger_ones(counts):
+    threshold, factors = auto_factors(counted(*counts))
+    assert 0.001 <= threshold <= 1
+    by_count = [factors[number] for number in 1 + np.argsort(counts, kind="stable")]
+    assert by_count == sorted(by_count, reverse=True)
+    assert 1 <= min(by_count) <= max(by_count) <= 10 + 1e-9
 
 
 # By category.

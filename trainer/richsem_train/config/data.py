@@ -7,7 +7,15 @@ from pydantic import Discriminator, Field, PositiveFloat, Tag, model_validator
 from richsem_schemas.annotations import AnnotationFormat
 from richsem_schemas.io.places import PlaceField
 from richsem_train.choices import LabelForm, OnDamage, SoftForm, Supervision, ViewForm
-from richsem_train.config.fields import EpochPictures, Fraction, JitterFactor, LocalPath, Section, Side, form_told_by
+from richsem_train.config.fields import (
+    AutoFraction,
+    EpochPictures,
+    JitterFactor,
+    LocalPath,
+    Section,
+    Side,
+    form_told_by,
+)
 
 
 class SplitConfig(Section):
@@ -90,13 +98,14 @@ class DetectionConfig(Section):
     val: SplitConfig
     """Pictures to be scored on."""
 
-    repeat_threshold: Fraction | None = 0.001
-    """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195); null
+    repeat_threshold: AutoFraction | None = "auto"
+    """Share of pictures below which a category's pictures are repeated (repeat-factor sampling, arXiv 1908.03195);
+    LVIS's is 0.001. `auto` is LVIS's, or on smaller data the share of pictures from which categories are frequent. Null
     repeats none."""
 
     class_aware_pictures: EpochPictures | None = None
     """Pictures an epoch, each category with the same share of them, however often those of rare ones come (class-aware
-    sampling); in the place of `repeat_threshold`. Null shows every picture."""
+    sampling); in the place of `repeat_threshold`, and of its `auto`. Null shows every picture."""
 
     augmentation: AnyAugmentation = AugmentationConfig()
     """How pictures are drawn anew each time; `kind` says in which of two ways."""
@@ -128,7 +137,7 @@ class DetectionConfig(Section):
 
     @model_validator(mode="after")
     def _has_one_sampling(self) -> Self:
-        if self.class_aware_pictures is not None and self.repeat_threshold is not None:
+        if self.class_aware_pictures is not None and self.repeat_threshold not in (None, "auto"):
             raise ValueError(
                 f"detection.class_aware_pictures={self.class_aware_pictures} draws by class, and "
                 f"detection.repeat_threshold={self.repeat_threshold} repeats pictures; set one of the two to null"

@@ -2,9 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.places import local_path
@@ -26,6 +36,19 @@ JitterFactor = Annotated[float, Field(ge=1e-3, le=1e3)]
 """As of windows that are drawn for a cache."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _said_at_once(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """One message in the place of one for each of the two that it may be."""
+    try:
+        return read(value)
+    except ValidationError:
+        raise ValueError("Input should be less than or equal to 1 and at least 0, or 'auto'") from None
+
+
+AutoFraction = Annotated[Fraction | Literal["auto"], WrapValidator(_said_at_once)]
+"""A fraction, or the word for one that is found from the data."""
+
 Levels = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Rgb = tuple[float, float, float]
 

@@ -4,9 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.vocabularies.frequencies import derived_frequencies
 
 EPOCH_STREAM = 101
 """Sets the order of epochs apart from other random numbers of the same seed."""
+
+LVIS_THRESHOLD = 0.001
+"""Of LVIS's 100,170 training pictures these are 100: its common categories are repeated, its frequent ones are not."""
+
+_MOST_OF_COMMON = 100
+"""Pictures of a common category in LVIS."""
 
 
 def repeat_factors(
@@ -36,6 +43,30 @@ def repeat_factors(
     category_factors = np.maximum(1.0, np.sqrt(threshold / (counts / images)))
     np.maximum.at(factors, owners, category_factors[rows])
     return factors
+
+
+def auto_threshold(category_ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> float:
+    """A threshold for data of any size: rare and common categories are repeated, frequent ones are not.
+
+    As on LVIS, whose threshold is that share of pictures at which its categories begin to be frequent. A category in n
+    pictures has the factor sqrt(F / n), where F are the fewest pictures of a frequent category
+    (`derived_frequencies`), or where none is frequent the most of any, and at most LVIS's 100. So no factor is above
+    10, the largest of LVIS, and where all categories have more than 100 pictures nothing is repeated.
+
+    Args:
+        category_ids: [M], of all boxes, picture by picture.
+        offsets: [N + 1], where the boxes of each picture start.
+
+    Returns:
+        A fraction of pictures, `LVIS_THRESHOLD` or more, at most 1.
+    """
+    if not len(category_ids):
+        return LVIS_THRESHOLD
+    _, _, counts = _categories_of_pictures(category_ids, offsets)
+    letters, _ = derived_frequencies(counts)
+    frequent = [count for count, letter in zip(counts.tolist(), letters, strict=True) if letter == "f"]
+    border = min(frequent, default=int(counts.max()))
+    return max(LVIS_THRESHOLD, min(border, _MOST_OF_COMMON) / (len(offsets) - 1))
 
 
 def class_aware_factors(

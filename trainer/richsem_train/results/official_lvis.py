@@ -22,6 +22,9 @@ _SECONDS_A_PAIR, _SECONDS_A_DETECTION = 9.2e-6, 33e-6
 """Of pairs of a picture and a category, and of detections: 3,000 pictures of LVIS with 300 detections each take 63 s
 and 3.45 GB (`benchmarks/score.py`)."""
 
+_ANY_NUMBER = -1
+"""Of detections a picture, to `lvis`."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -58,14 +61,22 @@ def require_official(truth: GroundTruth) -> None:
     _imported()
 
 
-def official_score(truth: GroundTruth, detections: Detections, *, max_detections: int = 300) -> dict[str, float]:
+def official_score(
+    truth: GroundTruth,
+    detections: Detections,
+    *,
+    max_detections: int | None = 300,
+    max_of_category: int | None = None,
+) -> dict[str, float]:
     """The same as `evaluation.score`, by `lvis` 0.5.3 from the annotations as they were read.
+
+    Without a limit a picture it is told of none, which is how the authors of Fixed AP use it.
 
     Raises:
         RichSemError: as `evaluation.score` has it; `lvis` can't be imported; or nothing is detected, where it fails.
     """
     lvis = _imported()
-    results = numbered(truth, detections, max_detections=max_detections).as_results()
+    results = numbered(truth, detections, max_detections=max_detections, max_of_category=max_of_category).as_results()
     if not results:
         raise RichSemError("lvis fails where nothing at all is detected; --scorer hotcoco says 0")
 
@@ -77,7 +88,8 @@ def official_score(truth: GroundTruth, detections: Detections, *, max_detections
 
     with _np_float_restored(), _warnings_silenced():
         annotations = Annotations(None)
-        evaluation = lvis.LVISEval(annotations, lvis.LVISResults(annotations, results, max_detections), "bbox")
+        limit = _ANY_NUMBER if max_detections is None else max_detections
+        evaluation = lvis.LVISEval(annotations, lvis.LVISResults(annotations, results, limit), "bbox")
         evaluation.run()
     return {name: float(evaluation.results[name]) for name in METRICS}
 

@@ -22,12 +22,13 @@ from richsem_train.data.extra import BLOCK_BYTES, ExtraDataset, ExtraMix
 from richsem_train.data.fresh_windows import FreshWindowDataset
 from richsem_train.data.loaders import DetectionFeed, LoadedStep, TrainingLoaders
 from richsem_train.data.order import DataKind, RankShare, epoch_batches
-from richsem_train.data.repeat_factor import class_aware_factors, epoch_indices, repeat_factors
+from richsem_train.data.repeat_factor import auto_threshold, class_aware_factors, epoch_indices, repeat_factors
 from richsem_train.data.showings import Showings
 from richsem_train.data.windows import WindowDataset
 from richsem_train.models.detector import DetectionModel
 from richsem_train.run.build import build_learner, describe, described_detector
 from richsem_train.run.checkpoint import Checkpoint, ModelInfo
+from richsem_train.run.class_frequencies import frequencies_by_id
 from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.engine import Trainer, memory_limit_explained
@@ -44,11 +45,27 @@ _LABELS_OF = {
 
 
 @dataclass(frozen=True, eq=False)
+class EpochShowings:
+    """How often an epoch shows each detection picture.
+
+    Attributes:
+        factors: float64 [N], on average.
+        threshold: share of pictures below which a category's are repeated; None where they aren't by their categories.
+        is_auto: whether the threshold was found from the data.
+    """
+
+    factors: NDArray[np.float64]
+    threshold: float | None = None
+    is_auto: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class AssembledRun:
     """The parts that the steps and evaluations of a run share.
 
     Attributes:
         shares: this rank's part of each batch, by the kind of data.
+        showings: how often an epoch shows each detection picture.
         feed: detection pictures in the order of the epochs.
         extra: views of caches; None without extra data.
         info: how to build its detector again.
@@ -61,6 +78,7 @@ class AssembledRun:
     data: RunData
     ranks: Ranks
     shares: dict[DataKind, RankShare]
+    showings: EpochShowings
     feed: DetectionFeed
     extra: ExtraMix | None
     info: ModelInfo
@@ -154,20 +172,26 @@ def assemble(config: TrainConfig, data: RunData, ranks: Ranks) -> AssembledRun:
     info = describe(config, data.vocabulary)
     shares = rank_shares(config.schedule, ranks)
     extra = _extra_mix(config, data, ranks)
-    feed = _detection_feed(config, data)
+    showings = epoch_showings(config.detection, data.train)
+    feed = _detection_feed(config, data, showings.factors)
     detector, start_note = _first_detector(config, data, info, ranks)
     return AssembledRun(
         config=config,
         data=data,
         ranks=ranks,
         shares=shares,
+        showings=showings,
         feed=feed,
         extra=extra,
         info=info,
         trainer=_make_trainer(
             config, data, detector, ranks, total_steps=_steps_per_epoch(feed, extra) * config.schedule.epochs
         ),
-        truth=truth_of(data.val.data, config.detection.format),
+        truth=truth_of(
+            data.val.data,
+            config.detection.format,
+            trained=frequencies_by_id(info.frequencies, info.frequency_rule, data.val.category_ids),
+        ),
         start_note=start_note,
     )
 
@@ -215,19 +239,28 @@ def _extra_mix(config: TrainConfig, data: RunData, ranks: Ranks) -> ExtraMix | N
     return ExtraMix(sources, [extra.weight for extra in extras.values()])
 
 
-def _detection_feed(config: TrainConfig, data: RunData) -> DetectionFeed:
+def _detection_feed(config: TrainConfig, data: RunData, factors: NDArray[np.float64]) -> DetectionFeed:
     global_batch = config.schedule.global_batch_size
-    factors = _showings_an_epoch(config.detection, data.train)
     epoch_list = partial(epoch_indices, factors, config.seed)
     batches = epoch_batches(int(factors.sum()), global_batch)
     dataset = _detection_dataset(config, data, epoch_list, epoch_length=batches * global_batch)
     return DetectionFeed(dataset, epoch_list, batches)
 
 
-def _showings_an_epoch(detection: DetectionConfig, train: DetectionData) -> NDArray[np.float64]:
-    if detection.class_aware_pictures is None:
-        return repeat_factors(train.category_ids, train.offsets, threshold=detection.repeat_threshold or 0.0)
-    return class_aware_factors(train.category_ids, train.offsets, pictures=detection.class_aware_pictures)
+def epoch_showings(detection: DetectionConfig, train: DetectionData) -> EpochShowings:
+    """How often an epoch shows each detection picture, by the config's way of sampling.
+
+    Raises:
+        RichSemError: classes are to have the same share, and there are no boxes.
+    """
+    boxes = train.category_ids, train.offsets
+    if detection.class_aware_pictures is not None:
+        return EpochShowings(class_aware_factors(*boxes, pictures=detection.class_aware_pictures))
+    if detection.repeat_threshold is None:
+        return EpochShowings(np.ones(len(train)))
+    is_auto = detection.repeat_threshold == "auto"
+    threshold = auto_threshold(*boxes) if detection.repeat_threshold == "auto" else detection.repeat_threshold
+    return EpochShowings(repeat_factors(*boxes, threshold=threshold), threshold, is_auto=is_auto)
 
 
 def _detection_dataset(

@@ -100,6 +100,7 @@ def describe(config: TrainConfig, vocabulary: RunVocabulary) -> ModelInfo:
         frequencies=vocabulary.frequencies,
         text_dim=0 if text is None else text.features.shape[1],
         logit_scale=0.0 if text is None else text.logit_scale,
+        frequency_rule=vocabulary.frequency_rule,
         category_ids=tuple(vocabulary.category_ids.tolist()),
     )
 

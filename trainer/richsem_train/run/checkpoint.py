@@ -22,6 +22,8 @@ _METADATA_KEY = "richsem"
 _SHOWN = 30
 """Letters of a wrong value that a message repeats."""
 
+_LONGEST_TEXT = 2_000
+
 _COUNTS = (torch.int64, torch.bool)
 """Of weights that aren't real numbers: what batch norms count."""
 
@@ -36,6 +38,7 @@ class ModelInfo:
         frequencies: `r`, `c`, `f`, or empty.
         text_dim: width of the classifier's text bank; 0 without one.
         logit_scale: of the same; 0 without one.
+        frequency_rule: who says so, in words; empty where the training annotations weren't known.
         category_ids: of the rows, in the annotations that it was trained on; -1 for rows that they have not, empty
             where each row is its id.
     """
@@ -46,6 +49,7 @@ class ModelInfo:
     text_dim: int
     logit_scale: float
     category_ids: tuple[int, ...] = ()
+    frequency_rule: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -54,6 +58,7 @@ class ModelInfo:
             "config": self.config.model_dump(mode="json"),
             "class_names": list(self.class_names),
             "frequencies": list(self.frequencies),
+            "frequency_rule": self.frequency_rule,
             "text_dim": self.text_dim,
             "logit_scale": self.logit_scale,
             "category_ids": list(self.category_ids),
@@ -82,6 +87,7 @@ class ModelInfo:
                 _whole(value["text_dim"], 2**31),
                 float(value["logit_scale"]),
                 tuple(_whole(each, 2**63) for each in value.get("category_ids", ())),
+                _text(value.get("frequency_rule", ""), "frequency_rule"),
             )
             _check_rows(info)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -128,6 +134,12 @@ def _texts(value: Mapping[str, Any], field: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{field} is no list of texts")
     return tuple(texts)
+
+
+def _text(value: Any, field: str) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{field} is no text of at most {_LONGEST_TEXT:,} letters")
+    return value
 
 
 def _check_rows(info: ModelInfo) -> None:

@@ -6,10 +6,11 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from torch.utils.data import DataLoader, Subset
 
 from richsem_schemas.cache.geometry import resized_hw
-from richsem_schemas.scoring.detections import PictureDetections
+from richsem_schemas.scoring.detections import Detections, PictureDetections
 from richsem_schemas.scoring.evaluation import GroundTruth, score
 from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
@@ -17,11 +18,16 @@ from richsem_train.console import Reporter
 from richsem_train.data.category_rows import NO_CATEGORY, ScoredSplit
 from richsem_train.data.collate import Sample
 from richsem_train.data.detection import EvaluationDataset
+from richsem_train.results.best_of_categories import best_of_categories
 from richsem_train.results.inference import BatchDetector, detect_all
 from richsem_train.results.like_sizes import batches_of_like_size, collate_alike, in_order
 from richsem_train.results.official_lvis import official_score
+from richsem_train.results.protocols import Limits
 from richsem_train.results.rank_files import merge_detections, rank_file, write_detections
 from richsem_train.run.distributed import Ranks
+
+ALL_PAIRS = 2**31 - 1
+"""Of a picture: more than any detector has of boxes and classes."""
 
 
 def evaluate_split(
@@ -35,15 +41,18 @@ def evaluate_split(
     ranks: Ranks,
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
+    limits: Limits | None = None,
 ) -> dict[str, float] | None:
     """Detect each rank's share of a split into `folder`, and score all of it on the first.
 
     All ranks call this, with the same folder. `lvis`, the official evaluator, is for annotations that
-    `require_official` lets pass.
+    `require_official` lets pass. `limits` are those of the config where they are None.
 
     Returns:
         Figures by name; None on all ranks but the first.
     """
+    limits = limits or Limits(config.detections)
+    detector = replace(detector, keep=ALL_PAIRS if limits.of_picture is None else limits.of_picture)
     own = slice(ranks.rank, None, ranks.world_size)
     share = range(len(split.data))[own]
     dataset = EvaluationDataset(split.data, short_side=detector.short_side, longest_side=detector.longest_side)
@@ -62,19 +71,40 @@ def evaluate_split(
 
     def detected() -> Iterator[tuple[int, PictureDetections]]:
         found_in_all = detect_all(detector, chain.from_iterable(loader), are_relative=split.data.are_relative)
-        for done, (image_id, found) in enumerate(in_order(found_in_all, split.data.image_ids[own].tolist()), start=1):
+        for done, (image_id, found) in enumerate(found_in_all, start=1):
             yield image_id, _in_ids(found, split)
             reporter.move(done)
 
     reporter.begin("evaluating", len(share))
-    write_detections(rank_file(folder, ranks.rank), detected())
+    image_ids = split.data.image_ids[own].tolist()
+    if limits.of_category is None:
+        counting = in_order(detected(), image_ids)
+    else:
+        counting = best_of_categories(detected(), image_ids, limits.of_category)
+    write_detections(rank_file(folder, ranks.rank), counting)
     reporter.end()
     ranks.wait()
     if not ranks.is_first:
         return None
     merged = merge_detections([rank_file(folder, rank) for rank in range(ranks.world_size)], truth.image_ids.tolist())
+    if limits.of_category is not None and (note := _few_note(merged, truth, limits.of_category)):
+        reporter.say(note)
     compute = official_score if scorer == "lvis" else score
-    return compute(truth, merged, max_detections=config.detections)
+    return compute(truth, merged, max_detections=limits.of_picture, max_of_category=limits.of_category)
+
+
+def _few_note(found: Detections, truth: GroundTruth, wanted: int) -> str | None:
+    """Where classes have fewer detections than their limit: figures of detectors that give more are higher."""
+    known, counts = np.unique(found.category_ids, return_counts=True)
+    counted = dict(zip(known.tolist(), counts.tolist(), strict=True))
+    numbers = [counted.get(category, 0) for category in truth.category_ids.tolist()]
+    few = sum(number < wanted for number in numbers)
+    if not few:
+        return None
+    return (
+        f"{few:,} of {len(numbers):,} classes have fewer than {wanted:,} detections (at least {min(numbers):,}): all "
+        "that the detector gave"
+    )
 
 
 def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:

@@ -1,5 +1,6 @@
 """What a run says of itself before its first step."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -9,6 +10,7 @@ from richsem_train.config import AnyAugmentation, DetectionConfig
 from richsem_train.data.cache.alignment import WindowCache
 from richsem_train.data.cache.source import TrainingCache
 from richsem_train.data.extra import sharing_notes
+from richsem_train.results.protocols import Limits, protocol_words
 from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.detectors import kind_of
@@ -32,7 +34,17 @@ def opening_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
         yield rows
     if not len(run.truth.annotations.boxes):
         yield f"{AP_UNDEFINED}, so no checkpoint is kept as the best"
+    yield scoring_note(run)
     yield from _step_notes(run, first_step)
+
+
+def scoring_note(run: AssembledRun) -> str:
+    """How val is scored, and by which rule classes are rare, common and frequent."""
+    truth, limits = run.truth, Limits(run.config.evaluation.detections)
+    return (
+        f"val is scored by {protocol_words(truth.metric, limits)}; APr, APc and APf are of classes rare, common and "
+        f"frequent {truth.frequencies.rule}"
+    )
 
 
 def _views_note(extras: Mapping[str, TrainingCache]) -> str:
@@ -46,14 +58,33 @@ def _detection_notes(run: AssembledRun) -> Iterator[str]:
     train, val = run.data.train, run.data.val.data
     for line in [*train.problem_lines(), *(f"val: {line}" for line in val.problem_lines())]:
         yield f"annotations: {line}"
-    if pictures := run.config.detection.class_aware_pictures:
-        yield f"an epoch shows {pictures:,} detection pictures, the same share of them for each category"
+    if sampling := _sampling_note(run):
+        yield sampling
     if crowded := _crowded_note(train, run.config.model.most_boxes):
         yield crowded
     if run.data.windows is not None:
         yield from _windows_notes(run.config.detection, run.data.windows)
         if lacking := _lacking_note(train, run.data.windows):
             yield lacking
+
+
+def _sampling_note(run: AssembledRun) -> str | None:
+    """How often pictures are shown, where that isn't once an epoch."""
+    if pictures := run.config.detection.class_aware_pictures:
+        return f"an epoch shows {pictures:,} detection pictures, the same share of them for each category"
+    factors, threshold = run.showings.factors, run.showings.threshold
+    if threshold is None:
+        return None
+    which = f"detection.repeat_threshold {'auto, here ' if run.showings.is_auto else ''}{threshold:.3g}"
+    repeated = int((factors > 1).sum())
+    if not repeated:
+        return f"no detection picture is repeated: none shows a category in a smaller share of them ({which})"
+    # Rounded first: the threshold may be such a number of pictures, divided.
+    border = math.ceil(round(threshold * len(factors), 6))
+    return (
+        f"{repeated:,} of {len(factors):,} detection pictures are repeated, those of categories in fewer than "
+        f"{border:,} ({which}): by a factor of {factors.max():.1f} at most, so that an epoch shows {factors.sum():,.0f}"
+    )
 
 
 def _crowded_note(data: DetectionData, queries: int | None) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from richsem_schemas.annotations import DetectionData, read_annotations
+from richsem_schemas.annotations import AnnotationFormat, DetectionData, read_annotations
 from richsem_schemas.cache.manifest import TeacherIdentity
 from richsem_schemas.cache.reader import open_cache
 from richsem_schemas.cache.text_bank import TextBank
@@ -19,6 +19,7 @@ from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
 from richsem_schemas.io.places import local_path
+from richsem_schemas.scoring.class_frequencies import ClassFrequencies, frequencies_of, given_frequencies
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache.alignment import WindowCache, align_windows
 from richsem_train.data.cache.source import (
@@ -46,6 +47,7 @@ class RunVocabulary:
         text: the classifier's text bank; None where there is none and the model needs none.
         class_names: by row; rows that are no class are empty.
         frequencies: `r`, `c`, `f`, or empty, a row.
+        frequency_rule: who says so, in words; empty where the training annotations aren't known.
         category_ids: int64 [C], of the training annotations; -1 for rows that they have not (`ids_of_rows`).
         teacher_text: the bank of the soft labels and the semantic branch, of the same names; mostly the same one.
     """
@@ -53,6 +55,7 @@ class RunVocabulary:
     text: TextBank | None
     class_names: tuple[str, ...]
     frequencies: tuple[str, ...]
+    frequency_rule: str
     category_ids: NDArray[np.int64]
     teacher_text: TextBank | None
 
@@ -138,7 +141,8 @@ def open_data(config: TrainConfig) -> RunData:
     classifier = text if config.classifier_text is None else _read_classifier_text(config.classifier_text, text)
     names = _class_names(classifier, windows)
     annotated = read_split(config, config.detection.train, class_names=names)
-    vocabulary = _vocabulary(classifier, annotated, teacher=text)
+    frequencies = frequencies_of(annotated.categories, config.detection.train.annotations.name)
+    vocabulary = _vocabulary(classifier, annotated, frequencies, teacher=text)
     train = with_rows(annotated, rows_of_categories(annotated, vocabulary.class_names))
     val = read_split(config, config.detection.val, class_names=names or vocabulary.class_names, is_scored=True)
     return RunData(
@@ -192,7 +196,8 @@ def open_vocabulary(config: TrainConfig) -> RunVocabulary:
         section = _text_of_caches(config)
     text = None if section is None else _read_text(section)
     val = read_split(config, config.detection.val, class_names=_class_names(text, None))
-    return _vocabulary(text, val)
+    # Of training annotations, which aren't known here.
+    return _vocabulary(text, val, given_frequencies(val.categories, config.detection.val.annotations.name))
 
 
 def _text_of_caches(config: TrainConfig) -> TextConfig:
@@ -203,18 +208,24 @@ def _text_of_caches(config: TrainConfig) -> TextConfig:
 
 
 def read_split(
-    config: TrainConfig, split: SplitConfig, *, class_names: Sequence[str] | None, is_scored: bool = False
+    config: TrainConfig,
+    split: SplitConfig,
+    *,
+    class_names: Sequence[str] | None,
+    is_scored: bool = False,
+    file_format: AnnotationFormat | None = None,
 ) -> DetectionData:
     """Read the annotations of a split, some of whose pictures may be missing.
 
     Files that don't list their classes (Visual Genome) are read for those of `class_names`, by row; None is the
-    frequent ones. With `is_scored` what its metric needs is read, and required.
+    frequent ones. With `is_scored` what its metric needs is read, and required. `file_format` is that of the config
+    where it is None.
     """
     data = data_folder(config)
     return read_annotations(
         data / split.annotations,
         data / split.images,
-        file_format=config.detection.format,
+        file_format=file_format or config.detection.format,
         class_names=None if class_names is None else class_names[1:],
         is_scored=is_scored,
         # `require_pictures` looks at each of them.
@@ -306,7 +317,9 @@ def _read_text(text: TextConfig) -> _RunText:
     return _RunText(cache.text_bank(cache.label_set(text.label_set).name))
 
 
-def _vocabulary(text: _RunText | None, data: DetectionData, *, teacher: _RunText | None = None) -> RunVocabulary:
+def _vocabulary(
+    text: _RunText | None, data: DetectionData, known: ClassFrequencies | None, *, teacher: _RunText | None = None
+) -> RunVocabulary:
     if text is None:
         own = default_rows(data).tolist()
         names = [""] * (own[-1] + 1)
@@ -317,12 +330,13 @@ def _vocabulary(text: _RunText | None, data: DetectionData, *, teacher: _RunText
     rows = rows_of_categories(data, names)
     frequencies = [""] * len(names)
     for category, row in zip(data.categories, rows.tolist(), strict=True):
-        frequencies[row] = category.frequency or ""
+        frequencies[row] = known.letters[category.id] if known else ""
     teacher = teacher or text
     return RunVocabulary(
         None if text is None else text.bank,
         tuple(names),
         tuple(frequencies),
+        known.rule if known else "",
         ids_of_rows(data, rows, len(names)),
         None if teacher is None else teacher.bank,
     )

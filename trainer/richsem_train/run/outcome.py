@@ -48,13 +48,16 @@ class TrainedRun:
     table: RenderableType | None = None
 
 
-def write_results(folder: RunFolder, name: str, reporter: Reporter) -> TrainedRun:
-    """Write results and curves of a run from its log, and say where they are."""
+def write_results(folder: RunFolder, name: str, reporter: Reporter, *, frequencies: str) -> TrainedRun:
+    """Write results and curves of a run from its log, and say where they are.
+
+    `frequencies` is the rule by which classes are rare, common and frequent, in words.
+    """
     from richsem_train.results.plots import plot_run  # noqa: PLC0415 - matplotlib takes a second
 
     log = read_log(folder.out / LOG_NAME)
     last, best = _last_and_best(log)
-    content = _content(log, last, best, name)
+    content = _content(log, last, best, name) | {"frequencies": frequencies}
     write_atomically(folder.results, (json.dumps(content, indent=2) + "\n").encode())
     plot_run(log.steps, log.evaluations, folder.curves, title=name)
     for note in _closing_notes(log, folder, has_best=best is not None):

@@ -153,7 +153,7 @@ def _train_assembled(
         return TrainedRun(folder.out, stop.signal)
     if not run.ranks.is_first:
         return TrainedRun(folder.out)
-    return write_results(folder, run.config.name, reporter)
+    return write_results(folder, run.config.name, reporter, frequencies=run.truth.frequencies.rule)
 
 
 def _open_log(run: AssembledRun, folder: RunFolder) -> AbstractContextManager[RunLogWriter | None]:

@@ -8,10 +8,13 @@ from torchvision.ops import batched_nms
 
 from richsem_train.models.detector import BestPairs
 
-_LEAST_SCORE = 0.02
+LEAST_SCORE = 0.02
+"""What a detection's score is above."""
+
+MOST_PAIRS = 10_000
+"""Before suppression, a picture: an untrained detector would give all."""
+
 _MOST_OVERLAP = 0.5
-# Before suppression, a picture: an untrained detector would give all.
-_MOST_PAIRS = 10_000
 
 
 @torch.no_grad()
@@ -40,8 +43,8 @@ def best_pairs(
     """
     rows_V = vocabulary_C.nonzero()[:, 0].to(scores_BRC.device)
     scores_BRV = scores_BRC.index_select(2, rows_V)
-    best_BP, pairs_BP = scores_BRV.flatten(1).topk(min(_MOST_PAIRS, scores_BRV[0].numel()))
-    picture_N, place_N = (~(best_BP <= _LEAST_SCORE)).nonzero(as_tuple=True)
+    best_BP, pairs_BP = scores_BRV.flatten(1).topk(min(MOST_PAIRS, scores_BRV[0].numel()))
+    picture_N, place_N = (~(best_BP <= LEAST_SCORE)).nonzero(as_tuple=True)
     pair_N = pairs_BP[picture_N, place_N]
     region_N, column_N = pair_N // len(rows_V), pair_N % len(rows_V)
     scores_N, boxes_N4 = best_BP[picture_N, place_N], boxes_xyxy_px_BR4[picture_N, region_N]

@@ -13,6 +13,7 @@ from richsem_train.config import CenternetCascadeConfig, LossConfig
 from richsem_train.learners.centernet_cascade import CenternetCascadeLearner, LossWeights
 from richsem_train.losses.centernet_cascade.rois import Federation
 from richsem_train.losses.federated import federated_weights
+from richsem_train.models.centernet_cascade.detections import LEAST_SCORE, MOST_PAIRS
 from richsem_train.models.centernet_cascade.published_detic import load_published_detic
 from richsem_train.models.centernet_cascade.two_stage import CenternetCascade
 from richsem_train.models.load_report import LoadReport
@@ -93,6 +94,13 @@ class CenternetCascadeAssembly(DetectorKind):
             normalise=normalise_of(config),
         )
         return learner.to(device)
+
+    def most_detections(self, config: CenternetCascadeConfig, classes: int) -> str:  # noqa: ARG002
+        """What its post-processing leaves."""
+        return (
+            f"the detector gives at most {MOST_PAIRS:,} detections of each picture, with scores above {LEAST_SCORE:g}, "
+            "before those are dropped that a better one of their class overlaps"
+        )
 
     def load_published(
         self,

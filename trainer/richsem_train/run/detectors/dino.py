@@ -104,6 +104,13 @@ class DinoAssembly(DetectorKind):
             normalise=normalise_of(config).to(device),
         )
 
+    def most_detections(self, config: DinoConfig, classes: int) -> str:
+        """Every box with every class."""
+        return (
+            f"the detector gives {config.queries:,} boxes x {classes:,} classes of each picture, "
+            f"{config.queries * classes:,} detections"
+        )
+
     def load_published(
         self, detector: Dino, path: Path, *, fresh_heads: bool = False, class_names: Sequence[str] | None = None
     ) -> LoadReport:

@@ -92,6 +92,10 @@ class DetectorKind(ABC):
         """How it runs on a device, for the log; empty where there is nothing to say."""
         return ""
 
+    @abstractmethod
+    def most_detections(self, config: Any, classes: int) -> str:
+        """How many detections it can give of a picture, in words, where nothing else limits them."""
+
     def note(self, config: Any, device: torch.device) -> str | None:  # noqa: ARG002
         """A line for the user where it runs otherwise than it might."""
         return None
