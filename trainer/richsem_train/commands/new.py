@@ -71,12 +71,14 @@ def new(
       richsem-train new export.zip --out mine --teacher none --run
       richsem-train new instances.json --images photos --out mine --near-duplicates
     """
-    from richsem_train.config import builtin_configs
+    from richsem_train.config import builtin_configs, load_config
     from richsem_train.console import ConsoleReporter
     from richsem_train.own_data.make import NewRequest, found_content, make_new
 
     if config is not None and config not in builtin_configs():
         raise RichSemError(f"--config {config!r} is none of {', '.join(builtin_configs())}")
+    if config is not None and load_config(config).model.detector != "dino":
+        raise RichSemError(f"--config {config}: its detector needs a text bank in any case; name one of DINO's")
     with ConsoleReporter(Console(stderr=True)) as reporter:
         made = make_new(
             NewRequest(
@@ -163,11 +165,14 @@ def _print_next(made: "Made") -> None:
     from richsem_train.own_data.commands_file import told_hours
 
     plan = made.plan
-    typer.echo(
-        f"\n{made.out}: {plan.steps:,} steps at {plan.side_px} px, {plan.epochs} epochs: "
-        f"{told_hours(plan.train_hours)} on {plan.device} by measured figures ({plan.rule})"
-    )
-    if not plan.fits:
+    if plan is None:
+        typer.echo(f"\n{made.out}: trained as --config says; how long that takes isn't known beforehand")
+    else:
+        typer.echo(
+            f"\n{made.out}: {plan.steps:,} steps at {plan.side_px} px, {plan.epochs} epochs: "
+            f"{told_hours(plan.train_hours)} on {plan.device} by measured figures ({plan.rule})"
+        )
+    if plan is not None and not plan.fits:
         typer.echo("warning: that is longer than --hours; train on a GPU, or fewer epochs (--set schedule.epochs=N)")
     typer.echo(f"next (sh {made.out / 'commands.sh'} does it all):")
     for step in made.steps:

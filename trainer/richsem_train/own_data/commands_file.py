@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from richsem_train.config import AnyAugmentation, ScaleJitterConfig
 from richsem_train.own_data.training_plan import WINDOWS
 
 HAS_REPORT_COMMAND = False
@@ -32,7 +33,14 @@ TRAIN_ABOUT = "train"
 
 
 def steps_of(
-    folder: Path, images: Path, *, teacher: str | None, config: Path, train_pictures: int, hours: tuple[float, float]
+    folder: Path,
+    images: Path,
+    *,
+    teacher: str | None,
+    config: Path,
+    augmentation: AnyAugmentation,
+    train_pictures: int,
+    hours: tuple[float, float] | None,
 ) -> list[Step]:
     """The commands in their order.
 
@@ -41,27 +49,31 @@ def steps_of(
         images: that the names of pictures start from, absolute.
         teacher: None trains with hard labels alone.
         config: of the training.
+        augmentation: of the training, which windows of the pictures are drawn by, too, if they can be.
         train_pictures: how many there are.
-        hours: of the soft labels and of the training.
+        hours: of the soft labels and of the training; None where nothing is known of them.
     """
     steps = []
     if teacher is not None:
+        jitter: tuple[str, ...] = ()
+        if isinstance(augmentation, ScaleJitterConfig):
+            jitter = ("--scale-jitter", f"{augmentation.side},{','.join(f'{each:g}' for each in augmentation.factors)}")
         small = ("--executor", "inline") if train_pictures < INLINE_PICTURES else ()
         steps.append(
             Step(
-                f"soft labels of the training pictures, by the teacher {teacher}: {told_hours(hours[0])}",
+                f"soft labels of the training pictures, by the teacher {teacher}{_told(hours, 0)}",
                 "richsem-prep",
                 (
-                    *("shard", "--dataset", "coco", "--root", str(folder)),
-                    *("--annotations", str(folder / "annotations" / "train.json"), "--images", str(images)),
-                    *("--teacher", teacher, "--windows", str(WINDOWS), *small, "--out", str(folder / "cache")),
+                    *("shard", "--dataset", "coco", "--root", str(folder / "annotations")),
+                    *("--annotations", "train.json", "--images", str(images)),
+                    *("--teacher", teacher, "--windows", str(WINDOWS), *jitter, *small, "--out", str(folder / "cache")),
                 ),
             )
         )
     run = folder / "run"
     steps.append(
         Step(
-            f"{TRAIN_ABOUT}: {told_hours(hours[1])}",
+            f"{TRAIN_ABOUT}{_told(hours, 1)}",
             "richsem-train",
             ("--config", str(config), "--out", str(run)),
         )
@@ -69,6 +81,10 @@ def steps_of(
     if HAS_REPORT_COMMAND:
         steps.append(Step("a page on what it learnt", "richsem-train", ("report", str(run))))
     return steps
+
+
+def _told(hours: tuple[float, float] | None, which: int) -> str:
+    return "" if hours is None else f": {told_hours(hours[which])}"
 
 
 def script(steps: Sequence[Step]) -> str:

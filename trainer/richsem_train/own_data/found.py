@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.vocabularies.frequencies import Frequency, derived_frequencies
+from richsem_train.data.repeat_factor import repeat_factors
 from richsem_train.own_data.own_pictures import OwnData, OwnPicture
 from richsem_train.own_data.split import SplitPictures
 
@@ -32,6 +33,7 @@ class Found:
         frequency_rule: how rare, common and frequent were told apart, in words.
         repeat_threshold: share of pictures below which a class is shown more often, or None.
         most_boxes: of a picture.
+        showings: of pictures in an epoch, those of rare classes counted as often as they are repeated.
     """
 
     data: OwnData
@@ -40,6 +42,7 @@ class Found:
     frequency_rule: str
     repeat_threshold: float | None
     most_boxes: int
+    showings: int
 
     def warnings(self) -> list[str]:
         """What a user should know of the classes and the split."""
@@ -72,14 +75,22 @@ def find_classes(data: OwnData, split: SplitPictures) -> Found:
         FoundClass(row + 1, name, letter, *(int(counts[row]) for counts in (*train, *val)))
         for row, (name, letter) in enumerate(zip(data.class_names, letters, strict=True))
     )
+    threshold = _repeat_threshold(classes, len(split.train))
     return Found(
         data,
         split,
         classes,
         rule,
-        _repeat_threshold(classes, len(split.train)),
-        max(len(picture.labels) for picture in (*split.train, *split.val)),
+        threshold,
+        most_boxes=max(len(picture.labels) for picture in (*split.train, *split.val)),
+        showings=_showings(split.train, threshold),
     )
+
+
+def _showings(pictures: Sequence[OwnPicture], threshold: float | None) -> int:
+    labels = np.concatenate([picture.labels for picture in pictures])
+    offsets = np.cumsum([0, *(len(picture.labels) for picture in pictures)])
+    return int(repeat_factors(labels, offsets, threshold=threshold or 0.0).sum())
 
 
 def _counts(pictures: Sequence[OwnPicture], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

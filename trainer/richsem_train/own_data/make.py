@@ -61,14 +61,14 @@ class Made:
 
     Attributes:
         found: the data.
-        plan: of the training; its figures are of the small config.
+        plan: of the training; None where it goes by another config, of which no figures are known.
         steps: the commands that come next.
         hard_steps: the same without a teacher.
         images: the folder that the names of pictures start from.
     """
 
     found: Found
-    plan: TrainingPlan
+    plan: TrainingPlan | None
     steps: tuple[Step, ...]
     hard_steps: tuple[Step, ...]
     out: Path
@@ -94,11 +94,17 @@ def make_new(request: NewRequest, reporter: Reporter) -> Made:
         cleaned = clean_data(export, listing, near_copies=request.near_copies, reporter=reporter)
         split = split_pictures(cleaned.pictures, seed=request.seed)
         found = find_classes(cleaned, split)
-        plan = plan_training(len(split.train), device=request.device, hours=request.hours)
         pictures = listing.picture_root
         images = out / pictures.relative_to(folder) if pictures.is_relative_to(folder) else pictures
-        made = _planned(found, plan, request, out, images)
-        _write(folder, made, request, pictures)
+        _write_data(folder, found, pictures)
+        plan = None
+        if request.base is None:
+            plan = plan_training(len(split.train), found.showings, device=request.device, hours=request.hours)
+        made = _with_configs(folder, found, plan, request, out, images)
+        write_atomically(folder / "commands.sh", script(made.steps).encode())
+        (folder / "commands.sh").chmod(0o755)
+        content = json.dumps(found_content(made), indent=1, ensure_ascii=False) + "\n"
+        write_atomically(folder / "found.json", content.encode())
     return made
 
 
@@ -134,51 +140,46 @@ def _listing(data: Path, file: Path | None, images: Path | None, reporter: Repor
     return listing
 
 
-def _planned(found: Found, plan: TrainingPlan, request: NewRequest, out: Path, images: Path) -> Made:
-    def steps(teacher: str | None, config: str) -> tuple[Step, ...]:
+def _write_data(folder: Path, found: Found, pictures: Path) -> None:
+    """Write both splits and the names of the classes."""
+    for name, part in (("train", found.split.train), ("val", found.split.val)):
+        write_atomically(folder / "annotations" / f"{name}.json", annotations_json(part, found, pictures))
+    names = "".join(f"{each.name}\n" for each in found.classes)
+    write_atomically(folder / "names.txt", names.encode())
+
+
+def _with_configs(
+    folder: Path, found: Found, plan: TrainingPlan | None, request: NewRequest, out: Path, images: Path
+) -> Made:
+    """Write the configs, and make the commands that go by them."""
+
+    def steps(file: str, teacher: str | None) -> tuple[Step, ...]:
+        values = config_values(
+            out.name if teacher is not None else f"{out.name}_hard_labels",
+            request.base or BASE_CONFIG,
+            found,
+            folder=out,
+            images=images,
+            training={} if plan is None else training_values(plan),
+            with_cache=teacher is not None,
+        )
+        about = f"{'Hard labels' if teacher is None else 'Soft labels of a teacher'}, on one's own pictures"
+        config = write_config(folder / file, [f"{about}; made by `richsem-train new`."], values, request.changes)
         return tuple(
             steps_of(
                 out,
                 images,
                 teacher=teacher,
-                config=out / config,
+                config=out / file,
+                augmentation=config.detection.augmentation,
                 train_pictures=len(found.split.train),
-                hours=(plan.teacher_hours, plan.train_hours),
+                hours=None if plan is None else (plan.teacher_hours, plan.train_hours),
             )
         )
 
-    hard = steps(None, HARD_CONFIG)
-    soft = hard if request.teacher is None else steps(request.teacher, SOFT_CONFIG)
+    hard = steps(HARD_CONFIG, None)
+    soft = hard if request.teacher is None else steps(SOFT_CONFIG, request.teacher)
     return Made(found, plan, soft, hard, out, images)
-
-
-def _write(folder: Path, made: Made, request: NewRequest, pictures: Path) -> None:
-    found, split = made.found, made.found.split
-    for name, part in (("train", split.train), ("val", split.val)):
-        write_atomically(folder / "annotations" / f"{name}.json", annotations_json(part, found, pictures))
-    names = "".join(f"{each.name}\n" for each in found.classes)
-    write_atomically(folder / "names.txt", names.encode())
-    training = training_values(made.plan) if request.base is None else {}
-    for name, with_cache, about in (
-        (SOFT_CONFIG, True, "Soft labels of a teacher, on one's own pictures"),
-        (HARD_CONFIG, False, "Hard labels, on one's own pictures"),
-    ):
-        if with_cache and request.teacher is None:
-            continue
-        values = config_values(
-            made.out.name if with_cache else f"{made.out.name}_hard_labels",
-            request.base or BASE_CONFIG,
-            found,
-            folder=made.out,
-            images=made.images,
-            training=training,
-            with_cache=with_cache,
-        )
-        write_config(folder / name, [f"{about}; made by `richsem-train new`."], values, request.changes)
-    commands = folder / "commands.sh"
-    write_atomically(commands, script(made.steps).encode())
-    commands.chmod(0o755)
-    write_atomically(folder / "found.json", json.dumps(found_content(made), indent=1, ensure_ascii=False).encode())
 
 
 def found_content(made: Made) -> dict[str, Any]:
@@ -200,6 +201,6 @@ def found_content(made: Made) -> dict[str, Any]:
         "problems": [{"what": what, "count": count, "first": where} for what, count, where in data.export.problems],
         "notes": data.export.notes,
         "warnings": found.warnings(),
-        "training": asdict(made.plan),
+        "training": None if made.plan is None else asdict(made.plan),
         "commands": [step.line() for step in made.steps],
     }

@@ -22,23 +22,20 @@ _OVER_BASE: dict[str, Any] = {
 
 BATCH = 4
 SIDES_PX = (640, 480, 320)
-"""Short sides of pictures, the best first."""
+"""Sides of the square that pictures are fitted into, the best first."""
 
-_LONGEST_OVER_SHORT = 4 / 3
-_CPU_SECONDS_A_STEP = 3.7
-"""Of a ResNet-18 at 640 px on two cores, 4 pictures a step."""
+_JITTER = (0.5, 1.5)
 
-_CUDA_SECONDS_A_STEP = 0.25
-"""Of the same on a GPU of a workstation; an estimate, since it was not measured."""
+_SECONDS_A_PICTURE: dict[str, float] = {"cpu": 1.85, "cuda": 0.06, "mps": 0.3}
+"""Of a training step of a ResNet-18 at 640 px: on two CPU cores as measured, 3.7 s for two pictures; a GPU and MPS are
+guessed at, from above."""
 
-_MPS_SECONDS_A_STEP = 1.2
-_CPU_SECONDS_A_WINDOW = 1.3
-"""Of the teacher RN50 on two cores, of pictures of 480 to 800 px."""
+_SECONDS_A_WINDOW: dict[str, float] = {"cpu": 1.0, "cuda": 0.02, "mps": 0.2}
+"""Of the teacher RN50 at 640 px, likewise."""
 
-_GPU_SECONDS_A_WINDOW = 0.02
 WINDOWS = 4
-_MOST_CORES = 16
-"""More hardly help a batch as small."""
+_MEASURED_CORES, _MOST_CORES = 2, 16
+"""Beyond sixteen cores more hardly help."""
 
 _STEPS_WANTED, _LEAST_EPOCHS, _MOST_EPOCHS = 3_000, 12, 100
 
@@ -50,7 +47,7 @@ class TrainingPlan:
     """How long, how large, and how many hours.
 
     Attributes:
-        side_px: short side of pictures.
+        side_px: of the square that pictures are fitted into.
         epochs: of training.
         steps: of all epochs.
         train_hours: estimated.
@@ -70,58 +67,51 @@ class TrainingPlan:
     fits: bool
 
 
-def plan_training(train_pictures: int, *, device: DeviceKind, hours: float) -> TrainingPlan:
+def plan_training(train_pictures: int, showings: int, *, device: DeviceKind, hours: float) -> TrainingPlan:
     """Choose size and epochs.
 
     Args:
-        train_pictures: of an epoch.
+        train_pictures: how many there are.
+        showings: of an epoch, those of rare classes counted as often as they are shown.
         device: that trains.
         hours: that training may take.
     """
-    cores = min(len(os.sched_getaffinity(0)), _MOST_CORES) if device == "cpu" else 0
-    steps_per_epoch = -(-train_pictures // BATCH)
+    cores = min(len(os.sched_getaffinity(0)), _MOST_CORES)
+    speed = cores / _MEASURED_CORES if device == "cpu" else 1.0
+    steps_per_epoch = -(-showings // BATCH)
     epochs = min(max(-(-_STEPS_WANTED // steps_per_epoch), _LEAST_EPOCHS), _MOST_EPOCHS)
-    side_px = next(
-        (side for side in SIDES_PX if _train_hours(side, steps_per_epoch * epochs, device, cores) <= hours),
-        SIDES_PX[-1],
-    )
-    train_hours = _train_hours(side_px, steps_per_epoch * epochs, device, cores)
+    steps = steps_per_epoch * epochs
+    full_hours = steps * BATCH * _SECONDS_A_PICTURE[device] / speed / 3600
+
+    def train_hours(side_px: int) -> float:
+        return full_hours * _pixels_of_full(side_px)
+
+    side_px = next((side for side in SIDES_PX if train_hours(side) <= hours), SIDES_PX[-1])
+    windows = train_pictures * WINDOWS * _pixels_of_full(side_px)
     return TrainingPlan(
-        side_px,
-        epochs,
-        steps_per_epoch * epochs,
-        train_hours,
-        train_pictures * WINDOWS * _seconds_a_window(device, cores) / 3600,
-        f"{cores} CPU core{'s' * (cores > 1)}" if device == "cpu" else {"cuda": "a GPU", "mps": "MPS"}[device],
-        f"{_STEPS_WANTED:,} steps of {BATCH} pictures, in {_LEAST_EPOCHS} to {_MOST_EPOCHS} epochs; the largest of "
-        f"{', '.join(map(str, SIDES_PX))} px that is trained in {hours:g} hours",
-        train_hours <= hours,
+        side_px=side_px,
+        epochs=epochs,
+        steps=steps,
+        train_hours=train_hours(side_px),
+        teacher_hours=windows * _SECONDS_A_WINDOW[device] / speed / 3600,
+        device={"cpu": f"{cores} CPU core{'s' * (cores > 1)}", "cuda": "a GPU", "mps": "MPS"}[device],
+        rule=f"{_STEPS_WANTED:,} steps of {BATCH} pictures, in {_LEAST_EPOCHS} to {_MOST_EPOCHS} epochs; the largest "
+        f"of {', '.join(map(str, SIDES_PX))} px that is trained in {hours:g} hours",
+        fits=train_hours(side_px) <= hours,
     )
 
 
-def _train_hours(side_px: int, steps: int, device: DeviceKind, cores: int) -> float:
-    full = {
-        "cpu": _CPU_SECONDS_A_STEP * 2 / max(cores, 1),
-        "cuda": _CUDA_SECONDS_A_STEP,
-        "mps": _MPS_SECONDS_A_STEP,
-    }[device]
-    return steps * full * (side_px / SIDES_PX[0]) ** 2 / 3600
-
-
-def _seconds_a_window(device: DeviceKind, cores: int) -> float:
-    return _CPU_SECONDS_A_WINDOW * 2 / max(cores, 1) if device == "cpu" else _GPU_SECONDS_A_WINDOW
+def _pixels_of_full(side_px: int) -> float:
+    return (side_px / SIDES_PX[0]) ** 2
 
 
 def training_values(plan: TrainingPlan) -> dict[str, Any]:
     """The values of a config that a plan decides, over those of `BASE_CONFIG`."""
-    longest = round(plan.side_px * _LONGEST_OVER_SHORT)
-    sides = [round(plan.side_px * part / 32) * 32 for part in (0.75, 0.875, 1.0)]
+    augmentation = {"kind": "scale-jitter", "side": plan.side_px, "factors": list(_JITTER)}
     return merged(
         _OVER_BASE,
         {
-            "detection": {
-                "augmentation": {"short_sides": sides, "longest_side": longest, "first_short_sides": []},
-            },
+            "detection": {"augmentation": augmentation},
             "schedule": {
                 "epochs": plan.epochs,
                 "global_batch_size": BATCH,
@@ -129,7 +119,7 @@ def training_values(plan: TrainingPlan) -> dict[str, Any]:
             },
             "evaluation": {
                 "short_side": plan.side_px,
-                "longest_side": longest,
+                "longest_side": plan.side_px,
                 "every_epochs": max(plan.epochs // 10, 1),
             },
         },

@@ -4,6 +4,7 @@ hotcoco reads one folder of them, finds no pictures and stops at the first file 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from richsem_schemas.errors import SourceError
@@ -30,7 +31,11 @@ ROOT = "annotation"
 def read_voc(listing: Listing, files: Sequence[Path], reporter: Reporter) -> Export:
     """Read XML files of Pascal VOC's kind; splits by `ImageSets/Main`, else by the names of folders.
 
-    Corners are taken as they stand: tools of today count pixels from 0, VOC's own files from 1.
+    VOC counts pixels from 1, and its last ones belong to the box. Many tools count from 0: where one corner is below 1,
+    all are taken as they stand.
+
+    Source:
+        VOC's development kit; hotcoco and Detectron2 read it so, too.
     """
     problems, names = Problems(), ClassNames()
     splits = _listed_splits(listing)
@@ -50,6 +55,9 @@ def read_voc(listing: Listing, files: Sequence[Path], reporter: Reporter) -> Exp
             continue
         pictures.append(_record(root, path, where, split, names, problems))
     reporter.end()
+    lowest = min((record.boxes_xywh[:, :2].min() for record in pictures if len(record.labels)), default=0.0)
+    if lowest >= 1:
+        pictures = [replace(record, boxes_xywh=record.boxes_xywh + [-1, -1, 1, 1]) for record in pictures]
     folder = files[0].parent if len({path.parent for path in files}) == 1 else listing.root
     return Export("Pascal VOC", (folder,), names.names, pictures, False, problems)
 

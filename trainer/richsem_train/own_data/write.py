@@ -12,7 +12,7 @@ import yaml
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import write_atomically
-from richsem_train.config import load_config
+from richsem_train.config import TrainConfig, load_config
 from richsem_train.config.read import apply_changes
 from richsem_train.own_data.found import Found, FoundClass
 from richsem_train.own_data.own_pictures import OwnPicture
@@ -135,7 +135,10 @@ def config_values(
         "val": {"annotations": str(folder / "annotations" / "val.json"), "images": str(images)},
         "repeat_threshold": found.repeat_threshold,
     }
-    values = {"base": base, "name": name, "detection": detection, "loss": {"federated": 50 if is_federated else None}}
+    values: dict[str, Any] = {"base": base, "name": name, "detection": detection}
+    values["loss"] = {"federated": 50 if is_federated else None}
+    # The base's are of other classes.
+    values |= dict.fromkeys(("extra", "text", "classifier_text"))
     values = merged(merged(training, values), HARD_LABELS)
     if with_cache:
         soft = {"detection": {"labels": "cache", "cache": str(folder / "cache")}, "model": _SOFT_MODEL}
@@ -143,7 +146,7 @@ def config_values(
     return {key: values[key] for key in ("base", "name", *sorted(values.keys() - {"base", "name"}))}
 
 
-def write_config(path: Path, about: Sequence[str], values: dict[str, Any], changes: Sequence[str]) -> None:
+def write_config(path: Path, about: Sequence[str], values: dict[str, Any], changes: Sequence[str]) -> TrainConfig:
     """Write a config with `--set` changes, and check that the trainer takes it.
 
     Raises:
@@ -152,4 +155,4 @@ def write_config(path: Path, about: Sequence[str], values: dict[str, Any], chang
     values = apply_changes(values, changes)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     write_atomically(path, ("".join(f"# {line}\n" for line in about) + text).encode())
-    load_config(path)
+    return load_config(path)
