@@ -294,7 +294,7 @@ def test_a_folder_that_is_there_and_one_within_the_data_are_refused(tmp_path):
 def test_a_file_with_its_pictures_elsewhere_is_read(tmp_path):
     data = coco(tmp_path / "data", [[(1, BOX)], [(1, BOX)]])
     (data / "labels.json").rename(write(tmp_path / "apart" / "x", "").parent / "train.json")
-    with pytest.raises(RichSemError, match="no pictures below it; name their folder with --images|neither pictures"):
+    with pytest.raises(RichSemError, match=r"no pictures below it; name their folder with --images|neither pictures"):
         new(tmp_path / "apart" / "train.json", tmp_path / "mine")
     made = new(tmp_path / "apart" / "train.json", tmp_path / "mine", images=data)
     assert made.images == data

@@ -68,5 +68,5 @@ def test_train_and_val_that_are_one_folder_are_parted_anew():
 
 
 def test_one_picture_is_too_few():
-    with pytest.raises(RichSemError, match="1 picture with boxes.*at least 2 are needed"):
+    with pytest.raises(RichSemError, match=r"1 picture with boxes.*at least 2 are needed"):
         split_pictures([picture(0, [0]), picture(1, []), picture(2, [0], group=0)], seed=0)

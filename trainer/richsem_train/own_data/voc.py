@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from richsem_schemas.errors import SourceError
 from richsem_train.console import Reporter
 from richsem_train.own_data.listing import Listing
@@ -57,7 +59,8 @@ def read_voc(listing: Listing, files: Sequence[Path], reporter: Reporter) -> Exp
     reporter.end()
     lowest = min((record.boxes_xywh[:, :2].min() for record in pictures if len(record.labels)), default=0.0)
     if lowest >= 1:
-        pictures = [replace(record, boxes_xywh=record.boxes_xywh + [-1, -1, 1, 1]) for record in pictures]
+        inclusive = np.array([-1.0, -1.0, 1.0, 1.0])
+        pictures = [replace(record, boxes_xywh=record.boxes_xywh + inclusive) for record in pictures]
     folder = files[0].parent if len({path.parent for path in files}) == 1 else listing.root
     return Export("Pascal VOC", (folder,), names.names, pictures, False, problems)
 
