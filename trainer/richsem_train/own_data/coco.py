@@ -121,7 +121,6 @@ def _read_file(path: Path, listing: Listing, problems: Problems, reporter: Repor
         for name, batch in stream_json(path, {"images": _Image, "annotations": _Annotation}):
             if name in _LISTS:
                 found.add(name, batch)
-                reporter.move(found.counts["annotations"])
     except OSError as error:
         raise SourceError(f"{path}: can't be read ({error.strerror or error})") from None
     finally:

@@ -43,7 +43,6 @@ def read_cvat(listing: Listing, files: Sequence[Path], reporter: Reporter) -> Ex
                     names.position(label)
             elif record.tag == "image":
                 pictures.append(_record(record, listing.relative(path), names, problems))
-                reporter.move(len(pictures))
             elif record.tag == "track":
                 problems.add(
                     "tracks of a video, left out: export it as CVAT for images, whose frames are pictures",

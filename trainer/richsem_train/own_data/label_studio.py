@@ -38,7 +38,6 @@ def read_label_studio(listing: Listing, files: Sequence[Path], reporter: Reporte
             where = f"{listing.relative(path)} [{number}] (task {str(task.get('id', '?'))[:20]})"
             if (record := _record(task, where, names, problems)) is not None:
                 pictures.append(record)
-            reporter.move(number)
     reporter.end()
     return Export("Label Studio JSON", tuple(files), names.names, pictures, True, problems)
 

@@ -1,7 +1,6 @@
 """XML of anybody's, record by record: elements below the root, without document types, and so without entities."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -65,14 +64,24 @@ def stream_xml(path: Path, root: str) -> Iterator[Element]:
 
 
 def root_tag(head: bytes) -> str | None:
-    """The tag of the first element in the first bytes of a file; None where they are no XML."""
-    found: list[str] = []
+    """The tag of the first element in the first bytes of a file; None where they are no XML. What follows isn't read."""
     parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda tag, _: found.append(tag)
-    parser.StartDoctypeDeclHandler = _refuse_document_type
-    with suppress(expat.ExpatError, _RefusedError, LookupError, ValueError):
+    parser.StartElementHandler = _stop_at_element
+    try:
         parser.Parse(head, False)
-    return found[0] if found else None
+    except _FirstElement as first:
+        return str(first)
+    except (expat.ExpatError, LookupError, ValueError):
+        pass
+    return None
+
+
+class _FirstElement(Exception):  # noqa: N818 - no error
+    """Ends parsing."""
+
+
+def _stop_at_element(tag: str, _: dict[str, str]) -> None:
+    raise _FirstElement(tag)
 
 
 class _RefusedError(ValueError):
