@@ -40,6 +40,11 @@ def test_one_picture_of_a_class_is_learnt_from():
     assert is_val.sum() == 1
 
 
+def test_val_is_never_empty_even_if_each_picture_is_the_last_of_a_class():
+    is_val = choose_val([np.array([0, 1]), np.array([2]), np.array([3, 4, 5])], seed=0)
+    assert is_val.tolist() == [False, True, False]
+
+
 def test_the_same_seed_parts_the_same_and_copies_stay_together():
     pictures = [picture(number, [0], group=number // 2) for number in range(40)]
     one, again, other = (split_pictures(pictures, seed=seed) for seed in (1, 1, 2))

@@ -41,12 +41,17 @@ class Listing:
 
     def relative(self, path: Path) -> str:
         """A file as messages name it."""
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+        return _below(path, self.root) or str(path)
 
     def folders(self, path: Path) -> tuple[str, ...]:
         """The folders of a file, below that of the annotations or of the pictures."""
-        root = self.root if path.is_relative_to(self.root) else self.picture_root
-        return path.relative_to(root).parts[:-1]
+        return tuple((_below(path, self.root) or _below(path, self.picture_root)).split(os.sep)[:-1])
+
+
+def _below(path: Path, root: Path) -> str:
+    """A file's path from a folder on, empty where it doesn't lie there; by text: pathlib takes long."""
+    text, start = str(path), str(root).rstrip(os.sep) + os.sep
+    return text[len(start) :] if text.startswith(start) else ""
 
 
 def list_files(root: Path, reporter: Reporter) -> Listing:

@@ -84,7 +84,8 @@ def choose_val(classes_of_groups: Sequence[NDArray[np.int64]], *, seed: int) -> 
     """Choose the groups of pictures that become val, so that each class is on both sides where it can be.
 
     Rare classes choose first, since frequent ones have many pictures to choose among: each class takes a fifth of its
-    groups, at least one if it has two, and never the last one of a class from train. Groups without a class come last.
+    groups, at least one if it has two, and never the last one of a class from train, unless val would be left with less
+    than half of its share. Groups without a class come last.
 
     Args:
         classes_of_groups: the classes that each of N groups shows, without repeats.
@@ -119,6 +120,15 @@ def choose_val(classes_of_groups: Sequence[NDArray[np.int64]], *, seed: int) -> 
                 wanted -= 1
                 for other in shown:
                     left[other] -= 1
+    with_boxes = [group for group in order.tolist() if len(classes_of_groups[group])]
+    least = max(1, round(share * len(with_boxes) / 2))
+    # Of a few pictures each may be the last one of some class: those go that take the fewest classes from train.
+    for group in sorted(
+        with_boxes, key=lambda group: sum(left[each] == 1 for each in classes_of_groups[group].tolist())
+    ):
+        if is_val.sum() >= least:
+            break
+        is_val[group] = True
     empty = [group for group in order.tolist() if not len(classes_of_groups[group])]
     is_val[empty[: round(share * len(empty))]] = True
     return is_val

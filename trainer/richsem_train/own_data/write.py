@@ -66,13 +66,13 @@ def annotations_json(pictures: Sequence[OwnPicture], found: Found, images: Path)
         found: the classes.
         images: the folder that `file_name` starts from.
     """
-    number = 0
+    number, start = 0, len(str(images).rstrip(os.sep)) + 1
     records, annotations = [], []
     for image_id, picture in enumerate(pictures, 1):
         height, width = picture.hw
         record: dict[str, Any] = {
             "id": image_id,
-            "file_name": picture.file.relative_to(images).as_posix(),
+            "file_name": str(picture.file)[start:],
             "height": height,
             "width": width,
         }

@@ -64,7 +64,7 @@ def stream_xml(path: Path, root: str) -> Iterator[Element]:
 
 
 def root_tag(head: bytes) -> str | None:
-    """The tag of the first element in the first bytes of a file; None where they are no XML. What follows isn't read."""
+    """The tag of the first element in the first bytes of a file, and nothing further; None where they are no XML."""
     parser = expat.ParserCreate()
     parser.StartElementHandler = _stop_at_element
     try:

@@ -149,18 +149,17 @@ class _Rows:
     def record(self, picture: Path, path: Path, split: Split | None) -> PictureRecord:
         boxes: list[Box] = []
         labels: list[int] = []
+        shown = self._listing.relative(path)
         for line, text in enumerate(read_text(path).splitlines(), 1):
             numbers = text.split()
             if not numbers:
                 continue
-            where = f"{self._listing.relative(path)} line {line}"
+            where = f"{shown} line {line}"
             if (row := self._row(numbers, where)) is not None:
                 labels.append(row[0])
                 boxes.append(row[1])
         label_array, box_array = boxes_and_labels(boxes, labels)
-        return PictureRecord(
-            picture.name, self._listing.relative(path), label_array, box_array, split=split, file=picture
-        )
+        return PictureRecord(picture.name, shown, label_array, box_array, split=split, file=picture)
 
     def _row(self, texts: Sequence[str], where: str) -> tuple[int, Box] | None:
         try:
