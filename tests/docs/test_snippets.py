@@ -36,6 +36,7 @@ NOT_RUN = {
     "docs/commands/richsem-train.md": "examples of the help, on data that is not here",
     "docs/configs.md": "needs LVIS",
     "docs/format.md": "run by test_format.py, and compared with what is shown",
+    "docs/own-pictures.md": "needs pictures of one's own; test_train_new.py runs the same on five folders",
     "docs/places.md": "needs a bucket; tests of places use a server of their own",
     "docs/protocols.md": "needs LVIS",
     "docs/sharing.md": "needs an account on the hub; tests of the hub use a server of their own",

@@ -111,6 +111,15 @@ def picture_extension(data: bytes) -> str:
     return _identify(data)[0]
 
 
+def pil_format_of(data: bytes) -> str:
+    """Pillow's name of the format that the first bytes of a file are of, such as `JPEG`.
+
+    Raises:
+        PictureError: they are of none that is decoded.
+    """
+    return _identify(data)[1]
+
+
 def gunzip_picture(data: bytes, *, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
     """Inflate a gzip-compressed file; return any other as it is.
 

@@ -187,10 +187,20 @@ def _is_of_another_form(where: str, below: Mapping[str, Any], above: Mapping[str
     return bool(above.get(key, found) != found)
 
 
-def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
+def apply_changes(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Values as a YAML file has them, with `--set` changes; neither is validated.
+
+    Raises:
+        RichSemError: a change is not KEY=VALUE.
+    """
+    changed = dict(values)
     for change in changes:
-        _apply(values, change)
-    return parse_config(values, source=source)
+        _apply(changed, change)
+    return changed
+
+
+def _changed(values: dict[str, Any], changes: Sequence[str], *, source: str) -> TrainConfig:
+    return parse_config(apply_changes(values, changes), source=source)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:
