@@ -87,7 +87,7 @@ def score_checkpoint(
             cost = official_cost(truth, len(val.data) * settings.evaluation.detections)
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
-            metrics = evaluate_split(
+            scores = evaluate_split(
                 detector.batches,
                 val,
                 truth,
@@ -98,7 +98,7 @@ def score_checkpoint(
                 reporter=reporter,
                 scorer=scorer,
             )
-        return None if metrics is None else Scores(annotations, metrics)
+        return None if scores is None else Scores(annotations, scores.metrics)
 
 
 def _val_split(detector: Detector, reporter: Reporter) -> tuple[ScoredSplit, GroundTruth]:

@@ -1,16 +1,19 @@
 """Scoring a detector on a split: all ranks detect, each its share, and the first scores all of it once."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
 from richsem_schemas.cache.geometry import resized_hw
+from richsem_schemas.scoring.class_scores import class_aps
 from richsem_schemas.scoring.detections import PictureDetections
-from richsem_schemas.scoring.evaluation import GroundTruth, score
+from richsem_schemas.scoring.evaluation import GroundTruth, evaluated, metrics_of, numbered
 from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
@@ -24,6 +27,20 @@ from richsem_train.results.rank_files import merge_detections, rank_file, write_
 from richsem_train.run.distributed import Ranks
 
 
+@dataclass(frozen=True, eq=False)
+class SplitScores:
+    """How well the objects of a split are detected.
+
+    Attributes:
+        metrics: by name, of `evaluation.score`.
+        class_aps: float64 [K], of its categories by ascending id, see `class_scores.class_aps`; None from the official
+            evaluator.
+    """
+
+    metrics: dict[str, float]
+    class_aps: NDArray[np.float64] | None = None
+
+
 def evaluate_split(
     detector: BatchDetector,
     split: ScoredSplit,
@@ -35,14 +52,14 @@ def evaluate_split(
     ranks: Ranks,
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
-) -> dict[str, float] | None:
+) -> SplitScores | None:
     """Detect each rank's share of a split into `folder`, and score all of it on the first.
 
     All ranks call this, with the same folder. `lvis`, the official evaluator, is for annotations that
     `require_official` lets pass.
 
     Returns:
-        Figures by name; None on all ranks but the first.
+        The figures; None on all ranks but the first.
     """
     own = slice(ranks.rank, None, ranks.world_size)
     share = range(len(split.data))[own]
@@ -73,8 +90,11 @@ def evaluate_split(
     if not ranks.is_first:
         return None
     merged = merge_detections([rank_file(folder, rank) for rank in range(ranks.world_size)], truth.image_ids.tolist())
-    compute = official_score if scorer == "lvis" else score
-    return compute(truth, merged, max_detections=config.detections)
+    if scorer == "lvis":
+        return SplitScores(official_score(truth, merged, max_detections=config.detections))
+    kept = numbered(truth, merged, max_detections=config.detections)
+    evaluator = evaluated(truth, kept, max_detections=config.detections)
+    return SplitScores(metrics_of(truth, evaluator), class_aps(evaluator))
 
 
 def _in_ids(found: PictureDetections, split: ScoredSplit) -> PictureDetections:
