@@ -5,12 +5,13 @@ from richsem_train.commands.compare import compare
 from richsem_train.commands.eval import evaluate
 from richsem_train.commands.export import export
 from richsem_train.commands.predict import predict
+from richsem_train.commands.report import report
 from richsem_train.commands.train import train
 
 app = new_program("richsem-train")
 app.callback(invoke_without_command=True)(train)
 app.command("eval")(evaluate)
-for command in (predict, export, compare):
+for command in (predict, export, compare, report):
     app.command()(command)
 
 

@@ -104,5 +104,3 @@ def _confusion(truth: GroundTruth, counted: Detections) -> NDArray[np.int64]:
     evaluator = evaluated(truth, counted)
     matrix: NDArray[np.int64] = evaluator.confusion_matrix(max_det=max(len(counted), 1))["matrix"].astype(np.int64)
     return matrix
-
-

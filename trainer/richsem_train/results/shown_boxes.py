@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ class BoxError:
 
     Attributes:
         outcome: which.
+        is_object: whether it is an object.
         category: the class's place, of the detection or of the object.
         score: of the detection; of what lies on a missed object, None where nothing does.
         other: the place of the class of the object that a detection lies on, or of what lies on a missed object.
@@ -40,6 +41,7 @@ class BoxError:
     """
 
     outcome: Outcome
+    is_object: bool
     category: int
     score: float | None
     other: int | None
@@ -101,8 +103,6 @@ def cut_out(
     errors: Sequence[BoxError],
     data: DetectionData,
     truth: GroundTruth,
-    *,
-    on_picture: Callable[[int], None] = lambda _done: None,
 ) -> tuple[dict[BoxError, ShownBox], list[str]]:
     """Cut the pieces out of their pictures, each of which is read once.
 
@@ -113,7 +113,7 @@ def cut_out(
     shown: dict[BoxError, ShownBox] = {}
     problems = []
     pictures = sorted({error.picture for error in errors})
-    for done, picture in enumerate(pictures, 1):
+    for picture in pictures:
         index = index_of[int(truth.image_ids[picture - 1])]
         try:
             image = read_annotated_picture(data, index)
@@ -123,7 +123,6 @@ def cut_out(
         for error in errors:
             if error.picture == picture:
                 shown[error] = _piece(error, image, data.files[index], are_relative=data.are_relative)
-        on_picture(done)
     return shown, problems
 
 
@@ -132,6 +131,7 @@ def _missed(truth: GroundTruth, errors: BoxErrors, row: int) -> BoxError:
     is_covered = detection >= 0
     return BoxError(
         Outcome(int(errors.box_outcomes[row])),
+        True,
         int(truth.box_categories[row]) - 1,
         float(errors.detections.scores[detection]) if is_covered else None,
         int(errors.detections.category_ids[detection]) - 1 if is_covered else None,
@@ -145,6 +145,7 @@ def _wrong(truth: GroundTruth, errors: BoxErrors, row: int) -> BoxError:
     box = int(errors.boxes[row])
     return BoxError(
         Outcome(int(errors.outcomes[row])),
+        False,
         int(errors.detections.category_ids[row]) - 1,
         float(errors.detections.scores[row]),
         int(truth.box_categories[box]) - 1 if box >= 0 else None,
