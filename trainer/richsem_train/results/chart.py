@@ -99,7 +99,7 @@ def _ticks(low: float, high: float) -> list[float]:
     step = 10.0 ** np.floor(np.log10((high - low) / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
     first = np.ceil(low / step - 1e-9)
-    return [float(number * step) for number in np.arange(first, np.floor(high / step + 1e-9) + 1)]
+    return [float(number * step) + 0.0 for number in np.arange(first, np.floor(high / step + 1e-9) + 1)]
 
 
 def _text(tick: float) -> str:

@@ -123,8 +123,10 @@ class _ChosenBoxes:
         of_class: dict[int, tuple[list[BoxError], list[BoxError]]] = {place[id(row)]: ([], []) for row in worst}
         for side, candidates in enumerate((missed, wrong)):
             for error in candidates:
-                if error.category in of_class and len(of_class[error.category][side]) < _BOXES_A_CARD:
-                    of_class[error.category][side].append(error)
+                boxes = of_class.get(error.category, ([], []))[side]
+                # Several of one picture are mostly one object.
+                if len(boxes) < _BOXES_A_CARD and all(box.picture != error.picture for box in boxes):
+                    boxes.append(error)
         order = {letter: index for index, letter in enumerate([*FREQUENCY_NAMES, ""])}
         rare_first = sorted(missed, key=lambda error: order[rows[error.category].frequency])
         return cls(
@@ -179,7 +181,14 @@ def _charts(reported: Reported) -> list[Chart]:
         ),
         draw_chart(
             "Share of right detections over their score",
-            [Series(f"error {calibration.error:.3f}", "all", calibration.scores, calibration.accuracies)],
+            [
+                Series(
+                    f"error {calibration.error:.3f}",
+                    "all",
+                    calibration.scores.tolist(),
+                    calibration.accuracies.tolist(),
+                )
+            ],
             x_label="score",
             x_range=(0, 1),
             y_range=(0, 1),

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from richsem_schemas.annotations import Category
+from richsem_schemas.annotations import Category, DetectionData
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.scoring.detections import Detections
 from richsem_schemas.scoring.diagnosis import Diagnosis
 from richsem_schemas.scoring.evaluation import GroundTruth, truth_of
 from richsem_schemas.vocabularies.frequencies import derived_frequencies
 from richsem_train.config import TrainConfig, load_config
-from richsem_train.data.category_rows import DetectionData
 from richsem_train.results.class_aps import ClassAps, aps_of_record
 from richsem_train.results.rank_files import merge_detections
 from richsem_train.run.checkpoint import load_checkpoint
