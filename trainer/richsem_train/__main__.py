@@ -9,6 +9,7 @@ _NEEDED = {
     "timm": "timm",
     "scipy": "scipy",
     "yaml": "pyyaml",
+    "jinja2": "jinja2",
     "safetensors": "safetensors",
 }
 

@@ -6,12 +6,13 @@ from richsem_train.commands.eval import evaluate
 from richsem_train.commands.export import export
 from richsem_train.commands.new import new
 from richsem_train.commands.predict import predict
+from richsem_train.commands.report import report
 from richsem_train.commands.train import train
 
 app = new_program("richsem-train")
 app.callback(invoke_without_command=True)(train)
 app.command("eval")(evaluate)
-for command in (predict, export, compare, new):
+for command in (predict, export, compare, report, new):
     app.command()(command)
 
 

@@ -39,6 +39,8 @@ from richsem_train.run.evaluate import evaluate_split
 from richsem_train.run.open_data import data_folder, read_split
 from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import rebuilt_detector
+from richsem_train.run.reported_run import EvaluatedRun, read_evaluated_run
+from richsem_train.run.write_report import WrittenReport, require_report_folder, write_report
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def score_checkpoint(
             cost = official_cost(truth, limits.most(pictures=len(val.data), categories=len(truth.category_ids)))
             reporter.say(f"lvis will take {cost} once all is detected; hotcoco gives the same figures in seconds")
         with _detections_folder(out, checkpoint, ranks) as folder:
-            metrics = evaluate_split(
+            scores = evaluate_split(
                 detector.batches,
                 val,
                 truth,
@@ -119,7 +121,40 @@ def score_checkpoint(
                 scorer=scorer,
                 limits=limits,
             )
-        return None if metrics is None else Scores(annotations, metrics, len(val.data), words, truth.frequencies.rule)
+        if scores is None:
+            return None
+        return Scores(annotations, scores.metrics, len(val.data), words, truth.frequencies.rule)
+
+
+def report_run(run: Path, *, against: Path | None, out: Path, device: str | None, reporter: Reporter) -> WrittenReport:
+    """Write `report.html` and `report.json` of a run's last evaluation into `out`.
+
+    Arguments are those of `richsem-train report`; where the run's detections are missing, its last checkpoint detects
+    again, into its folder.
+
+    Raises:
+        RichSemError: there is no such run, or files of it are damaged.
+    """
+    evaluated_run = read_evaluated_run(run)
+    compared_run = None if against is None else read_evaluated_run(against)
+    require_report_folder(evaluated_run, out)
+    for each in (evaluated_run, compared_run):
+        # The APs of another run are in its log, if it isn't an old one.
+        if each is not None and not each.detection_files and (each is evaluated_run or not each.log.class_aps):
+            _detect_again(each, device, reporter)
+    return write_report(evaluated_run, compared_run, out, reporter)
+
+
+def _detect_again(run: EvaluatedRun, device: str | None, reporter: Reporter) -> None:
+    if not run.folder.last.is_file():
+        raise RichSemError(
+            f"{run.folder.detections}: the detections of the last evaluation are missing, and so is "
+            f"{run.folder.last}, which would detect again; bring either back, or go on with the run by --resume"
+        )
+    reporter.say(f"{run.folder.detections}: no detections; {run.folder.last} detects again")
+    score_checkpoint(
+        run.folder.last, config=None, changes=[], out=run.folder.detections, device=device, reporter=reporter
+    )
 
 
 def _val_split(

@@ -79,13 +79,19 @@ class GroundTruth:
         return np.searchsorted(self.category_ids, self.annotations.boxes.category_ids) + 1
 
     @cached_property
+    def are_counting(self) -> NDArray[np.bool_]:
+        """Bool [A]: the boxes that are in `coco`, where box n of them has the id n, from 1."""
+        areas = self.annotations.areas
+        # `lvis` leaves out boxes without an area.
+        return (areas > 0) & (areas < np.inf) if self.metric == "lvis" else np.ones(len(areas), np.bool_)
+
+    @cached_property
     def coco(self) -> hotcoco.COCO:
         """The boxes that count."""
         boxes, areas, is_crowd = self.annotations.boxes, self.annotations.areas, self.annotations.boxes.is_crowd
-        counting = np.ones(len(boxes), np.bool_)
+        counting = self.are_counting
         if self.metric == "lvis":
-            # `lvis` leaves out boxes without an area, and doesn't look for crowds.
-            counting = (areas > 0) & (areas < np.inf)
+            # `lvis` doesn't look for crowds.
             areas = np.where(self.annotations.are_ignored, _BEYOND_ALL_AREAS, areas)
             is_crowd = np.zeros_like(is_crowd)
         return hotcoco.COCO.from_arrays(
@@ -168,6 +174,17 @@ def score(
         is by Dave et al. 2021 (arXiv 2102.01066).
     """
     kept = numbered(truth, detections, max_detections=max_detections, max_of_category=max_of_category)
+    return metrics_of(truth, evaluated(truth, kept, max_detections=max_detections))
+
+
+def evaluated(truth: GroundTruth, kept: Detections, *, max_detections: int | None = 300) -> hotcoco.COCOeval:
+    """The evaluator of `score` after its work, for what it knows besides.
+
+    Args:
+        truth: what is compared with.
+        kept: of `numbered`; detection n of them has the id n, from 1.
+        max_detections: as `score` takes it.
+    """
     # The columns of `loadRes`: image, x, y, width, height, score, category.
     rows = np.column_stack([kept.image_ids, kept.boxes_xywh_px, kept.scores, kept.category_ids]).astype(np.float64)
     compared = hotcoco.LVISeval if truth.metric == "lvis" else hotcoco.COCOeval
@@ -179,6 +196,11 @@ def score(
         # Names of recalls, which nobody reads here, have the usual limits in them.
         warnings.filterwarnings("ignore", "hotcoco: max_dets differ")
         evaluator.run()
+    return evaluator
+
+
+def metrics_of(truth: GroundTruth, evaluator: hotcoco.COCOeval) -> dict[str, float]:
+    """The figures of `score`, of an evaluator that did its work."""
     results = evaluator.get_results()
     if truth.metric != "lvis":
         results |= _of_frequencies(evaluator, truth)

@@ -8,8 +8,11 @@ from typing import Any
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.config import load_config
+from richsem_train.results.class_aps import ClassAps, aps_of_record
+from richsem_train.results.class_gains import ClassGains, class_gains
 from richsem_train.results.tables import STEPS, Arms
 from richsem_train.run.folder import RunFolder
+from richsem_train.run.log import read_log
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class FinishedRun:
         arm: the name of its config.
         seed: of the run.
         metrics: of its last evaluation, `steps` taken until then, and `s/step`, the median seconds of a step.
+        class_aps: of the same evaluation; None of a run whose log has none.
     """
 
     arm: str
     seed: int
     metrics: dict[str, float]
+    class_aps: ClassAps | None = None
 
 
 def group_arms(runs: Sequence[FinishedRun]) -> Arms:
@@ -46,10 +51,22 @@ def group_arms(runs: Sequence[FinishedRun]) -> Arms:
     return {arm: [seeds[seed] for seed in sorted(seeds)] for arm, seeds in arms.items()}
 
 
-def files_of_run(out: Path) -> tuple[Path, Path]:
+def gains_of_arms(runs: Sequence[FinishedRun]) -> dict[str, ClassGains]:
+    """Gains of classes of each arm over the first, by seeds that both have; of runs whose logs have APs of classes."""
+    arms: dict[str, dict[int, ClassAps]] = {}
+    for run in runs:
+        seeds = arms.setdefault(run.arm, {})
+        if run.class_aps is not None:
+            seeds[run.seed] = run.class_aps
+    baseline, *others = arms
+    gains = {arm: class_gains(arms[arm], arms[baseline]) for arm in others}
+    return {arm: each for arm, each in gains.items() if each.gains}
+
+
+def files_of_run(out: Path) -> tuple[Path, Path, Path]:
     """The files that `read_run` reads."""
     folder = RunFolder(out)
-    return folder.config, folder.results
+    return folder.config, folder.results, folder.log
 
 
 def read_run(out: Path) -> FinishedRun:
@@ -58,7 +75,7 @@ def read_run(out: Path) -> FinishedRun:
     Raises:
         RichSemError: OUT holds no run, or one that isn't finished.
     """
-    config_file, results_file = files_of_run(out)
+    config_file, results_file, log_file = files_of_run(out)
     if not config_file.is_file():
         raise RichSemError(f"{out} holds no run ({config_file} is missing)")
     if not results_file.is_file():
@@ -72,4 +89,10 @@ def read_run(out: Path) -> FinishedRun:
             defined["s/step"] = float(results["seconds_a_step"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RichSemError(f"{results_file}: not what a run writes ({error!r})") from None
-    return FinishedRun(config.name, config.seed, defined)
+    return FinishedRun(config.name, config.seed, defined, _class_aps(log_file, results["step"]))
+
+
+def _class_aps(log_file: Path, step: int) -> ClassAps | None:
+    """Those of the evaluation after so many steps."""
+    records = read_log(log_file).class_aps if log_file.is_file() else ()
+    return next((aps_of_record(record, str(log_file)) for record in records if record["step"] == step), None)

@@ -1,17 +1,19 @@
 """Scoring a detector on a split: all ranks detect, each its share, and the first scores all of it once."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
 from richsem_schemas.cache.geometry import resized_hw
+from richsem_schemas.scoring.class_scores import class_aps
 from richsem_schemas.scoring.detections import Detections, PictureDetections
-from richsem_schemas.scoring.evaluation import GroundTruth, score
+from richsem_schemas.scoring.evaluation import GroundTruth, evaluated, metrics_of, numbered
 from richsem_train.choices import Scorer
 from richsem_train.config import EvaluationConfig
 from richsem_train.console import Reporter
@@ -30,6 +32,20 @@ ALL_PAIRS = 2**31 - 1
 """Of a picture: more than any detector has of boxes and classes."""
 
 
+@dataclass(frozen=True, eq=False)
+class SplitScores:
+    """How well the objects of a split are detected.
+
+    Attributes:
+        metrics: by name, of `evaluation.score`.
+        class_aps: float64 [K], of its categories by ascending id, see `class_scores.class_aps`; None from the official
+            evaluator.
+    """
+
+    metrics: dict[str, float]
+    class_aps: NDArray[np.float64] | None = None
+
+
 def evaluate_split(
     detector: BatchDetector,
     split: ScoredSplit,
@@ -42,14 +58,14 @@ def evaluate_split(
     reporter: Reporter,
     scorer: Scorer = "hotcoco",
     limits: Limits | None = None,
-) -> dict[str, float] | None:
+) -> SplitScores | None:
     """Detect each rank's share of a split into `folder`, and score all of it on the first.
 
     All ranks call this, with the same folder. `lvis`, the official evaluator, is for annotations that
     `require_official` lets pass. `limits` are those of the config where they are None.
 
     Returns:
-        Figures by name; None on all ranks but the first.
+        The figures; None on all ranks but the first.
     """
     limits = limits or Limits(config.detections)
     detector = replace(detector, keep=ALL_PAIRS if limits.of_picture is None else limits.of_picture)
@@ -89,8 +105,15 @@ def evaluate_split(
     merged = merge_detections([rank_file(folder, rank) for rank in range(ranks.world_size)], truth.image_ids.tolist())
     if limits.of_category is not None and (note := _few_note(merged, truth, limits.of_category)):
         reporter.say(note)
-    compute = official_score if scorer == "lvis" else score
-    return compute(truth, merged, max_detections=limits.of_picture, max_of_category=limits.of_category)
+    return _scores(truth, merged, limits, scorer)
+
+
+def _scores(truth: GroundTruth, found: Detections, limits: Limits, scorer: Scorer) -> SplitScores:
+    bounds = {"max_detections": limits.of_picture, "max_of_category": limits.of_category}
+    if scorer == "lvis":
+        return SplitScores(official_score(truth, found, **bounds))
+    evaluator = evaluated(truth, numbered(truth, found, **bounds), max_detections=limits.of_picture)
+    return SplitScores(metrics_of(truth, evaluator), class_aps(evaluator))
 
 
 def _few_note(found: Detections, truth: GroundTruth, wanted: int) -> str | None:

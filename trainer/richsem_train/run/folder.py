@@ -13,6 +13,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import temporaries, write_atomically
 from richsem_train.config import TrainConfig, config_differences, config_yaml, load_config
 from richsem_train.run.distributed import Ranks
+from richsem_train.run.log import LOG_NAME
 
 _MAY_DIFFER = (
     "data",
@@ -48,7 +49,7 @@ _MAY_DIFFER = (
 _LOCK = ".lock"
 
 _LEFTOVER = re.compile(
-    r"\.(config\.yaml|results\.json|curves\.png|log\.jsonl|wandb_id|last\.pt|best\.pt|detections-\d+\.arrow)"
+    r"\.(config\.yaml|results\.json|curves\.png|report\.json|report\.html|log\.jsonl|wandb_id|last\.pt|best\.pt|detections-\d+\.arrow)"
     r"\.\d+-[0-9a-f]{8}\.tmp"
 )
 """What a run that is killed leaves of a file that it was writing."""
@@ -72,6 +73,7 @@ class RunFolder:
         self.detections = out / "detections"
         self.results = out / "results.json"
         self.curves = out / "curves.png"
+        self.log = out / LOG_NAME
 
     def check(self, config: TrainConfig, *, resume: bool) -> None:
         """Check that OUT is free for a run, or holds the one to go on with.

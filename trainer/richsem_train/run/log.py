@@ -1,7 +1,7 @@
 """What a run leaves behind: a line of JSON every few steps, TensorBoard files, Weights & Biases if asked.
 
 A line of the log is a JSON object with `event` and `step`. `train` has `loss`, `losses` (by name), `lr` and more;
-`eval` has the metrics by name.
+`eval` has the metrics by name, and `classes` the APs of the classes (`results.class_aps`) at the same step.
 """
 
 import json
@@ -28,11 +28,13 @@ class RunLog:
         steps: records of training.
         evaluations: `step` and `metrics` each.
         damaged: pictures and views that were replaced by others.
+        class_aps: records of the APs of classes, one an evaluation.
     """
 
     steps: tuple[dict[str, Any], ...]
     evaluations: tuple[dict[str, Any], ...]
     damaged: int = 0
+    class_aps: tuple[dict[str, Any], ...] = ()
 
 
 class RunLogWriter:
@@ -104,6 +106,7 @@ def read_log(path: Path) -> RunLog:
     """
     steps: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
+    class_aps: dict[int, dict[str, Any]] = {}
     damaged = 0
     for record in _read_records(path):
         step = record["step"]
@@ -113,10 +116,13 @@ def read_log(path: Path) -> RunLog:
         elif record["event"] == "eval":
             metrics = {key: value for key, value in record.items() if key not in ("event", "step")}
             evaluations[step] = {"step": step, "metrics": metrics}
+        elif record["event"] == "classes":
+            class_aps[step] = record
     return RunLog(
         tuple(steps[step] for step in sorted(steps)),
         tuple(evaluations[step] for step in sorted(evaluations)),
         damaged,
+        tuple(class_aps[step] for step in sorted(class_aps)),
     )
 
 

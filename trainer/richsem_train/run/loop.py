@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from richsem_schemas.scoring.metrics import is_defined
 from richsem_train.console import Reporter
 from richsem_train.data.loaders import LoadedStep
+from richsem_train.results.class_aps import aps_of_truth
 from richsem_train.results.tables import AP_UNDEFINED
 from richsem_train.run.assemble import AssembledRun
 from richsem_train.run.build import batch_detector
 from richsem_train.run.checkpoint import save_checkpoint
 from richsem_train.run.engine import memory_limit_explained
-from richsem_train.run.evaluate import evaluate_split
+from richsem_train.run.evaluate import SplitScores, evaluate_split
 from richsem_train.run.folder import RunFolder
 from richsem_train.run.log import LOG_NAME, read_log
 from richsem_train.run.signals import StopRequest
@@ -130,8 +131,12 @@ class TrainingLoop:
         return any(line["step"] == taken for line in read_log(self._folder.out / LOG_NAME).evaluations)
 
     def _evaluate(self, taken: int) -> None:
-        metrics = self._score()
-        if metrics is not None:
+        scores = self._score()
+        if scores is not None:
+            metrics, aps = scores.metrics, scores.class_aps
+            assert aps is not None, "scored by hotcoco"
+            # First, since a step that has figures in the log isn't scored again.
+            self._log.write_class_aps(aps_of_truth(taken, self._run.truth, aps))
             self._log.write_evaluation(taken, metrics)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if is_defined(value))
             self._reporter.say(f"epoch {taken // self._run.steps_per_epoch}: {shown or AP_UNDEFINED}")
@@ -143,7 +148,7 @@ class TrainingLoop:
             self._save(taken)
         self._run.ranks.wait()
 
-    def _score(self) -> dict[str, float] | None:
+    def _score(self) -> SplitScores | None:
         run = self._run
         return evaluate_split(
             batch_detector(run.scored_detector.eval(), run.config, run.info.class_names, run.ranks.device),

@@ -8,6 +8,7 @@ from typing import Any
 from richsem_train.console import Reporter, step_note
 from richsem_train.data.loaders import LoadedStep
 from richsem_train.data.order import DataKind
+from richsem_train.results.class_aps import ClassAps
 from richsem_train.run.log import RunLogWriter
 from richsem_train.run.step_result import StepResult
 
@@ -84,6 +85,11 @@ class StepLog:
             self._reporter.say(f"replaced ({self._damaged} since the start): {message}")
             if self._writer is not None:
                 self._writer.write("damage", taken, {"message": message})
+
+    def write_class_aps(self, aps: ClassAps) -> None:
+        """The APs of the classes when the detector was scored."""
+        if self._writer is not None:
+            self._writer.write("classes", aps.step, aps.as_record())
 
     def write_evaluation(self, taken: int, metrics: dict[str, float]) -> None:
         """The detector was scored after so many steps."""
