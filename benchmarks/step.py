@@ -180,7 +180,7 @@ def make_trainer(
     torch.manual_seed(0)
     detector = build_detector(
         model,
-        num_classes=CLASSES,
+        num_classes=len(text.class_names),
         text_features_CD=text_tensor(classifier or text),
         logit_scale=text.logit_scale,
         weights=None,
@@ -193,7 +193,7 @@ def make_trainer(
         model,
         config.loss,
         text=text,
-        image_counts_C=torch.arange(CLASSES),
+        image_counts_C=torch.arange(len(text.class_names)),
         learns_images=learns_images,
         precision=setting.precision,
         device=setting.device,

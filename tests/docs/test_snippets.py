@@ -41,6 +41,7 @@ NOT_RUN = {
     "docs/protocols.md": "needs LVIS",
     "docs/sharing.md": "needs an account on the hub; tests of the hub use a server of their own",
     "docs/slurm.md": "needs Slurm",
+    "docs/small.md": "needs pictures of one's own, and CLIP's weights",
     "docs/table4.md": "needs LVIS and ImageNet, or published weights",
     "docs/training.md": "needs LVIS, COCO or published weights",
     "docs/datasets": "needs the data",
@@ -175,7 +176,9 @@ def place(demo, tmp_path, monkeypatch, world):
     (tmp_path / "caches/inet-lvis/labels/RN50-openai").symlink_to(demo / "caches/demo/labels/demo")
     (tmp_path / "mine.txt").write_text("\n".join(FIVE_NAMES))
     world.write_config(tmp_path / "mine.yaml", name="mine", schedule__epochs=1)
-    Image.new("RGB", (90, 60), "teal").save(tmp_path / "photo.jpg")
+    for picture in ("photo.jpg", "photos/1.jpg", "more/2.jpg"):
+        (tmp_path / picture).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (90, 60), "teal").save(tmp_path / picture)
     monkeypatch.chdir(tmp_path)
     # What text the teacher has read is remembered there.
     monkeypatch.setenv("XDG_CACHE_HOME", str(demo / "cache"))

@@ -77,7 +77,9 @@ def test_so_is_a_picture_that_is_called_like_the_sheet(command, best, pictures, 
     assert f"{out / 'sheet.jpg'} would be overwritten" in message
     # Of a single picture there is no sheet.
     assert command("predict", best, out / "sheet.jpg", "--out", out, "--device", "cpu") == 0, command.stderr
-    assert {path.name for path in out.iterdir()} == {"sheet.jpg", "sheet-2.jpg", "predictions.json"}
+    assert {path.name for path in out.iterdir()} == {
+        *("sheet.jpg", "sheet-2.jpg", "predictions.json", "coco_results.json", "coco_images.json")
+    }
 
 
 def test_and_a_checkpoint_called_like_the_predictions(command, best, pictures, tmp_path):

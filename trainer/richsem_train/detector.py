@@ -48,7 +48,7 @@ class Detector:
         Args:
             path: a checkpoint, exported weights, or the folder of a run, of which the best checkpoint is taken, or the
                 last one where none is the best.
-            device: `cpu`, `cuda`, `cuda:1`; None is CUDA where there is one.
+            device: `cpu`, `cuda`, `cuda:1`, `mps`; None is CUDA where there is one, else MPS, else the CPU.
 
         Raises:
             RichSemError: no such file, damaged, or something else; or the device isn't there.

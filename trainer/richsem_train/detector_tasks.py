@@ -19,6 +19,7 @@ from richsem_train.config import builtin_configs
 from richsem_train.console import Reporter, SilentReporter
 from richsem_train.data.category_rows import ScoredSplit, scored_split
 from richsem_train.detector import Detector, open_detector
+from richsem_train.results.coco_results import IMAGES, RESULTS, AnnotatedIds, CocoResults
 from richsem_train.results.compare_detectors import (
     Compared,
     Contender,
@@ -28,6 +29,7 @@ from richsem_train.results.compare_detectors import (
 )
 from richsem_train.results.gallery import Predicted, output_files
 from richsem_train.results.official_lvis import official_cost, require_official
+from richsem_train.results.picture_files import picture_files
 from richsem_train.results.predict import predict as predict_pictures
 from richsem_train.results.protocols import format_for, limits_of, protocol_words
 from richsem_train.results.rank_files import rank_file
@@ -204,6 +206,7 @@ def show_pictures(
     out: Path,
     *,
     threshold: float,
+    annotations: Path | None,
     config: str | None,
     changes: Sequence[str],
     device: str | None,
@@ -211,18 +214,32 @@ def show_pictures(
 ) -> Predicted:
     """Detect objects in pictures and write what was found into `out`.
 
+    The arguments are those of `richsem-train predict`; the pictures' files, folders and patterns are found by
+    `picture_files`.
+
     Raises:
-        RichSemError: something would be written over what is read.
+        RichSemError: there are no such pictures, something would be written over what is read, or the annotations are
+            of other pictures or classes.
     """
-    _require_free(images, out, _files_of(checkpoint, config))
+    paths = picture_files(*images, leave_out=out)
+    read = _files_of(checkpoint, config) if annotations is None else [*_files_of(checkpoint, config), annotations]
+    _require_free(paths, out, read, (RESULTS, IMAGES))
+    known = None if annotations is None else AnnotatedIds.read(annotations)
+    image_ids = {path: place for place, path in enumerate(paths, start=1)} if known is None else known.image_ids(paths)
+    if len(image_ids) < len(paths):
+        reporter.say(
+            f"{annotations} has {len(image_ids):,} of the {len(paths):,} pictures; {RESULTS} is of these alone"
+        )
     (detector,) = _opened([(checkpoint, config)], changes, device, reporter)
-    with _told(reporter, len(images)) as on_picture:
+    classes = detector.classes if known is None else known.classes(detector.classes)
+    with _told(reporter, len(paths)) as on_picture:
         return predict_pictures(
-            images,
+            paths,
             detector.batches.detect_picture,
             out,
             classes=detector.classes,
             score_threshold=threshold,
+            coco=CocoResults(out, classes, image_ids),
             on_picture=on_picture,
         )
 
@@ -244,7 +261,8 @@ def compare_on_pictures(
         RichSemError: something would be written over what is read, or the detectors have no class in common.
     """
     sources = list(zip(checkpoints, configs, strict=True))
-    _require_free(images, out, [file for source in sources for file in _files_of(*source)])
+    paths = picture_files(*images, leave_out=out)
+    _require_free(paths, out, [file for source in sources for file in _files_of(*source)])
     detectors = _opened(sources, changes, device, reporter)
     one, other = (detector.info.config.name for detector in detectors)
     a, b = (
@@ -255,14 +273,16 @@ def compare_on_pictures(
     )
     if note := unshared_classes_note(a, b):
         reporter.say(note)
-    with _told(reporter, len(images)) as on_picture:
-        return compare_detectors(images, a, b, out, score_threshold=threshold, on_picture=on_picture)
+    with _told(reporter, len(paths)) as on_picture:
+        return compare_detectors(paths, a, b, out, score_threshold=threshold, on_picture=on_picture)
 
 
-def _require_free(images: Sequence[Path], out: Path, files: Sequence[Path]) -> None:
+def _require_free(images: Sequence[Path], out: Path, files: Sequence[Path], others: Sequence[str] = ()) -> None:
     require_folder(out)
     require_no_inputs(
-        output_files(images, out), [*files, *images], remedy="name another --out than the folder of the pictures"
+        output_files(images, out, others),
+        [*files, *images],
+        remedy="name another --out than the folder of the pictures",
     )
 
 

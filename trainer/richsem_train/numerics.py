@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from richsem_train.devices import sent
+
 # Smallest area that divides; truth is never this small (a pixel of a 1333 px side is 5.6e-7).
 _MIN_AREA = 1e-12
 
@@ -18,7 +20,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
     """Small values made on the host, on the device; pinned on the way to a GPU, where pageable memory is waited for."""
-    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+    return sent(values.pin_memory() if device.type == "cuda" else values, device)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:

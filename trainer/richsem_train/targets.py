@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from richsem_train.choices import Supervision
+from richsem_train.devices import sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +92,12 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
+        move = partial(sent, device=device)
         return replace(
             self,
-            pixels=self.pixels.to(device, non_blocking=True),
-            padding_mask=self.padding_mask.to(device, non_blocking=True),
-            targets=tuple(
-                converted(target, lambda each: each.to(device, non_blocking=True)) for target in self.targets
-            ),
+            pixels=move(self.pixels),
+            padding_mask=move(self.padding_mask),
+            targets=tuple(converted(target, move) for target in self.targets),
         )
 
     def pin_memory(self) -> "Batch":

@@ -21,6 +21,7 @@ from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
 from richsem_schemas.cache.reader import pictures_layout
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import TeacherError
+from richsem_schemas.io.ordered_map import cores
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.resize import KERNEL
 from richsem_schemas.vocabularies.vocabulary import Vocabulary
@@ -71,7 +72,7 @@ class Worker:
 
         # No shard is being made yet, so all cores are free for it.
         if self._teacher.identity.embed_dim >= LEAST_DIM_FOR_THREADS:
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            torch.set_num_threads(cores())
         try:
             return text_bank(self._teacher, vocabulary, policy, on_progress=count)
         finally:

@@ -7,15 +7,13 @@ from richsem_prep.sources.tar_files import find_tars, member_entry, tar_files
 from richsem_schemas.errors import SourceError
 from richsem_schemas.io.places import Place
 from richsem_schemas.io.words import printable
+from richsem_schemas.pictures.names import PICTURE_ENDINGS
 from richsem_schemas.vocabularies.vocabulary import NO_LABEL
 
 _LAYOUT = "uncompressed tars of pictures, such as 00000.tar"
 _SHOWN = 3
 
-PICTURE_SUFFIXES = (
-    *(b".jpg", b".jpeg", b".png", b".webp", b".bmp", b".gif", b".tif", b".tiff"),
-    *(b".ppm", b".pgm", b".pbm", b".pnm"),
-)
+PICTURE_SUFFIXES = tuple(ending.encode() for ending in PICTURE_ENDINGS)
 """How members end that are taken for pictures, in lower case."""
 
 

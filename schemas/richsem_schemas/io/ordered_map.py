@@ -16,7 +16,12 @@ MAX_THREADS = 16
 
 def default_threads() -> int:
     """One a core that this process may use, at most `MAX_THREADS`."""
-    return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return min(cores(), MAX_THREADS)
+
+
+def cores() -> int:
+    """Cores that this process may use; all of the machine where the system has no word for that, as macOS."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ordered_map(

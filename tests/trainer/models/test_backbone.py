@@ -40,10 +40,11 @@ def torchvision_maps(network, pictures, layers=("layer2", "layer3", "layer4")):
 # torchvision.
 
 
-def test_a_resnet_equals_torchvisions(tmp_path):
-    theirs = with_random_statistics(torchvision.models.resnet18(weights=None))
-    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
-    ours = make_backbone("resnet18", weights=str(tmp_path / "resnet18.pth")).double()
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+def test_a_resnet_equals_torchvisions(tmp_path, name):
+    theirs = with_random_statistics(torchvision.models.get_model(name, weights=None))
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    ours = make_backbone(name, weights=str(tmp_path / "weights.pth")).double()
     pictures = images(70, 97, dtype=torch.float64)
     for our, their in zip(ours(pictures), torchvision_maps(theirs.double(), pictures), strict=True):
         torch.testing.assert_close(our, their, rtol=0, atol=1e-9)

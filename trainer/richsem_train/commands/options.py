@@ -20,4 +20,4 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the config; may be given several times."),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: CUDA if there is one]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, … \\[default: CUDA, else MPS, else the CPU]")]

@@ -19,14 +19,31 @@ if TYPE_CHECKING:
 
 def predict(
     checkpoint: Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Picture files.", parser=local_path)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES",
+            help="Pictures: files, folders of any depth, patterns such as 'photos/**/*.jpg'.",
+            parser=local_path,
+        ),
+    ],
     out: Annotated[
         Path,
         typer.Option(
-            metavar="PATH", help="Folder for the pictures with boxes, and predictions.json.", parser=local_path
+            metavar="PATH",
+            help="Folder for the pictures with boxes, predictions.json and coco_results.json.",
+            parser=local_path,
         ),
     ],
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score that is drawn.")] = 0.3,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Annotations of these pictures, whose ids coco_results.json has; else pictures are numbered in order.",
+            parser=local_path,
+        ),
+    ] = None,
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -43,11 +60,14 @@ def predict(
 ) -> None:
     """Detect objects: pictures with boxes, names and scores, rare classes of LVIS in a colour of their own; JSON too.
 
+    coco_results.json is for COCO's and LVIS's tools; coco_images.json says which pictures and classes its ids are.
+
     With --compare, rare classes are red and all others dark; --set and --threshold are for both checkpoints.
 
     [bold]Examples[/bold]
 
       richsem-train predict runs/demo/checkpoints/best.pt photo.jpg --out seen
+      richsem-train predict runs/demo/checkpoints/best.pt photos/ --out seen
       richsem-train predict runs/a/checkpoints/best.pt *.jpg --compare runs/b/checkpoints/best.pt --out compared
     """
     from richsem_train.console import ConsoleReporter
@@ -56,6 +76,8 @@ def predict(
 
     if compare_config is not None and compare is None:
         raise RichSemError("--compare-config is of the checkpoint that --compare names; name one")
+    if annotations is not None and compare is not None:
+        raise RichSemError("--annotations is for the results of one checkpoint; leave it or --compare out")
     outcome: Predicted
     with ConsoleReporter(Console(stderr=True)) as reporter:
         if compare is None:
@@ -64,6 +86,7 @@ def predict(
                 images,
                 out,
                 threshold=threshold,
+                annotations=annotations,
                 config=config,
                 changes=changes or [],
                 device=device,

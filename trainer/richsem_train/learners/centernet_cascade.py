@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from richsem_train.choices import Precision
+from richsem_train.devices import sent
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.centernet_cascade.proposals import cell_targets, count_positives, proposal_losses
 from richsem_train.losses.centernet_cascade.rois import (
@@ -133,7 +134,7 @@ class CenternetCascadeLearner(Learner):
         own = {"boxes": self._regions, "image": 0}
         regions = sum(own.get(teaching, count) for teaching, count in zip(truth.teaching, objects, strict=True))
         of_host = [regions, sum(objects), labelled_pictures([target.image_labels for target in targets])]
-        return torch.cat([of_cells.float(), torch.tensor(of_host).to(device, torch.float32, non_blocking=True)])
+        return torch.cat([of_cells.float(), sent(torch.tensor(of_host), device, torch.float32)])
 
     def forward(
         self, batch: Batch, totals: Sequence[float], generators: Sequence[torch.Generator]
@@ -169,7 +170,7 @@ class CenternetCascadeLearner(Learner):
         chances_BN = draw_chances([len(target.labels) for target in truth.targets], boxes_BK4.shape[1], generators)
         made: list[tuple[Tensor, Regions]] = []
         if "boxes" in truth.teaching:
-            chances_BN = chances_BN.to(boxes_BK4.device, non_blocking=True)
+            chances_BN = sent(chances_BN, boxes_BK4.device)
             sampled = sample_regions(
                 boxes_BK4, is_real_BK, truth.objects, chances_BN, count=self._regions, threshold=IOU_THRESHOLDS[0]
             )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from richsem_train.devices import sent
+
 
 @dataclass(frozen=True, eq=False)
 class FederatedClasses:
@@ -61,7 +63,7 @@ def draw_federated(
     """
     classes = len(weights_C)
     races = [torch.empty(losses, classes, device=each.device).exponential_(generator=each) for each in generators]
-    arrivals_SAC = torch.stack(races, dim=1).to(weights_C.device, non_blocking=True) / weights_C
+    arrivals_SAC = sent(torch.stack(races, dim=1), weights_C.device) / weights_C
     arrivals_SAC = arrivals_SAC.where(weights_C > 0, torch.inf)
     arrivals_SAC[:, draws_G, labels_G] = -1.0
     arrivals_SAC[..., 0] = torch.inf

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richsem_train.devices import sent
 from richsem_train.numerics import at_least_float32
 
 
@@ -53,5 +54,5 @@ def label_shares(image_labels: Sequence[Tensor | None], *, like_C: Tensor) -> Te
     rows = [(picture, 1 / len(labels)) for picture, labels in known for _ in range(len(labels))]
     pictures_N = torch.tensor([picture for picture, _ in rows], dtype=torch.long)
     shares_N = torch.tensor([share for _, share in rows], dtype=shares_BC.dtype)
-    places = (pictures_N.to(like_C.device, non_blocking=True), torch.cat([labels for _, labels in known]))
-    return shares_BC.index_put(places, shares_N.to(like_C.device, non_blocking=True))
+    places = (sent(pictures_N, like_C.device), torch.cat([labels for _, labels in known]))
+    return shares_BC.index_put(places, sent(shares_N, like_C.device))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from richsem_train.choices import Precision
+from richsem_train.devices import convolution_format
 from richsem_train.targets import Batch
 
 
@@ -22,9 +23,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Float32 [B, 3, H, W], channels last in memory, which convolutions like."""
+        """Float32 [B, 3, H, W], in memory as convolutions like them."""
         pixels = (batch.pixels.float() / 255 - self.mean) / self.std
-        return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(memory_format=torch.channels_last)
+        return pixels.masked_fill(batch.padding_mask[:, None], 0).contiguous(
+            memory_format=convolution_format(pixels.device)
+        )
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

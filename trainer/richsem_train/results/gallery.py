@@ -1,8 +1,8 @@
 """Pictures in, pictures with something drawn on them out, a sheet of them, and a JSON file that tells of all."""
 
 import io
-import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 
 from richsem_schemas.errors import PictureError
 from richsem_schemas.io.files import write_atomically
+from richsem_train.results.json_list import JsonList, write_object
 from richsem_train.results.pictures import LegendEntry, contact_sheet
 from richsem_train.results.read_picture import read_picture
 
@@ -77,14 +78,15 @@ class Gallery:
         out: its folder.
         sheet: the form of its sheet.
         done: the outcome so far.
-        records: of the JSON file, one a picture.
     """
 
     out: Path
     sheet: SheetForm
     done: Predicted = field(default_factory=Predicted)
-    records: list[dict[str, Any]] = field(default_factory=list)
     _cells: list[Image.Image] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._records = JsonList(self.out, indent=1)
 
     def add_pictures(
         self,
@@ -121,38 +123,39 @@ class Gallery:
         self.done.number_for_name = self.done.number_for_name or shown.number_for_name
         _write_picture(shown.drawn, self.out / output_name)
         self.done.pictures.append(self.out / output_name)
-        self.records.append({"name": output_name, "source": str(path), **size, **shown.record})
+        self._records.add({"name": output_name, "source": str(path), **size, **shown.record})
 
     def finish(self, head: Mapping[str, Any]) -> None:
         """Write the sheet of several pictures, and the JSON file, which begins with `head`."""
         if self._cells:
-            captions = [record["name"] for record in self.records[: len(self._cells)]]
+            captions = [path.name for path in self.done.pictures[: len(self._cells)]]
             sheet = contact_sheet(self._cells, captions, self.sheet.columns, legend=self.sheet.legend)
             _write_picture(sheet, self.out / SHEET)
         failed = [{"source": str(path), "reason": reason} for path, reason in self.done.failed]
-        text = json.dumps({**head, "pictures": self.records, "failed": failed}, indent=1, allow_nan=False)
-        write_atomically(self.out / PREDICTIONS, (text + "\n").encode())
+        write_object(self.out / PREDICTIONS, {**head, "pictures": self._records, "failed": failed}, indent=1)
 
 
-def output_files(paths: Sequence[Path], out: Path) -> list[Path]:
-    """All files that may be written for these pictures."""
-    names = [*name_outputs(paths), PREDICTIONS, *([SHEET] if len(paths) > 1 else [])]
+def output_files(paths: Sequence[Path], out: Path, others: Sequence[str] = ()) -> list[Path]:
+    """All files that may be written for these pictures, with others of these names."""
+    names = [*name_outputs(paths), PREDICTIONS, *others, *([SHEET] if len(paths) > 1 else [])]
     return [out / name for name in names]
 
 
 def name_outputs(paths: Sequence[Path]) -> list[str]:
     """A plain file name for each path, no two alike even where case doesn't count, none leading out of its folder."""
     taken = {SHEET, PREDICTIONS}
+    copies: Counter[str] = Counter()
     names = []
     for path in paths:
         letters = re.sub(r"[^\w.-]+", "_", path.stem).lstrip(".")[:_LONGEST_NAME]
         # The last letter may be cut in two.
         stem = letters.encode()[:_LONGEST_NAME_BYTES].decode(errors="ignore") or "picture"
         extension = "png" if path.suffix.lower() in _LOSSLESS else "jpg"
-        name, copy = f"{stem}.{extension}", 1
+        name = f"{stem}.{extension}"
+        alike = name.lower()
         while name.lower() in taken:
-            copy += 1
-            name = f"{stem}-{copy}.{extension}"
+            copies[alike] += 1
+            name = f"{stem}-{copies[alike] + 1}.{extension}"
         taken.add(name.lower())
         names.append(name)
     return names

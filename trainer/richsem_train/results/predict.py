@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from richsem_schemas.scoring.detections import PictureDetections
+from richsem_train.results.coco_results import CocoResults
 from richsem_train.results.gallery import Gallery, Predicted, SheetForm, Shown
 from richsem_train.results.pictures import FREQUENCY_LEGEND, choose_drawn, draw_detections, number_for_name
 from richsem_train.results.prediction import ClassTable, Prediction
@@ -22,6 +23,7 @@ def predict(
     *,
     classes: ClassTable,
     score_threshold: float = 0.3,
+    coco: CocoResults | None = None,
     on_picture: Callable[[Path, str | None], None] = lambda _path, _problem: None,
 ) -> Predicted:
     """Find and draw the objects of each picture.
@@ -37,6 +39,7 @@ def predict(
         out: a folder, made if absent; nothing is written elsewhere.
         classes: the rows that `detect` gives.
         score_threshold: worse detections are not drawn.
+        coco: what also takes all that was found, and writes it into files of its own.
         on_picture: called after each path, with the reason where it failed.
 
     Raises:
@@ -49,6 +52,8 @@ def predict(
     def show(image: Image.Image, path: Path) -> Shown:
         found = detect(image)
         found.require_finite(str(path))
+        if coco is not None:
+            coco.add(path, found, (image.height, image.width))
         chosen = choose_drawn(found, score_threshold=score_threshold)
         numbers = (number_for_name(row, classes) for row in chosen.category_ids.tolist())
         return Shown(
@@ -60,6 +65,8 @@ def predict(
 
     gallery.add_pictures(paths, show, on_picture)
     gallery.finish({})
+    if coco is not None:
+        coco.write()
     return gallery.done
 
 

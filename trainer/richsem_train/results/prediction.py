@@ -1,12 +1,16 @@
 """Detections in the user's terms: names and category ids in the place of rows."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from richsem_schemas.errors import RichSemError
 from richsem_schemas.scoring.detections import PictureDetections, join_pictures
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class ClassTable:
     def ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The category ids of some rows."""
         return np.array(self.category_ids, np.int64)[rows] if self.category_ids else rows
+
+    def id_of(self, row: int) -> int:
+        """The category id of a row."""
+        return self.category_ids[row] if self.category_ids else row
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,3 +79,27 @@ class Prediction:
         """
         found = PictureDetections(self.category_ids, self.boxes_xyxy_px, self.scores)
         return join_pictures([(image_id, found[self.category_ids >= 0])]).as_results()
+
+    def as_supervision(self) -> "supervision.Detections":
+        """The same for the package `supervision`, which draws, tracks and counts: `class_id` are category ids.
+
+        `data["class_name"]` has the names. Detections without a category id are left out, as in `to_coco`: there,
+        negative ids have no colour.
+
+        Raises:
+            RichSemError: the package isn't installed.
+        """
+        try:
+            # It takes a second, and most do without.
+            import supervision  # noqa: PLC0415
+        except ImportError as error:
+            raise RichSemError(
+                f"the package supervision can't be imported ({error}); install it by `pip install supervision`"
+            ) from error
+        known = self.category_ids >= 0
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy_px[known],
+            confidence=self.scores[known],
+            class_id=self.category_ids[known],
+            data={"class_name": np.array(self.class_names, np.str_)[known]},
+        )

@@ -6,6 +6,7 @@ from torch import Tensor
 from richsem_schemas.cache.text_bank import TextBank
 from richsem_train.choices import Precision
 from richsem_train.config import LossConfig, ModelConfig, TrainConfig
+from richsem_train.devices import convolution_format
 from richsem_train.learners.learner import Learner
 from richsem_train.models.detector import DetectionModel
 from richsem_train.models.inputs import Normalise
@@ -43,7 +44,7 @@ def build_detector(
         semantic_branch=semantic_branch,
         semantic_dim=semantic_dim,
     )
-    detector.backbone.to(memory_format=torch.channels_last)
+    detector.backbone.to(memory_format=convolution_format(device))
     return detector.to(device)
 
 

@@ -20,6 +20,9 @@ missed at once, whatever the limit. Devices are never waited for that long, sinc
 step: the limit of gradients stays PyTorch's."""
 
 
+_DEVICES = "cpu, cuda, cuda:1, or mps"
+
+
 @dataclass(frozen=True)
 class Ranks:
     """Which of how many processes this one is.
@@ -87,8 +90,8 @@ def join_ranks(device: str | None) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone without it.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:1`; None is CUDA where there is one. Under torchrun with CUDA each process takes
-            the device of its local rank.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None is as `choose_device` has it. Under torchrun with CUDA each process
+            takes the device of its local rank.
 
     Raises:
         RichSemError: the device isn't there, or another rank has ended.
@@ -134,19 +137,24 @@ def _is_lost_rank(error: RuntimeError) -> bool:
 
 
 def choose_device(name: str | None, *, local_rank: int = 0, alone: bool = True) -> torch.device:
-    """The device to work on.
+    """The device to work on; None is CUDA where there is one, else the GPU of a Mac, `mps`, else the CPU.
+
+    MPS is for one process alone.
 
     Raises:
         RichSemError: there is none of that name.
     """
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or _best_device(alone=alone))
     except RuntimeError:
-        raise RichSemError(f"--device {name!r} is no device; use cpu, cuda, or cuda:1") from None
-    if device.type not in ("cpu", "cuda"):
-        raise RichSemError(f"--device {name!r} is not supported; use cpu, cuda, or cuda:1")
+        raise RichSemError(f"--device {name!r} is no device; use {_DEVICES}") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RichSemError(f"--device {name!r} is not supported; use {_DEVICES}")
     if device.type == "cpu":
         return device
+    if device.type == "mps":
+        _require_mps(alone=alone)
+        return torch.device("mps", 0)
     count = torch.cuda.device_count()
     index = local_rank if not alone or device.index is None else device.index
     if index >= count:
@@ -155,3 +163,19 @@ def choose_device(name: str | None, *, local_rank: int = 0, alone: bool = True) 
             "as it has devices"
         )
     return torch.device("cuda", index)
+
+
+def _best_device(*, alone: bool) -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if alone and torch.backends.mps.is_available() else "cpu"
+
+
+def _require_mps(*, alone: bool) -> None:
+    if not torch.backends.mps.is_available():
+        why = "there is no Mac's GPU" if torch.backends.mps.is_built() else "this PyTorch was built without it"
+        raise RichSemError(f"--device mps is asked for, and {why}; use --device cpu, or leave it out")
+    if not alone:
+        raise RichSemError(
+            "--device mps is one device, for one process; start it without torchrun, or use --device cpu"
+        )

@@ -292,8 +292,9 @@ def memory_limit_explained(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # Of the CPU's allocator there is only the text.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        # Of the allocators of CPU and MPS there is only the text.
+        told = any(words in str(error) for words in ("can't allocate memory", "MPS backend out of memory"))
+        if not told and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         reason = one_line(error) or type(error).__name__
         raise RichSemError(f"{what} doesn't fit into the memory ({reason}); {remedy}") from None

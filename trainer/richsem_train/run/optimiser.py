@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from richsem_train.devices import fused_adamw_skips
+
 
 def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_decay: float) -> AdamW:
-    """AdamW in two groups, the backbone the second; frozen parameters are left out.
+    """AdamW in two groups, the backbone the second, for a model on its device; frozen parameters are left out.
 
     Source:
         The reference: 1e-4, 1e-5 for the backbone, weight decay 1e-4 on all parameters.
@@ -22,7 +24,7 @@ def make_optimiser(model: nn.Module, *, lr: float, backbone_lr: float, weight_de
         [{"params": params, "base_lr": rate} for params, rate in zip(groups, (lr, backbone_lr), strict=True)],
         lr=lr,
         weight_decay=weight_decay,
-        fused=True,
+        fused=all(fused_adamw_skips(each.device) for each in model.parameters()),
     )
 
 
@@ -57,8 +59,13 @@ def set_learning_rate(
 def step_if_finite(optimiser: Optimizer, grad_norm: Tensor) -> None:
     """Take a step, which the device leaves out where the gradient's norm isn't finite; the host doesn't wait for it.
 
-    Weights, moments and steps taken then stay as they are. Only fused optimisers leave it out.
+    Weights, moments and steps taken then stay as they are. Only fused optimisers leave it out; where theirs don't, the
+    host waits for the norm.
     """
+    if not fused_adamw_skips(grad_norm.device):
+        if bool(grad_norm.isfinite()):
+            optimiser.step()
+        return
     # What a `GradScaler` tells fused optimisers.
     vars(optimiser)["found_inf"] = grad_norm.isfinite().logical_not().float()
     optimiser.step()

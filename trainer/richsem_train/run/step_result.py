@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.errors import RichSemError
+from richsem_train.devices import copies_late
 from richsem_train.targets import Batch, Target
 
 
@@ -82,7 +83,7 @@ class StepInFlight:
         self._parts = parts
         self._shown = shown
         figures = torch.cat([*losses_PN, grad_norm[None]])
-        self._figures = figures.to("cpu", non_blocking=True)
+        self._figures = figures.to("cpu", non_blocking=copies_late(figures.device))
         self._have_come = torch.cuda.current_stream(figures.device).record_event() if figures.is_cuda else None
 
     def result(self) -> StepResult:

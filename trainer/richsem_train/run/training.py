@@ -48,7 +48,7 @@ def train(
             `{"base": "demo", "name": "trial", "schedule": {"epochs": 4}}`.
         out: folder of the run: checkpoints, log, results. None is runs/NAME.
         resume: go on with the run in `out` from its last checkpoint; only what doesn't touch its weights may differ.
-        device: `cpu`, `cuda`, `cuda:1`; None is CUDA where there is one.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None is CUDA where there is one, else MPS, else the CPU.
         reporter: told of progress; None shows a bar on standard error. `richsem_train.console.SilentReporter()`
             says nothing.
 

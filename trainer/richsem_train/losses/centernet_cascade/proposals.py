@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from richsem_train.devices import sent
 from richsem_train.numerics import at_least_float32
 from richsem_train.outputs.centernet_cascade import PYRAMID_STRIDES, CellPredictions, Grid
 
@@ -142,7 +143,7 @@ def _claim_cells(
     cells_BML9, exists_BML9 = _cells_around(_centres(boxes_BM4), grid)
     exists_BML9 &= learns_BN.gather(1, cells_BML9.flatten(1)).view_as(cells_BML9)
     exists_BML9 &= is_object_BM[..., None, None]
-    low_L, high_L = torch.tensor(_HALF_DIAGONALS_PX).to(boxes_BM4, non_blocking=True).unbind(-1)
+    low_L, high_L = sent(torch.tensor(_HALF_DIAGONALS_PX), boxes_BM4.device, boxes_BM4.dtype).unbind(-1)
     half_diagonal_BM1 = sides_BM2.norm(dim=-1, keepdim=True) / 2
     accepts_BML = (half_diagonal_BM1 >= low_L) & (half_diagonal_BM1 <= high_L)
     claimed_BML9 = exists_BML9 & accepts_BML[..., None]
@@ -171,9 +172,9 @@ def _sides(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
 def _cells_around(centres_BM2: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """The 3x3 cells about points on each level, int64 [B, M, L, 9], and whether the map has them, bool."""
     counts = [[columns, rows, first] for (rows, columns), first in zip(grid.shapes, grid.firsts, strict=True)]
-    counts_L13 = torch.tensor(counts).to(centres_BM2.device, non_blocking=True)[:, None]
-    strides_L1 = torch.tensor(PYRAMID_STRIDES).to(centres_BM2, non_blocking=True)[:, None]
-    neighbours_92 = torch.tensor(_NEIGHBOURS_XY).to(centres_BM2.device, non_blocking=True)
+    counts_L13 = sent(torch.tensor(counts), centres_BM2.device)[:, None]
+    strides_L1 = sent(torch.tensor(PYRAMID_STRIDES), centres_BM2.device, centres_BM2.dtype)[:, None]
+    neighbours_92 = sent(torch.tensor(_NEIGHBOURS_XY), centres_BM2.device)
     holding_BML12 = (centres_BM2[:, :, None] / strides_L1).floor().long()[..., None, :]
     xy_BML92 = holding_BML12 + neighbours_92
     exists_BML9 = ((xy_BML92 >= 0) & (xy_BML92 < counts_L13[..., :2])).all(-1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from richsem_train.devices import sent
 from richsem_train.losses.soft_labels import teaches
 from richsem_train.numerics import at_least_float32, cxcywh_to_xyxy
 from richsem_train.outputs.centernet_cascade import Objects
@@ -74,7 +75,7 @@ class Truth:
         of_objects = [(image, number) for image, count in enumerate(counts) for number in range(count)]
         device = targets[0].labels.device
         flags_5B, first_B, of_objects_G2, hw_B2 = (
-            torch.tensor(values).to(device, non_blocking=True)
+            sent(torch.tensor(values), device)
             for values in (flags, firsts, of_objects, [target.image_hw for target in targets])
         )
         image_G, number_G = of_objects_G2.long().view(-1, 2).unbind(1)
@@ -102,7 +103,7 @@ def _padded(targets: Sequence[Target], counts: Sequence[int], image_hw_B2: Tenso
     if not any(counts):
         boxes_BM4, labels_BM = boxes_BM4.new_zeros(len(counts), 1, 4), labels_BM.new_zeros(len(counts), 1)
     sides_B14 = image_hw_B2.flip(-1).repeat(1, 2)[:, None]
-    counts_B1 = torch.tensor(counts).to(labels_BM.device, non_blocking=True)[:, None]
+    counts_B1 = sent(torch.tensor(counts), labels_BM.device)[:, None]
     return Objects(
         boxes_xyxy_px=cxcywh_to_xyxy(at_least_float32(boxes_BM4)) * sides_B14,
         labels=labels_BM,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from richsem_train.devices import sent
 from richsem_train.losses.dino.matcher import HungarianMatcher, Match
 from richsem_train.losses.dino.stages import Stage, TaughtClasses, Truth, answers, focal_loss, stage_losses
 from richsem_train.losses.federated import draw_federated
@@ -189,7 +190,7 @@ class Criterion(nn.Module):
         draws = [place // pictures for place, count in enumerate(truth.counts) for _ in range(count)]
         drawn = draw_federated(
             truth.taught_labels,
-            torch.tensor(draws, dtype=torch.long).to(truth.device, non_blocking=True),
+            sent(torch.tensor(draws, dtype=torch.long), truth.device),
             self.federated_weights,
             total=self.federated_total,
             losses=2 * self.decoder_layers + 1,
@@ -232,7 +233,7 @@ class _QueryWeights:
         if denoising is None:
             return cls(matching_BQ, None)
         weight_B = torch.tensor([1 / max(groups, 1) for groups in denoising.groups])
-        return cls(matching_BQ, weight_B.to(device, non_blocking=True)[:, None] * (denoising.group >= 0))
+        return cls(matching_BQ, sent(weight_B, device)[:, None] * (denoising.group >= 0))
 
     def over(self, num_boxes: float | Tensor) -> "_QueryWeights":
         return _QueryWeights(self.matching / num_boxes, None if self.denoising is None else self.denoising / num_boxes)
@@ -289,7 +290,7 @@ def _soft_losses(
         rows.append(own_rows + first)
         objects.append(own_objects)
         first += hidden_BQE.shape[0] * hidden_BQE.shape[1]
-    packed = torch.stack([torch.cat(rows), torch.cat(objects)]).to(outputs.hidden.device, non_blocking=True)
+    packed = sent(torch.stack([torch.cat(rows), torch.cat(objects)]), outputs.hidden.device)
     hidden_NE = torch.cat([hidden_BQE.flatten(0, 1) for hidden_BQE, _, _ in stages.values()])
     weight_N = torch.cat([weight_BQ.flatten() for _, _, weight_BQ in stages.values()])
     teachers = [target for target in targets if teaches(target)]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from richsem_train.devices import sent
 from richsem_train.numerics import NonFiniteError, cxcywh_to_xyxy, giou
 from richsem_train.targets import Target
 
@@ -81,7 +82,7 @@ class HungarianMatcher:
         """Of all layers' queries side by side, float32 [B, X, G]; layer by layer of each stage."""
         labels_BG, truth_BG4 = _side_by_side(targets)
         is_taught_B = torch.tensor([target.supervision != "unlabelled" for target in targets])
-        class_cost_B = (self.class_cost * is_taught_B).to(labels_BG.device, non_blocking=True)
+        class_cost_B = sent(self.class_cost * is_taught_B, labels_BG.device)
         logits_BXG = torch.cat([_logits_of(labels_BG, logits) for logits, _ in stages], dim=1)
         boxes_BX14 = torch.cat([boxes.transpose(0, 1).flatten(1, 2) for _, boxes in stages], dim=1).float()[:, :, None]
         truth_B1G4 = truth_BG4[:, None]
@@ -98,7 +99,7 @@ def _side_by_side(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
     labels_N = torch.cat([target.labels for target in targets])
     boxes_N4 = torch.cat([target.boxes_cxcywh_norm for target in targets]).float()
     rows_BG = (counts_B.cumsum(0) - counts_B)[:, None] + torch.arange(most)
-    rows_BG = rows_BG.clamp(max=max(len(labels_N) - 1, 0)).to(labels_N.device, non_blocking=True)
+    rows_BG = sent(rows_BG.clamp(max=max(len(labels_N) - 1, 0)), labels_N.device)
     return labels_N[rows_BG], boxes_N4[rows_BG]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richsem_train.devices import sent
 from richsem_train.losses.dino.matcher import Match
 from richsem_train.losses.federated import FederatedClasses
 from richsem_train.numerics import cxcywh_to_xyxy, giou
@@ -48,7 +49,7 @@ class Truth:
             labels_G,
             torch.cat([target.boxes_cxcywh_norm for target in targets]).float(),
             torch.cat(taught),
-            is_taught_B.to(labels_G.device, non_blocking=True),
+            sent(is_taught_B, labels_G.device),
             tuple(len(target.labels) for target in targets),
         )
 
@@ -144,7 +145,7 @@ def stage_losses(stages: Sequence[Stage], truth: Truth) -> list[dict[str, Tensor
     ]
     rows_P = torch.cat([own + first for own, first in zip(rows, firsts, strict=True)])
     # One transfer.
-    rows_P, objects_P = torch.stack([rows_P, torch.cat(objects)]).to(truth.device, non_blocking=True)
+    rows_P, objects_P = sent(torch.stack([rows_P, torch.cat(objects)]), truth.device)
     weight_N = torch.cat([stage.weight.expand(stage.boxes.shape[:3]).flatten() for stage in stages])
     terms_2P = _box_terms(stages, truth, rows_P, objects_P) * weight_N[rows_P]
     of_boxes = terms_2P.split([len(own) for own in rows], dim=1)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from richsem_train.devices import sent
+
 # A side grows by at most 1000 / 16, so that an untrained head gives finite boxes.
 _MOST_GROWTH = math.log(1000 / 16)
 # Pixels. Regions without area have finite deltas, which no loss counts.
@@ -50,4 +52,4 @@ def _centre_and_sides(boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _like(deltas: Tensor, weights: Sequence[float]) -> Tensor:
-    return torch.tensor(weights, dtype=deltas.dtype).to(deltas.device, non_blocking=True)
+    return sent(torch.tensor(weights, dtype=deltas.dtype), deltas.device)

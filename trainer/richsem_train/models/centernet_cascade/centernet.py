@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import nms
 
+from richsem_train.devices import in_float64
 from richsem_train.outputs.centernet_cascade import PYRAMID_STRIDES, CellPredictions, Grid
 
 _TOWER_LAYERS = 4
@@ -145,9 +146,10 @@ def _picked(values_BNX: Tensor, places_BK: Tensor) -> Tensor:
 
 def _survive(boxes_BP4: Tensor, scores_BP: Tensor) -> Tensor:
     """Which boxes overlap no better one of their picture by more than 0.9, bool [B, P]; False where there is none."""
-    is_real_BP = scores_BP > _NONE
+    device = scores_BP.device
     # float64: pictures stand side by side, and far from 0 float32 has no fractions of pixels left.
-    boxes_BP4 = boxes_BP4.double()
+    boxes_BP4, scores_BP = in_float64(boxes_BP4), in_float64(scores_BP)
+    is_real_BP = scores_BP > _NONE
     least = boxes_BP4[..., 0].amin()
     apart = boxes_BP4[..., 2].amax() - least + 1
     pictures_B1 = torch.arange(len(boxes_BP4), device=boxes_BP4.device)[:, None]
@@ -155,10 +157,10 @@ def _survive(boxes_BP4: Tensor, scores_BP: Tensor) -> Tensor:
     # Boxes that aren't there lie on one place beside all pictures, where the first of them removes the others.
     aside_4 = _unit_box(boxes_BP4) + _to_the_right(least + len(boxes_BP4) * apart)
     moved_BP4 = moved_BP4.where(is_real_BP[..., None], aside_4)
-    kept = nms(moved_BP4.flatten(0, 1), scores_BP.double().flatten(), _NMS_IOU)
+    kept = nms(moved_BP4.flatten(0, 1), scores_BP.flatten(), _NMS_IOU)
     survive_BP = torch.zeros_like(is_real_BP)
     survive_BP.view(-1)[kept] = True
-    return survive_BP & is_real_BP
+    return (survive_BP & is_real_BP).to(device)
 
 
 def _unit_box(boxes_xyxy: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from richsem_train.devices import in_float64
 from richsem_train.models.detector import BestPairs
 
 LEAST_SCORE = 0.02
@@ -50,8 +51,8 @@ def best_pairs(
     scores_N, boxes_N4 = best_BP[picture_N, place_N], boxes_xyxy_px_BR4[picture_N, region_N]
     # float64: a thousand classes apart from each other leave float32 no fraction of a pixel. Many boxes go class by
     # class, since the cost of a suppression grows with their square.
-    wide_N4, class_N = boxes_N4.double().nan_to_num(0.0), picture_N * len(rows_V) + column_N
-    kept = batched_nms(wide_N4, scores_N.double(), class_N, _MOST_OVERLAP)
+    wide_N4, class_N = in_float64(boxes_N4).nan_to_num(0.0), picture_N * len(rows_V) + column_N
+    kept = batched_nms(wide_N4, in_float64(scores_N), class_N.to(wide_N4.device), _MOST_OVERLAP).to(class_N.device)
     kept_of = [kept[picture_N[kept] == picture][:keep] for picture in range(len(image_hw))]
     return [
         BestPairs(scores_N[own], rows_V[column_N[own]], _rescaled(boxes_N4[own], hw, original))

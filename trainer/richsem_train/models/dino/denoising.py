@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from richsem_train.devices import sent
 from richsem_train.numerics import cxcywh_to_xyxy
 from richsem_train.outputs.dino import DenoisingQueries
 from richsem_train.targets import Target
@@ -55,9 +56,9 @@ def draw_denoising(
     # What only host and generators decide is made there, and brought over at once.
     slots = _slots(counts, _repeated(most, pictures), _repeated(groups, pictures), max(sizes))
     positives = _positives(slots)
-    slots = _Slots(*torch.stack(slots).to(device, non_blocking=True))
+    slots = _Slots(*sent(torch.stack(slots), device))
     chance_BN, random_BN, move_BN4 = (
-        each.to(device, non_blocking=True) for each in _drawn_noise(sizes, pictures, num_classes, generators)
+        sent(each, device) for each in _drawn_noise(sizes, pictures, num_classes, generators)
     )
     padding_BN = slots.object < 0
     labels_BN = _true_labels(targets)[slots.object].masked_fill(padding_BN, 0)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from richsem_schemas.cache.text_bank import TextBank
+from richsem_schemas.errors import RichSemError
 from richsem_train.choices import Backend, Precision
 from richsem_train.config import DinoConfig, LossConfig, ModelConfig
+from richsem_train.devices import samples_backwards
 from richsem_train.learners.dino import DinoLearner
 from richsem_train.losses.dino.criterion import Criterion, ImageLoss, LossWeights
 from richsem_train.losses.dino.matcher import HungarianMatcher
@@ -92,7 +94,16 @@ class DinoAssembly(DetectorKind):
         precision: Precision,
         device: torch.device,
     ) -> DinoLearner:
-        """DINO with its losses and denoising queries."""
+        """DINO with its losses and denoising queries.
+
+        Raises:
+            RichSemError: this version of PyTorch can't train it on the device.
+        """
+        if not samples_backwards(device):
+            raise RichSemError(
+                f"PyTorch {torch.__version__} has no backward pass of grid_sample on {device.type!r}, so DINO can be "
+                "used there and not be trained; install a newer PyTorch (2.15 has it), or use --device cpu"
+            )
         criterion = build_criterion(config, loss, text=text, image_counts_C=image_counts_C, learns_images=learns_images)
         return DinoLearner(
             detector,
