@@ -276,7 +276,6 @@ def _cut(batch: Batch, pictures: Sequence[int], hw: Sequence[int]) -> Batch:
     # One by one: an index would go to the device first, and the host wait for it.
     return Batch(
         pixels=torch.stack([batch.pixels[picture, :, :height, :width] for picture in pictures]),
-        padding_mask=torch.stack([batch.padding_mask[picture, :height, :width] for picture in pictures]),
         targets=tuple(batch.targets[picture] for picture in pictures),
         names=tuple(batch.names[picture] for picture in pictures),
     )
