@@ -33,7 +33,8 @@ from richsem_train.run.checkpoint import export_weights, load_checkpoint
 from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
 from richsem_train.run.evaluate import evaluate_split
-from richsem_train.run.open_data import data_folder, read_split
+from richsem_train.run.named_files import data_folder
+from richsem_train.run.open_data import read_split
 from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import rebuilt_detector
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from richsem_train.data.transforms import Rendering, drawn
 from richsem_train.targets import Batch, Target
 
-
 Truth = Target | Callable[[], Target]
 """A target, or what makes it."""
 
