@@ -134,7 +134,9 @@ def test_stored_labels_have_their_temperature_built_in(world):
         open_data(world.config(loss__temperature=2, extra__labels="topk"))
     config = world.config(loss__temperature=2)
     data = open_data(config)
-    criterion = build_criterion(config.model, config.loss, text=data.vocabulary.text, image_counts_C=data.image_counts)
+    criterion = build_criterion(
+        config.model, config.loss, text=data.vocabulary.text, image_counts_C=torch.from_numpy(data.image_counts)
+    )
     assert criterion.soft_loss.temperature == 2
 
 
