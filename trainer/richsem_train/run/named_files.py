@@ -36,9 +36,9 @@ def require_data(config: TrainConfig) -> None:
     Raises:
         RichSemError: one isn't there.
     """
-    for section in (*config.extras.values(), config.detection):
-        if section.cache is not None:
-            find_layout(open_place(section.cache))
+    for cache in (*(extra.cache for extra in config.extras.values()), config.detection.cache):
+        if cache is not None:
+            find_layout(open_place(cache))
     for split in (config.detection.train, config.detection.val):
         require_readable(data_folder(config) / split.annotations)
 
