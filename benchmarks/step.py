@@ -227,8 +227,7 @@ def random_mosaics(setting: Setting) -> Batch:
         boxes = torch.tensor([[(a + c) / 2, (b + d) / 2, c - a, d - b] for a, b, c, d in corners], dtype=torch.float32)
         labels = torch.from_numpy(rng.integers(1, CLASSES, 4))
         targets.append(Target(boxes / side, labels, -1 - number, (side, side), (side, side)))
-    mask = torch.zeros(setting.batch_size, side, side, dtype=torch.bool)
-    return Batch(pixels, mask, tuple(targets), tuple(f"mosaic {n}" for n in range(setting.batch_size)))
+    return Batch(pixels, tuple(targets), tuple(f"mosaic {n}" for n in range(setting.batch_size)))
 
 
 def cached_batches(batch: Batch, encoder: Any, text: TextBank) -> dict[str, Batch]:

@@ -85,6 +85,30 @@ def test_help_loads_nothing_that_takes_long(name):
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config", "demo", "--set", "extra.cache=nowhere"], "nowhere holds no cache"),
+        (["--config", "demo_baseline", "--set", "data=nowhere"], "can't be read"),
+        (["eval", "nowhere.pt"], "there is no such checkpoint"),
+        (["predict", "nowhere.pt", "a.jpg", "--out", "seen"], "there is no such checkpoint"),
+        (["export", "nowhere.pt"], "there is no such checkpoint"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_pytorch_is_loaded(arguments, told, tmp_path):
+    script = (
+        "import sys; from richsem_train import cli; sys.argv[0] = 'richsem-train'\n"
+        "try: cli.run()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    error, loaded = done.stderr.splitlines()
+    assert (done.returncode, loaded) == (1, "False")
+    assert told in error
+
+
 def run_program(name, *arguments, **variables):
     """In a process of its own, under its own name, which completion is about."""
     script = f"import sys; from {name.replace('-', '_')} import cli; sys.argv[0] = {name!r}; cli.run()"

@@ -116,7 +116,7 @@ def make_batch(pictures: range, step: int = 0, *, objects: int = OBJECTS, side: 
             )
         )
     names = tuple(f"picture-{picture}" for picture in pictures)
-    return Batch(torch.stack(pixels), torch.zeros(len(pixels), side, side, dtype=torch.bool), tuple(targets), names)
+    return Batch(torch.stack(pixels), tuple(targets), names)
 
 
 def mixed_batch(pictures: Sequence[int], step: int = 0) -> Batch:

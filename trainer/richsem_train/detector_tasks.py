@@ -38,7 +38,8 @@ from richsem_train.run.class_frequencies import frequencies_by_id
 from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks, choose_device, join_ranks
 from richsem_train.run.evaluate import evaluate_split
-from richsem_train.run.open_data import data_folder, read_split
+from richsem_train.run.named_files import data_folder
+from richsem_train.run.open_data import read_split
 from richsem_train.run.picture_check import require_pictures
 from richsem_train.run.rebuilding import rebuilt_detector
 from richsem_train.run.reported_run import EvaluatedRun, read_evaluated_run

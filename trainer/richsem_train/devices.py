@@ -1,4 +1,4 @@
-"""What devices can't do. CUDA's can do all that is asked of them here; those of Macs, MPS, can't.
+"""The way to a device, and what devices can't do: CUDA's can do all that is asked of them here, Macs', MPS, can't.
 
 No Mac has run this: it follows what PyTorch's own tables and issues say of MPS.
 """
@@ -23,6 +23,11 @@ def copies_late(device: torch.device) -> bool:
 def sent(values: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Values on a device, of their type or another; the host goes on before they are there, where it may."""
     return values.to(device=device, dtype=dtype, non_blocking=copies_late(device))
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """Small values made on the host, on a device; pinned on the way to CUDA, where pageable memory is waited for."""
+    return sent(values.pin_memory() if device.type == "cuda" else values, device)
 
 
 def convolution_format(device: torch.device) -> torch.memory_format:

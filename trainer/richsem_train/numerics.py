@@ -1,9 +1,7 @@
-"""What model and losses agree on: box formats, overlaps, where half precision is too little, the way to the device."""
+"""What model and losses agree on: box formats, how well boxes agree, and where half precision is too little."""
 
 import torch
 from torch import Tensor
-
-from richsem_train.devices import sent
 
 # Smallest area that divides; truth is never this small (a pixel of a 1333 px side is 5.6e-7).
 _MIN_AREA = 1e-12
@@ -16,11 +14,6 @@ class NonFiniteError(FloatingPointError):
 def at_least_float32(values: Tensor) -> Tensor:
     """Values in float32, or as they are where wider; half precision loses pixels and scaled cosines."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """Small values made on the host, on the device; pinned on the way to a GPU, where pageable memory is waited for."""
-    return sent(values.pin_memory() if device.type == "cuda" else values, device)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:

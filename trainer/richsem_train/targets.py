@@ -1,8 +1,8 @@
 """A batch and its parts, from the data to the losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from richsem_train.choices import Supervision
-from richsem_train.devices import sent
+from richsem_train.devices import on_device, sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +80,19 @@ class Batch:
 
     Attributes:
         pixels: uint8 [B, 3, H, W] RGB, 0 where padded.
-        padding_mask: bool [B, H, W], True where padded.
         targets: one a picture.
         names: of the pictures, for messages.
     """
 
     pixels: Tensor
-    padding_mask: Tensor
     targets: tuple[Target, ...]
     names: tuple[str, ...]
+
+    @cached_property
+    def padding_mask(self) -> Tensor:
+        """Bool [B, H, W], True where padded; made where the pixels are, since it is a third of their size."""
+        height, width = self.pixels.shape[2:]
+        return padding_mask([target.image_hw for target in self.targets], (height, width), self.pixels.device)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
@@ -96,13 +100,34 @@ class Batch:
         return replace(
             self,
             pixels=move(self.pixels),
-            padding_mask=move(self.padding_mask),
             targets=tuple(converted(target, move) for target in self.targets),
         )
 
     def pin_memory(self) -> "Batch":
         """Page-locked, for copies that don't block; called by the DataLoader."""
-        return replace(self, pixels=self.pixels.pin_memory(), padding_mask=self.padding_mask.pin_memory())
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+def padding_mask(hws: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device) -> Tensor:
+    """True beyond the height and width of each picture.
+
+    Args:
+        hws: of B pictures.
+        padded_hw: of all of them, H and W.
+        device: that makes it, from the sides alone.
+
+    Returns:
+        Bool [B, H, W].
+    """
+    height, width = padded_hw
+    if all(hw == padded_hw for hw in hws):
+        return torch.zeros(len(hws), height, width, dtype=torch.bool, device=device)
+    beyond = [
+        torch.arange(side) >= torch.tensor(ends)[:, None]
+        for side, ends in zip(padded_hw, zip(*hws, strict=True), strict=True)
+    ]
+    rows_BH, columns_BW = on_device(torch.cat(beyond, dim=1), device).split(padded_hw, dim=1)
+    return rows_BH[:, :, None] | columns_BW[:, None, :]
 
 
 _Record = TypeVar("_Record", SoftLabels, Target)

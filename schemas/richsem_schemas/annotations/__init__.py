@@ -6,6 +6,7 @@ from richsem_schemas.annotations.detection_data import (
     check_vocabulary,
     read_annotations,
 )
+from richsem_schemas.annotations.read_annotation_file import require_readable
 from richsem_schemas.annotations.scored_annotations import Category, ScoredAnnotations
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "ScoredAnnotations",
     "check_vocabulary",
     "read_annotations",
+    "require_readable",
 ]

@@ -49,6 +49,20 @@ def read_annotation_file(
     return found
 
 
+def require_readable(path: Path) -> None:
+    """Look for an annotation file.
+
+    Raises:
+        SourceError: it can't be read.
+    """
+    try:
+        open_regular(path).close()
+    except IrregularFileError as error:
+        raise SourceError(str(error)) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def format_by_content(path: Path) -> AnnotationFormat:
     """Whose file this is: a `.csv` OpenImages', JSON that is one list Visual Genome's, other JSON COCO's or LVIS's.
 

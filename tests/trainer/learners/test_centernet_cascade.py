@@ -174,12 +174,7 @@ def test_whatever_pictures_teach_a_step_waits_for_one_suppression_and_for_what_t
 
 def part(batch: Batch, picture: int) -> Batch:
     """One picture, padded as it is in the batch."""
-    return Batch(
-        batch.pixels[picture, None],
-        batch.padding_mask[picture, None],
-        (batch.targets[picture],),
-        (batch.names[picture],),
-    )
+    return Batch(batch.pixels[picture, None], (batch.targets[picture],), (batch.names[picture],))
 
 
 def test_a_picture_alone_teaches_what_it_does_in_a_batch():

@@ -46,8 +46,8 @@ def make_target(picture, hw, kind):
 
 def make_batch(kind, hw, pictures=2):
     targets = tuple(make_target(picture, hw, kind) for picture in range(pictures))
-    pixels, mask = torch.zeros(pictures, 3, *hw, dtype=torch.uint8), torch.zeros(pictures, *hw, dtype=torch.bool)
-    return Batch(pixels, mask, targets, tuple(str(picture) for picture in range(pictures)))
+    pixels = torch.zeros(pictures, 3, *hw, dtype=torch.uint8)
+    return Batch(pixels, targets, tuple(str(picture) for picture in range(pictures)))
 
 
 def make_trainer(precision):

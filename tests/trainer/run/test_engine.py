@@ -110,7 +110,6 @@ def test_a_step_of_whole_images_divides_by_their_number():
     twice = replace(
         batch,
         pixels=torch.cat([batch.pixels] * 2),
-        padding_mask=torch.cat([batch.padding_mask] * 2),
         targets=batch.targets * 2,
         names=batch.names * 2,
     )

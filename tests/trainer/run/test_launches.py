@@ -40,26 +40,26 @@ MOST_OF_FIRST = 1.01
 
 @pytest.fixture(scope="module", params=[DINO, CASCADE])
 def count_launches(request):
-    """The config's name, and a function that counts what a step launches by kind of data and parts."""
+    """The config's name, and a function that counts what a step launches by kind of data, parts and ranks."""
     config = load_config(request.param)
     with pretended_device(has_values=False) as device, counted_without_a_gpu(device) as counted:
 
-        def trainer_of(parts):
+        def trainer_of(parts, ranks):
             return make_trainer(
-                Ranks(0, 1, DEVICE),
+                Ranks(0, ranks, DEVICE),
                 model=config.model,
                 loss=config.loss,
                 dtype=torch.float32,
                 accumulate=parts,
-                global_batch_size=BATCH * parts,
+                global_batch_size=BATCH * parts * ranks,
                 clip_norm=config.schedule.clip_norm,
                 clip_value=config.schedule.clip_value,
             )
 
         trainers = {}
 
-        def count(kind, parts=1):
-            trainer = trainers.setdefault(parts, trainers.get(parts) or trainer_of(parts))
+        def count(kind, parts=1, ranks=1):
+            trainer = trainers[parts, ranks] = trainers.get((parts, ranks)) or trainer_of(parts, ranks)
             batch = make_batch(range(BATCH * parts), objects=OBJECTS, side=SIDE)
             device.launches.clear()
             counted.clear()
@@ -84,6 +84,9 @@ def counted_without_a_gpu(device: PretendedDevice) -> Iterator[Counter[str]]:
         patch.object(dino_kind, "attention_backend", lambda *_: "triton"),
         patch.object(triton_backend, "_launch", lambda *_: device.launches.update(["kernel"])),
         patch.object(Trainer, "_clip", clip_after_counting),
+        # Nobody averages the gradients of one of two ranks; what ranks say, they say on the hosts.
+        patch.object(engine, "_parallel", lambda learner, _: learner),
+        patch.object(Ranks, "sum", lambda ranks, values: [ranks.world_size * each for each in values]),
         # Fused optimisers know no shapes alone.
         patch.object(engine, "step_if_finite", lambda *_: None),
     ):
@@ -100,4 +103,9 @@ def test_a_step_launches_so_many_operators_at_most(count_launches):
 def test_and_as_many_again_for_each_part_and_one_to_add_each_gradient(count_launches):
     _, count = count_launches
     once, twice = count("cached"), count("cached", parts=2)
-    assert 1.95 * once < twice - len(count.trainers[2]._trained) <= 2.02 * once
+    assert 1.95 * once < twice - len(count.trainers[2, 1]._trained) <= 2.02 * once
+
+
+def test_one_of_two_ranks_launches_what_it_does_alone(count_launches):
+    _, count = count_launches
+    assert count("cached", ranks=2) == count("cached")

@@ -16,7 +16,8 @@ from richsem_schemas.cache.text_folder import TextFolder, write_text_folder
 from richsem_schemas.errors import ManifestMismatchError, RichSemError
 from richsem_train.data.extra import ExtraDataset
 from richsem_train.run.detectors.dino import build_criterion
-from richsem_train.run.open_data import data_folder, open_data, open_vocabulary
+from richsem_train.run.named_files import data_folder
+from richsem_train.run.open_data import open_data, open_vocabulary
 from tests.caches import CLASSES, DIM, WindowsCache
 from tests.trainer.tiny import LINEAR, make_cache
 
@@ -66,7 +67,7 @@ def test_embeddings_are_scored_with_a_text_folder_of_their_teacher(world, window
     np.testing.assert_array_equal(data.val.category_ids, [-1, -1, 6, 5, 4, 3, 2, 1])
     plain = open_data(world.config(extra=None, text={"cache": str(world.cache)}))
     np.testing.assert_array_equal(data.train.category_ids, np.array(rows)[plain.train.category_ids])
-    np.testing.assert_array_equal(data.image_counts.numpy()[rows[1:]], plain.image_counts.numpy()[1:])
+    np.testing.assert_array_equal(data.image_counts[rows[1:]], plain.image_counts[1:])
     assert [data.vocabulary.frequencies[row] for row in rows[1:]] == list(plain.vocabulary.frequencies[1:])
     assert "text" in data.fingerprints
 
@@ -133,7 +134,9 @@ def test_stored_labels_have_their_temperature_built_in(world):
         open_data(world.config(loss__temperature=2, extra__labels="topk"))
     config = world.config(loss__temperature=2)
     data = open_data(config)
-    criterion = build_criterion(config.model, config.loss, text=data.vocabulary.text, image_counts_C=data.image_counts)
+    criterion = build_criterion(
+        config.model, config.loss, text=data.vocabulary.text, image_counts_C=torch.from_numpy(data.image_counts)
+    )
     assert criterion.soft_loss.temperature == 2
 
 

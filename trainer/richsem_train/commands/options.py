@@ -7,10 +7,21 @@ import typer
 
 from richsem_schemas.io.places import local_path
 
+
+def _checkpoint_path(text: str) -> Path:
+    from richsem_train.run.named_files import require_checkpoint
+
+    path = local_path(text)
+    require_checkpoint(path)
+    return path
+
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT", help="Of a run, or exported, or published, by DINO, RichSem or Detic.", parser=local_path
+        metavar="CHECKPOINT",
+        help="Of a run, or exported, or published, by DINO, RichSem or Detic.",
+        parser=_checkpoint_path,
     ),
 ]
 PublishedConfig = Annotated[

@@ -68,6 +68,9 @@ def train(
     if show_config:
         print_json(wanted) if as_json else typer.echo(config_yaml(wanted), nl=False)
         return
+    from richsem_train.run.named_files import require_data
+
+    require_data(wanted)
     from richsem_train.console import ConsoleReporter
     from richsem_train.run import training
     from richsem_train.run.folder import RunFolder

@@ -1,8 +1,8 @@
 """Samples side by side."""
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,19 +13,27 @@ from torch import Tensor
 from richsem_train.data.transforms import Rendering, drawn
 from richsem_train.targets import Batch, Target
 
+Truth = Target | Callable[[], Target]
+"""A target, or what makes it."""
+
+
+def target_of_truth(truth: Truth) -> Target:
+    """The target, made now where it isn't yet."""
+    return truth if isinstance(truth, Target) else truth()
+
 
 class Sample(NamedTuple):
     """One picture as a dataset gives it.
 
     Attributes:
         picture: to be drawn, or uint8 [3, H, W] RGB.
-        target: the truth about it.
+        truth: about it.
         name: for messages.
         damage: a message for each damaged picture that this one took the place of.
     """
 
     picture: Rendering | Tensor
-    target: Target
+    truth: Truth
     name: str
     damage: tuple[str, ...] = ()
 
@@ -33,6 +41,11 @@ class Sample(NamedTuple):
     def pixels(self) -> Tensor:
         """Uint8 [3, H, W] RGB."""
         return drawn(self.picture) if isinstance(self.picture, Rendering) else self.picture
+
+    @property
+    def target(self) -> Target:
+        """The truth about it."""
+        return target_of_truth(self.truth)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -44,7 +57,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         # Convolutions like their channels last in memory, and rendering has them there.
         pixels=torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2),
-        padding_mask=padding_mask(canvas.hws, pixels_BHW3.shape[1:3]),
         targets=tuple(sample.target for sample in samples),
         names=tuple(sample.name for sample in samples),
     )
@@ -135,38 +147,3 @@ def _hw(picture: Rendering | Tensor) -> tuple[int, int]:
 
 def _copied(pixels_3HW: Tensor) -> Rendering:
     return Rendering(_hw(pixels_3HW), partial(np.copyto, src=pixels_3HW.permute(1, 2, 0).numpy()))
-
-
-def padding_mask(
-    hws: Sequence[tuple[int, int]],
-    padded_hw: tuple[int, int],
-    *,
-    room: NDArray[np.uint8] | None = None,
-    pinned: bool = False,
-) -> Tensor:
-    """True beyond the height and width of each picture.
-
-    Args:
-        hws: of B pictures.
-        padded_hw: of all of them, H and W.
-        room: memory for it, uint8 [N]; where it is too small, or None, there is new memory.
-        pinned: whether a mask that all batches without padding share is page-locked.
-
-    Returns:
-        Bool [B, H, W]; not to be written to.
-    """
-    if all(hw == padded_hw for hw in hws):
-        return _no_padding((len(hws), *padded_hw), pinned)
-    shape = (len(hws), *padded_hw)
-    mask_BHW = _within(room, shape).view(np.bool_)
-    for mask_HW, (rows, columns) in zip(mask_BHW, hws, strict=True):
-        mask_HW[:rows, :columns] = False
-        mask_HW[:rows, columns:] = True
-        mask_HW[rows:] = True
-    return torch.from_numpy(mask_BHW)
-
-
-# Mosaics of two sizes, with detection's batches between them.
-@lru_cache(maxsize=2)
-def _no_padding(shape: tuple[int, int, int], pinned: bool) -> Tensor:
-    return torch.zeros(shape, dtype=torch.bool, pin_memory=pinned)

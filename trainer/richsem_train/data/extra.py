@@ -1,8 +1,8 @@
 """The extra data: views of a cache as samples, and several caches in proportion to their weights."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -100,8 +100,8 @@ class ExtraDataset(Dataset[Sample]):
             # A view that was replaced counts once, however many of its shard were tried.
             damage += messages[:1]
         labelled, pictures = self._composed(views, counter) if self._is_free else (views[0].labelled, views[0].pictures)
-        target = replace(cached_target(labelled, self.cache, image_id=-1 - counter), is_extra=True)
-        return Sample(render(labelled.view, pictures), target, "+".join(view.name for view in views), tuple(damage))
+        truth = partial(cached_target, labelled, self.cache, image_id=-1 - counter, is_extra=True)
+        return Sample(render(labelled.view, pictures), truth, "+".join(view.name for view in views), tuple(damage))
 
     def _composed(self, views: list[ReadView], counter: int) -> tuple[LabelledView, dict[int, Image.Image]]:
         spec = self.cache.source.spec

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
 from richsem_train.data.buffers import BatchBuffers
-from richsem_train.data.collate import Canvas, Sample, padding_mask
+from richsem_train.data.collate import Canvas, Sample, target_of_truth
 from richsem_train.data.detection import DetectionKey
 from richsem_train.data.extra import ExtraDataset, ExtraMix
 from richsem_train.data.order import DataKind, RankShare, first_batch_from, kind_of_step
@@ -37,8 +37,8 @@ _CAN_FORK = sys.platform == "linux"
 _PREFETCHED = 2
 """Batches that each worker is ahead."""
 
-_BUFFER_BYTES = 4 * 1344**2
-"""Of a picture and its padding mask, so large as published configs show one; larger batches get memory of their own."""
+_BUFFER_BYTES = 3 * 1344**2
+"""Of a picture, so large as published configs show one; larger batches get memory of their own."""
 
 
 class Feed(Protocol):
@@ -216,17 +216,15 @@ class _LoadedBatch:
     """A batch on its way between processes.
 
     Pixels stay in a buffer; those that found no room there go through torch's shared memory. The many small tensors of
-    the targets would take a file descriptor each, so they travel as arrays. Padding follows from the sizes.
+    the targets would take a file descriptor each, so they travel as arrays.
 
     Attributes:
         pixels: uint8 [B, H, W, 3]; of those in the buffer, this shape.
-        hws: height and width of each picture.
         buffers, buffer: which buffer is this batch's, whether its pixels are there or not.
         pinned: the batch in page-locked memory.
     """
 
     pixels: Tensor | tuple[int, ...]
-    hws: tuple[tuple[int, int], ...]
     targets: tuple[Target, ...]
     names: tuple[str, ...]
     damage: tuple[str, ...]
@@ -236,23 +234,20 @@ class _LoadedBatch:
 
     def batch(self) -> Batch:
         """The batch itself, for whoever asked for it; its buffer is lent here, once."""
-        return self.pinned or self._batch(pinned=False)
+        return self.pinned or self._batch()
 
     def pin_memory(self) -> "_LoadedBatch":
         """Page-locked, for copies that don't block; called by the DataLoader. The buffer is free again then."""
-        return replace(self, pinned=self._batch(pinned=True).pin_memory())
+        return replace(self, pinned=self._batch().pin_memory())
 
-    def _batch(self, *, pinned: bool) -> Batch:
+    def _batch(self) -> Batch:
         lent = self.buffers.lend(self.buffer) if self.buffers and self.buffer is not None else None
         if isinstance(self.pixels, Tensor):
-            pixels, rest = self.pixels, None
+            pixels = self.pixels
         else:
             assert lent is not None, "pixels that have no memory of their own lie in a buffer"
-            size = math.prod(self.pixels)
-            pixels, rest = torch.from_numpy(lent[:size].reshape(self.pixels)), lent[size:]
-        height, width = pixels.shape[1:3]
-        mask = padding_mask(self.hws, (height, width), room=rest, pinned=pinned)
-        return Batch(pixels.permute(0, 3, 1, 2), mask, self.targets, self.names)
+            pixels = torch.from_numpy(lent[: math.prod(self.pixels)].reshape(self.pixels))
+        return Batch(pixels.permute(0, 3, 1, 2), self.targets, self.names)
 
     def __getstate__(self) -> dict[str, Any]:
         targets = tuple(converted(target, Tensor.numpy) for target in self.targets)
@@ -287,10 +282,13 @@ class _Batches(Dataset["_LoadedBatch | _Failure"]):
             del picture
         pixels_BHW3 = canvas.padded()
         is_there = room is not None and np.may_share_memory(pixels_BHW3, room)
-        targets, names, damage = zip(*rest, strict=True)
+        truths, names, damage = zip(*rest, strict=True)
+        # One after the other: between pictures, which throw all else out of the processor's caches, a target would take
+        # four times as long.
+        targets = tuple(map(target_of_truth, truths))
         return _LoadedBatch(
             pixels_BHW3.shape if is_there else torch.from_numpy(pixels_BHW3),
-            tuple(canvas.hws), targets, names, tuple(chain(*damage)), self._buffers, order.buffer,
+            targets, names, tuple(chain(*damage)), self._buffers, order.buffer,
         )  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from richsem_train.data.cache.source import TrainingCache
 from richsem_train.targets import SoftLabels, Target, whole_image
 
 
-def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None = None) -> Target:
+def target_of(
+    view: View, *, image_id: int, original_hw: tuple[int, int] | None = None, is_extra: bool = False
+) -> Target:
     """The regions of a view, whose category ids are rows of the vocabulary, as truth.
 
     It is as large as `render` shows it; `original_hw` is the size of the picture as decoded, None is the same.
@@ -27,11 +29,17 @@ def target_of(view: View, *, image_id: int, original_hw: tuple[int, int] | None 
         image_id=image_id,
         image_hw=image_hw,
         original_hw=original_hw or image_hw,
+        is_extra=is_extra,
     )
 
 
 def cached_target(
-    labelled: LabelledView, cache: TrainingCache, *, image_id: int, original_hw: tuple[int, int] | None = None
+    labelled: LabelledView,
+    cache: TrainingCache,
+    *,
+    image_id: int,
+    original_hw: tuple[int, int] | None = None,
+    is_extra: bool = False,
 ) -> Target:
     """The truth about a view of a cache.
 
@@ -40,14 +48,14 @@ def cached_target(
     """
     form, supervision = cache.expected.labels, cache.expected.supervision
     labels_R = cache.rows[labelled.view.regions["category_id"]]
+    target = target_of(labelled.view, image_id=image_id, original_hw=original_hw, is_extra=is_extra)
     if supervision == "image":
-        target = target_of(labelled.view, image_id=image_id, original_hw=original_hw)
         return whole_image(target, torch.from_numpy(np.unique(labels_R[labels_R > 0])))
     is_labelled = bool((labels_R > 0).all())
     if supervision != "labelled" or not is_labelled:
         labels_R = np.zeros_like(labels_R)
     return replace(
-        target_of(labelled.view, image_id=image_id, original_hw=original_hw),
+        target,
         labels=torch.from_numpy(labels_R),
         supervision="unlabelled" if supervision == "labelled" and not is_labelled else supervision,
         soft_labels=None if form == "hard" else soft_labels(labelled.labels, labelled.embeddings, form),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -156,6 +155,8 @@ class _TorchvisionResNet(nn.Module):
 
 
 def _torchvision(name: str, weights: str | None, strides: tuple[int, ...]) -> _Built:
+    import torchvision  # noqa: PLC0415
+
     out_stages = _resnet_stages(name, strides)
     network = torchvision.models.get_model(name, weights=None)
     if weights == "imagenet1k":
@@ -166,6 +167,8 @@ def _torchvision(name: str, weights: str | None, strides: tuple[int, ...]) -> _B
 
 
 def _published_by_torchvision(name: str) -> dict[str, Tensor]:
+    import torchvision  # noqa: PLC0415
+
     published = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
         state: dict[str, Tensor] = published.get_state_dict(progress=False, check_hash=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import batched_nms
 
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.pictures.boxes import iou
@@ -156,6 +155,9 @@ def _one_of_each(
 
 def _without_copies(found: PictureDetections, lowest_score: float) -> NDArray[np.int64]:
     """Indexes, best first, of those from a score on, without copies of a better box of their class."""
+    # Scoring, which has no need of it, imports this module too.
+    from torchvision.ops import batched_nms  # noqa: PLC0415
+
     (good,) = np.nonzero(found.scores >= lowest_score)
     # It moves each class's boxes to a place of their own, in single precision by fractions of a pixel.
     boxes, scores = (

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torchvision.ops import nms
 
 from richsem_schemas.figures.lettering import can_be_drawn, one_line
 from richsem_schemas.scoring.detections import PictureDetections
@@ -56,6 +55,9 @@ FREQUENCY_LEGEND = tuple(LegendEntry(name, FREQUENCY_COLOURS[letter]) for letter
 
 def choose_drawn(detections: PictureDetections, *, score_threshold: float, most: int = 30) -> PictureDetections:
     """The detections worth drawing, best first, without boxes that nearly coincide with a better one."""
+    # It imports PyTorch's compiler, for two seconds that scoring alone can do without.
+    from torchvision.ops import nms  # noqa: PLC0415
+
     good = detections[detections.scores >= score_threshold]
     return good[nms(torch.from_numpy(good.boxes_xyxy_px), torch.from_numpy(good.scores), SAME_BOX_IOU)[:most].numpy()]
 

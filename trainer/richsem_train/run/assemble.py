@@ -32,7 +32,8 @@ from richsem_train.run.class_frequencies import frequencies_by_id
 from richsem_train.run.detectors import kind_of
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.engine import Trainer, memory_limit_explained
-from richsem_train.run.open_data import RunData, data_file
+from richsem_train.run.named_files import data_file
+from richsem_train.run.open_data import RunData
 from richsem_train.run.optimiser import make_optimiser
 
 _LABELS_OF = {
@@ -320,7 +321,7 @@ def _make_trainer(
             config.model,
             config.loss,
             text=data.vocabulary.teacher_text,
-            image_counts_C=data.image_counts,
+            image_counts_C=torch.from_numpy(data.image_counts),
             learns_images=config.learns_images,
             precision=schedule.precision,
             device=ranks.device,

@@ -16,6 +16,7 @@ from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import HashedFile, hashed_file, write_atomically
 from richsem_train.config import TrainConfig, parse_config
 from richsem_train.models.unpacked_size import require_plausible_size
+from richsem_train.run.named_files import require_checkpoint
 
 CHECKPOINT_VERSION = 1
 _METADATA_KEY = "richsem"
@@ -236,8 +237,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         RichSemError: no such file, damaged, or something else.
     """
-    if not path.is_file():
-        raise RichSemError(f"{path}: there is no such checkpoint; runs keep theirs in OUT/checkpoints/")
+    require_checkpoint(path)
     return _load_exported(path) if path.suffix == ".safetensors" else _load_saved(path)
 
 

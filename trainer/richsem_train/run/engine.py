@@ -15,11 +15,12 @@ from torch.optim import AdamW
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.words import one_line
 from richsem_train.config import ScheduleConfig
+from richsem_train.devices import on_device
 from richsem_train.learners.learner import Learner
 from richsem_train.losses.pseudo_labels import with_pseudo_labels
 from richsem_train.losses.soft_labels import SoftLoss
 from richsem_train.models.inputs import float32_products
-from richsem_train.numerics import NonFiniteError, on_device
+from richsem_train.numerics import NonFiniteError
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.optimiser import average_weights, set_learning_rate, step_if_finite
 from richsem_train.run.step_result import Shown, StepInFlight, StepResult, non_finite
@@ -276,7 +277,6 @@ def _cut(batch: Batch, pictures: Sequence[int], hw: Sequence[int]) -> Batch:
     # One by one: an index would go to the device first, and the host wait for it.
     return Batch(
         pixels=torch.stack([batch.pixels[picture, :, :height, :width] for picture in pictures]),
-        padding_mask=torch.stack([batch.padding_mask[picture, :height, :width] for picture in pictures]),
         targets=tuple(batch.targets[picture] for picture in pictures),
         names=tuple(batch.names[picture] for picture in pictures),
     )

@@ -1,15 +1,12 @@
 """The data of a run: annotations, the vocabulary, and labels of caches, all checked to fit each other."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from richsem_schemas.annotations import AnnotationFormat, DetectionData, read_annotations
 from richsem_schemas.cache.manifest import TeacherIdentity
@@ -18,7 +15,6 @@ from richsem_schemas.cache.text_bank import TextBank
 from richsem_schemas.cache.text_folder import read_text_folder
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.canonical_json import json_sha256
-from richsem_schemas.io.places import local_path
 from richsem_schemas.scoring.class_frequencies import ClassFrequencies, frequencies_of, given_frequencies
 from richsem_train.config import DetectionConfig, ExtraConfig, SplitConfig, TextConfig, TrainConfig
 from richsem_train.data.cache.alignment import WindowCache, align_windows
@@ -37,6 +33,7 @@ from richsem_train.data.category_rows import (
     scored_split,
     with_rows,
 )
+from richsem_train.run.named_files import data_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,29 +95,9 @@ class RunData:
     fingerprints: dict[str, str]
 
     @property
-    def image_counts(self) -> Tensor:
+    def image_counts(self) -> NDArray[np.int64]:
         """Training pictures a row of the vocabulary, int64 [C]."""
-        return torch.from_numpy(self.train.image_counts(len(self.vocabulary.class_names)))
-
-
-def data_folder(config: TrainConfig) -> Path:
-    """Where relative paths of data start.
-
-    Raises:
-        RichSemError: the environment names a URL.
-    """
-    if config.data is not None:
-        return config.data
-    try:
-        return local_path(os.environ.get("RICHSEM_DATA") or "data")
-    except RichSemError as error:
-        raise RichSemError(f"RICHSEM_DATA: {error}") from None
-
-
-def data_file(config: TrainConfig, path: Path) -> Path:
-    """A file of weights: where its path says, or below the data folder."""
-    below = data_folder(config) / path
-    return below if below.exists() and not path.exists() else path
+        return self.train.image_counts(len(self.vocabulary.class_names))
 
 
 def open_data(config: TrainConfig) -> RunData:

@@ -14,7 +14,7 @@ from richsem_train.console import Reporter
 from richsem_train.results.class_aps import ClassAps, aps_of_truth
 from richsem_train.results.report_page import report_page
 from richsem_train.results.run_report import Reported, report_content, rows_of
-from richsem_train.run.open_data import data_folder
+from richsem_train.run.named_files import data_folder
 from richsem_train.run.reported_run import (
     EvaluatedRun,
     count_classes,

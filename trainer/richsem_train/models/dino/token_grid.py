@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from richsem_train.numerics import on_device
+from richsem_train.devices import on_device
 
 Shapes = tuple[tuple[int, int], ...]
 

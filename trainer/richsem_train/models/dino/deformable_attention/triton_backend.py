@@ -15,9 +15,9 @@ import torch
 import triton  # type: ignore[import-untyped]
 from torch import Tensor
 
+from richsem_train.devices import on_device
 from richsem_train.models.dino.deformable_attention.torch_backend import Shapes
 from richsem_train.models.dino.deformable_attention.triton_kernels import backward_kernel, forward_kernel
-from richsem_train.numerics import on_device
 
 TILE_ELEMENTS = 1024
 """Rows times channels of one program: eight elements a thread, so that one load of a bfloat16 map fills 16 bytes."""
