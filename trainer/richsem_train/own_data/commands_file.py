@@ -8,9 +8,6 @@ from pathlib import Path
 from richsem_train.config import AnyAugmentation, ScaleJitterConfig
 from richsem_train.own_data.training_plan import WINDOWS
 
-HAS_REPORT_COMMAND = False
-"""Whether `richsem-train report` is there."""
-
 INLINE_PICTURES = 2_000
 """With fewer a cache is made in one process, which is there sooner than Ray."""
 
@@ -78,9 +75,7 @@ def steps_of(
             ("--config", str(config), "--out", str(run)),
         )
     )
-    if HAS_REPORT_COMMAND:
-        steps.append(Step("a page on what it learnt", "richsem-train", ("report", str(run))))
-    return steps
+    return [*steps, Step("a page on what it learnt", "richsem-train", ("report", str(run)))]
 
 
 def _told(hours: tuple[float, float] | None, which: int) -> str:

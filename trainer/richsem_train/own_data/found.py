@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from richsem_schemas.vocabularies.frequencies import Frequency, derived_frequencies
-from richsem_train.data.repeat_factor import repeat_factors
+from richsem_train.data.repeat_factor import auto_threshold, repeat_factors
 from richsem_train.own_data.own_pictures import OwnData, OwnPicture
 from richsem_train.own_data.split import SplitPictures
 
@@ -31,7 +31,6 @@ class Found:
 
     Attributes:
         frequency_rule: how rare, common and frequent were told apart, in words.
-        repeat_threshold: share of pictures below which a class is shown more often, or None.
         most_boxes: of a picture.
         showings: of pictures in an epoch, those of rare classes counted as often as they are repeated.
     """
@@ -40,7 +39,6 @@ class Found:
     split: SplitPictures
     classes: tuple[FoundClass, ...]
     frequency_rule: str
-    repeat_threshold: float | None
     most_boxes: int
     showings: int
 
@@ -64,8 +62,7 @@ class Found:
 def find_classes(data: OwnData, split: SplitPictures) -> Found:
     """Count the classes of both splits and tell the rare ones.
 
-    Frequencies that the export gives are kept. A class is shown more often where it is in fewer pictures than the
-    rarest frequent class, as LVIS's classes of 100 pictures and fewer are.
+    Frequencies that the export gives are kept.
     """
     train, val = (_counts(pictures, len(data.class_names)) for pictures in (split.train, split.val))
     letters, rule = derived_frequencies(train[0])
@@ -75,22 +72,21 @@ def find_classes(data: OwnData, split: SplitPictures) -> Found:
         FoundClass(row + 1, name, letter, *(int(counts[row]) for counts in (*train, *val)))
         for row, (name, letter) in enumerate(zip(data.class_names, letters, strict=True))
     )
-    threshold = _repeat_threshold(classes, len(split.train))
     return Found(
         data,
         split,
         classes,
         rule,
-        threshold,
         most_boxes=max(len(picture.labels) for picture in (*split.train, *split.val)),
-        showings=_showings(split.train, threshold),
+        showings=_showings(split.train),
     )
 
 
-def _showings(pictures: Sequence[OwnPicture], threshold: float | None) -> int:
+def _showings(pictures: Sequence[OwnPicture]) -> int:
+    """Of an epoch, by the config's `repeat_threshold: auto`."""
     labels = np.concatenate([picture.labels for picture in pictures])
     offsets = np.cumsum([0, *(len(picture.labels) for picture in pictures)])
-    return int(repeat_factors(labels, offsets, threshold=threshold or 0.0).sum())
+    return int(repeat_factors(labels, offsets, threshold=auto_threshold(labels, offsets)).sum())
 
 
 def _counts(pictures: Sequence[OwnPicture], classes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -100,14 +96,6 @@ def _counts(pictures: Sequence[OwnPicture], classes: int) -> tuple[NDArray[np.in
         np.add.at(boxes, picture.labels, 1)
         in_pictures[np.unique(picture.labels)] += 1
     return in_pictures, boxes
-
-
-def _repeat_threshold(classes: Sequence[FoundClass], pictures: int) -> float | None:
-    if all(each.frequency == "f" for each in classes):
-        return None
-    frequent = [each.train_pictures for each in classes if each.frequency == "f"]
-    count = min(frequent) if frequent else max(each.train_pictures for each in classes)
-    return round(min(count / pictures, 1.0), 6) if count else None
 
 
 def _listed(names: Sequence[str], *, shown: int = 5) -> str:

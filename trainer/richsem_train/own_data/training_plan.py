@@ -5,20 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-BASE_CONFIG = "dino_r50_coco"
+BASE_CONFIG = "small"
 """The config that `config.yaml` builds on."""
-
-_OVER_BASE: dict[str, Any] = {
-    "model": {
-        "backbone": {"name": "resnet18"},
-        "queries": 300,
-        "encoder_layers": 3,
-        "decoder_layers": 3,
-        "ffn_dim": 1024,
-    },
-    "schedule": {"lr": 2e-4, "backbone_lr": 2e-5, "warmup_steps": 100},
-}
-"""What makes it a small one."""
 
 BATCH = 4
 SIDES_PX = (640, 480, 320)
@@ -108,22 +96,15 @@ def _pixels_of_full(side_px: int) -> float:
 def training_values(plan: TrainingPlan) -> dict[str, Any]:
     """The values of a config that a plan decides, over those of `BASE_CONFIG`."""
     augmentation = {"kind": "scale-jitter", "side": plan.side_px, "factors": list(_JITTER)}
-    return merged(
-        _OVER_BASE,
-        {
-            "detection": {"augmentation": augmentation},
-            "schedule": {
-                "epochs": plan.epochs,
-                "global_batch_size": BATCH,
-                "lr_drops": [max(round(plan.epochs * 0.8), 1)],
-            },
-            "evaluation": {
-                "short_side": plan.side_px,
-                "longest_side": plan.side_px,
-                "every_epochs": max(plan.epochs // 10, 1),
-            },
+    return {
+        "detection": {"augmentation": augmentation},
+        "schedule": {"epochs": plan.epochs, "global_batch_size": BATCH},
+        "evaluation": {
+            "short_side": plan.side_px,
+            "longest_side": plan.side_px,
+            "every_epochs": max(plan.epochs // 10, 1),
         },
-    )
+    }
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

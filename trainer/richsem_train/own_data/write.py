@@ -133,7 +133,7 @@ def config_values(
         "format": "lvis" if is_federated else "coco",
         "train": {"annotations": str(folder / "annotations" / "train.json"), "images": str(images)},
         "val": {"annotations": str(folder / "annotations" / "val.json"), "images": str(images)},
-        "repeat_threshold": found.repeat_threshold,
+        "repeat_threshold": "auto",
     }
     values: dict[str, Any] = {"base": base, "name": name, "detection": detection}
     values["loss"] = {"federated": 50 if is_federated else None}
