@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.blocks import DOCS, PAGES, ROOT, name_of
 
-OF_USERS = {"config.yaml"}
+OF_USERS = {"config.yaml", "data.yaml"}
 """Files that a run writes or a user has."""
 
 FETCHING = {"audio", "embed", "iframe", "img", "input", "link", "object", "script", "source", "track", "video"}

@@ -51,6 +51,9 @@ def evaluate(
       richsem-train eval runs/r50/checkpoints/best.pt --protocol fixed --pictures minival.txt
       richsem-train eval dino_r50_4scale.pth --config dino_r50_coco
     """
+    from richsem_train.run.named_files import require_checkpoint
+
+    require_checkpoint(checkpoint)
     from richsem_schemas.scoring.metrics import is_defined, json_metrics
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import score_checkpoint

@@ -26,6 +26,9 @@ def export(
 
       richsem-train export runs/demo/checkpoints/best.pt
     """
+    from richsem_train.run.named_files import require_checkpoint
+
+    require_checkpoint(checkpoint)
     from richsem_train.detector_tasks import export_checkpoint
 
     path = out or checkpoint.with_suffix(".safetensors")

@@ -7,21 +7,12 @@ import typer
 
 from richsem_schemas.io.places import local_path
 
-
-def _checkpoint_path(text: str) -> Path:
-    from richsem_train.run.named_files import require_checkpoint
-
-    path = local_path(text)
-    require_checkpoint(path)
-    return path
-
-
 Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
         help="Of a run, or exported, or published, by DINO, RichSem or Detic.",
-        parser=_checkpoint_path,
+        parser=local_path,
     ),
 ]
 PublishedConfig = Annotated[

@@ -70,6 +70,9 @@ def predict(
       richsem-train predict runs/demo/checkpoints/best.pt photos/ --out seen
       richsem-train predict runs/a/checkpoints/best.pt *.jpg --compare runs/b/checkpoints/best.pt --out compared
     """
+    from richsem_train.run.named_files import require_checkpoint
+
+    require_checkpoint(checkpoint)
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import compare_on_pictures, show_pictures
     from richsem_train.results.compare_detectors import Compared
