@@ -39,6 +39,7 @@ NOT_RUN = {
     "docs/own-pictures.md": "needs pictures of one's own; test_train_new.py runs the same on five folders",
     "docs/places.md": "needs a bucket; tests of places use a server of their own",
     "docs/protocols.md": "needs LVIS",
+    "docs/report.md": "needs runs of one's own; test_report.py does the same with small ones",
     "docs/sharing.md": "needs an account on the hub; tests of the hub use a server of their own",
     "docs/slurm.md": "needs Slurm",
     "docs/small.md": "needs pictures of one's own, and CLIP's weights",
