@@ -258,7 +258,7 @@ def test_other_commands_on_a_full_disk_name_the_file_and_leave_nothing(
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free))
     arguments, file = {
         "export": ([best, "--out", disk / "e.safetensors"], "e.safetensors"),
-        "predict": ([best, *sorted(pictures.iterdir()), "--out", disk, "--device", "cpu"], "000000000001.png"),
+        "predict": ([best, *sorted(pictures.iterdir()), "--out", disk, "--device", "cpu"], "coco_results.json"),
         "eval": ([best, "--out", disk, "--device", "cpu"], "detections-00000.arrow"),
         "compare": ([trained, "--out", disk], "comparison.json"),
     }[what]

@@ -46,7 +46,7 @@ def test_the_default_config_is_the_papers():
 @pytest.mark.parametrize("name", [name for name in builtin_configs() if not name.startswith(("demo", "c2_"))])
 def test_published_configs_pad_and_place_queries_as_their_programs_do(name):
     config = load_config(name)
-    assert config.model.size_divisor == (1 if name == "dino_r50_coco" else 32)
+    assert config.model.size_divisor == (1 if name in ("dino_r50_coco", "small_from_coco") else 32)
     assert config.model.query_positions == "padded"
     assert config.schedule.pictures_a_draw == 2
 

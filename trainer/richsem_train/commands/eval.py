@@ -53,7 +53,8 @@ def evaluate(
     """
     from richsem_train.run.named_files import require_checkpoint
 
-    require_checkpoint(checkpoint)
+    if config is None:
+        require_checkpoint(checkpoint)
     from richsem_schemas.scoring.metrics import is_defined, json_metrics
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import score_checkpoint

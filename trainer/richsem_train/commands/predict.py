@@ -72,7 +72,8 @@ def predict(
     """
     from richsem_train.run.named_files import require_checkpoint
 
-    require_checkpoint(checkpoint)
+    if config is None:
+        require_checkpoint(checkpoint)
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import compare_on_pictures, show_pictures
     from richsem_train.results.compare_detectors import Compared

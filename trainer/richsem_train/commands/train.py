@@ -1,5 +1,6 @@
 """`richsem-train` without a command's name."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +71,9 @@ def train(
         return
     from richsem_train.run.named_files import require_data
 
-    require_data(wanted)
+    # Several ranks are told first what they can't be, and then look by themselves.
+    if "WORLD_SIZE" not in os.environ:
+        require_data(wanted)
     from richsem_train.console import ConsoleReporter
     from richsem_train.run import training
     from richsem_train.run.folder import RunFolder

@@ -39,11 +39,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _said_at_once(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    """One message in the place of one for each of the two that it may be."""
+    """One message in the place of one for each of the two that it may be: of numbers that of the fraction."""
     try:
         return read(value)
-    except ValidationError:
-        raise ValueError("Input should be less than or equal to 1 and at least 0, or 'auto'") from None
+    except ValidationError as error:
+        of_fraction = str(error.errors()[0]["msg"])
+        raise ValueError(of_fraction if isinstance(value, int | float) else f"{of_fraction}, or 'auto'") from None
 
 
 AutoFraction = Annotated[Fraction | Literal["auto"], WrapValidator(_said_at_once)]

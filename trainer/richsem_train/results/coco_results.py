@@ -123,8 +123,8 @@ class CocoResults:
         self._out = out
         self._classes = classes
         self._image_ids = image_ids
-        self._results = JsonList(out)
-        self._images = JsonList(out)
+        self._results = JsonList(out / RESULTS)
+        self._images = JsonList(out / IMAGES)
 
     def add(self, path: Path, found: PictureDetections, hw: tuple[int, int]) -> None:
         """Add what was found, by rows of the vocabulary, in a picture that is (height, width) pixels large."""
@@ -141,7 +141,7 @@ class CocoResults:
         Raises:
             OSError: they can't be written.
         """
-        self._results.write(self._out / RESULTS)
+        self._results.write()
         categories = list(self._categories())
         write_object(self._out / IMAGES, {"images": self._images, "categories": categories, "annotations": []})
 

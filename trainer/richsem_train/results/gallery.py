@@ -86,7 +86,7 @@ class Gallery:
     _cells: list[Image.Image] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._records = JsonList(self.out, indent=1)
+        self._records = JsonList(self.out / PREDICTIONS, indent=1)
 
     def add_pictures(
         self,

@@ -12,15 +12,15 @@ from richsem_schemas.io.output_files import full_disk_named
 
 
 class JsonList:
-    """Values one after the other, in a file without a name, in a folder that is made with the first of them.
+    """Values one after the other, in a file without a name beside the one that they will be in.
 
     Args:
-        folder: on whose disk they lie meanwhile.
+        path: of that file; its folder is made with the first value.
         indent: spaces that each level of a value is moved by; None writes a value a line.
     """
 
-    def __init__(self, folder: Path, *, indent: int | None = None) -> None:
-        self._folder = folder
+    def __init__(self, path: Path, *, indent: int | None = None) -> None:
+        self._path = path
         self._indent = indent
         self._file: IO[bytes] | None = None
 
@@ -29,25 +29,25 @@ class JsonList:
 
         Raises:
             FullDiskError: there is no space for it.
-        OSError: the folder can't be made.
+            OSError: the folder can't be made.
             ValueError: the value holds NaN or infinity.
         """
         text = json.dumps(value, indent=self._indent, allow_nan=False).encode()
-        with full_disk_named(self._folder):
+        with full_disk_named(self._path):
             if self._file is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  (it lives as long as the list)
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115  (it lives as long as the list)
                 self._file.write(b"\n" + text)
             else:
                 self._file.write(b",\n" + text)
 
-    def write(self, path: Path) -> None:
-        """Write the list alone into a file, whole or not at all.
+    def write(self) -> None:
+        """Write the file, of this list alone, whole or not at all.
 
         Raises:
             OSError: it can't be written.
         """
-        with hashed_file(path) as file:
+        with hashed_file(self._path) as file:
             self._write_to(file)
             file.write(b"\n")
 
