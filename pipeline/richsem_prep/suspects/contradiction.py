@@ -32,7 +32,9 @@ class Contradiction:
         )
 
 
-def class_thresholds(own_probs_R: NDArray[np.float64], labels_R: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+def class_thresholds(
+    own_probs_R: NDArray[np.float64], labels_R: NDArray[np.int64], classes: int
+) -> NDArray[np.float64]:
     """How probable a teacher finds each class on the boxes that are labelled so, at the mean: [C], infinite of none.
 
     Each class counts one box more, of the mean of all classes: a class of one box would have no other to be judged by.

@@ -128,9 +128,7 @@ def find_suspects(
         found = contradiction(log_probs_RC, labels_R, thresholds_C)
         return own_R, found.suggested, found.scores, found.log_probs, found.is_confident
 
-    _, (own_R, *judged), _ = judge_boxes(
-        analysed, columns, judge, threads=threads, on_progress=_half(on_progress, 1)
-    )
+    _, (own_R, *judged), _ = judge_boxes(analysed, columns, judge, threads=threads, on_progress=_half(on_progress, 1))
     found = Contradiction(*judged)
     letters, rule = _letters(analysed, columns, keys)
     contradicted = int(found.is_confident.sum())
@@ -225,7 +223,9 @@ def _suspects(
 
 
 def _rarest(letters: NDArray[np.str_], *classes: NDArray[np.int64]) -> list[str]:
-    return [min(each, key=_ORDER.__getitem__) for each in zip(*(letters[some].tolist() for some in classes), strict=True)]
+    return [
+        min(each, key=_ORDER.__getitem__) for each in zip(*(letters[some].tolist() for some in classes), strict=True)
+    ]
 
 
 def _classes(
