@@ -12,6 +12,7 @@ from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.shard import shard
 from richsem_prep.commands.suspects import suspects
+from richsem_prep.commands.teachers import teachers
 from richsem_prep.commands.text import text
 from richsem_prep.commands.verify import verify
 from richsem_prep.commands.view import view
@@ -71,6 +72,7 @@ for command in (
     pull,
     estimate,
     drop_annotations,
+    teachers,
     suspects,
 ):
     app.command()(command)
