@@ -144,7 +144,7 @@ def _notes(found: "TeachersCompared") -> Iterator[str]:
     yield printable_text(f"recommended: {found.recommended.teacher}; {found.recommended.reason}")
     yield from _told_of_labels(found)
     for each in found.absent:
-        yield printable_text(f"left out: {each.name}: {one_line(each.reason, longest=600)}")
+        yield printable_text(f"left out: {each.name}: {one_line(each.reason, longest=1000)}")
     for note in found.notes:
         yield printable_text(f"annotations: {note}")
     if unreadable := found.teachers[0].unreadable:

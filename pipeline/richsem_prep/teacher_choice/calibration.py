@@ -52,7 +52,7 @@ def fit_temperature(log_probs_RC: NDArray[np.float64], rows_R: NDArray[np.int64]
         return float(nll.detach())
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return float(log_temperature.detach().clamp(low, high).exp())
+    return min(max(float(log_temperature.detach().exp()), LEAST_TEMPERATURE), MOST_TEMPERATURE)
 
 
 def calibration(log_probs_RC: NDArray[np.float64], rows_R: NDArray[np.int64]) -> Calibration:

@@ -63,12 +63,15 @@ def test_a_box_alone_in_its_class_can_be_suspect():
 
 def test_what_a_teacher_always_confuses_is_no_suspect_for_that():
     """It calls most of class 1 class 0; the one box of them that it calls class 2 stands out."""
-    probs = np.array([[0.9, 0.05, 0.05]] * 10 + [[0.8, 0.19, 0.01]] * 10 + [[0.04, 0.01, 0.95]] + [[0.04, 0.01, 0.95]] * 10)
+    confused, apart = [0.8, 0.19, 0.01], [0.04, 0.01, 0.95]
+    probs = np.array([[0.9, 0.05, 0.05]] * 10 + [confused] * 10 + [apart] * 11)
     labels = np.array([0] * 10 + [1] * 11 + [2] * 10)
     thresholds = class_thresholds(probs[np.arange(31), labels], labels, 3)
     found = contradiction(np.log(probs), labels, thresholds)
     assert found.scores.argmax() == 20
-    assert (found.scores[10:20] < 0).all()
+    # By probabilities alone these ten would be, by log(0.8 / 0.19) = 1.4 each.
+    assert (found.scores[10:20] < 0.1).all()
+    assert found.scores[20] > 2.5
 
 
 @pytest.mark.parametrize("temperature", [0.5, 4.0])

@@ -57,7 +57,7 @@ def test_scores_equal_a_computation_box_by_box(wholes, threads):
     per_shard = caches.SAMPLES_PER_SHARD
     expected = {
         (shard * per_shard + sample, annotation): told
-        for (shard, sample, annotation), told in one_by_one(direct.seen_boxes(wholes.layout.out)).items()
+        for (shard, sample, annotation), told in one_by_one(list(direct.seen_boxes(wholes.layout.out))).items()
         if told[0] > 0
     }
     assert (found.boxes, found.unjudged_boxes, found.views) == (40, 0, "whole")
@@ -97,7 +97,6 @@ def test_frequencies_that_nobody_says_are_told_by_the_caches_own_pictures(wholes
 
 
 def test_boxes_of_windows_are_judged_by_the_window_that_shows_most_of_them(split, tmp_path):
-    """Embeddings say how large the box is: only the largest view of each gives its label's direction."""
     cache = cache_of(split, tmp_path / "out", windows=3, whole=False)
     found = find_suspects(opened(cache), most=100)
     assert found.views == "window"
@@ -113,7 +112,8 @@ def test_stored_classes_give_nearly_the_same_as_embeddings(split, tmp_path):
     exact, kept = (find_suspects(opened(cache, form=form), most=100) for form in ("embedding", "topk"))
     assert [each.picture for each in exact.suspects] == [each.picture for each in kept.suspects]
     for a, b in zip(exact.suspects, kept.suspects, strict=True):
-        assert a.score == pytest.approx(b.score, abs=0.02)
+        # Two steps of float16 at logarithms of -16 to -32.
+        assert a.score == pytest.approx(b.score, abs=2 / 64)
 
 
 def test_classes_that_were_not_kept_have_equal_parts_of_the_rest(split, tmp_path):
@@ -135,9 +135,7 @@ def test_listed_boxes_are_those_of_the_annotations(wholes):
 
 def test_the_file_without_suspects_lacks_these_boxes_and_no_others(split, wholes, tmp_path):
     found = find_suspects(opened(wholes), most=7)
-    done = write_without_suspects(
-        split / "val.json", tmp_path / "clean.json", found.suspects, None, lambda *_: None
-    )
+    done = write_without_suspects(split / "val.json", tmp_path / "clean.json", found.suspects, None, lambda *_: None)
     assert (done.boxes, done.dropped) == (40, 7)
     before, after = content(), json.loads((tmp_path / "clean.json").read_text())
     names = {each["id"]: each["file_name"] for each in before["images"]}
