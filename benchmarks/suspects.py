@@ -3,8 +3,8 @@
     python benchmarks/suspects.py --json benchmarks/results/suspects.json
 
 Reads the wholes of the demo's training scenes, drawn and labelled in --scratch where they aren't there. A share of the
-labels is flipped, to any other class or to the one that the teacher's text tells least from it; soft labels say nothing
-of hard ones, so that the cache stays. `bias` makes the teacher worse: a number is drawn for each class, of so many nats
+labels is flipped, to any other class or to the one whose text is most alike to the teacher; soft labels don't depend on
+hard ones, so that the cache stays. `bias` makes the teacher worse: a number is drawn for each class, of so many nats
 standard deviation, and added to its logarithms, so that it confuses the same classes everywhere.
 """
 

@@ -32,27 +32,29 @@ def flipped(tmp_path_factory):
     for number in rng.choice(len(boxes), round(0.05 * len(boxes)), replace=False).tolist():
         boxes[number]["category_id"] = (boxes[number]["category_id"] + int(rng.integers(95))) % 96 + 1
         wrong.add((names[boxes[number]["image_id"]], *boxes[number]["bbox"]))
-    (root / "flipped.json").write_text(json.dumps(content))
+    (root / "flipped_val.json").write_text(json.dumps(content))
     shard(
         root / "data", root / "out", "demo", dataset="demo-detection", label_set="demo", crops=None, mosaics=None,
         pictures=None, teacher_size=192, windows=0, whole=True, embeddings="none",
-        annotations=root / "flipped.json",
+        annotations=root / "flipped_val.json",
     )  # fmt: skip
     return root, wrong
 
 
 def test_flipped_labels_of_the_demo_are_found(prep, flipped):
-    """Docs/teachers.md has the figures of the whole demo: all but one in a thousand within the boxes listed."""
+    """docs/teachers.md has the figures of the whole demo."""
     root, wrong = flipped
-    code, output = prep("suspects", root / "out", "--annotations", root / "flipped.json", "--json")
+    options = ("--annotations", root / "flipped_val.json", "--most", 2 * len(wrong))
+    code, output = prep("suspects", root / "out", *options, "--json")
     assert code == 0, output
     found = json.loads(output)
     ranked = sorted(found["suspects"], key=lambda each: -each["score"])
     hits = [(each["picture"], *np.round(each["box_xywh"], 3)) in wrong for each in ranked]
     assert len(wrong) >= 10
     assert np.mean(hits[: len(wrong)]) >= 0.75
-    assert sum(hits) >= 0.95 * len(wrong)
-    assert found["contradicted"] < 0.2 * found["boxes"]
+    assert sum(hits[: 2 * len(wrong)]) >= 0.95 * len(wrong)
+    # The flipped ones, and what the teacher itself takes for another class.
+    assert len(wrong) <= found["contradicted"] < 0.2 * found["boxes"]
 
 
 def test_table_page_and_annotations_are_written(prep, small, tmp_path):

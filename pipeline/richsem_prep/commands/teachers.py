@@ -157,7 +157,7 @@ def _told_of_labels(found: "TeachersCompared") -> Iterator[str]:
     if not plain.is_nearly_one_hot:
         return
     yield (
-        f"soft labels over these {plain.classes - 1:,} names are nearly one-hot: {plain.top_share:.0%} of the mass is "
+        f"soft labels over these {plain.classes - 1:,} names are nearly one-hot: {plain.top_share:.1%} of the mass is "
         f"on one class, {plain.entropy:.2f} nats, so they say little that hard labels don't"
     )
     for each in found.labels:
@@ -166,7 +166,7 @@ def _told_of_labels(found: "TeachersCompared") -> Iterator[str]:
         wider = "" if each.names == plain.names else f"{each.classes - plain.classes:,} names more"
         softer = "" if each.temperature == 1 else f"temperature {each.temperature:.2f}"
         yield (
-            f"  {' and '.join(filter(None, (wider, softer)))}: {each.top_share:.0%} on one class, {each.entropy:.2f} "
-            f"nats, {each.own_share:.0%} on one's own"
+            f"  {' and '.join(filter(None, (wider, softer)))}: {each.top_share:.1%} on one class, {each.entropy:.2f} "
+            f"nats, {each.own_share:.1%} on one's own"
         )
     yield "  how: `richsem-prep text` with more names, then `rescore --text`; or `rescore --temperature`"

@@ -48,10 +48,10 @@ def fit_temperature(log_probs_RC: NDArray[np.float64], rows_R: NDArray[np.int64]
     def loss() -> float:
         optimizer.zero_grad()
         nll = torch.nn.functional.cross_entropy(logits_RC / log_temperature.clamp(low, high).exp(), classes_R)
-        nll.backward()  # type: ignore[no-untyped-call]
+        nll.backward()
         return float(nll.detach())
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return min(max(float(log_temperature.detach().exp()), LEAST_TEMPERATURE), MOST_TEMPERATURE)
 
 
