@@ -11,6 +11,8 @@ from richsem_prep.commands.pull import pull
 from richsem_prep.commands.push import push
 from richsem_prep.commands.rescore import rescore
 from richsem_prep.commands.shard import shard
+from richsem_prep.commands.suspects import suspects
+from richsem_prep.commands.teachers import teachers
 from richsem_prep.commands.text import text
 from richsem_prep.commands.verify import verify
 from richsem_prep.commands.view import view
@@ -70,6 +72,8 @@ for command in (
     pull,
     estimate,
     drop_annotations,
+    teachers,
+    suspects,
 ):
     app.command()(command)
 

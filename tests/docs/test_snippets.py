@@ -23,7 +23,7 @@ from tests.docs.blocks import BLOCKS, PAGES, ROOT, blocks_in, blocks_of, name_of
 APPS = {"richsem-prep": prep, "richsem-train": train}
 
 TOUR = "docs/index.md"
-RUN = ("docs/analyses.md", "docs/experiments.md", "docs/trust.md")
+RUN = ("docs/analyses.md", "docs/experiments.md", "docs/teachers.md", "docs/trust.md")
 """Pages whose commands on the demo are run by default."""
 
 NOT_RUN = {

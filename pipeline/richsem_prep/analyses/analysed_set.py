@@ -21,7 +21,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, eq=False)
 class AnalysedSet:
-    """A label set of wholes.
+    """A label set of wholes, or of windows where these serve as well.
 
     Attributes:
         top_k: numbers of most probable classes, ascending.
@@ -72,6 +72,7 @@ def open_set(
     form: LabelForm | None = None,
     top_k: tuple[int, ...] = (1, 5, 10),
     frequencies: Mapping[str, str] | None = None,
+    may_be_windows: bool = False,
 ) -> AnalysedSet:
     """A label set with its wholes, ready to be analysed.
 
@@ -81,12 +82,14 @@ def open_set(
         form: of the labels; None is from embeddings where there are any.
         top_k: numbers of most probable classes, ascending, as the paper has them.
         frequencies: r, c or f by the name of a class; None is what is known of its vocabulary.
+        may_be_windows: take a set that has windows alone, too.
 
     Raises:
         RichSemError: there is no such set, it has no wholes, or its labels don't tell what is asked for.
     """
     manifest = cache.label_set(label_set)
-    _require_wholes(manifest)
+    if not (may_be_windows and manifest.spec.views.windows):
+        _require_wholes(manifest)
     reader = label_reader(cache, manifest, form)
     require_top_k(top_k, reader, manifest)
     text_names = cache.text_bank(manifest.name).class_names

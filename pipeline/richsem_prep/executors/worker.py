@@ -1,6 +1,7 @@
 """One worker: owns one device and one teacher, and makes whole shards. The same object serves every executor."""
 
 import os
+from collections.abc import Callable
 
 import numpy
 import open_clip
@@ -64,11 +65,15 @@ class Worker:
         environment = _environment(self._teacher.device)
         return WorkerDescription(self._teacher.identity, self.encoder.spec, self._precision, TEMPLATES, environment)
 
-    def text_bank(self, vocabulary: Vocabulary, policy: NamePolicy) -> TextBank:
-        """The text bank of a vocabulary."""
+    def text_bank(
+        self, vocabulary: Vocabulary, policy: NamePolicy, on_progress: Callable[[int, int], None] | None = None
+    ) -> TextBank:
+        """The text bank of a vocabulary; progress takes the classes done, and all."""
 
-        def count(done: int, _: int) -> None:
+        def count(done: int, total: int) -> None:
             self.progress.text_classes = done
+            if on_progress is not None:
+                on_progress(done, total)
 
         # No shard is being made yet, so all cores are free for it.
         if self._teacher.identity.embed_dim >= LEAST_DIM_FOR_THREADS:
@@ -77,6 +82,11 @@ class Worker:
             return text_bank(self._teacher, vocabulary, policy, on_progress=count)
         finally:
             torch.set_num_threads(TORCH_THREADS)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the teacher's parameters and buffers, both towers, as they are in memory."""
+        return sum(tensor.nbytes for tensor in self._teacher.model.state_dict().values())
 
     def open(self, layout: CacheLayout, name: str, root: Place | None) -> None:
         """Get ready for the shards of one label set.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from richsem_prep.explore.shown_views import ShownView, choose_views, load_view
@@ -41,10 +41,7 @@ def write_page(cache: Cache, label_set: str, path: Path, *, views: int, root: Pl
         FullDiskError: there is no space for it.
         CorruptCacheError: a file of the cache is missing or damaged.
     """
-    if not path.parent.is_dir():
-        raise RichSemError(f"--html {path}: there is no folder {path.parent}; make it, or name another file")
-    if path.is_dir():
-        raise RichSemError(f"--html {path} is a folder; name a file in it, such as {path / 'views.html'}")
+    require_page(path, cache)
     if cache.labels_elsewhere is not None and not cache.layout.plan.is_file():
         raise RichSemError(
             f"{cache.labels_layout.out} holds labels alone, and the cache of its pictures, {cache.layout.out}, isn't "
@@ -56,7 +53,7 @@ def write_page(cache: Cache, label_set: str, path: Path, *, views: int, root: Pl
         shown = [load_view(cache, label_set, shard, row, root) for shard, row in chosen]
     except OSError as error:
         raise RichSemError(unreadable(cache, error)) from error
-    _require_page(path, cache, label_set, shown, root)
+    _require_not_read(path, cache, label_set, shown, root)
     # Names may hold what UTF-8 has no bytes for.
     write_atomically(path, page_html(cache, cache.label_sets[label_set], shown).encode("utf-8", "replace"))
     return len(shown)
@@ -71,8 +68,23 @@ def unreadable(cache: Cache, error: OSError) -> str:
     return f"{name or 'a file'}: can't be read ({reason}); {remedy}"
 
 
-def _require_page(path: Path, cache: Cache, label_set: str, shown: Sequence[ShownView], root: Place | None) -> None:
-    """Refuse to write into the cache, where `verify` finds strangers, or over what is shown, by whatever link."""
+def require_page(path: Path, cache: Cache) -> None:
+    """Check, before any work, that a page can be written, and not into the cache, where `verify` finds strangers.
+
+    Raises:
+        RichSemError: it can't.
+    """
+    if not path.parent.is_dir():
+        raise RichSemError(f"--html {path}: there is no folder {path.parent}; make it, or name another file")
+    if path.is_dir():
+        raise RichSemError(f"--html {path} is a folder; name a file in it, such as {path / 'views.html'}")
+    for out in (cache.layout.out, cache.labels_layout.out):
+        if isinstance(out, Path) and path.resolve().is_relative_to(out.resolve()):
+            raise RichSemError(f"--html {path} lies in the cache {out}; name a file beside it, such as {out}.html")
+
+
+def _require_not_read(path: Path, cache: Cache, label_set: str, shown: Sequence[ShownView], root: Place | None) -> None:
+    """Refuse to write over what is shown, by whatever link."""
     layout, views = cache.layout, cache.labels_layout.label_set(label_set)
     read: list[Place] = [layout.manifest, layout.plan, views.manifest, views.spec, views.text, views.text_features]
     for number in {view.shard for view in shown}:
@@ -81,29 +93,34 @@ def _require_page(path: Path, cache: Cache, label_set: str, shown: Sequence[Show
     if root is not None:
         read += [root / name for view in shown for name in view.picture_names]
     require_no_inputs([path], [file for file in read if isinstance(file, Path)], remedy="name another --html")
-    for out in (layout.out, cache.labels_layout.out):
-        if isinstance(out, Path) and path.resolve().is_relative_to(out.resolve()):
-            raise RichSemError(f"--html {path} lies in the cache {out}; name a file beside it, such as {out}.html")
 
 
 def page_html(cache: Cache, manifest: LabelManifest, views: Sequence[ShownView]) -> str:
     """The page, without a script, a style sheet or a picture from elsewhere."""
-    pages = Environment(
-        loader=PackageLoader(__package__),
+    return (
+        templates_of(__package__)
+        .get_template("page.html.j2")
+        .render(
+            dataset=cache.manifest.plan.dataset,
+            label_set=manifest.name,
+            facts=_facts(cache, manifest),
+            shown=len(views),
+            views=f"{manifest.views:,}",
+            classes_shown=CLASSES_SHOWN,
+            sections=_sections(cache, manifest, views),
+        )
+    )
+
+
+def templates_of(*packages: str) -> Environment:
+    """The templates of packages, the first one's before those of the next; what they are filled with is escaped."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=True,
         finalize=_printable,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return pages.get_template("page.html.j2").render(
-        dataset=cache.manifest.plan.dataset,
-        label_set=manifest.name,
-        facts=_facts(cache, manifest),
-        shown=len(views),
-        views=f"{manifest.views:,}",
-        classes_shown=CLASSES_SHOWN,
-        sections=_sections(cache, manifest, views),
     )
 
 

@@ -8,6 +8,8 @@ from scipy.special import log_softmax, rel_entr
 from richsem_schemas.cache.reader import open_cache
 from tests import caches
 
+WHOLES = frozenset({"whole", "whole-jitter"})
+
 
 @dataclass
 class SeenBox:
@@ -19,9 +21,10 @@ class SeenBox:
     embedding: np.ndarray | None
     log_probs: np.ndarray
     rest: float
+    area: float = 0.0
 
 
-def seen_boxes(out, label_set=caches.LABELS, *, scale=caches.LOGIT_SCALE, form="embedding"):
+def seen_boxes(out, label_set=caches.LABELS, *, scale=caches.LOGIT_SCALE, form="embedding", kinds=WHOLES):
     """All boxes of the wholes and of their noised copies; whole distributions, or -inf for what isn't kept."""
     cache = open_cache(out)
     text = cache.text_bank(label_set).features.astype(np.float64)
@@ -30,7 +33,7 @@ def seen_boxes(out, label_set=caches.LABELS, *, scale=caches.LOGIT_SCALE, form="
         shard = cache.label_shard(label_set, summary.shard)
         rows = shard.rows()
         for row, view in zip(rows, shard.views(rows), strict=True):
-            if view.view.kind not in {"whole", "whole-jitter"}:
+            if view.view.kind not in kinds:
                 continue
             for number, region in enumerate(view.view.regions):
                 embedding = None if view.embeddings is None else view.embeddings[number].astype(np.float64)
@@ -42,7 +45,18 @@ def seen_boxes(out, label_set=caches.LABELS, *, scale=caches.LOGIT_SCALE, form="
                     log_probs[view.labels.class_ids[number]] = view.labels.log_probs[number]
                 place = (summary.shard, int(row["sample"]), int(region["annotation"]))
                 noise = round(float(region["noise_scale"]), 6)
-                yield SeenBox(place, int(region["category_id"]), noise, embedding, log_probs, rest)
+                left, top, right, bottom = region["box_xyxy_px"].astype(float)
+                area = (right - left) * (bottom - top)
+                yield SeenBox(place, int(region["category_id"]), noise, embedding, log_probs, rest, area)
+
+
+def largest_views(out):
+    """Each box as the window has it that shows it largest."""
+    largest = {}
+    for box in seen_boxes(out, kinds={"window"}):
+        if box.place not in largest or box.area > largest[box.place].area:
+            largest[box.place] = box
+    return list(largest.values())
 
 
 def top_classes(box, count):
