@@ -109,7 +109,7 @@ evidence: env
 # Tensors of tests are small: threads cost more than they give.
 test: export OMP_NUM_THREADS = 1
 test: env
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: env
 	$(BIN)/ruff format --check
