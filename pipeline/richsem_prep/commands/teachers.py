@@ -147,8 +147,8 @@ def _notes(found: "TeachersCompared") -> Iterator[str]:
     best = max(each.top_1.over_classes for each in found.teachers)
     if best * found.classes < _GUESSES:
         yield (
-            f"no teacher knows these classes: {best:.1%} is little more than guessing one of {found.classes:,}, and such "
-            "soft labels teach nothing. Name others, or see whether the names are words that a teacher has read"
+            f"no teacher knows these classes: {best:.1%} is little more than guessing one of {found.classes:,}, and "
+            "such soft labels teach nothing. Name others, or see whether the names are words that a teacher has read"
         )
     yield from _told_of_labels(found)
     for each in found.absent:
