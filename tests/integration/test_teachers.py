@@ -146,6 +146,8 @@ def test_two_teachers_are_compared_on_the_same_boxes(prep, split, vit, resnet):
     code, output = prep(*asked(split, vit, resnet, boxes=8))
     assert code == 0
     assert "recommended: local-dir:" in output
+    # Random weights.
+    assert "no teacher knows these classes" in output
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_told(prep, tmp_path, vit):

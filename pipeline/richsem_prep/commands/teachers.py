@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from richsem_prep.teacher_choice.judged_teacher import JudgedTeacher
 
 _CLASSES_LISTED = 20
+_GUESSES = 2
+"""Times as often right as one that guesses; below that a teacher knows nothing."""
 
 
 @with_options_of_models
@@ -142,6 +144,12 @@ def _labels_table(found: "TeachersCompared") -> Table:
 
 def _notes(found: "TeachersCompared") -> Iterator[str]:
     yield printable_text(f"recommended: {found.recommended.teacher}; {found.recommended.reason}")
+    best = max(each.top_1.over_classes for each in found.teachers)
+    if best * found.classes < _GUESSES:
+        yield (
+            f"no teacher knows these classes: {best:.1%} is little more than guessing one of {found.classes:,}, and "
+            "such soft labels teach nothing. Name others, or see whether the names are words that a teacher has read"
+        )
     yield from _told_of_labels(found)
     for each in found.absent:
         yield printable_text(f"left out: {each.name}: {one_line(each.reason, longest=1000)}")

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from richsem_prep.analyses import drop_annotations as room
+from richsem_prep.analyses import partial_file as room
 from richsem_prep.analyses.drop_annotations import drop_annotations
 from richsem_schemas.annotations import json_stream
 from richsem_schemas.errors import RichSemError, SourceError
