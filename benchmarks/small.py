@@ -113,8 +113,7 @@ def random_pictures(pictures: int) -> Batch:
         sizes = rng.uniform(0.05, 0.4, (BOXES, 2))
         boxes = torch.from_numpy(np.concatenate([rng.uniform(0.25, 0.75, (BOXES, 2)), sizes], 1).astype(np.float32))
         targets.append(Target(boxes, torch.from_numpy(rng.integers(1, CLASSES + 1, BOXES)), number, HW, HW))
-    mask = torch.zeros(pictures, *HW, dtype=torch.bool)
-    return Batch(pixels, mask, tuple(targets), tuple(f"picture {number}" for number in range(pictures)))
+    return Batch(pixels, tuple(targets), tuple(f"picture {number}" for number in range(pictures)))
 
 
 def detect(

@@ -170,7 +170,7 @@ def _print_next(made: "Made") -> None:
     else:
         typer.echo(
             f"\n{made.out}: {plan.steps:,} steps at {plan.side_px} px, {plan.epochs} epochs: "
-            f"{told_hours(plan.train_hours)} on {plan.device} by measured figures ({plan.rule})"
+            f"{told_hours(plan.train_hours)} on {plan.device}, roughly ({plan.rule})"
         )
     if plan is not None and not plan.fits:
         typer.echo("warning: that is longer than --hours; train on a GPU, or fewer epochs (--set schedule.epochs=N)")
