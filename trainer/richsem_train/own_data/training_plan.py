@@ -15,8 +15,9 @@ SIDES_PX = (640, 480, 320)
 _JITTER = (0.5, 1.5)
 
 _SECONDS_A_PICTURE: dict[str, float] = {"cpu": 1.85, "cuda": 0.06, "mps": 0.3}
-"""Of a training step of `small` at 640 px. Two CPU cores take 6.3 s for four pictures of 480 x 640 (`benchmarks/small.py`),
-and batches are padded to the largest that the jitter makes; a GPU and MPS are guessed at, from above."""
+"""Of a training step of `small` at 640 px. Two CPU cores take 6.3 s for four pictures of 480 x 640, by
+`benchmarks/small.py`, and batches are padded to the largest that the jitter makes; a GPU and MPS are guessed at, from
+above."""
 
 _SECONDS_A_WINDOW: dict[str, float] = {"cpu": 1.0, "cuda": 0.02, "mps": 0.2}
 """Of the teacher RN50 at 640 px, guessed at from its operations."""
