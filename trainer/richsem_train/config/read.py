@@ -164,15 +164,16 @@ def _over_base(values: dict[Any, Any], *, source: str | Path) -> dict[str, Any]:
     known = builtin_configs()
     if not isinstance(base, str) or base not in known or known[base] == source:
         raise RichSemError(f"{source}: its base {base!r} is none of {', '.join(known)}")
-    return _merged(_read_yaml(known[base]), values)
+    return merged(_read_yaml(known[base]), values)
 
 
-def _merged(below: dict[str, Any], above: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of a config over others, section by section; a section of another form takes the place of the whole."""
     result = dict(below)
     for key, value in above.items():
         under, where = result.get(key), prefix + key
         if isinstance(under, dict) and isinstance(value, dict) and not _is_of_another_form(where, under, value):
-            result[key] = _merged(under, value, f"{where}.")
+            result[key] = merged(under, value, f"{where}.")
         else:
             result[key] = value
     return result

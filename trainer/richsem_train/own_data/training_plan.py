@@ -1,9 +1,9 @@
 """How a detector of one's own is trained: the config's values, and about how many hours this takes."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from richsem_schemas.io.ordered_map import cores
 
 BASE_CONFIG = "small"
 """The config that `config.yaml` builds on."""
@@ -65,8 +65,8 @@ def plan_training(train_pictures: int, showings: int, *, device: DeviceKind, hou
         device: that trains.
         hours: that training may take.
     """
-    cores = min(len(os.sched_getaffinity(0)), _MOST_CORES)
-    speed = cores / _MEASURED_CORES if device == "cpu" else 1.0
+    used_cores = min(cores(), _MOST_CORES)
+    speed = used_cores / _MEASURED_CORES if device == "cpu" else 1.0
     steps_per_epoch = -(-showings // BATCH)
     epochs = min(max(-(-_STEPS_WANTED // steps_per_epoch), _LEAST_EPOCHS), _MOST_EPOCHS)
     steps = steps_per_epoch * epochs
@@ -83,7 +83,7 @@ def plan_training(train_pictures: int, showings: int, *, device: DeviceKind, hou
         steps=steps,
         train_hours=train_hours(side_px),
         teacher_hours=windows * _SECONDS_A_WINDOW[device] / speed / 3600,
-        device={"cpu": f"{cores} CPU core{'s' * (cores > 1)}", "cuda": "a GPU", "mps": "MPS"}[device],
+        device={"cpu": f"{used_cores} CPU core{'s' * (used_cores > 1)}", "cuda": "a GPU", "mps": "MPS"}[device],
         rule=f"{_STEPS_WANTED:,} steps of {BATCH} pictures, in {_LEAST_EPOCHS} to {_MOST_EPOCHS} epochs; the largest "
         f"of {', '.join(map(str, SIDES_PX))} px that is trained in {hours:g} hours",
         fits=train_hours(side_px) <= hours,
@@ -106,12 +106,3 @@ def training_values(plan: TrainingPlan) -> dict[str, Any]:
             "every_epochs": max(plan.epochs // 10, 1),
         },
     }
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values over others, section by section."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = merged(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return result

@@ -13,10 +13,9 @@ import yaml
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.files import write_atomically
 from richsem_train.config import TrainConfig, load_config
-from richsem_train.config.read import apply_changes
+from richsem_train.config.read import apply_changes, merged
 from richsem_train.own_data.found import Found, FoundClass
 from richsem_train.own_data.own_pictures import OwnPicture
-from richsem_train.own_data.training_plan import merged
 
 HARD_LABELS: dict[str, Any] = {
     "detection": {"labels": "none"},
