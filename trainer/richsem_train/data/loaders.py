@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -132,7 +133,7 @@ class TrainingLoaders:
             self._in_processes = {
                 "num_workers": workers,
                 "multiprocessing_context": context,
-                "worker_init_fn": _begin_worker,
+                "worker_init_fn": partial(_begin_worker, os.getpid()),
             }
         self._pin_memory = pin_memory
 
@@ -297,9 +298,8 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
-def _begin_worker(_: int) -> None:
-    """Keep a worker to one thread, and let the training process decide when it ends."""
-    parent = os.getppid()
+def _begin_worker(parent: int, _: int) -> None:
+    """Keep a worker to one thread, and let the training process `parent` decide when it ends."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     # Ctrl-C and SIGTERM often reach the whole group; the training process has still a step to finish and a checkpoint
