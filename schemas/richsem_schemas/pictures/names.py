@@ -1,7 +1,7 @@
 """Names of picture files."""
 
 PICTURE_ENDINGS = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
 """How files end that are taken for pictures where nobody names them one by one, in lower case."""

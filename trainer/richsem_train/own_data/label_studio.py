@@ -6,8 +6,9 @@ from typing import Any
 
 from richsem_schemas.annotations.json_stream import stream_json
 from richsem_schemas.errors import SourceError
+from richsem_schemas.pictures.names import PICTURE_ENDINGS
 from richsem_train.console import Reporter
-from richsem_train.own_data.listing import PICTURE_ENDINGS, Listing
+from richsem_train.own_data.listing import Listing
 from richsem_train.own_data.records import (
     Box,
     ClassNames,

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.pictures.names import is_called_picture
 from richsem_train.console import Reporter
 
 MAX_FILES = 10_000_000
 """Of a folder; names are held in memory."""
 
-PICTURE_ENDINGS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-)
 ANNOTATION_ENDINGS = frozenset({".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data"})
 _OTHERS = frozenset({".zip", ".csv"})
 _NOT_LOOKED_INTO = frozenset({"__MACOSX", "__pycache__", "@eaDir"})
@@ -67,7 +65,7 @@ def list_files(root: Path, reporter: Reporter) -> Listing:
         if count > MAX_FILES:
             raise RichSemError(f"{root}: more than {MAX_FILES:,} files; name the folder of one dataset")
         ending = os.path.splitext(path)[1].lower()
-        if ending in PICTURE_ENDINGS:
+        if is_called_picture(path):
             pictures.append(Path(path))
         elif ending in ANNOTATION_ENDINGS or ending in _OTHERS:
             others.setdefault(ending, []).append(Path(path))

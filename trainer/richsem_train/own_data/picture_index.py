@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from richsem_train.own_data.listing import PICTURE_ENDINGS, Listing
+from richsem_schemas.pictures.names import is_called_picture
+from richsem_train.own_data.listing import Listing
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-")
 """What Label Studio puts before the names of files that were uploaded to it."""
@@ -38,8 +39,8 @@ class PictureIndex:
 
     def _find(self, parts: list[str], near: Path) -> Path | None:
         last = parts[-1]
-        stem, ending = os.path.splitext(last)
-        candidates = self._by_stem.get((stem if ending.lower() in PICTURE_ENDINGS else last).lower(), [])
+        stem = os.path.splitext(last)[0] if is_called_picture(last) else last
+        candidates = self._by_stem.get(stem.lower(), [])
         ranked = sorted(((self._rank(path, parts, near), path) for path in candidates), reverse=True)
         if not ranked or (len(ranked) > 1 and ranked[0][0] == ranked[1][0]):
             return None

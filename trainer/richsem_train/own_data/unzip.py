@@ -1,6 +1,5 @@
 """Exports in a zip archive: unpacked into a folder of ours, with bounds, and nowhere else."""
 
-import os
 import stat
 import zipfile
 import zlib
@@ -9,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from richsem_schemas.errors import RichSemError
 from richsem_schemas.io.output_files import full_disk_named
 from richsem_schemas.io.words import printable_text, readable_bytes
+from richsem_schemas.pictures.names import is_called_picture
 from richsem_train.console import Reporter
-from richsem_train.own_data.listing import ANNOTATION_ENDINGS, PICTURE_ENDINGS
+from richsem_train.own_data.listing import ANNOTATION_ENDINGS
 
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 100
@@ -51,15 +51,15 @@ def _wanted(archive: Path, members: list[zipfile.ZipInfo]) -> list[zipfile.ZipIn
     for member in members:
         name = member.filename
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0:1]:
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
             raise RichSemError(
                 f"{archive}: its member {printable_text(name[:200])!r} would lie outside of the folder; names are "
                 "relative and without `..`: make the archive anew"
             )
-        ending = os.path.splitext(name)[1].lower()
+        is_wanted = is_called_picture(name) or path.suffix.lower() in ANNOTATION_ENDINGS
         is_link = stat.S_ISLNK(member.external_attr >> 16)
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-        if member.is_dir() or is_link or hidden or ending not in PICTURE_ENDINGS | ANNOTATION_ENDINGS:
+        if member.is_dir() or is_link or hidden or not is_wanted:
             continue
         if member.flag_bits & 1:
             raise RichSemError(

@@ -275,11 +275,13 @@ def _class_names(values: Mapping[str, Any], path: Path) -> dict[int, str]:
 
 def _picture_splits(listing: Listing, table: _Table, problems: Problems) -> dict[Path, Split]:
     """The split of each picture that the table names; empty where it names none that is there."""
-    by_text = {str(path): path for path in listing.pictures}
+    if not table.splits:
+        return {}
+    by_text, index = {str(path): path for path in listing.pictures}, PictureIndex(listing)
     found: dict[Path, Split] = {}
     for split in ("train", "val", "test"):
         for entry in table.splits.get(split, ()):
-            pictures = list(_pictures_of(entry, table, listing, by_text))
+            pictures = list(_pictures_of(_place_of(entry, table, listing), listing, by_text, index))
             if not pictures:
                 problems.add(
                     f"entries of {table.path.name} that lead to no pictures here, passed over", f"{split}: {entry}"
@@ -289,13 +291,14 @@ def _picture_splits(listing: Listing, table: _Table, problems: Problems) -> dict
     return found
 
 
-def _pictures_of(entry: str, table: _Table, listing: Listing, by_text: Mapping[str, Path]) -> Iterator[Path]:
-    place = _place_of(entry, table, listing)
+def _pictures_of(
+    place: Path | None, listing: Listing, by_text: Mapping[str, Path], index: PictureIndex
+) -> Iterator[Path]:
+    """The pictures of a folder, or those that a list names."""
     if place is None:
         return
     if place.suffix == ".txt":
         names = [line.strip().replace("\\", "/") for line in read_text(place).splitlines() if line.strip()]
-        index = PictureIndex(listing)
         yield from (picture for name in names if (picture := index.find(name, near=place)) is not None)
         return
     start = "" if place == listing.root else f"{place}{os.sep}"
