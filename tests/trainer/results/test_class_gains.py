@@ -6,7 +6,7 @@ from rich.console import Console
 from scipy import stats
 
 from richsem_train.results.class_aps import ClassAps
-from richsem_train.results.class_gains import class_gains, gains_line, gains_table
+from richsem_train.results.class_gains import class_gains, gains_line, gains_table, regrouped_line
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -81,6 +81,17 @@ def test_under_no_effect_hardly_any_class_is_called_sure():
         runs = [{seed: aps(*rng.normal(0.4, 0.05, 400), names=names) for seed in range(4)} for _ in range(2)]
         named += class_gains(*runs).sure != (0, 0)
     assert named <= 3
+
+
+def test_classes_of_another_frequency_are_told():
+    changed = ClassAps(10, NAMES, ("r", "r", "c", "r"), ARM[0].aps)
+    gains = class_gains({0: changed}, BASELINE)
+    assert gains.regrouped == ("cat",)
+    assert gains.as_json()["of_another_frequency"] == ["cat"]
+    assert "1 are of another frequency there, such as cat" in regrouped_line(gains, "plain")
+    same = class_gains(ARM, BASELINE)
+    assert same.regrouped == ()
+    assert regrouped_line(same, "plain") == ""
 
 
 def test_the_table_names_gains_and_marks_the_sure_ones():

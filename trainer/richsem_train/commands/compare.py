@@ -34,7 +34,7 @@ def compare(
     """
     from richsem_schemas.io.files import write_atomically
     from richsem_schemas.io.output_files import require_folder, require_no_inputs
-    from richsem_train.results.class_gains import gains_line, gains_table
+    from richsem_train.results.class_gains import gains_line, gains_table, regrouped_line
     from richsem_train.results.tables import STEPS, comparison_content, comparison_table
     from richsem_train.run.comparison import files_of_run, gains_of_arms, group_arms, read_run
 
@@ -59,6 +59,8 @@ def compare(
             console.print()
             console.print(gains_table(each, title=f"classes, {arm} against {baseline}"))
             console.print(gains_line(each), markup=False, highlight=False)
+            if warning := regrouped_line(each, baseline):
+                console.print(warning, markup=False, highlight=False)
     if written:
         from richsem_train.results.plots import plot_comparison
 

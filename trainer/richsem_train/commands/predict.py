@@ -72,16 +72,17 @@ def predict(
     """
     from richsem_train.run.named_files import require_checkpoint
 
-    if config is None:
-        require_checkpoint(checkpoint)
-    from richsem_train.console import ConsoleReporter
-    from richsem_train.detector_tasks import compare_on_pictures, show_pictures
-    from richsem_train.results.compare_detectors import Compared
-
     if compare_config is not None and compare is None:
         raise RichSemError("--compare-config is of the checkpoint that --compare names; name one")
     if annotations is not None and compare is not None:
         raise RichSemError("--annotations is for the results of one checkpoint; leave it or --compare out")
+    for each, its_config in ((checkpoint, config), (compare, compare_config)):
+        if each is not None and its_config is None:
+            require_checkpoint(each)
+    from richsem_train.console import ConsoleReporter
+    from richsem_train.detector_tasks import compare_on_pictures, show_pictures
+    from richsem_train.results.compare_detectors import Compared
+
     outcome: Predicted
     with ConsoleReporter(Console(stderr=True)) as reporter:
         if compare is None:

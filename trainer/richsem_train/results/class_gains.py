@@ -62,10 +62,12 @@ class ClassGains:
     Attributes:
         seeds: those that both arms have and that tell APs of classes.
         gains: of the classes that have an AP in all of them.
+        regrouped: those that the baseline takes for another frequency; APr, APc and APf are of different classes then.
     """
 
     seeds: tuple[int, ...]
     gains: tuple[ClassGain, ...]
+    regrouped: tuple[str, ...] = ()
 
     @property
     def sure(self) -> tuple[int, int]:
@@ -83,6 +85,7 @@ class ClassGains:
             "false_discoveries": FALSE_DISCOVERIES,
             "surely_gained": gained,
             "surely_lost": lost,
+            "of_another_frequency": list(self.regrouped),
             "classes": [
                 {
                     key: round(value, _DIGITS) if isinstance(value, float) else value
@@ -106,8 +109,7 @@ def class_gains(arm: Mapping[int, ClassAps], baseline: Mapping[int, ClassAps]) -
         return ClassGains((), ())
     here, there = ([runs[seed].by_name() for seed in seeds] for runs in (arm, baseline))
     known = set.intersection(*(set(aps) for aps in (*here, *there)))
-    first = arm[seeds[0]]
-    frequency_of = dict(zip(first.names, first.frequencies, strict=True))
+    frequency_of, frequency_before = (_frequencies(runs[seeds[0]]) for runs in (arm, baseline))
     names = [name for name in frequency_of if name in known]
     aps_SN, before_SN = (np.array([[aps[name] for name in names] for aps in runs]) for runs in (here, there))
     differences_SN = aps_SN - before_SN
@@ -127,7 +129,23 @@ def class_gains(arm: Mapping[int, ClassAps], baseline: Mapping[int, ClassAps]) -
         )
         for n, name in enumerate(names)
     ]
-    return ClassGains(seeds, tuple(sorted(gains, key=lambda each: -each.gain)))
+    regrouped = tuple(name for name in names if frequency_of[name] != frequency_before[name])
+    return ClassGains(seeds, tuple(sorted(gains, key=lambda each: -each.gain)), regrouped)
+
+
+def _frequencies(aps: ClassAps) -> dict[str, str]:
+    return dict(zip(aps.names, aps.frequencies, strict=True))
+
+
+def regrouped_line(gains: ClassGains, baseline: str) -> str:
+    """That two arms mean different classes by rare, common and frequent, in words; empty where they mean the same."""
+    if not gains.regrouped:
+        return ""
+    return (
+        f"APr, APc and APf are of different classes than {printable_text(baseline)}'s: {len(gains.regrouped):,} are of "
+        f"another frequency there, such as {printable_text(gains.regrouped[0])}; compare AP, or score both with the "
+        "same annotations and frequencies (richsem-train eval)"
+    )
 
 
 def gains_line(gains: ClassGains) -> str:

@@ -5,6 +5,7 @@ Everything that comes from files is escaped, and the page's own policy forbids s
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,8 @@ def report_page(reported: Reported, rows: Sequence[ClassRow]) -> tuple[str, list
     pages.filters |= {"ap": _ap, "gain": _gain, "share": _share, "count": "{:,}".format}
     page = pages.get_template("report.html.j2").render(
         reported=reported,
+        # A page is sent to others, whom the folders above don't concern; report.json names them.
+        annotations=Path(reported.truth.annotations.source).name,
         metrics=_metrics(reported),
         groups=class_groups(rows),
         charts=_charts(reported),
