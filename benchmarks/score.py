@@ -53,7 +53,7 @@ def draw_annotations(images: int, rng: np.random.Generator) -> dict[str, Any]:
         "images": [
             {
                 "id": image_id,
-                "file_name": "picture.jpg",
+                "file_name": f"{image_id}.jpg",
                 "height": SIDE,
                 "width": SIDE,
                 "neg_category_ids": (rng.choice(CATEGORIES, NEGATIVES_AN_IMAGE, replace=False) + 1).tolist(),
