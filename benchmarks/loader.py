@@ -9,6 +9,7 @@ since starting a process and touching its memory is no throughput: wall time, an
 children. Quartiles over repeats; ratios are those of one turn.
 """
 
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -51,7 +52,7 @@ def main(
     cache: Annotated[Path, typer.Option(help="A finished cache that holds its pictures.")],
     label_set: Annotated[str | None, typer.Option(help="Needed where the cache has several.")] = None,
     batch: Annotated[int, typer.Option(help="Views a batch.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Rounds over the views in each measurement.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds over the views in each measurement.")] = 6,
     repeats: Annotated[int, typer.Option()] = 5,
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
@@ -105,6 +106,7 @@ def compared(measured: dict[str, Arm], repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[Seconds]] = defaultdict(list)
     for _ in range(repeats):
         for name, arm in measured.items():
+            wait_for_children()
             seconds[name].append(arm())
     result = {}
     for name, found in seconds.items():
@@ -116,6 +118,13 @@ def compared(measured: dict[str, Arm], repeats: int) -> dict[str, Any]:
             "over_floor_by_wall_time": quartiles([least.wall / each.wall for least, each in turns]),
         }
     return result
+
+
+def wait_for_children() -> None:
+    """Until the workers of the arm before have ended: their clocks would end within the next arm's time."""
+    gc.collect()
+    for child in multiprocessing.active_children():
+        child.join()
 
 
 def processor_seconds() -> float:

@@ -26,9 +26,9 @@ def program(*arguments, **more):
     return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
-def new(data, out, *more):
+def new(data, out, *words, **more):
     changes = [word for change in TINY for word in ("--set", change)]
-    return program("richsem_train", "new", data, "--out", out, "--config", "demo", *changes, *more)
+    return program("richsem_train", "new", data, "--out", out, "--config", "demo", *changes, *words, **more)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,25 @@ def test_a_teacher_without_weights_is_told_and_hard_labels_are_offered(source, t
     assert "Hard labels train, too, without a teacher:" in done.stderr
     assert f"richsem-train --config {tmp_path}/mine/hard_labels.yaml --out {tmp_path}/mine/run" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_where_richsem_prep_is_not_installed_it_is_told_and_nothing_is_run(source, tmp_path):
+    data = make_folder("coco", source, COCO / "train2017", tmp_path / "data")
+    # As Python sees an environment without one of the packages of that extra.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'ray' else find(name, *more)\n"
+    )
+    without_ray = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = new(data, tmp_path / "mine", "--teacher", "demo", env=without_ray)
+    assert done.returncode == 0, done.stderr
+    assert "richsem-prep needs ray; install with: pip install 'richsem[prep]'" in done.stdout
+    assert f"richsem-train --config {tmp_path}/mine/hard_labels.yaml --out {tmp_path}/mine/run" in done.stdout
+    ran = new(data, tmp_path / "other", "--teacher", "demo", "--run", env=without_ray)
+    assert ran.returncode == 1
+    assert "soft labels need richsem-prep, and the commands were not run" in ran.stderr
+    assert not (tmp_path / "other" / "cache").exists()
 
 
 def require_detector(mine, kind):

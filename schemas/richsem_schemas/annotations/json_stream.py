@@ -12,7 +12,7 @@ import codecs
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +51,10 @@ class SingleValue(list[Any]):
 
 
 def stream_json(
-    path: Path, types: Mapping[str, type[msgspec.Struct] | type[msgspec.Raw]] | None = None
+    path: Path,
+    types: Mapping[str, type[msgspec.Struct] | type[msgspec.Raw]] | None = None,
+    *,
+    on_read: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[str, list[Any]]]:
     """Yield the records of each list at the top level of a JSON file, in batches.
 
@@ -59,7 +62,7 @@ def stream_json(
     their name followed by `!`, so that they are not taken for one.
 
     A batch of a list whose records have a type in `types` is either all of this type or as JSON has it; `msgspec.Raw`
-    is a record's own bytes.
+    is a record's own bytes. `on_read` is told how many bytes have been read each time.
 
     Raises:
         OSError: it can't be read.
@@ -74,7 +77,7 @@ def stream_json(
     with open_regular(path) as file:
         if _is_wide(file.peek(4)[:4]):
             raise SourceError(f"{path}: is UTF-16 or UTF-32, and JSON is read as UTF-8; save it as UTF-8")
-        text = _JsonText(file)
+        text = _JsonText(file, on_read)
         try:
             first = text.peek()
             if first == "[":
@@ -150,8 +153,9 @@ def _batches(name: str, text: "_JsonText", decoder: _Decoder | None) -> Iterator
 class _JsonText:
     """The text of a file from some position on, as much as is needed; `done` counts characters of values."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, on_read: Callable[[int], object]) -> None:
         self._file = file
+        self._on_read = on_read
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._parse = json.JSONDecoder().raw_decode
         self._text = ""
@@ -229,6 +233,7 @@ class _JsonText:
         if len(rest) > MAX_RECORD:
             raise ValueError(f"a record of more than {MAX_RECORD:,} characters")
         data = self._file.read(max(_CHUNK, len(rest)))
+        self._on_read(len(data))
         self._is_whole = not data
         begin = self._file.tell() - len(data) - len(self._decoder.getstate()[0])
         try:

@@ -30,6 +30,12 @@ from richsem_train.targets import Batch, Target, converted
 
 _PR_SET_PDEATHSIG = 1
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Options of glibc's `mallopt`."""
+
+_KEPT_BYTES = 2**28
+"""Freed memory that a worker keeps for its next picture."""
+
 _GRACE_SECONDS = 30
 """How long a worker goes on after SIGTERM."""
 
@@ -308,7 +314,19 @@ def _begin_worker(parent: int, _: int) -> None:
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
     if sys.platform == "linux":
+        _keep_freed_memory()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)
+
+
+def _keep_freed_memory() -> None:
+    """Let the next picture have the last one's memory.
+
+    Otherwise the allocator gives what is that large back to the system, which has to clear it anew.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -17,6 +17,7 @@ from richsem_schemas.errors import SourceError
 from richsem_schemas.vocabularies.frequencies import Frequency
 from richsem_train.console import Reporter
 from richsem_train.own_data.listing import Listing
+from richsem_train.own_data.reading import reading
 from richsem_train.own_data.records import (
     Box,
     ClassNames,
@@ -116,15 +117,14 @@ def _frequencies(files: Sequence["_File"], names: ClassNames) -> tuple[Frequency
 
 def _read_file(path: Path, listing: Listing, problems: Problems, reporter: Reporter) -> "_File | None":
     found = _File(path, listing.relative(path), problems)
-    reporter.begin(f"reading {listing.relative(path)}", 0)
+    types: dict[str, type[msgspec.Struct]] = {"images": _Image, "annotations": _Annotation}
     try:
-        for name, batch in stream_json(path, {"images": _Image, "annotations": _Annotation}):
-            if name in _LISTS:
-                found.add(name, batch)
+        with reading(f"reading {listing.relative(path)}", [path], reporter) as on_read:
+            for name, batch in stream_json(path, types, on_read=on_read):
+                if name in _LISTS:
+                    found.add(name, batch)
     except OSError as error:
         raise SourceError(f"{path}: can't be read ({error.strerror or error})") from None
-    finally:
-        reporter.end()
     return found if found.names else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from richsem_train.console import Reporter
 from richsem_train.own_data.listing import Listing
+from richsem_train.own_data.reading import reading
 from richsem_train.own_data.records import (
     Box,
     ClassNames,
@@ -35,20 +36,19 @@ def read_cvat(listing: Listing, files: Sequence[Path], reporter: Reporter) -> Ex
     """
     problems, names = Problems(), ClassNames()
     pictures = []
-    reporter.begin("reading XML", 0)
-    for path in files:
-        for record in stream_xml(path, ROOT):
-            if record.tag == "meta":
-                for label in _labels(record):
-                    names.position(label)
-            elif record.tag == "image":
-                pictures.append(_record(record, listing.relative(path), names, problems))
-            elif record.tag == "track":
-                problems.add(
-                    "tracks of a video, left out: export it as CVAT for images, whose frames are pictures",
-                    f"{listing.relative(path)} track {record.attributes.get('id', '')}",
-                )
-    reporter.end()
+    with reading("reading XML", files, reporter) as on_read:
+        for path in files:
+            for record in stream_xml(path, ROOT, on_read=on_read):
+                if record.tag == "meta":
+                    for label in _labels(record):
+                        names.position(label)
+                elif record.tag == "image":
+                    pictures.append(_record(record, listing.relative(path), names, problems))
+                elif record.tag == "track":
+                    problems.add(
+                        "tracks of a video, left out: export it as CVAT for images, whose frames are pictures",
+                        f"{listing.relative(path)} track {record.attributes.get('id', '')}",
+                    )
     return Export("CVAT XML", tuple(files), names.names, pictures, False, problems)
 
 

@@ -1,6 +1,6 @@
 """Label Studio's JSON export: a list of tasks, with the results of their annotators."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from richsem_schemas.errors import SourceError
 from richsem_schemas.pictures.names import PICTURE_ENDINGS
 from richsem_train.console import Reporter
 from richsem_train.own_data.listing import Listing
+from richsem_train.own_data.reading import reading
 from richsem_train.own_data.records import (
     Box,
     ClassNames,
@@ -33,18 +34,17 @@ def read_label_studio(listing: Listing, files: Sequence[Path], reporter: Reporte
     """
     problems, names = Problems(), ClassNames()
     pictures: list[PictureRecord] = []
-    reporter.begin("reading tasks", 0)
-    for path in files:
-        for number, task in enumerate(_tasks(path)):
-            where = f"{listing.relative(path)} [{number}] (task {str(task.get('id', '?'))[:20]})"
-            if (record := _record(task, where, names, problems)) is not None:
-                pictures.append(record)
-    reporter.end()
+    with reading("reading tasks", files, reporter) as on_read:
+        for path in files:
+            for number, task in enumerate(_tasks(path, on_read)):
+                where = f"{listing.relative(path)} [{number}] (task {str(task.get('id', '?'))[:20]})"
+                if (record := _record(task, where, names, problems)) is not None:
+                    pictures.append(record)
     return Export("Label Studio JSON", tuple(files), names.names, pictures, True, problems)
 
 
-def _tasks(path: Path) -> Iterator[Mapping[str, Any]]:
-    for name, batch in stream_json(path):
+def _tasks(path: Path, on_read: Callable[[int], None]) -> Iterator[Mapping[str, Any]]:
+    for name, batch in stream_json(path, on_read=on_read):
         if name != "":
             raise SourceError(f"{path}: the JSON of Label Studio is one list of tasks; export it anew as JSON")
         for number, task in enumerate(batch):

@@ -1,6 +1,6 @@
 """XML of anybody's, record by record: elements below the root, without document types, and so without entities."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -43,8 +43,10 @@ class Element:
         return [child for child in self.children if child.tag == tag]
 
 
-def stream_xml(path: Path, root: str) -> Iterator[Element]:
+def stream_xml(path: Path, root: str, *, on_read: Callable[[int], object] = lambda _: None) -> Iterator[Element]:
     """Yield the elements right below the root, which must be of a certain tag, as they are read.
+
+    `on_read` is told how many bytes have been read each time.
 
     Raises:
         SourceError: it can't be read, is no XML, is of another kind, has a document type, or a record without end.
@@ -53,6 +55,7 @@ def stream_xml(path: Path, root: str) -> Iterator[Element]:
     try:
         with open_regular(path) as file:
             while data := file.read(_CHUNK):
+                on_read(len(data))
                 yield from reader.feed(data, is_last=False)
             yield from reader.feed(b"", is_last=True)
     except IrregularFileError as error:

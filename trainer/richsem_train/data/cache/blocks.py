@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from richsem_schemas.cache.codec import LabelledView
 from richsem_schemas.cache.index import Rows, view_names
 from richsem_schemas.cache.layout import BLOCK_SAMPLES
+from richsem_schemas.cache.shard import PictureShard
 from richsem_schemas.cache.span import Span
 from richsem_schemas.cache.view_batch import ShardPictures
 from richsem_schemas.errors import CorruptCacheError, RichSemError
@@ -35,6 +36,7 @@ class _Block:
 
     names: list[str]
     passes: list[list[LabelledView]]
+    shard: PictureShard
     pictures: Rows
     span: Span | None
 
@@ -84,7 +86,7 @@ class BlockReader:
             block, position = self._located(address)
             labelled = self._of_pass(block, position, address)
             shown = np.searchsorted(block.pictures["sample"], np.unique(labelled.view.tiles["sample"]))
-            pictures = self.source.decode(address.shard, block.pictures[shown], span=block.span)
+            pictures = self.source.decode(block.shard, block.pictures[shown], span=block.span)
             views = tuple(views[position] for views in block.passes) if self._all_passes else ()
             return ReadView(block.names[position], labelled, pictures, views)
 
@@ -139,6 +141,7 @@ class BlockReader:
         return _Block(
             view_names(by_pass[address.pass_index if self._all_passes else 0][order]),
             [views[first : first + len(order)] for first in range(0, len(views), len(order))],
+            pictures,
             picture_rows,
             pictures.span(picture_rows) if is_copied else None,
         )

@@ -175,14 +175,14 @@ class ViewSource:
         if len(strangers):
             raise CorruptCacheError(f"it has labels of {strangers[0]} but no picture")
 
-    def decode(self, shard: int, rows: Rows, *, span: Span | None) -> dict[int, Image.Image]:
+    def decode(self, shard: PictureShard, rows: Rows, *, span: Span | None) -> dict[int, Image.Image]:
         """Read and decode pictures of a shard, by sample.
 
         Raises:
             RichSemError, OSError: one can't be read, or is not the one that was cached.
         """
         try:
-            stored = list(self.picture_shard(shard).pictures(rows, root=self.root, span=span))
+            stored = list(shard.pictures(rows, root=self.root, span=span))
         except RichSemError:
             if self.root is not None:
                 forget(*(self.root / row["name"] for row in rows if row["offset"] < 0))

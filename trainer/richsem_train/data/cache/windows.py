@@ -97,11 +97,11 @@ class WindowReader:
         source = self.source
         index = self._indexes.get(shard, lambda: _CompactIndex.of(source.read_index(shard, check_labels=False)))
         picture, windows = index.rows(shard, sample, passes)
-        labels = source.label_shard(shard)
+        stored, labels = source.picture_shard(shard), source.label_shard(shard)
         span = labels.span(windows) if _are_near(windows) else None
         views = labels.sound_views(windows, ShardPictures.of_rows(picture, source.plan), source.spec, span=span)
         is_copied = source.plan.pictures == "copy"
-        pictures = source.decode(shard, picture, span=source.picture_shard(shard).span(picture) if is_copied else None)
+        pictures = source.decode(stored, picture, span=stored.span(picture) if is_copied else None)
         return [ReadView(name, view, pictures) for name, view in zip(view_names(windows), views, strict=True)]
 
 
