@@ -3,9 +3,9 @@
     python benchmarks/stage_costs.py --json benchmarks/results/stage_costs.json
 
 Each stage runs in one thread, on drawn pictures of ImageNet's usual size, and its time is that thread's on a processor:
-medians over repeats, with quartiles. The lock counts as held inside of Pillow's `tobytes` and `crop`, which keep it,
-and for what the same calls cost where pictures and vocabulary are so small that nothing but the calls is left; Pillow's
-decoder and resizer, cykooz-resizer, and NumPy's work on whole arrays let it go.
+medians over repeats, with quartiles. The lock counts as held where bytes are copied from and to cykooz-resizer and from
+arrays, which keep it, and for what the same calls cost where pictures and vocabulary are so small that nothing but the
+calls is left; Pillow's decoder, resizing itself, and NumPy's work on whole arrays let it go.
 """
 
 import io
@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from common import report, when
+from cykooz_resizer import ImageData
 from photographs import drawn_photograph
 from PIL import Image
 
@@ -40,6 +41,7 @@ from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.soft_labels import unit_rows
 from richsem_schemas.cache.view import View
 from richsem_schemas.pictures.decode import decode_picture
+from richsem_schemas.pictures.resize import PackedPicture
 
 DIM, PICTURES = 1024, 64
 
@@ -99,7 +101,7 @@ class Shown:
         views: crops first.
     """
 
-    pictures: dict[int, Image.Image]
+    pictures: dict[int, PackedPicture]
     views: list[View]
     encoders: dict[str, Any]
 
@@ -111,7 +113,8 @@ class Shown:
         crop, roi = object.__new__(CropEncoder), object.__new__(RoiAlignEncoder)
         crop.spec = roi.spec = SimpleNamespace(teacher_size=None)  # type: ignore[assignment]
         crop._identity = SimpleNamespace(input_hw=input_hw, interpolation="bicubic")  # type: ignore[assignment]
-        return cls(pictures, views, {"crop": crop, "roi-align": roi})
+        packed = {number: PackedPicture.of(picture) for number, picture in pictures.items()}
+        return cls(packed, views, {"crop": crop, "roi-align": roi})
 
     def cost(self, kind: str, by: str, repeats: int) -> dict[str, Any]:
         """Of rendering a view and making of it what the network takes."""
@@ -135,13 +138,14 @@ def measured(repeats: int) -> Costs:
     data = [drawn_photograph(number) for number in range(PICTURES)]
     pictures = {number: decode_picture(each) for number, each in enumerate(data)}
     usual = Shown.of(pictures, ViewGeometry(), (224, 224))
-    tiny = Shown.of({n: each.resize((12, 9)) for n, each in pictures.items()}, TINY, (8, 8))
+    tiny_pictures = {n: each.resize((12, 9)) for n, each in pictures.items()}
+    tiny = Shown.of(tiny_pictures, TINY, (8, 8))
     tiny_file = io.BytesIO()
-    tiny.pictures[0].save(tiny_file, "JPEG")
+    tiny_pictures[0].save(tiny_file, "JPEG")
     found = {
         "decode a picture": with_overhead(
-            cost(lambda: [decode_picture(each) for each in data[:8]], repeats, calls=8),
-            cost(lambda: decode_picture(tiny_file.getvalue()), repeats),
+            cost(lambda: [PackedPicture.of(decode_picture(each)) for each in data[:8]], repeats, calls=8),
+            cost(lambda: PackedPicture.of(decode_picture(tiny_file.getvalue())), repeats),
         )
     }
     for kind, by in product(("crop", "mosaic"), ("roi-align", "crop")):
@@ -188,8 +192,9 @@ def main(
     json: Annotated[Path | None, typer.Option(help="Write the figures here.")] = None,
 ) -> None:
     """Measure all stages."""
-    Image.Image.tobytes = HELD.wrap(Image.Image.tobytes)  # type: ignore[method-assign]
-    Image.Image.crop = HELD.wrap(Image.Image.crop)  # type: ignore[method-assign]
+    PackedPicture.of_pixels = HELD.wrap(PackedPicture.of_pixels)  # type: ignore[method-assign]
+    ImageData.__init__ = HELD.wrap(ImageData.__init__)
+    ImageData.get_buffer = HELD.wrap(ImageData.get_buffer)
     report("stage_costs", {**when(), "costs": measured(repeats)}, json)
 
 

@@ -22,6 +22,7 @@ from richsem_schemas.cache.manifest import Environment, LabelSpec, Plan
 from richsem_schemas.cache.reader import pictures_layout
 from richsem_schemas.cache.text_bank import TextBank, read_text_bank
 from richsem_schemas.errors import TeacherError
+from richsem_schemas.io.memory import keep_freed_memory
 from richsem_schemas.io.ordered_map import cores
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.resize import KERNEL
@@ -44,6 +45,7 @@ class Worker:
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
+        keep_freed_memory()
         torch.set_num_threads(TORCH_THREADS)
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True

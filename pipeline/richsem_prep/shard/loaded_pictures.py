@@ -23,6 +23,7 @@ from richsem_schemas.io.files import FileHash, hash_bytes, hashed_file
 from richsem_schemas.io.ordered_map import ordered_map
 from richsem_schemas.io.places import Place
 from richsem_schemas.pictures.decode import decode_picture, picture_extension
+from richsem_schemas.pictures.resize import PackedPicture
 
 _KEPT_PIXELS = 4 * 2**20
 """Larger pictures are decoded again for each view rather than held, so that a block's memory is bounded."""
@@ -32,7 +33,10 @@ _JPEG_QUALITY = 95
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoadedPicture:
-    """A good sample: its bytes as they are cached, and its pixels unless they are too many to hold."""
+    """A good sample: its bytes as they are cached, and its pixels unless they are too many to hold.
+
+    Several views show it, so they are packed once.
+    """
 
     sample: int
     name: str
@@ -41,18 +45,18 @@ class LoadedPicture:
     data: bytes
     extension: str
     hw: tuple[int, int]
-    pixels: Image.Image | None
+    pixels: PackedPicture | None
 
     @classmethod
     def of(
         cls, sample: int, name: str, category_id: int, boxes: PictureBoxes | None, data: bytes, picture: Image.Image
     ) -> "LoadedPicture":
         """From a picture's bytes and the same decoded."""
-        pixels = picture if picture.width * picture.height <= _KEPT_PIXELS else None
+        pixels = PackedPicture.of(picture) if picture.width * picture.height <= _KEPT_PIXELS else None
         hw = (picture.height, picture.width)
         return cls(sample, name, category_id, boxes, data, picture_extension(data), hw, pixels)
 
-    def picture(self) -> Image.Image:
+    def picture(self) -> Image.Image | PackedPicture:
         """The decoded picture."""
         return self.pixels if self.pixels is not None else decode_picture(self.data)
 

@@ -7,17 +7,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from richsem_schemas.cache.view import PAD_VALUE, View
-from richsem_schemas.pictures.resize import resize_picture
+from richsem_schemas.pictures.resize import PackedPicture, resize_picture
+
+Pictures = Mapping[int, Image.Image | PackedPicture]
+"""RGB, by sample."""
 
 
-def render_view(
-    view: View, pictures: Mapping[int, Image.Image], onto_HW3: NDArray[np.uint8] | None = None
-) -> NDArray[np.uint8]:
+def render_view(view: View, pictures: Pictures, onto_HW3: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Make the picture that a view describes.
 
     Args:
         view: the recipe.
-        pictures: decoded RGB pictures by sample, at least those that the tiles name.
+        pictures: at least those that the tiles name.
         onto_HW3: where it goes, uint8 [H, W, 3] of `view.canvas_hw`.
 
     Returns:
@@ -39,9 +40,7 @@ def render_view(
     return canvas
 
 
-def _render_tile(
-    tile: np.void, pictures: Mapping[int, Image.Image], onto_HW3: NDArray[np.uint8] | None
-) -> NDArray[np.uint8]:
+def _render_tile(tile: np.void, pictures: Pictures, onto_HW3: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     left, top, right, bottom = tile["paste_xyxy_px"].tolist()
     picture = pictures[int(tile["sample"])]
     box = _inside(tile["source_xyxy_px"].tolist(), picture.size)

@@ -5,11 +5,13 @@ cykooz-resizer, and Pillow's where there is no wheel of the former, in two to se
 grey level or so of the filter in exact arithmetic; bilinear ones are within one of each other, bicubic ones within two.
 """
 
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
 import numpy as np
 import PIL
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,8 +28,45 @@ Filter = Literal["bilinear", "bicubic"]
 """A triangle, or Keys' cubic with a = -0.5, each as wide as a pixel of the coarser of both grids."""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class PackedPicture:
+    """A picture as the kernels take it, for whoever resizes it several times.
+
+    Attributes:
+        size: width and height.
+        rgb: its bytes, row by row, three a pixel.
+    """
+
+    size: tuple[int, int]
+    rgb: bytes
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> "PackedPicture":
+        """Pack a picture of mode RGB.
+
+        Pillow's own `tobytes` takes twice as long, and the interpreter's lock for all of it.
+        """
+        width, height = picture.size
+        try:
+            # Pillow has four bytes a pixel, and lends them.
+            lent = pa.array(picture)
+        except ValueError:
+            # It holds larger ones in several pieces.
+            return cls(picture.size, picture.tobytes())
+        pixels_HW4 = np.frombuffer(lent.values.buffers()[1], np.uint8).reshape(height, width, 4)
+        packed_HW3 = np.empty((height, width, 3), np.uint8)
+        _copy_by_channel(pixels_HW4[..., :3], packed_HW3)
+        return cls.of_pixels(packed_HW3)
+
+    @classmethod
+    def of_pixels(cls, pixels_HW3: NDArray[np.uint8]) -> "PackedPicture":
+        """Pack an array, uint8 [H, W, 3]."""
+        height, width, _ = pixels_HW3.shape
+        return cls((width, height), pixels_HW3.tobytes())
+
+
 def resize_picture(
-    picture: Image.Image,
+    picture: Image.Image | PackedPicture,
     out_hw: tuple[int, int],
     box_xyxy_px: Box | None = None,
     *,
@@ -40,7 +79,7 @@ def resize_picture(
     pixels are copied.
 
     Args:
-        picture: RGB.
+        picture: RGB; packed or not.
         out_hw: height and width wanted, pixels.
         box_xyxy_px: the rectangle, inside the picture; need not lie on its grid. None for all of it.
         flip: whether the result is mirrored left to right.
@@ -52,9 +91,11 @@ def resize_picture(
     box = box_xyxy_px or (0, 0, *picture.size)
     if cykooz_resizer:
         # By bytes: it could reach into Pillow's memory, by what it knows of the layout of Pillow's versions so far.
-        pixels_HW3 = _by_cykooz(picture.tobytes(), picture.size, out_hw, box, "bilinear")
+        packed = picture if isinstance(picture, PackedPicture) else PackedPicture.of(picture)
+        pixels_HW3 = _by_cykooz(packed, out_hw, box, "bilinear")
     else:
-        pixels_HW3 = _by_pillow(picture, out_hw, box, "bilinear")
+        unpacked = picture if isinstance(picture, Image.Image) else Image.frombytes("RGB", picture.size, picture.rgb)
+        pixels_HW3 = _by_pillow(unpacked, out_hw, box, "bilinear")
     if onto_HW3 is None:
         if not flip:
             return pixels_HW3
@@ -72,30 +113,32 @@ def resize_pixels(pixels_HW3: NDArray[np.uint8], out_hw: tuple[int, int], filter
     height, width, _ = pixels_HW3.shape
     box = (0, 0, width, height)
     if cykooz_resizer:
-        return _by_cykooz(pixels_HW3.tobytes(), (width, height), out_hw, box, filter_)
+        return _by_cykooz(PackedPicture.of_pixels(pixels_HW3), out_hw, box, filter_)
     return _by_pillow(Image.fromarray(pixels_HW3), out_hw, box, filter_)
 
 
 def place_pixels(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8], *, flip: bool) -> None:
     """Copy RGB pixels, mirrored left to right where asked for."""
     if flip:
-        # Channel by channel: NumPy moves single bytes in a third of the time of pixels of three.
-        for channel in range(3):
-            onto_HW3[..., channel] = pixels_HW3[:, ::-1, channel]
+        _copy_by_channel(pixels_HW3[:, ::-1], onto_HW3)
     else:
         onto_HW3[...] = pixels_HW3
+
+
+def _copy_by_channel(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8]) -> None:
+    """Copy pixels that don't lie one behind the other: NumPy moves single bytes in a third of the time of threes."""
+    for channel in range(3):
+        onto_HW3[..., channel] = pixels_HW3[..., channel]
 
 
 def _by_pillow(picture: Image.Image, out_hw: tuple[int, int], box_xyxy_px: Box, filter_: Filter) -> NDArray[np.uint8]:
     return np.asarray(picture.resize(out_hw[::-1], Image.Resampling[filter_.upper()], box_xyxy_px))
 
 
-def _by_cykooz(
-    rgb: bytes, size: tuple[int, int], out_hw: tuple[int, int], box_xyxy_px: Box, filter_: Filter
-) -> NDArray[np.uint8]:
+def _by_cykooz(picture: PackedPicture, out_hw: tuple[int, int], box_xyxy_px: Box, filter_: Filter) -> NDArray[np.uint8]:
     left, top, right, bottom = box_xyxy_px
     types = cykooz_resizer.FilterType
-    source = cykooz_resizer.ImageData(*size, cykooz_resizer.PixelType.U8x3, rgb)
+    source = cykooz_resizer.ImageData(*picture.size, cykooz_resizer.PixelType.U8x3, picture.rgb)
     resized = cykooz_resizer.ImageData(*out_hw[::-1], cykooz_resizer.PixelType.U8x3)
     options = cykooz_resizer.ResizeOptions(
         cykooz_resizer.ResizeAlg.convolution(types.catmull_rom if filter_ == "bicubic" else types.bilinear),

@@ -23,6 +23,7 @@ from richsem_schemas.cache.shard_writer import ShardWriter
 from richsem_schemas.cache.soft_labels import class_log_probs, top_k_soft_labels
 from richsem_schemas.cache.text_bank import read_text_bank
 from richsem_schemas.errors import EmbeddingError
+from richsem_schemas.pictures.resize import PackedPicture
 from tests.caches import LABELS, HashingEncoder
 from tests.pipeline.teachers import RESNET, save_random_clip
 
@@ -46,7 +47,7 @@ def task_of(inputs, pool, encoder):
 
 
 def picture(sample):
-    pixels = Image.new("RGB", (30 + sample % 3, 24), (sample, 0, 0))
+    pixels = PackedPicture.of(Image.new("RGB", (30 + sample % 3, 24), (sample, 0, 0)))
     return LoadedPicture(sample, f"{sample}.png", 1, None, b"", "png", (24, 30 + sample % 3), pixels)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from richsem_schemas.pictures import resize
-from richsem_schemas.pictures.resize import resize_picture, resize_pixels
+from richsem_schemas.pictures.resize import PackedPicture, resize_picture, resize_pixels
 
 SHAPES = [(480, 640), (37, 53), (300, 200)]
 OUTPUTS = [(640, 640), (80, 107), (800, 1066), (37, 200)]
@@ -54,6 +54,23 @@ def by_pillow(monkeypatch, *args, **options):
     with monkeypatch.context() as patch:
         patch.setattr(resize, "cykooz_resizer", None)
         return resize_picture(*args, **options)
+
+
+# Pillow holds the largest in several pieces.
+@pytest.mark.parametrize("shape", [(1, 1), *SHAPES, (3000, 3001)])
+def test_packed_pictures_have_the_bytes_that_pillow_gives(shape):
+    picture = noise(*shape)
+    for each in (picture, picture.transpose(Image.Transpose.ROTATE_90), picture.crop((0, 0, 1, 1))):
+        packed = PackedPicture.of(each)
+        assert packed.size == each.size
+        assert packed.rgb == each.tobytes()
+
+
+def test_packed_pictures_are_resized_alike_by_either_kernel(monkeypatch):
+    picture, box = noise(37, 53), (0.3, 1.7, 50.8, 36.6)
+    packed = PackedPicture.of(picture)
+    for resized in (resize_picture, lambda *args: by_pillow(monkeypatch, *args)):
+        assert np.array_equal(resized(packed, (80, 107), box), resized(picture, (80, 107), box))
 
 
 @pytest.mark.parametrize("flip", [False, True])

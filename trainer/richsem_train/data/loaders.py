@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from richsem_schemas.errors import RichSemError
+from richsem_schemas.io.memory import keep_freed_memory
 from richsem_train.data.buffers import BatchBuffers
 from richsem_train.data.collate import Canvas, Sample, target_of_truth
 from richsem_train.data.detection import DetectionKey
@@ -29,12 +30,6 @@ from richsem_train.data.order import DataKind, RankShare, first_batch_from, kind
 from richsem_train.targets import Batch, Target, converted
 
 _PR_SET_PDEATHSIG = 1
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Options of glibc's `mallopt`."""
-
-_KEPT_BYTES = 2**28
-"""Freed memory that a worker keeps for its next picture."""
 
 _GRACE_SECONDS = 30
 """How long a worker goes on after SIGTERM."""
@@ -313,20 +308,9 @@ def _begin_worker(parent: int, _: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    keep_freed_memory()
     if sys.platform == "linux":
-        _keep_freed_memory()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(0)
-
-
-def _keep_freed_memory() -> None:
-    """Let the next picture have the last one's memory.
-
-    Otherwise the allocator gives what is that large back to the system, which has to clear it anew.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
