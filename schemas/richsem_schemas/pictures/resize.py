@@ -55,7 +55,7 @@ class PackedPicture:
             return cls(picture.size, picture.tobytes())
         pixels_HW4 = np.frombuffer(lent.values.buffers()[1], np.uint8).reshape(height, width, 4)
         packed_HW3 = np.empty((height, width, 3), np.uint8)
-        _copy_by_channel(pixels_HW4[..., :3], packed_HW3)
+        copy_by_channel(pixels_HW4[..., :3], packed_HW3)
         return cls.of_pixels(packed_HW3)
 
     @classmethod
@@ -66,12 +66,7 @@ class PackedPicture:
 
 
 def resize_picture(
-    picture: Image.Image | PackedPicture,
-    out_hw: tuple[int, int],
-    box_xyxy_px: Box | None = None,
-    *,
-    flip: bool = False,
-    onto_HW3: NDArray[np.uint8] | None = None,
+    picture: Image.Image | PackedPicture, out_hw: tuple[int, int], box_xyxy_px: Box | None = None
 ) -> NDArray[np.uint8]:
     """Resize a picture, or a rectangle of it, by a triangle filter as wide as a pixel of the coarser of both grids.
 
@@ -82,26 +77,17 @@ def resize_picture(
         picture: RGB; packed or not.
         out_hw: height and width wanted, pixels.
         box_xyxy_px: the rectangle, inside the picture; need not lie on its grid. None for all of it.
-        flip: whether the result is mirrored left to right.
-        onto_HW3: where it goes, uint8 [H, W, 3], such as a part of a larger canvas.
 
     Returns:
-        uint8 [H, W, 3]; may be read-only. It is `onto_HW3` where that is given.
+        uint8 [H, W, 3]; may be read-only.
     """
     box = box_xyxy_px or (0, 0, *picture.size)
     if cykooz_resizer:
         # By bytes: it could reach into Pillow's memory, by what it knows of the layout of Pillow's versions so far.
         packed = picture if isinstance(picture, PackedPicture) else PackedPicture.of(picture)
-        pixels_HW3 = _by_cykooz(packed, out_hw, box, "bilinear")
-    else:
-        unpacked = picture if isinstance(picture, Image.Image) else Image.frombytes("RGB", picture.size, picture.rgb)
-        pixels_HW3 = _by_pillow(unpacked, out_hw, box, "bilinear")
-    if onto_HW3 is None:
-        if not flip:
-            return pixels_HW3
-        onto_HW3 = np.empty_like(pixels_HW3)
-    place_pixels(pixels_HW3, onto_HW3, flip=flip)
-    return onto_HW3
+        return _by_cykooz(packed, out_hw, box, "bilinear")
+    unpacked = picture if isinstance(picture, Image.Image) else Image.frombytes("RGB", picture.size, picture.rgb)
+    return _by_pillow(unpacked, out_hw, box, "bilinear")
 
 
 def resize_pixels(pixels_HW3: NDArray[np.uint8], out_hw: tuple[int, int], filter_: Filter) -> NDArray[np.uint8]:
@@ -117,15 +103,7 @@ def resize_pixels(pixels_HW3: NDArray[np.uint8], out_hw: tuple[int, int], filter
     return _by_pillow(Image.fromarray(pixels_HW3), out_hw, box, filter_)
 
 
-def place_pixels(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8], *, flip: bool) -> None:
-    """Copy RGB pixels, mirrored left to right where asked for."""
-    if flip:
-        _copy_by_channel(pixels_HW3[:, ::-1], onto_HW3)
-    else:
-        onto_HW3[...] = pixels_HW3
-
-
-def _copy_by_channel(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8]) -> None:
+def copy_by_channel(pixels_HW3: NDArray[np.uint8], onto_HW3: NDArray[np.uint8]) -> None:
     """Copy pixels that don't lie one behind the other: NumPy moves single bytes in a third of the time of threes."""
     for channel in range(3):
         onto_HW3[..., channel] = pixels_HW3[..., channel]

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from richsem_schemas.cache.render import render_view
 from richsem_schemas.cache.view import PAD_VALUE, REGION_DTYPE, TILE_DTYPE, View
 from richsem_schemas.pictures import resize
+from richsem_schemas.pictures.resize import PackedPicture
+from richsem_train.data.transforms import render as render_onto
 
 
 @pytest.fixture(params=["cykooz-resizer", "pillow"])
@@ -37,13 +39,14 @@ def one_tile(out_hw, source, flip=False):
 
 
 def render(recipe, *arrays):
-    """Alone and onto a part of something larger, which are the same."""
+    """From pictures packed and not, which is the same, and by the trainer onto a part of something larger."""
     pictures = {index: Image.fromarray(array) for index, array in enumerate(arrays)}
     pixels = render_view(recipe, pictures)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (*recipe.canvas_hw, 3)
+    assert np.array_equal(pixels, render_view(recipe, {n: PackedPicture.of(each) for n, each in pictures.items()}))
     larger = np.full((recipe.canvas_hw[0] + 2, recipe.canvas_hw[1] + 3, 3), 201, np.uint8)
-    render_view(recipe, pictures, larger[1:-1, 1:-2])
+    render_onto(recipe, pictures).draw(larger[1:-1, 1:-2])
     assert np.array_equal(larger, np.pad(pixels, ((1, 1), (1, 2), (0, 0)), constant_values=201))
     return pixels
 
@@ -129,6 +132,22 @@ def test_a_flip_mirrors_left_to_right():
     mirrored = render(one_tile((17, 23), (3, 2, 28, 19), True), array)
     assert np.array_equal(mirrored, plain[:, ::-1])
     assert not np.array_equal(mirrored, plain)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    out_hw=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    corners=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+@example(hw=(4, 50), out_hw=(3, 75), corners=[1.0, 0.9021667824491997, 0.0, 1.0])
+def test_a_mirrored_part_is_the_part_mirrored(hw, out_hw, corners):
+    height, width = hw
+    x1, x2 = sorted(np.float32(corner * width) for corner in corners[:2])
+    y1, y2 = sorted(np.float32(corner * height) for corner in corners[2:])
+    source = (min(x1, width - 1), min(y1, height - 1), max(x2, x1 + 1e-3), max(y2, y1 + 1e-3))
+    plain, mirrored = (render(one_tile(out_hw, source, flip), noise(height, width)) for flip in (False, True))
+    assert np.array_equal(mirrored, plain[:, ::-1])
 
 
 def test_mosaic_tiles_land_exactly_where_they_say_and_the_rest_is_114():

@@ -136,6 +136,8 @@ class TrainingLoaders:
                 "multiprocessing_context": context,
                 "worker_init_fn": partial(_begin_worker, os.getpid()),
             }
+        else:
+            keep_freed_memory()
         self._pin_memory = pin_memory
 
     def batches(self, start_step: int, end_step: int) -> Iterator[LoadedStep]:
