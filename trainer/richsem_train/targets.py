@@ -79,7 +79,7 @@ class Batch:
     """Pictures side by side, padded at the right and the bottom.
 
     Attributes:
-        pixels: uint8 [B, 3, H, W] RGB, 0 where padded.
+        pixels: uint8 [B, 3, H, W] RGB; anything where padded, since models mask it.
         targets: one a picture.
         names: of the pictures, for messages.
     """

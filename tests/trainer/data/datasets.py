@@ -91,6 +91,11 @@ def pixels_of(sample):
     return sample.pixels.permute(1, 2, 0).numpy()
 
 
+def seen_pixels(batch):
+    """What models see of a batch: where it is padded, they see nothing."""
+    return batch.pixels.masked_fill(batch.padding_mask[:, None], 0)
+
+
 def corners_px(target):
     """Boxes of a target by their corners, in pixels of what is shown."""
     height, width = target.image_hw

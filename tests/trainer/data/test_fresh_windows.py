@@ -25,6 +25,7 @@ from tests.trainer.data.datasets import (
     WINDOWS,
     fresh_of,
     rewritten,
+    seen_pixels,
     stored_of,
     stored_views,
 )
@@ -257,7 +258,7 @@ def loaded(dataset, *, rank=0, world_size=1, workers=0, start=0, end=12):
     return {
         step.step: [
             (name, int(pixels.long().sum()), target.soft_labels.embeddings.sum(dim=1).tolist())
-            for name, pixels, target in zip(step.batch.names, step.batch.pixels, step.batch.targets, strict=True)
+            for name, pixels, target in zip(step.batch.names, seen_pixels(step.batch), step.batch.targets, strict=True)
         ]
         for step in loaders.batches(start, end)
     }

@@ -18,7 +18,7 @@ from richsem_train.data.damage import DamagedViewError
 from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
 from richsem_train.data.order import RankShare
 from richsem_train.targets import Target
-from tests.trainer.data.datasets import extra_of
+from tests.trainer.data.datasets import extra_of, seen_pixels
 
 GLOBAL_BATCH = 4
 PICTURES = 18
@@ -58,7 +58,9 @@ def read(steps):
     return {
         (loaded.step, loaded.kind): [
             (name, int(pixels.long().sum()), target.boxes_cxcywh_norm.tolist(), target.soft_labels is not None)
-            for name, pixels, target in zip(loaded.batch.names, loaded.batch.pixels, loaded.batch.targets, strict=True)
+            for name, pixels, target in zip(
+                loaded.batch.names, seen_pixels(loaded.batch), loaded.batch.targets, strict=True
+            )
         ]
         for loaded in steps
     }
@@ -139,7 +141,7 @@ def test_without_extra_data_all_steps_are_detection():
 def test_targets_come_whole_out_of_workers(finished_cache):
     here, there = (list(loaders(finished_cache, workers=workers).batches(0, 4)) for workers in (0, 2))
     for one, other in zip(here, there, strict=True):
-        assert torch.equal(one.batch.pixels, other.batch.pixels)
+        assert torch.equal(seen_pixels(one.batch), seen_pixels(other.batch))
         assert torch.equal(one.batch.padding_mask, other.batch.padding_mask)
         for left, right in zip(one.batch.targets, other.batch.targets, strict=True):
             assert isinstance(right.labels, torch.Tensor)
@@ -173,7 +175,7 @@ def test_batches_that_are_kept_stay_as_they_came(finished_cache, views, workers)
     dataset = extra_of(finished_cache, views=views)
     for number, loaded in enumerate(step for step in kept if step.kind == "extra"):
         pixels, mask = padded_as_before([dataset[counter] for counter in share.counters(number)])
-        assert torch.equal(loaded.batch.pixels, pixels)
+        assert torch.equal(seen_pixels(loaded.batch), pixels)
         assert torch.equal(loaded.batch.padding_mask, mask)
 
 

@@ -93,14 +93,13 @@ class Canvas:
         height, width = self._pages.shape[1:3]
         if rows <= height and columns <= width:
             rendering.draw(self._pages[number, :rows, :columns])
-            _pad(self._pages[number], rendering.hw)
         else:
             self._too_large[number] = np.empty((rows, columns, 3), np.uint8)
             rendering.draw(self._too_large[number])
         self.hws.append(rendering.hw)
 
     def padded(self) -> NDArray[np.uint8]:
-        """All of them, uint8 [B, H, W, 3], 0 where padded."""
+        """All of them, uint8 [B, H, W, 3]; anything where padded."""
         assert self._pages is not None, "a batch has pictures"
         largest_hw = _largest(self.hws)
         return self._pages if largest_hw == self._pages.shape[1:3] else self._moved(self._pages, largest_hw)
@@ -115,7 +114,6 @@ class Canvas:
         moved = self._new_pages(largest_hw)
         for number, (rows, columns) in enumerate(self.hws):
             moved[number, :rows, :columns] = pictures[number]
-            _pad(moved[number], (rows, columns))
         return moved
 
     def _new_pages(self, hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -126,12 +124,6 @@ def _within(room: NDArray[np.uint8] | None, shape: tuple[int, ...]) -> NDArray[n
     """The beginning of a room, or new memory where that has not enough."""
     size = math.prod(shape)
     return np.empty(shape, np.uint8) if room is None or size > len(room) else room[:size].reshape(shape)
-
-
-def _pad(page_HW3: NDArray[np.uint8], hw: tuple[int, int]) -> None:
-    rows, columns = hw
-    page_HW3[:rows, columns:] = 0
-    page_HW3[rows:] = 0
 
 
 def _largest(hws: Sequence[tuple[int, int]]) -> tuple[int, int]:
