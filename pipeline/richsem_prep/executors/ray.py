@@ -114,7 +114,8 @@ class RayExecutor:
 
     Args:
         settings: of each worker.
-        workers: how many; None is two a GPU, or one a core where there are none.
+        workers: how many; None is two a GPU, one where its memory is too small for two, or one a core where there are
+            no GPUs.
         address: of a running cluster; None starts one here, for this run alone.
 
     Raises:
@@ -154,10 +155,14 @@ class RayExecutor:
         resources = self._ray.cluster_resources()
         self._cpus = resources.get("CPU", 1.0)
         self._gpus = 0.0 if self._settings.device == "cpu" else resources.get("GPU", 0.0)
-        self._share = max(1, self._asked or int(_WORKERS_A_GPU * self._gpus or self._cpus))
+        self._share_out(self._asked or int(_WORKERS_A_GPU * self._gpus or self._cpus))
+        self.hire()
+
+    def _share_out(self, workers: int) -> None:
+        """Decide what of cores and GPUs each of so many workers gets."""
+        self._share = max(1, workers)
         threads = max(1, min(int(self._cpus // self._share), MAX_THREADS))
         self._settings = replace(self._settings, decode_threads=threads)
-        self.hire()
 
     def start(self, shards: int) -> None:
         """Wait for Ray, and start as many workers as so many shards can use.
@@ -173,6 +178,8 @@ class RayExecutor:
                 f"{where}: {first_line(error)}; run the same command again, or with --executor inline, which works "
                 "without Ray"
             ) from error
+        if self._gpus and not self._asked and not self.describe().has_room_beside:
+            self._share_out(int(self._gpus))
         self.workers = max(1, min(self._share, shards))
         for _ in range(self.workers - len(self._descriptions)):
             self.hire()

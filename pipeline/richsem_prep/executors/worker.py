@@ -37,6 +37,10 @@ LEAST_DIM_FOR_THREADS = 256
 threads take to meet, and much more where something else runs on the machine."""
 
 
+_BYTES_OF_BATCHES = 4 * 2**30
+"""What a worker takes of a GPU beside its weights, at most: a batch's layers in half precision, and CUDA itself."""
+
+
 class Worker:
     """Loads the teacher once, then makes shards.
 
@@ -64,8 +68,14 @@ class Worker:
 
     def describe(self) -> WorkerDescription:
         """Teacher, encoder and environment, for the label set's spec."""
-        environment = _environment(self._teacher.device)
-        return WorkerDescription(self._teacher.identity, self.encoder.spec, self._precision, TEMPLATES, environment)
+        return WorkerDescription(
+            self._teacher.identity,
+            self.encoder.spec,
+            self._precision,
+            TEMPLATES,
+            _environment(self._teacher.device),
+            has_room_for_two(self.weights_bytes, _memory_bytes(self._teacher.device)),
+        )
 
     def text_bank(
         self, vocabulary: Vocabulary, policy: NamePolicy, on_progress: Callable[[int, int], None] | None = None
@@ -120,6 +130,16 @@ class Worker:
         """Make one shard."""
         assert self._inputs is not None
         return run_shard(shard, self._inputs, self.encoder, self.progress)
+
+
+def has_room_for_two(weights_bytes: int, memory_bytes: int | None) -> bool:
+    """Whether a GPU of so much memory has room for two workers; one without an own memory always has."""
+    return memory_bytes is None or 2 * (weights_bytes + _BYTES_OF_BATCHES) <= memory_bytes
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    """Of a GPU; None of the host."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _environment(device: torch.device) -> Environment:

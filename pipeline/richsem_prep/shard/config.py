@@ -204,7 +204,8 @@ class ShardConfig(BaseModel, frozen=True, extra="forbid"):
         _cache(help="Decides the order of the pictures and all draws of views."),
     ] = 0
     workers: Annotated[
-        PositiveInt | None, _work(help="Each makes whole shards. \\[default: two a GPU, or one a core without]")
+        PositiveInt | None,
+        _work(help="Each makes whole shards. \\[default: two a GPU if its memory allows, or one a core without]"),
     ] = None
     executor: Annotated[Literal["ray", "inline"], _work(help="ray, or inline: one worker in this process.")] = "ray"
     ray_address: Annotated[str | None, _work(help="Join a Ray cluster, such as HOST:6379 or auto.")] = None

@@ -27,10 +27,15 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class WorkerDescription:
-    """A worker's answer: the teacher and the environment that its settings led to."""
+    """A worker's answer: the teacher and the environment that its settings led to.
+
+    Attributes:
+        has_room_beside: whether its GPU has memory for another like it; True without a GPU.
+    """
 
     teacher: TeacherIdentity
     region_encoder: RegionEncoderSpec
     precision: Precision
     templates: tuple[str, ...]
     environment: Environment
+    has_room_beside: bool = True

@@ -2,6 +2,9 @@
 
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -9,6 +12,7 @@ pytest.importorskip("ray")
 
 from richsem_prep.executors import ray as ray_executor
 from richsem_prep.executors.ray import RayExecutor, _Begun
+from richsem_prep.executors.worker import has_room_for_two
 from richsem_prep.teacher.worker_settings import WorkerSettings
 from richsem_schemas.errors import RichSemError
 
@@ -41,7 +45,12 @@ def never(monkeypatch):
     import ray
 
     never = threading.Event()
-    monkeypatch.setattr(ray, "init", lambda **_: never.wait())
+
+    def init(**_):
+        never.wait()
+        raise RuntimeError("the test is over")
+
+    monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray_executor, "_INIT_SECONDS", 0.2)
     yield
     never.set()
@@ -63,3 +72,45 @@ def test_ray_starts_while_the_driver_does_other_things_and_is_closed_before_it_i
     assert executor.workers == 1
     executor.close()
     assert time.monotonic() - start < 30
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A Ray of two GPUs and 16 cores that starts nothing; the options of each worker that was hired."""
+    import ray
+
+    hired = []
+
+    def remote(**options):
+        hired.append(options)
+        return MagicMock()
+
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "kill", lambda _: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "remote", remote)
+    return hired
+
+
+@pytest.mark.parametrize(
+    ("has_room", "asked", "shares", "threads"),
+    [(True, None, [0.5] * 4, 4), (False, None, [0.5, 1.0], 8), (False, 4, [0.5] * 4, 4)],
+)
+def test_a_gpu_has_two_workers_where_its_memory_allows_or_as_many_as_are_asked_for(
+    two_gpus, monkeypatch, has_room, asked, shares, threads
+):
+    monkeypatch.setattr(RayExecutor, "describe", lambda _: SimpleNamespace(has_room_beside=has_room))
+    executor = RayExecutor(replace(SETTINGS, device=None), workers=asked, address=None)
+    executor.start(100)
+    executor.close()
+    assert [options["num_gpus"] for options in two_gpus] == shares
+    assert executor.workers == len(shares)
+    assert executor._settings.decode_threads == threads
+
+
+def test_two_workers_need_twice_their_weights_and_memory_for_batches():
+    gibibyte = 2**30
+    assert has_room_for_two(gibibyte, None)
+    assert has_room_for_two(gibibyte, 10 * gibibyte)
+    assert not has_room_for_two(gibibyte, 10 * gibibyte - 1)
