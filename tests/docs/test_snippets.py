@@ -56,7 +56,7 @@ OF_OTHER_PROGRAMS = {
     *("--address", "--num-cpus"),  # Ray
     *("--array", "--exclusive", "--requeue", "--signal"),  # Slurm
     *("--nnodes", "--nproc-per-node", "--rdzv-"),  # torchrun
-    *("--cache", "--costs", "--repeats", "--rounds", "--shards", "--side"),  # benchmarks
+    *("--before", "--cache", "--costs", "--repeats", "--rounds", "--shards", "--side"),  # benchmarks
 }
 
 FIVE_NAMES = ["dotted_blue_circle", "plain_red_star", "striped_cyan_heart", "striped_green_ring", "plain_yellow_moon"]

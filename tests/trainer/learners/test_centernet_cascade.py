@@ -293,7 +293,8 @@ def _as_float32(values: torch.Tensor) -> torch.Tensor:
 
 def test_half_precision_gives_about_the_same_losses():
     """Proposals differ by rounding, and with them the regions that are drawn: the objects' own are the same."""
-    batch = in_float32(batch_of(*KINDS["regions"]))
+    # Of maps one pixel wide oneDNN's weight gradients in bf16 are now and then what lay in memory.
+    batch = in_float32(batch_of(*(replace(each, image_hw=(160, 160)) for each in KINDS["regions"])))
     totals = [1.0] * 5
     found = []
     for precision in ("fp32", "bf16"):

@@ -59,9 +59,9 @@ class ScheduleConfig(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the averaged weights that are scored and exported; null keeps none."""
 
-    precision: Precision = "fp32"
+    precision: Precision = "tf32"
     """Precision of the network. With `bf16` boxes, cosines and losses stay fp32. With `tf32` all numbers are fp32, and
-    CUDA devices round the factors of convolutions and matrix products to 10 bits of mantissa; a CPU does not."""
+    CUDA devices round the factors of convolutions and matrix products to 10 bits of mantissa; other devices do not."""
 
     compile: bool = False
     """Compile the backbone by `torch.compile`."""

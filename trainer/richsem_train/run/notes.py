@@ -178,7 +178,9 @@ def _unlabelled_note(cache: TrainingCache) -> str:
 def _step_notes(run: AssembledRun, first_step: int) -> Iterator[str]:
     schedule, model, device = run.config.schedule, run.config.model, run.ranks.device
     kind = kind_of(model)
-    how = ", ".join(filter(None, [schedule.precision, kind.words(model, device)]))
+    # Other devices than CUDA's round nothing.
+    precision = "fp32" if schedule.precision == "tf32" and device.type != "cuda" else schedule.precision
+    how = ", ".join(filter(None, [precision, kind.words(model, device)]))
     trained = sum(parameter.numel() for parameter in run.detector.parameters() if parameter.requires_grad)
     yield (
         f"{trained:,} trained parameters; {run.ranks.world_size} x {device.type}, {how}; {run.total_steps:,} steps of "
