@@ -32,7 +32,7 @@ from richsem_train.run.assemble import assemble
 from richsem_train.run.checkpoint import load_checkpoint
 from richsem_train.run.distributed import Ranks
 from richsem_train.run.open_data import open_data
-from richsem_train.targets import Batch
+from richsem_train.targets import Batch, converted
 
 CPU = torch.device("cpu")
 ARMS = ("float64", "fp32", "tf32", "bf16")
@@ -98,6 +98,7 @@ def step(learner: Learner, arm: str, batch: Batch, pictures_a_draw: int) -> Take
     ours = deepcopy(learner).train()
     if arm == "float64":
         ours.double()
+        batch = replace(batch, targets=tuple(converted(target, in_double) for target in batch.targets))
     ours.precision = "bf16" if arm == "bf16" else "fp32"
     totals = [max(count, 1.0) for count in ours.counts(batch.targets).tolist()]
     torch.manual_seed(0)
@@ -108,6 +109,10 @@ def step(learner: Learner, arm: str, batch: Batch, pictures_a_draw: int) -> Take
         torch.stack(list(weighted.values())).sum().backward()
     gradients = {name: each.grad.double() for name, each in ours.named_parameters() if each.grad is not None}
     return Taken({name: float(loss.detach()) for name, loss in weighted.items()}, gradients, (matches or [None])[0])
+
+
+def in_double(values: Tensor) -> Tensor:
+    return values.double() if values.is_floating_point() else values
 
 
 @contextmanager
