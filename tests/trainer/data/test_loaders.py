@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from richsem_schemas.errors import PictureError
 from richsem_train.data.collate import Sample
 from richsem_train.data.damage import DamagedViewError
-from richsem_train.data.loaders import DetectionFeed, TrainingLoaders
+from richsem_train.data.loaders import DetectionFeed, TrainingLoaders, _begin_worker, _signals_wait
 from richsem_train.data.order import RankShare
 from richsem_train.targets import Target
 from tests.trainer.data.datasets import extra_of, seen_pixels
@@ -280,6 +280,19 @@ def test_a_terminated_worker_leaves_the_training_process_time_for_a_checkpoint()
         os.kill(worker, signal.SIGTERM)
     out, err = parent.communicate(timeout=30)
     assert out == "checkpoint written\n", err
+
+
+def test_a_signal_waits_until_a_worker_knows_what_to_do_with_it():
+    with _signals_wait():
+        if not (worker := os.fork()):
+            time.sleep(0.3)
+            _begin_worker(os.getppid(), 0)
+            time.sleep(0.3)
+            os._exit(7)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker, number)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def children(pid):

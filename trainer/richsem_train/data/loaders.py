@@ -31,6 +31,9 @@ from richsem_train.targets import Batch, Target, converted
 
 _PR_SET_PDEATHSIG = 1
 
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+"""What ends a run."""
+
 _GRACE_SECONDS = 30
 """How long a worker goes on after SIGTERM."""
 
@@ -147,7 +150,8 @@ class TrainingLoaders:
             RichSemError: a picture or a view can't be read and must not be replaced.
         """
         has_extra = "extra" in self._feeds
-        streams = {kind: iter(self._loader(kind, start_step, end_step)) for kind in self._feeds}
+        with _signals_wait():
+            streams = {kind: iter(self._loader(kind, start_step, end_step)) for kind in self._feeds}
         try:
             for step in range(start_step, end_step):
                 kind = kind_of_step(step, has_extra=has_extra)
@@ -301,6 +305,16 @@ def _unchanged(loaded: Any) -> Any:
     return loaded
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold signals back while workers start, and in each of them until it knows what to do with them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(parent: int, _: int) -> None:
     """Keep a worker to one thread, and let the training process `parent` decide when it ends."""
     pa.set_cpu_count(1)
@@ -310,6 +324,7 @@ def _begin_worker(parent: int, _: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     keep_freed_memory()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
