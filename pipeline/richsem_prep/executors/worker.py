@@ -36,7 +36,6 @@ LEAST_DIM_FOR_THREADS = 256
 """Width of the smallest teacher whose text all cores encode. One like the demo's takes less time for an operation than
 threads take to meet, and much more where something else runs on the machine."""
 
-
 _BYTES_OF_BATCHES = 4 * 2**30
 """What a worker takes of a GPU beside its weights, at most: a batch's layers in half precision, and CUDA itself."""
 

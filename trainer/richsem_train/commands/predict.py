@@ -70,15 +70,11 @@ def predict(
       richsem-train predict runs/demo/checkpoints/best.pt photos/ --out seen
       richsem-train predict runs/a/checkpoints/best.pt *.jpg --compare runs/b/checkpoints/best.pt --out compared
     """
-    from richsem_train.run.named_files import require_checkpoint
-
     if compare_config is not None and compare is None:
         raise RichSemError("--compare-config is of the checkpoint that --compare names; name one")
     if annotations is not None and compare is not None:
         raise RichSemError("--annotations is for the results of one checkpoint; leave it or --compare out")
-    for each, its_config in ((checkpoint, config), (compare, compare_config)):
-        if each is not None and its_config is None:
-            require_checkpoint(each)
+    _require_checkpoints((checkpoint, config), (compare, compare_config))
     from richsem_train.console import ConsoleReporter
     from richsem_train.detector_tasks import compare_on_pictures, show_pictures
     from richsem_train.results.compare_detectors import Compared
@@ -116,6 +112,15 @@ def predict(
         typer.echo(_written(out, outcome))
     if outcome.failed:
         raise RichSemError(f"{len(outcome.failed)} pictures couldn't be read (see above); the rest is in {out}")
+
+
+def _require_checkpoints(*configured: tuple[Path | None, str | None]) -> None:
+    """Look for checkpoints before torch is loaded; those with a config are weights of other programs."""
+    from richsem_train.run.named_files import require_checkpoint
+
+    for checkpoint, config in configured:
+        if checkpoint is not None and config is None:
+            require_checkpoint(checkpoint)
 
 
 def _written(out: Path, outcome: "Predicted") -> str:
